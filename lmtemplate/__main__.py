@@ -1,0 +1,102 @@
+"""`lmtemplate VERB ...` -> the module that does it, imported only then."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from lmtemplate import __version__
+from lmtemplate.errors import ConfigError, UserError
+
+# verb -> module, function, what it does. A function with a signature gets its flags from it; one that
+# takes the words themselves (fit, validate, test) parses configs with Lightning.
+VERBS = {
+    "prepare": ("lmtemplate.data.prepare", "prepare", "text -> token shards, split by document"),
+    "fit": ("lmtemplate.cli", "fit", "train: shards -> checkpoints, curves, samples in a run directory"),
+    "validate": ("lmtemplate.cli", "validate", "RUN: validation loss of a checkpoint"),
+    "test": ("lmtemplate.cli", "test", "RUN: loss of a checkpoint on the test split"),
+    "generate": ("lmtemplate.generate", "generate", "RUN: continue a prompt with a trained model"),
+}
+READS_A_RUN = {"generate"}  # its directory is the first word
+
+
+def usage() -> str:
+    verbs = "\n".join(f"  {verb:<10} {says}" for verb, (_, _, says) in VERBS.items())
+    return (
+        f"lmtemplate {__version__}: text in, a trained language model out\n\n"
+        f"usage: lmtemplate VERB ...\n\n{verbs}\n\n"
+        "`lmtemplate VERB --help` explains a verb; --allow PACKAGE lets configs name its classes"
+    )
+
+
+def take_allowed(words: list[str]) -> tuple[list[str], list[str]]:
+    """Split off every `--allow PACKAGE`: (packages, other words). They count on the command line only."""
+    allowed, others, rest = list[str](), list[str](), iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name != "--allow":
+            others.append(word)
+            continue
+        package = value if equals else next(rest, "")
+        if not package.isidentifier():
+            raise ConfigError(f"--allow needs the name of a top-level package, got {package!r}")
+        allowed.append(package)
+    return allowed, others
+
+
+def call_with_flags(verb: str, function: Callable[..., None], words: list[str], allowed: list[str]) -> None:
+    """Turn the function's signature into flags, parse, and call it."""
+    import jsonargparse
+
+    class Parser(jsonargparse.ArgumentParser):
+        def error(self, message: str, ex: Exception | None = None) -> Any:
+            raise ConfigError(f"{' '.join(message.split())} (see lmtemplate {verb} --help)")
+
+    parser = Parser(prog=f"lmtemplate {verb}", description=VERBS[verb][2], exit_on_error=True)
+    skip = {"allow"}
+    if verb in READS_A_RUN:
+        parser.add_argument("run", type=str, help="run directory")
+        skip.add("run")
+    parser.add_function_arguments(function, skip=skip, sub_configs=False)
+    settings = parser.instantiate(parser.parse_args(words)).as_dict()
+    if "allow" in function.__annotations__:
+        settings["allow"] = allowed
+    function(**settings)
+
+
+def run(words: list[str]) -> None:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return
+    verb, *rest = words
+    if verb == "--version":
+        print(__version__)
+        return
+    if verb not in VERBS:
+        raise ConfigError(f"no verb {verb!r}; there are: {', '.join(VERBS)}")
+    module, name, _ = VERBS[verb]
+    allowed, rest = take_allowed(rest)
+    if allowed:
+        sys.path.append("")  # an allowed package may lie in the working directory
+    function = getattr(importlib.import_module(module), name)
+    if module == "lmtemplate.cli":
+        function(rest, allowed)
+    else:
+        call_with_flags(verb, function, rest, allowed)
+
+
+def main() -> None:
+    """Entry point. A user's mistake is one line on standard error and an exit code."""
+    try:
+        run(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)  # `lmtemplate generate ... | head`
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Run -> TensorBoard: one curve across resumes, losses in one chart, hparams with the best loss."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lmtemplate.checkpoint import flatten, read_best
+
+LAYOUT = {
+    "losses": {
+        "train and validation loss": ["Multiline", ["train/loss", "val/loss"]],
+        "validation": ["Multiline", ["val/bits_per_byte"]],
+    }
+}
+
+
+class RunLogger(TensorBoardLogger):
+    """Writes events straight into the run directory.
+
+    Args:
+        run_dir: the run directory.
+        first_step: steps from here on are new; what an earlier, killed start wrote there is hidden.
+    """
+
+    def __init__(self, run_dir: Path, first_step: int) -> None:
+        super().__init__(
+            run_dir, name="", version="", default_hp_metric=False, purge_step=first_step
+        )
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # type: ignore[override]
+        # Lightning adds its epoch, which is always 0 here: the data's is data/epoch
+        super().log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step)
+
+    def save(self) -> None:
+        self.experiment.flush()  # and no hparams.yaml: config.yaml says it already
+
+
+class Board(Callback):
+    """Adds what scalars alone do not show: the chart of both losses, and the hparams tab.
+
+    Args:
+        settings: the run's config, nested.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if isinstance(trainer.logger, RunLogger) and trainer.is_global_zero:
+            trainer.logger.experiment.add_custom_scalars(LAYOUT)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        best = read_best(Path(trainer.default_root_dir))
+        if best is None or not isinstance(trainer.logger, RunLogger):
+            return
+        plain = {
+            key: value if isinstance(value, (bool, int, float)) else str(value)
+            for key, value in flatten(self.settings).items()
+            if value is not None
+        }
+        trainer.logger.log_hyperparams(
+            plain, {"best/val_loss": best["val_loss"]}, step=trainer.global_step
+        )

@@ -1,0 +1,200 @@
+"""Training state -> checkpoints: after each validation, on a timer, at the end; and exactly back."""
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lmtemplate import checkpoint as files
+from lmtemplate.errors import ConfigError
+from lmtemplate.module import is_step_end
+
+
+class SafeCheckpointIO(CheckpointIO):
+    """Lightning's door to checkpoint.py. Its own writes are staged in TMPDIR and never synced to disk.
+
+    Args:
+        description: joins every checkpoint (config, tokenizer ...), so that one file is enough to use it.
+    """
+
+    def __init__(self, description: dict[str, Any]) -> None:
+        self.description = description
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        files.write({**self.description, **checkpoint}, Path(path))
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        return files.read(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def random_states() -> dict[str, Any]:
+    """State of every global random generator, in plain types."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, keys.tolist(), position, has_gauss, gauss),  # type: ignore[union-attr]
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(states["torch"])
+    if len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def _set_progress(progress: dict[str, Any], count: int) -> None:
+    for scope in ("total", "current"):
+        progress[scope] = dict.fromkeys(progress[scope], count)
+
+
+def loops_at(trainer: Trainer, step: int) -> dict[str, Any]:
+    """State of Lightning's fit loop after `step` optimizer steps, whatever it was when it was saved.
+
+    What Lightning stores depends on the hook in which it was saved, and counts micro-batches, which
+    mean something else when the accumulation has changed.
+    """
+    loops = trainer.fit_loop.state_dict()
+    batches = loops["epoch_loop.batch_progress"]
+    _set_progress(batches, step * trainer.accumulate_grad_batches)
+    batches["is_last_batch"] = False
+    optimizer = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
+    _set_progress(optimizer["step"], step)
+    _set_progress(optimizer["zero_grad"], step)
+    _set_progress(loops["epoch_loop.scheduler_progress"], step)
+    for scope in ("total", "current"):  # in the middle of the one epoch
+        loops["epoch_progress"][scope].update(ready=1, started=1, processed=0, completed=0)
+    return loops
+
+
+def milestone_steps(count: int, max_steps: int) -> set[int]:
+    """Step 0 and about `count` steps that are evenly spaced on a logarithmic axis, the last one included."""
+    spaced = np.geomspace(1, max_steps, count) if max_steps > 1 else np.array([1])
+    return {0, *(int(step) for step in spaced.round())}
+
+
+class Checkpoint(ModelCheckpoint):
+    """One verified file per step; the best and the newest two stay, weights-only milestones always.
+
+    Lightning's own triggers are replaced: with a monitor they save stale scores or an old `last`, and
+    pruning in the same class deletes before the new file is known to be good (see checkpoint.prune).
+
+    Args:
+        monitor: a value that each validation logs; lower is better.
+        every_minutes: also save this often between validations; null for never.
+        milestones: number of log-spaced steps whose weights are kept for good; null for none.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val/loss",
+        every_minutes: float | None = 15.0,
+        milestones: int | None = 12,
+    ) -> None:
+        for name, value in (("every_minutes", every_minutes), ("milestones", milestones)):
+            if value is not None and value <= 0:
+                raise ConfigError(f"checkpoint.{name}={value} has to be above 0, or null for none")
+        super().__init__(monitor=monitor, save_top_k=-1, auto_insert_metric_name=False)
+        self.every_minutes = every_minutes
+        self.milestones = milestones
+        self.best: tuple[float, int] | None = None  # value, step
+        self.saved_step: int | None = None
+        self._random_states: list[dict[str, Any]] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.run = Path(trainer.default_root_dir)
+        self.dirpath = str(files.folder_of(self.run))
+
+    def _save(self, trainer: Trainer) -> None:
+        step = trainer.global_step
+        trainer.save_checkpoint(files.folder_of(self.run) / files.file_name(step))
+        self.saved_step = step
+        self.saved_at = time.monotonic()
+        if trainer.is_global_zero:
+            if self.best is not None:
+                files.write_best(self.run, self.best[1], self.best[0])
+            files.prune(self.run)
+
+    def _save_milestone(self, trainer: Trainer) -> None:
+        if self.milestones and trainer.global_step in self.milestone_steps:
+            folder = files.folder_of(self.run) / "milestones"
+            path = folder / files.file_name(trainer.global_step)
+            trainer.save_checkpoint(path, weights_only=True)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.saved_at = time.monotonic()
+        self.milestone_steps = milestone_steps(self.milestones or 1, trainer.max_steps)
+        if trainer.global_step == 0:
+            self._save_milestone(trainer)
+        if self._random_states is not None:
+            own = trainer.global_rank if trainer.global_rank < len(self._random_states) else 0
+            set_random_states(self._random_states[own])
+        elif trainer.global_rank:
+            torch.manual_seed(torch.initial_seed() + trainer.global_rank)  # ranks drop out differently
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not is_step_end(trainer, batch_idx):
+            return
+        self._save_milestone(trainer)
+        validates_now = (batch_idx + 1) % trainer.val_check_batch == 0 or trainer.should_stop
+        if self.every_minutes is None or validates_now:  # a validation saves when it has ended
+            return
+        due = time.monotonic() - self.saved_at >= self.every_minutes * 60
+        if trainer.strategy.reduce_boolean_decision(due, all=False):
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        value = float(trainer.callback_metrics[str(self.monitor)])
+        if value < (self.best or (float("inf"), 0))[0]:  # never true for NaN
+            self.best = (value, trainer.global_step)
+            self.best_model_score = torch.tensor(value)
+            self.best_model_path = str(Path(str(self.dirpath)) / files.file_name(trainer.global_step))
+        self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pass  # the one epoch is the whole run
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.saved_step != trainer.global_step:
+            self._save(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the random states of all ranks: Lightning saves none."""
+        own = random_states()
+        states: list[Any] = [own] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(states, own)
+        checkpoint["random_states"] = states
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._random_states = checkpoint["random_states"]
+        checkpoint["loops"]["fit_loop"] = loops_at(trainer, checkpoint["global_step"])
+        self.saved_step = checkpoint["global_step"]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]

@@ -1,0 +1,57 @@
+"""Running values -> a progress bar on a terminal, a line per validation elsewhere."""
+
+import sys
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+
+from lmtemplate.module import LitLanguageModel
+
+SHOWN = {
+    "train/loss": ("loss", "{:.3f}"),
+    "val/loss": ("val", "{:.3f}"),
+    "val/bits_per_byte": ("bits/byte", "{:.3f}"),
+    "speed/tokens_per_second": ("tokens/s", "{:,.0f}"),
+}
+
+
+def shown(pl_module: LightningModule) -> dict[str, str]:
+    """The newest values that a person wants to see, formatted."""
+    latest = pl_module.latest if isinstance(pl_module, LitLanguageModel) else {}
+    return {short: form.format(latest[k]) for k, (short, form) in SHOWN.items() if k in latest}
+
+
+class ProgressBar(TQDMProgressBar):
+    """Loss, validation loss, tokens/s and time left; refreshed rarely, for each refresh costs a step time."""
+
+    def __init__(self) -> None:
+        self.on_terminal = sys.stdout.isatty()
+        super().__init__(refresh_rate=20 if self.on_terminal else 0)
+
+    def get_metrics(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, str]:
+        return shown(pl_module)
+
+    def init_sanity_tqdm(self) -> Tqdm:
+        bar = super().init_sanity_tqdm()
+        bar.set_description("validation before step 1")
+        return bar
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # type: ignore[override]
+        super().on_train_start(trainer, pl_module)
+        # Lightning sets these at the start of an epoch, which a resumed run is past
+        self.train_progress_bar.total = trainer.max_steps * trainer.accumulate_grad_batches
+        self.train_progress_bar.n = trainer.global_step * trainer.accumulate_grad_batches
+        self.train_progress_bar.initial = self.train_progress_bar.n
+        self.train_progress_bar.set_description("training")
+
+    def on_train_epoch_start(self, *_: object) -> None:  # type: ignore[override]
+        pass
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        if trainer.is_global_zero and not self.on_terminal and trainer.state.fn == "fit":
+            values = "  ".join(f"{name} {value}" for name, value in shown(pl_module).items())
+            print(f"step {trainer.global_step:,}/{trainer.max_steps:,}  {values}", flush=True)

@@ -1,0 +1,65 @@
+"""Weights -> text that they write, in TensorBoard, after each validation."""
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lmtemplate.data.datamodule import TokenData
+from lmtemplate.generate import continue_tokens, encode_prompt, stream_text
+from lmtemplate.module import LitLanguageModel
+
+
+class Samples(Callback):
+    """Let the model continue the same prompts with the same seed, so that only the weights differ.
+
+    Args:
+        prompts: texts to continue; an empty one begins a new document.
+        max_new_tokens: tokens to write for each.
+        temperature: below 1 sharpens the distribution, above 1 flattens it.
+        seed: of the draw.
+    """
+
+    def __init__(
+        self,
+        prompts: tuple[str, ...] = ("",),
+        max_new_tokens: int = 100,
+        temperature: float = 0.8,
+        seed: int = 1337,
+    ) -> None:
+        self.prompts = prompts
+        self.max_new_tokens = max_new_tokens
+        self.temperature = temperature
+        self.seed = seed
+        self.latest: dict[str, str] = {}  # prompt -> continuation
+
+    def write(self, module: LitLanguageModel, data: TokenData) -> dict[str, str]:
+        """Prompt -> continuation, for all prompts."""
+        was_training = module.net.training
+        module.net.eval()
+        texts = {}
+        for prompt in self.prompts:
+            start = encode_prompt(data.tokenizer, prompt)
+            tokens = continue_tokens(
+                module.net,
+                start,
+                self.max_new_tokens,
+                temperature=self.temperature,
+                seed=self.seed,
+                stop_id=data.tokenizer.eot_id,
+            )
+            texts[prompt] = "".join(stream_text(data.tokenizer, start, tokens))
+        module.net.train(was_training)
+        return texts
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if trainer.state.fn != "fit" or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, LitLanguageModel) and isinstance(data, TokenData)
+        self.latest = self.write(pl_module, data)
+        for logger in trainer.loggers:
+            board = getattr(logger, "experiment", None)
+            if not hasattr(board, "add_text"):
+                continue
+            for number, (prompt, text) in enumerate(self.latest.items(), start=1):
+                # indented, so that Markdown keeps the text's own lines and characters
+                quoted = "\n".join("    " + line for line in f"{prompt}{text}".splitlines())
+                board.add_text(f"samples/{number}", quoted, trainer.global_step)

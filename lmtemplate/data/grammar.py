@@ -1,0 +1,157 @@
+"""Seed -> documents of simple English with a known entropy and with facts planted in them.
+
+A sentence comes from a rule whose gaps are filled by independent choices, and no two derivations
+give the same sentence. So its entropy is that of the rule plus, on average, those of the choices.
+A model that needs less than this per sentence has seen what it was to predict. Planted are:
+
+- agreement: "you are late.", "the cat near the dogs is late.", where the nearest noun misleads;
+- analogies: king is to queen as man to woman and prince to princess, by age, home, he and she;
+- idioms: "once upon a time there was ...", "the quick brown fox jumps ...";
+- rare words: "we saw the owl." with a frequency of 1 / rank^2;
+- unseen sentences: "the dog sat on the rug." never occurs, though dogs sit and rugs are sat on.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from itertools import accumulate, product
+from random import Random
+
+Choice = dict[str, float]  # phrase -> probability
+Rule = tuple[int, str, tuple[Choice, ...]]  # weight, form, what fills its places
+
+CONTINUE = 0.75  # after each sentence, the probability of another one
+
+ADJECTIVES = ("happy", "hungry", "tired", "quiet", "lost", "ready", "late", "warm")
+ANIMALS = ("cat", "dog", "horse", "cow", "bird", "duck", "goat", "pig")
+PLACES = ("mat", "rug", "bench", "hill", "road", "table", "bed", "roof")
+SEAT = "the {} sat on the {}."
+UNSEEN = (("dog", "rug"), ("cat", "road"), ("horse", "hill"), ("cow", "mat"), ("duck", "bench"))
+OLD, YOUNG = ("old", "wise", "grey"), ("young", "small", "loud")
+NOBLE, COMMON = ("palace", "castle", "tower"), ("village", "cottage", "valley")
+PEOPLE = (
+    ("king", "he", OLD, NOBLE),
+    ("queen", "she", OLD, NOBLE),
+    ("prince", "he", YOUNG, NOBLE),
+    ("princess", "she", YOUNG, NOBLE),
+    ("man", "he", OLD, COMMON),
+    ("woman", "she", OLD, COMMON),
+    ("boy", "he", YOUNG, COMMON),
+    ("girl", "she", YOUNG, COMMON),
+)
+RARE = (
+    "fox owl hare swan wolf bear deer toad moth crow lark seal crab newt wasp lynx "
+    "otter heron stoat finch viper bison ibis quail"
+)
+
+
+def _choice(weights: dict[str, float]) -> Choice:
+    total = sum(weights.values())
+    return {phrase: weight / total for phrase, weight in weights.items()}
+
+
+def _any(phrases: Iterable[str]) -> Choice:
+    return _choice(dict.fromkeys(phrases, 1.0))
+
+
+def _rules() -> list[Rule]:
+    """All rules; their weights add up to 100."""
+    plurals = tuple(animal + "s" for animal in ANIMALS)
+    one, many, either = _any(ANIMALS), _any(plurals), _any(ANIMALS + plurals)
+    adjective, people = _any(ADJECTIVES), _any(person for person, *_ in PEOPLE)
+    # Who sat where is one choice, not two, so that the unseen pairs can be left out.
+    seats = _any(SEAT.format(*pair) for pair in product(ANIMALS, PLACES) if pair not in UNSEEN)
+    rare = _choice({word: 1 / rank**2 for rank, word in enumerate(RARE.split(), start=1)})
+    rules: list[Rule] = [
+        (8, "{} are {}.", (_any(["you", "we", "they"]), adjective)),
+        (12, "the {} is {}.", (one, adjective)),
+        (12, "the {} are {}.", (many, adjective)),
+        (4, "the {} near the {} is {}.", (one, either, adjective)),
+        (4, "the {} near the {} are {}.", (many, either, adjective)),
+        (14, "{}", (seats,)),
+        (10, "we saw the {}.", (rare,)),
+        (3, "once upon a time there was a {}.", (people,)),
+        (1, "the quick brown fox jumps over the lazy dog.", ()),
+    ]
+    for person, pronoun, ages, homes in PEOPLE:
+        form = f"the {person} is {{}} and {pronoun} lives in the {{}}."
+        rules.append((4, form, (_any(ages), _any(homes))))
+    return rules
+
+
+def _entropy(probabilities: Iterable[float]) -> float:
+    return -sum(p * math.log(p) for p in probabilities)
+
+
+def _expand(rules: list[Rule]) -> dict[str, float]:
+    """Every sentence and its probability."""
+    total = sum(weight for weight, _, _ in rules)
+    return {
+        form.format(*phrases): weight / total * math.prod(probabilities)
+        for weight, form, choices in rules
+        for phrases, probabilities in zip(
+            product(*choices), product(*(choice.values() for choice in choices)), strict=True
+        )
+    }
+
+
+class Grammar:
+    """A corpus: iterate over it, as often as you like, for its documents.
+
+    A document is one sentence per line, another line following with probability CONTINUE; so it has
+    1 / (1 - CONTINUE) sentences on average. Document i depends on `seed` and i alone.
+
+    Args:
+        seed: chooses the documents; the language stays the same.
+        documents: how many there are.
+    """
+
+    def __init__(self, seed: int = 0, documents: int = 20000) -> None:
+        self.seed = seed
+        self.documents = documents
+        self.probabilities = _expand(_rules())
+        self._sentences = list(self.probabilities)
+        # The last bound is open: rounding in the sums must not leave a draw without a sentence.
+        self._bounds = list(accumulate(self.probabilities.values()))[:-1]
+
+    def __len__(self) -> int:
+        return self.documents
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self._document, range(self.documents))
+
+    def _document(self, index: int) -> str:
+        # Of random.Random only random() is promised to stay the same across Python versions.
+        draw = Random(f"{self.seed}:{index}").random
+        sentences = [self._sentences[bisect_right(self._bounds, draw())]]
+        while draw() < CONTINUE:
+            sentences.append(self._sentences[bisect_right(self._bounds, draw())])
+        return "\n".join(sentences)
+
+    def entropy_per_sentence(self) -> float:
+        """Nats per sentence, with the choice whether another follows (chain rule of entropy)."""
+        rules = _rules()
+        total = sum(weight for weight, _, _ in rules)
+        nats = _entropy((CONTINUE, 1 - CONTINUE))
+        nats += _entropy(weight / total for weight, _, _ in rules)
+        for weight, _, choices in rules:
+            nats += weight / total * sum(_entropy(choice.values()) for choice in choices)
+        return nats
+
+    def information(self, document: str) -> float:
+        """Nats of exactly this document, its end included: minus the log of its probability.
+
+        Its mean over documents is entropy_per_sentence() / (1 - CONTINUE). Raises ValueError for a
+        text that the grammar never produces.
+        """
+        sentences = document.split("\n")
+        nats = -math.log(1 - CONTINUE) - (len(sentences) - 1) * math.log(CONTINUE)
+        for sentence in sentences:
+            if sentence not in self.probabilities:
+                raise ValueError(f"not a sentence of the grammar: {sentence!r}")
+            nats -= math.log(self.probabilities[sentence])
+        return nats
+
+    def unseen_sentences(self) -> list[str]:
+        """Sentences held out: grammatical, every part common, yet of probability zero."""
+        return [SEAT.format(*pair) for pair in UNSEEN]

@@ -1,0 +1,351 @@
+"""Text -> shards, tokenizer.json and index.json in one folder, split by document."""
+
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from lmtemplate.data import shards
+from lmtemplate.data.corpus import PRESETS, SOTU, Corpus, open_corpus
+from lmtemplate.data.sampler import permute
+from lmtemplate.data.tokenizer import Tokenizer, train_tokenizer
+from lmtemplate.errors import ConfigError, DataError, DiskError
+
+BATCH = 2_000_000  # characters tokenized at a time: enough for all cores, little enough for memory
+TOKENIZER = "tokenizer.json"
+FIVE = ("train", "train", "train", "train", "val")
+Event = tuple[str, str | None]  # (split, piece of text); (split, None) where a document ends
+Entry = dict[str, Any]  # what the index says of a split
+
+
+class SplitCorpus:
+    """The text of a corpus, each piece with its split; iterates over events, in constant memory.
+
+    A single document is cut into parts: train, val, test. A corpus that prescribes its split has
+    every 5th document in val, unless other shares than 0.2 and 0 are asked for. All others are split
+    by document, by lot.
+
+    Args:
+        corpus: the text.
+        val_ratio: share of the documents, or of the bytes of a single one.
+        test_ratio: the same for test; 0 makes no such split.
+        seed: of the lot.
+    """
+
+    def __init__(self, corpus: Corpus, val_ratio: float, test_ratio: float, seed: int) -> None:
+        if not (val_ratio > 0 and test_ratio >= 0 and val_ratio + test_ratio < 1):
+            raise ConfigError(
+                f"--val_ratio {val_ratio} --test_ratio {test_ratio}: the first has to be above 0, "
+                "the second 0 or more, and both together below 1"
+            )
+        self.corpus = corpus
+        self.val_ratio = val_ratio
+        self.test_ratio = test_ratio
+        self.seed = seed
+        self.splits = ("train", "val", "test") if test_ratio else ("train", "val")
+        self.by_fives = corpus.every_fifth and (val_ratio, test_ratio) == (0.2, 0)
+
+    def rule(self) -> str:
+        if len(self.corpus) == 1:
+            return "the only document is cut into contiguous parts"
+        return (
+            "val is every 5th document" if self.by_fives else f"documents by lot, seed {self.seed}"
+        )
+
+    def _split_of_each_document(self) -> Iterator[str]:
+        """Exactly as many documents in each split as the ratios say, but 1 at least."""
+        documents = len(self.corpus)
+        if self.by_fives:
+            yield from islice(cycle(FIVE), documents)
+            return
+        val = max(1, round(self.val_ratio * documents))
+        test = max(1, round(self.test_ratio * documents)) if self.test_ratio else 0
+        if val + test >= documents:
+            raise DataError(
+                f"{documents} documents are too few for {' and '.join(self.splits)}; give more "
+                "text, or join it in one file, which is then cut into parts"
+            )
+        for start in range(0, documents, 4096):
+            places = np.arange(start, min(start + 4096, documents))
+            for rank in permute(places, documents, self.seed).tolist():
+                yield "val" if rank < val else "test" if rank < val + test else "train"
+
+    def _parts(self) -> Iterator[Event]:
+        """Parts with as many bytes as the ratios say, each moved on to the end of a character."""
+        total = sum(len(piece.encode()) for document in self.corpus for piece in document.pieces)
+        val_end = total - round(total * self.test_ratio)
+        ends = {"train": val_end - round(total * self.val_ratio), "val": val_end, "test": total}
+        done, last = 0, "train"
+        for piece in (piece for document in self.corpus for piece in document.pieces):
+            data = piece.encode()
+            while data:
+                split = next(split for split, end in ends.items() if done < end)
+                size = min(ends[split] - done, len(data))
+                while size < len(data) and data[size] & 0xC0 == 0x80:
+                    size += 1
+                if split != last:
+                    yield last, None
+                yield split, data[:size].decode()
+                done, last, data = done + size, split, data[size:]
+        yield last, None
+
+    def __iter__(self) -> Iterator[Event]:
+        if len(self.corpus) == 1:
+            yield from self._parts()
+            return
+        for split, document in zip(self._split_of_each_document(), self.corpus, strict=True):
+            piece = None
+            for piece in document.pieces:
+                yield split, piece
+            if piece is not None:  # an empty document leaves no trace
+                yield split, None
+
+
+def _batches(events: Iterable[Event]) -> Iterator[list[Event]]:
+    batch: list[Event] = []
+    size = 0
+    for event in events:
+        batch.append(event)
+        size += len(event[1] or "")
+        if size >= BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _encode(
+    batch: list[Event], tokenizer: Tokenizer, entries: dict[str, Entry]
+) -> dict[str, shards.Ints]:
+    """Ids of a batch by split, end-of-text after each document; counted in the splits' entries."""
+    encoded = iter(tokenizer.encode([piece for _, piece in batch if piece is not None]))
+    streams: dict[str, list[shards.Ints]] = {}
+    for split, piece in batch:
+        if piece is None:
+            ids = np.array([tokenizer.eot_id])
+            entries[split]["documents"] += 1
+        else:
+            ids = next(encoded)
+            entries[split]["bytes"] += len(piece.encode())
+            if tokenizer.unknown_id is not None:
+                entries[split]["unknown"] += int(np.count_nonzero(ids == tokenizer.unknown_id))
+        entries[split]["tokens"] += len(ids)
+        streams.setdefault(split, []).append(ids)
+    return {split: np.concatenate(arrays) for split, arrays in streams.items()}
+
+
+def _write_shards(folder: Path, text: SplitCorpus, tokenizer: Tokenizer) -> dict[str, Entry]:
+    """Fill the folder; returns what the index says of each split, none of which may be empty."""
+    from tqdm import tqdm
+
+    counts = dict.fromkeys(("documents", "bytes", "tokens", "unknown"), 0)
+    entries: dict[str, Entry] = {split: dict(counts) for split in text.splits}
+    vocab_size, total = tokenizer.vocab_size, text.corpus.signature.get("bytes")
+    writers = {split: shards.ShardWriter(folder, split, vocab_size) for split in text.splits}
+    try:
+        # `disable=None`: a bar on a terminal only.
+        with tqdm(total=total, unit="B", unit_scale=True, disable=None, leave=False) as bar:
+            for batch in _batches(text):
+                for split, ids in _encode(batch, tokenizer, entries).items():
+                    writers[split].write(ids)
+                bar.update(sum(entry["bytes"] for entry in entries.values()) - bar.n)
+    finally:
+        for split, writer in writers.items():
+            entries[split]["shards"] = writer.close()
+    for split, entry in entries.items():
+        if not entry["bytes"]:
+            raise DataError(f"the {split} split would be empty; give more text or another ratio")
+    return entries
+
+
+def _clear(output: Path) -> tuple[Path, Path]:
+    """Undo what was interrupted; returns where a new folder grows and where an old one waits."""
+    new, old = (output.with_name(f".{output.name}.{end}") for end in ("partial", "replaced"))
+    if old.exists() and not output.exists():
+        old.rename(output)
+    for leftover in (new, old):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    return new, old
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+@contextmanager
+def _new_folder(output: Path) -> Iterator[Path]:
+    """A hidden folder to fill; it becomes `output` if all goes well, and vanishes otherwise."""
+    output = output.resolve()
+    new, old = _clear(output)
+    new.mkdir(parents=True)
+    try:
+        yield new
+        for path in (*new.iterdir(), new):
+            _sync(path)
+        if output.exists():
+            output.rename(old)
+        new.rename(output)
+        _sync(output.parent)
+    finally:
+        _clear(output)
+
+
+def _read_whole(output: Path) -> dict[str, Any]:
+    """The index of a prepared corpus; raises DataError if that is damaged."""
+    try:
+        index = shards.read_index(output)
+        for split in index["splits"]:
+            shards.Shards(output, split)
+    except DataError as error:
+        raise DataError(f"{error} (remove {output} before)") from error
+    return index
+
+
+def _is_done(output: Path, source: dict[str, Any], overwrite: bool) -> bool:
+    """Whether `output` holds this very corpus. Raises an error for what should not be lost."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return False
+    if not (output / "index.json").is_file():
+        raise ConfigError(f"{output} is there, and not made by prepare; choose another --output")
+    before = _read_whole(output)["source"]
+    changes = [
+        f"{key} {before.get(key)}, now {value}"
+        for key, value in source.items()
+        if key not in ("input", "signature") and before.get(key) != value
+    ]
+    if before["signature"] != source["signature"]:
+        changes.append(f"the text of {before['input']}, now other text of {source['input']}")
+    if changes and not overwrite:
+        raise ConfigError(
+            f"{output} was prepared from {'; '.join(changes)}; add --overwrite to replace it, or "
+            "choose another --output"
+        )
+    return not overwrite
+
+
+def _read_data_path(config: Path) -> Path:
+    try:
+        return Path(yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["path"])
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{config} has no data.path; give --input and --output") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"the config {config} cannot be read: {reason}") from error
+
+
+def _preset_of(folder: Path, config: Path) -> str:
+    """The preset that a folder is named after; raises DataError, with what to type, without one."""
+    if folder.name in PRESETS:
+        return folder.name
+    tokenizer = "char" if folder.name.endswith("char") else "bpe"
+    raise DataError(
+        f"{config} reads {folder}, which is not prepared; its text is yours to give: "
+        f"make data INPUT=your.txt NAME={folder.name} TOKENIZER={tokenizer}"
+    )
+
+
+def _report(index: dict[str, Any], text: SplitCorpus, seconds: float) -> None:
+    for notice in sorted(text.corpus.notices):
+        print(f"note: {notice}")
+    print("split   documents           bytes          tokens  bytes/token  unknown")
+    for split, entry in index["splits"].items():
+        print(
+            f"{split:<6}{entry['documents']:>11,}{entry['bytes']:>16,}{entry['tokens']:>16,}"
+            f"{entry['bytes'] / entry['tokens']:>13.2f}{entry['unknown']:>9,}"
+        )
+    rate = sum(entry["tokens"] for entry in index["splits"].values()) / seconds
+    print(
+        f"{text.rule()}; {index['tokenizer']['kind']} tokenizer of {index['vocab_size']:,} ids, "
+        f"{rate:,.0f} tokens/s"
+    )
+
+
+def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
+    """Train the tokenizer, write the folder, report."""
+    train = (piece for split, piece in text if split == "train" and piece is not None)
+    tokenizer = train_tokenizer(source["tokenizer"], train, source["vocab_size"])
+    start = time.perf_counter()
+    with _new_folder(output) as folder:
+        (folder / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8", newline="")
+        index = {
+            "dtype": shards.dtype_for(tokenizer.vocab_size),
+            "vocab_size": tokenizer.vocab_size,
+            "eot_id": tokenizer.eot_id,
+            "tokenizer": {"kind": tokenizer.kind, "file": TOKENIZER, "sha256": tokenizer.digest},
+            "source": source,
+            "splits": _write_shards(folder, text, tokenizer),
+        }
+        shards.write_index(folder, index)
+    _report(index, text, time.perf_counter() - start)
+
+
+def prepare(
+    input: str | None = None,
+    output: Path | None = None,
+    tokenizer: str = "bpe",
+    vocab_size: int | None = None,
+    val_ratio: float = 0.2,
+    test_ratio: float = 0.0,
+    seed: int = 1337,
+    text_field: str = "text",
+    for_config: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Turn text into token files that training reads.
+
+    Args:
+        input: sotu-tiny, sotu-medium, grammar or grammar:N (N documents); or a text file, a .jsonl
+            file, a folder of such, or a quoted pattern such as 'books/*.txt'.
+        output: the folder to make, for example data/mine.
+        tokenizer: char, byte, bpe (trained on the train split), or a tokenizer.json.
+        vocab_size: number of ids of a bpe; if not given, chosen by the amount of text.
+        val_ratio: share of the documents for validation; of the bytes, if there is one document.
+        test_ratio: share for a test split; 0 makes none.
+        seed: of the choice of documents, and of the grammar.
+        text_field: the field of a JSON line that holds its text.
+        for_config: instead of input and output: prepare what this config's data.path needs.
+        overwrite: replace a folder that was prepared before.
+    """
+    if for_config is not None:
+        output = _read_data_path(for_config)
+        if (output / "index.json").exists() and not overwrite:
+            _read_whole(output)
+            print(f"{output} is prepared already")
+            return
+        input = _preset_of(output, for_config)
+    if input is None or output is None:
+        raise ConfigError("prepare needs --input TEXT and --output FOLDER (or --for_config FILE)")
+    if vocab_size is None and tokenizer == "bpe" and input in SOTU:
+        vocab_size = SOTU[input].vocab_size
+    text = SplitCorpus(open_corpus(input, seed, text_field), val_ratio, test_ratio, seed)
+    source = {
+        "input": input,
+        "tokenizer": tokenizer,
+        "vocab_size": vocab_size,
+        "val_ratio": val_ratio,
+        "test_ratio": test_ratio,
+        "seed": seed,
+        "text_field": text_field,
+        "signature": text.corpus.signature,
+    }
+    if Path(tokenizer).is_file():
+        source["tokenizer_sha256"] = shards.file_sha256(Path(tokenizer))
+    try:
+        if _is_done(output, source, overwrite):
+            print(f"{output} is prepared already")
+            return
+        _build(output, text, source)
+    except OSError as error:
+        raise DiskError(f"cannot write {output}: {error}") from error
+    own = f'ARGS="--data.path {output} --run_dir runs/{output.name}"'
+    print(f"{output} is ready; next: make train", f"CONFIG={for_config}" if for_config else own)

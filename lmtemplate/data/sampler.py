@@ -1,0 +1,117 @@
+"""(seed, epoch, position) -> block: which block comes when, without memory and without history."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+
+ROUNDS = 6
+
+
+def _mix(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Scramble 64-bit words (the finaliser of SplitMix64, Steele et al. 2014)."""
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
+
+
+def _round_keys(seed: int, epoch: int) -> npt.NDArray[np.uint64]:
+    return np.random.SeedSequence([seed, epoch]).generate_state(ROUNDS, np.uint64)
+
+
+def permute(positions: Ints, size: int, seed: int, epoch: int = 0) -> Ints:
+    """Send each position in range(size) to its place in a pseudo-random permutation of range(size).
+
+    A Feistel network on the smallest even-bit domain that holds `size`; an image outside range(size)
+    walks on until it is inside (cycle walking: Black and Rogaway 2002, section 3). Any slice of the
+    permutation costs only its own length, so 1e9 blocks need no table.
+    """
+    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    keys = _round_keys(seed, epoch)
+    images = positions.astype(np.uint64)
+    outside = np.ones(images.shape, dtype=bool)
+    while outside.any():
+        left, right = images[outside] >> half, images[outside] & mask
+        for key in keys:
+            left, right = right, left ^ (_mix(right + key) & mask)
+        images[outside] = (left << half) | right
+        outside = images >= np.uint64(size)
+    return images.astype(np.int64)
+
+
+def block_at(sequences: Ints, blocks: int, seed: int) -> Ints:
+    """Blocks that stand at these places of the endless training sequence.
+
+    Sequence number s belongs to epoch s // blocks; each epoch is its own permutation of all blocks.
+    """
+    epochs, positions = np.divmod(sequences, blocks)
+    chosen = np.empty_like(sequences)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        chosen[here] = permute(positions[here], blocks, seed, int(epoch))
+    return chosen
+
+
+class TrainOrder:
+    """Endless shuffled order, cut into batches for one rank; iterates over (B,) arrays of blocks.
+
+    Args:
+        blocks: blocks in the split.
+        batch_size: sequences per batch and rank.
+        seed: of the order.
+        sequences_done: sequences that all ranks together have consumed; iteration starts there.
+        batches: length of the whole run in batches, those already done included.
+        batches_done: batches of the run that iteration leaves out.
+    """
+
+    def __init__(
+        self,
+        blocks: int,
+        batch_size: int,
+        seed: int,
+        *,
+        batches: int,
+        batches_done: int = 0,
+        sequences_done: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.blocks = blocks
+        self.batch_size = batch_size
+        self.seed = seed
+        self.batches = batches
+        self.batches_done = batches_done
+        self.first = sequences_done + rank * batch_size
+        self.stride = world_size * batch_size
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[Ints]:
+        for batch in range(self.batches - self.batches_done):
+            first = self.first + batch * self.stride
+            yield block_at(np.arange(first, first + self.batch_size), self.blocks, self.seed)
+
+
+class FixedOrder:
+    """Every block once, in order, padded so that all batches and all ranks are alike.
+
+    Block numbers past the end stand for padding: they hold no token (see `shards.Blocks`).
+    """
+
+    def __init__(self, blocks: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
+        self.batch_size = batch_size
+        self.first = rank * batch_size
+        self.stride = world_size * batch_size
+        self.batches = -(-blocks // self.stride)
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[Ints]:
+        for batch in range(self.batches):
+            first = self.first + batch * self.stride
+            yield np.arange(first, first + self.batch_size)

@@ -1,0 +1,49 @@
+"""A user's mistake -> one line and an exit code; one class per code."""
+
+
+class UserError(Exception):
+    """Something the person at the keyboard can mend. The message is one line: what, where, what to do."""
+
+    exit_code = 1
+
+
+class ConfigError(UserError):
+    """A setting, a flag or a config file is wrong."""
+
+    exit_code = 2
+
+
+class CheckpointError(UserError):
+    """A checkpoint is missing, damaged, or belongs to another model or corpus."""
+
+    exit_code = 3
+
+
+class NumbersError(UserError):
+    """A loss or a gradient is not finite."""
+
+    exit_code = 4
+
+
+class DiskError(UserError):
+    """A file cannot be written."""
+
+    exit_code = 5
+
+
+class OutOfMemoryError(UserError):
+    """The device has too little memory for the batch."""
+
+    exit_code = 6
+
+
+class LockedError(UserError):
+    """Another process writes to the same run directory."""
+
+    exit_code = 7
+
+
+class DataError(UserError):
+    """Text or shards are missing, damaged, or do not fit the model."""
+
+    exit_code = 8

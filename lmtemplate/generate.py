@@ -1,0 +1,158 @@
+"""Checkpoint and prompt -> text, token by token."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lmtemplate.checkpoint import build_net, read, resolve
+from lmtemplate.data.tokenizer import Tokenizer, parse_tokenizer
+from lmtemplate.errors import ConfigError
+from lmtemplate.models.base import LanguageModel
+
+
+def next_probabilities(
+    logits: Tensor,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Tensor:
+    """(V,) logits -> (V,) probabilities to draw from.
+
+    Args:
+        logits: of the next token.
+        temperature: above 0; below 1 sharpens, above 1 flattens. 0 puts everything on the likeliest.
+        top_k: keep the k likeliest tokens.
+        top_p: keep the fewest likeliest tokens that together reach this probability (Holtzman et al.
+            2020, section 3.1); taken after temperature and top_k.
+    """
+    logits = logits.float()
+    if temperature == 0:
+        return torch.nn.functional.one_hot(logits.argmax(), len(logits)).float()
+    logits = logits / temperature
+    if top_k is not None and top_k < len(logits):
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[-1], -torch.inf)
+    probabilities = logits.softmax(-1)
+    if top_p is not None:
+        likeliest, order = probabilities.sort(descending=True)
+        beyond = likeliest.cumsum(-1) - likeliest >= top_p  # the first is always kept
+        probabilities = probabilities.index_fill(0, order[beyond], 0.0)
+        probabilities = probabilities / probabilities.sum()
+    return probabilities
+
+
+@torch.inference_mode()
+def continue_tokens(
+    net: LanguageModel,
+    prompt: list[int],
+    max_new_tokens: int,
+    *,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 1337,
+    stop_id: int | None = None,
+    use_cache: bool = True,
+) -> Iterator[int]:
+    """Yield up to `max_new_tokens` ids that follow the prompt, ending before `stop_id`.
+
+    A full context is cut to its last half and read again, so that the cost of a token stays bounded.
+    The net should be in evaluation mode; no random state but its own is touched.
+    """
+    device = next(net.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    known = list(prompt)[-net.block_size :]
+    caches = net.new_caches(1) if use_cache else None
+    fresh = known  # what the caches have not seen
+    for _ in range(max_new_tokens):
+        if len(known) > net.block_size:
+            known = known[-max(1, net.block_size // 2) :]
+            caches, fresh = (net.new_caches(1) if use_cache else None), known
+        if caches is None:
+            logits = net(torch.tensor([known], device=device))
+        else:
+            logits = net(torch.tensor([fresh], device=device), caches)
+        probabilities = next_probabilities(logits[0, -1], temperature, top_k, top_p)
+        token = int(torch.multinomial(probabilities.cpu(), 1, generator=generator))
+        if token == stop_id:
+            return
+        yield token
+        known.append(token)
+        fresh = [token]
+
+
+def stream_text(tokenizer: Tokenizer, prompt: list[int], tokens: Iterator[int]) -> Iterator[str]:
+    """Yield the text of the tokens after the prompt, as soon as its characters are complete.
+
+    Tokens are decoded behind those before them: some tokenizers write a space only between words.
+    """
+    context, pending = prompt[-8:], list[int]()
+    for token in tokens:
+        pending.append(token)
+        text = tokenizer.decode(context + pending)[len(tokenizer.decode(context)) :]
+        if not text.endswith("\ufffd") or len(pending) > 8:
+            yield text
+            context, pending = pending, []
+    yield tokenizer.decode(context + pending)[len(tokenizer.decode(context)) :]
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """Ids of the prompt; an empty one is the start of a document."""
+    return [int(token) for token in tokenizer.encode([prompt])[0]] or [tokenizer.eot_id]
+
+
+def generate(
+    run: Path,
+    prompt: str = "",
+    max_new_tokens: int = 200,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 1337,
+    checkpoint: str = "best",
+    device: str = "cpu",
+    allow: list[str] | None = None,
+) -> None:
+    """Continue a prompt with a trained model; the text alone goes to standard output.
+
+    Args:
+        run: run directory.
+        prompt: text to continue; empty begins a new document.
+        max_new_tokens: tokens to write at most; a document's end stops earlier.
+        temperature: below 1 sharpens the distribution, above 1 flattens it, 0 takes the likeliest.
+        top_k: draw from the k likeliest tokens.
+        top_p: draw from the fewest likeliest tokens that together reach this probability.
+        seed: of the draw.
+        checkpoint: best, latest, or the path of a checkpoint.
+        device: cpu, cuda or mps.
+        allow: packages outside lmtemplate whose classes the checkpoint may name.
+    """
+    for name, value, sound in (
+        ("max_new_tokens", max_new_tokens, max_new_tokens >= 0),
+        ("temperature", temperature, temperature >= 0),
+        ("top_k", top_k, top_k is None or top_k >= 1),
+        ("top_p", top_p, top_p is None or 0 < top_p <= 1),
+    ):
+        if not sound:
+            raise ConfigError(f"--{name} {value} is out of range; see lmtemplate generate --help")
+    state = read(resolve(run, checkpoint))
+    net = build_net(state, allow or []).to(device)
+    tokenizer = parse_tokenizer(state["tokenizer"])
+    start = encode_prompt(tokenizer, prompt)
+    tokens = continue_tokens(
+        net,
+        start,
+        max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        stop_id=tokenizer.eot_id,
+    )
+    sys.stdout.write(prompt)
+    for text in stream_text(tokenizer, start, tokens):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    sys.stdout.write("\n")

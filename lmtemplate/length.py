@@ -1,0 +1,140 @@
+"""What a run may cost (steps, passes, tokens, FLOPs, seconds) -> optimizer steps."""
+
+import copy
+import time
+from dataclasses import dataclass
+
+import torch
+
+from lmtemplate.errors import ConfigError
+from lmtemplate.loss import cross_entropy
+from lmtemplate.models.base import LanguageModel
+from lmtemplate.optimizers import OptimizerRecipe
+
+# Names of the limits as a user types them; exactly one gives a run its length.
+LIMITS = (
+    "trainer.max_steps",
+    "max_epochs",
+    "max_tokens",
+    "max_flops",
+    "max_seconds",
+    "tokens_per_parameter",
+)
+
+
+@dataclass(frozen=True)
+class RunLength:
+    """The one limit that was given, and what it means in optimizer steps."""
+
+    limit: str  # one of LIMITS
+    value: float
+    steps: int
+
+    def __str__(self) -> str:
+        return f"{self.limit} {self.value:,.10g}"
+
+
+def only_limit(limits: dict[str, float | None]) -> tuple[str, float]:
+    """Name and value of the limit that was given. Raises ConfigError unless it is exactly one."""
+    given = {name: value for name, value in limits.items() if value is not None}
+    if not given:
+        raise ConfigError(f"the run has no length; give one of {', '.join('--' + n for n in LIMITS)}")
+    if len(given) > 1:
+        listed = " and ".join(f"{name}={value:g}" for name, value in given.items())
+        raise ConfigError(
+            f"{listed} both give the run a length; keep one "
+            "(turn the other off with null, --trainer.max_steps with -1)"
+        )
+    name, value = next(iter(given.items()))
+    if value <= 0:
+        raise ConfigError(f"{name}={value:g} has to be above 0")
+    return name, value
+
+
+def accumulation(tokens_per_step: int | None, accumulate: int, tokens_per_batch: int) -> int:
+    """Micro-batches per optimizer step. Raises ConfigError where a step is no whole number of them.
+
+    Args:
+        tokens_per_step: asked for; None to take `accumulate`.
+        accumulate: the Trainer's own setting, 1 by default.
+        tokens_per_batch: tokens of one micro-batch over all devices.
+    """
+    if tokens_per_step is None:
+        return accumulate
+    if accumulate != 1:
+        raise ConfigError(
+            f"tokens_per_step={tokens_per_step} and trainer.accumulate_grad_batches={accumulate} both "
+            "set the size of a step; keep one"
+        )
+    if tokens_per_step < tokens_per_batch or tokens_per_step % tokens_per_batch:
+        nearest = max(1, round(tokens_per_step / tokens_per_batch)) * tokens_per_batch
+        raise ConfigError(
+            f"tokens_per_step={tokens_per_step:,} is not a multiple of data.batch_size x "
+            f"data.block_size x devices = {tokens_per_batch:,}; nearest that is: {nearest:,}"
+        )
+    return tokens_per_step // tokens_per_batch
+
+
+def run_length(
+    limit: str,
+    value: float,
+    *,
+    net: LanguageModel,
+    tokens_per_step: int,
+    sequences: int,
+    block_size: int,
+    seconds_per_step: float | None = None,
+) -> RunLength:
+    """Convert the limit to steps, rounded down (up for passes, so that they are whole), at least 1.
+
+    Args:
+        limit: one of LIMITS.
+        value: in the limit's own unit.
+        net: for its parameters and FLOPs per token.
+        tokens_per_step: over all devices and micro-batches.
+        sequences: in one pass over the training data.
+        block_size: tokens per sequence.
+        seconds_per_step: measured; needed by max_seconds.
+    """
+    if limit == "trainer.max_steps":
+        steps = value
+    elif limit == "max_epochs":
+        steps = -(-value * sequences * block_size // tokens_per_step)
+    elif limit == "max_tokens":
+        steps = value / tokens_per_step
+    elif limit == "max_flops":
+        steps = value / (net.flops_per_token() * tokens_per_step)
+    elif limit == "tokens_per_parameter":
+        steps = value * net.parameter_count() / tokens_per_step
+    else:
+        assert seconds_per_step is not None
+        steps = value / seconds_per_step
+    return RunLength(limit, value, max(1, int(steps)))
+
+
+def measure_step(
+    net: LanguageModel,
+    recipe: OptimizerRecipe,
+    device: torch.device,
+    *,
+    batch_size: int,
+    autocast: torch.dtype | None,
+    steps: int = 8,
+) -> float:
+    """Seconds that one forward, backward and update take (the median), on a copy of the net."""
+    with torch.random.fork_rng():
+        trial = copy.deepcopy(net).to(device).train()
+        optimizer = recipe.build(trial)
+        tokens = torch.randint(net.vocab_size, (batch_size, net.block_size), device=device)
+        seconds = []
+        for _ in range(steps):
+            start = time.perf_counter()
+            enabled = autocast is not None
+            with torch.autocast(device.type, dtype=autocast, enabled=enabled):
+                loss = cross_entropy(trial(tokens), tokens).objective
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad()
+            float(loss)  # waits for the device
+            seconds.append(time.perf_counter() - start)
+    return sorted(seconds)[steps // 2]

@@ -1,0 +1,47 @@
+"""The contract that every architecture keeps: token ids in, logits out.
+
+Axes, everywhere: B batch, T time, H heads, D head size, C width, V vocabulary.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class LanguageModel(nn.Module):
+    """Base class of what `model.net` can name in a config.
+
+    A subclass takes `vocab_size` and `block_size` as keywords (the data states them once, for everyone),
+    adds its own typed keywords with defaults, and defines `forward`.
+
+    Args:
+        vocab_size: V, the number of different token ids.
+        block_size: the longest context, in tokens.
+    """
+
+    def __init__(self, vocab_size: int, block_size: int) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.block_size = block_size
+
+    def forward(self, tokens: Tensor, caches: list[Any] | None = None) -> Tensor:
+        """Tokens (B, T) -> logits (B, T, V); the logits at t predict the token at t + 1.
+
+        With `caches`, `tokens` are those that follow what the caches hold already.
+        """
+        raise NotImplementedError
+
+    def new_caches(self, batch_size: int) -> list[Any] | None:
+        """Empty caches for generation, one per layer; None if this architecture keeps none."""
+        return None
+
+    def parameter_count(self) -> int:
+        """Trainable parameters, tied ones counted once."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def flops_per_token(self) -> float:
+        """Training FLOPs per token, forward and backward: 6N (Kaplan et al. 2020, section 2.1).
+
+        An architecture with attention overrides this, to add what N does not show.
+        """
+        return 6.0 * self.parameter_count()

@@ -1,0 +1,117 @@
+"""Today's decoder: tokens (B, T) -> logits (B, T, V)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lmtemplate.models.base import LanguageModel
+from lmtemplate.models.layers import MLP, Activation, Attention, KeyValueCache, Rotary
+
+
+class Block(nn.Module):
+    """Attention, then MLP; each reads the normalised residual stream and adds to it."""
+
+    def __init__(self, attention: Attention, mlp: MLP, dropout: float) -> None:
+        super().__init__()
+        self.attention = attention
+        self.mlp = mlp
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        width = (x.size(-1),)
+        x = x + self.dropout(self.attention(F.rms_norm(x, width), cache))
+        return x + self.dropout(self.mlp(F.rms_norm(x, width)))
+
+
+class GPT(LanguageModel):
+    """Decoder with rotary positions, RMSNorm without gain, QK-norm and a ReLU^2 MLP; no biases.
+
+    Args:
+        vocab_size: V, the number of different token ids.
+        block_size: the longest context, in tokens.
+        n_layer: blocks.
+        n_head: attention heads per block.
+        n_embd: C, the width of the residual stream.
+        n_kv_head: key and value heads per block; null for as many as n_head (no sharing).
+        mlp: nonlinearity: relu2, swiglu or gelu.
+        dropout: probability, on embeddings, attention weights and what each block adds.
+        qk_norm: RMS-normalise queries and keys.
+        rope_base: base of the rotary wavelengths.
+        logit_cap: squash logits smoothly into (-cap, cap); null leaves them alone.
+        tied: use the embedding as the output head too.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        block_size: int,
+        *,
+        n_layer: int = 4,
+        n_head: int = 4,
+        n_embd: int = 128,
+        n_kv_head: int | None = None,
+        mlp: Activation = "relu2",
+        dropout: float = 0.0,
+        qk_norm: bool = True,
+        rope_base: float = 10_000.0,
+        logit_cap: float | None = 15.0,
+        tied: bool = False,
+    ) -> None:
+        super().__init__(vocab_size, block_size)
+        n_kv_head = n_kv_head or n_head
+        self.n_kv_head = n_kv_head
+        self.head_size = n_embd // n_head
+        self.logit_cap = logit_cap
+        self.embedding = nn.Embedding(vocab_size, n_embd)
+        self.dropout = nn.Dropout(dropout)
+        rotary = Rotary(self.head_size, block_size, rope_base)  # one table for all layers
+        self.blocks = nn.ModuleList(
+            Block(
+                Attention(n_embd, n_head, n_kv_head, dropout, qk_norm=qk_norm, rotary=rotary),
+                MLP(n_embd, mlp),
+                dropout,
+            )
+            for _ in range(n_layer)
+        )
+        self.head = nn.Linear(n_embd, vocab_size, bias=False)
+        self._initialise()
+        if tied:
+            self.head.weight = self.embedding.weight
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Fan-in scaled matrices; what a block adds, and the logits, begin at zero (Zhang et al. 2019).
+
+        So the first loss is ln V and depth does not change the scale of the residual stream.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        for block in self.blocks:
+            nn.init.zeros_(block.attention.output.weight)  # type: ignore[union-attr, arg-type]
+            nn.init.zeros_(block.mlp.output.weight)  # type: ignore[union-attr, arg-type]
+        nn.init.zeros_(self.head.weight)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+
+    def new_caches(self, batch_size: int) -> list[KeyValueCache]:
+        like = self.embedding.weight.detach()
+        return [
+            KeyValueCache(batch_size, self.n_kv_head, self.block_size, self.head_size, like)
+            for _ in self.blocks
+        ]
+
+    def flops_per_token(self) -> float:
+        """6N + 12 L C T, N without the embedding, which is only looked up (PaLM, appendix B)."""
+        width = self.embedding.embedding_dim
+        matrices = sum(p.numel() for p in self.blocks.parameters()) + self.head.weight.numel()
+        return 6.0 * matrices + 12.0 * len(self.blocks) * width * self.block_size
+
+    def forward(self, tokens: Tensor, caches: list[KeyValueCache] | None = None) -> Tensor:
+        x = self.embedding(tokens)  # (B, T, C)
+        x = self.dropout(F.rms_norm(x, (x.size(-1),)))
+        for layer, block in enumerate(self.blocks):
+            x = block(x, None if caches is None else caches[layer])
+        logits: Tensor = self.head(F.rms_norm(x, (x.size(-1),)))  # (B, T, V)
+        if self.logit_cap is not None:
+            logits = self.logit_cap * torch.tanh(logits / self.logit_cap)
+        return logits

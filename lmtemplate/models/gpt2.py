@@ -1,0 +1,89 @@
+"""GPT-2 to the letter (Radford et al. 2019): tokens (B, T) -> logits (B, T, V)."""
+
+import torch
+from torch import Tensor, nn
+
+from lmtemplate.models.base import LanguageModel
+from lmtemplate.models.layers import MLP, Attention, KeyValueCache
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP, with LayerNorm and biases."""
+
+    def __init__(self, n_embd: int, n_head: int, dropout: float) -> None:
+        super().__init__()
+        self.norm_1 = nn.LayerNorm(n_embd)
+        self.attention = Attention(n_embd, n_head, n_head, dropout, bias=True)
+        self.norm_2 = nn.LayerNorm(n_embd)
+        self.mlp = MLP(n_embd, "gelu", bias=True)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        x = x + self.dropout(self.attention(self.norm_1(x), cache))
+        return x + self.dropout(self.mlp(self.norm_2(x)))
+
+
+class GPT2(LanguageModel):
+    """Decoder with learned positions, LayerNorm, GELU, biases, and the embedding as output head.
+
+    Args:
+        vocab_size: V, the number of different token ids.
+        block_size: the longest context, in tokens.
+        n_layer: blocks.
+        n_head: attention heads per block.
+        n_embd: C, the width of the residual stream.
+        dropout: probability, on embeddings, attention weights and what each block adds.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        block_size: int,
+        *,
+        n_layer: int = 12,
+        n_head: int = 12,
+        n_embd: int = 768,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(vocab_size, block_size)
+        self.n_head = n_head
+        self.embedding = nn.Embedding(vocab_size, n_embd)
+        self.positions = nn.Embedding(block_size, n_embd)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(n_embd, n_head, dropout) for _ in range(n_layer))
+        self.norm = nn.LayerNorm(n_embd)
+        self._initialise()
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Normal with standard deviation 0.02; what a block adds is scaled by 1 / sqrt(2 L)."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.dim() == 2:
+                depth = (2 * len(self.blocks)) ** 0.5 if name.endswith("output.weight") else 1.0
+                nn.init.normal_(parameter, std=0.02 / depth)
+
+    def new_caches(self, batch_size: int) -> list[KeyValueCache]:
+        weight = self.embedding.weight.detach()
+        head_size = weight.size(1) // self.n_head
+        return [
+            KeyValueCache(batch_size, self.n_head, self.block_size, head_size, weight)
+            for _ in self.blocks
+        ]
+
+    def flops_per_token(self) -> float:
+        """6N + 12 L C T, N without the positions, which are only looked up (PaLM, appendix B)."""
+        looked_up = self.positions.weight.numel()
+        width = self.embedding.embedding_dim
+        attention = 12.0 * len(self.blocks) * width * self.block_size
+        return 6.0 * (self.parameter_count() - looked_up) + attention
+
+    def forward(self, tokens: Tensor, caches: list[KeyValueCache] | None = None) -> Tensor:
+        first = 0 if caches is None else caches[0].length
+        positions = torch.arange(first, first + tokens.size(1), device=tokens.device)
+        x = self.dropout(self.embedding(tokens) + self.positions(positions))  # (B, T, C)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, None if caches is None else caches[layer])
+        logits: Tensor = nn.functional.linear(self.norm(x), self.embedding.weight)  # (B, T, V)
+        return logits

@@ -1,0 +1,200 @@
+"""The bricks of a transformer: (B, T, C) -> (B, T, C)."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lmtemplate.errors import ConfigError
+
+Activation = Literal["relu2", "swiglu", "gelu"]
+
+
+def check_head_sizes(n_embd: int, n_head: int, n_kv_head: int) -> None:
+    """Raises ConfigError, with the nearest sizes that work, where the heads do not share out evenly."""
+    if n_embd % n_head:
+        below = n_embd // n_head * n_head
+        nearest = ", ".join(str(size) for size in (below, below + n_head) if size)
+        raise ConfigError(
+            f"model.net.n_embd={n_embd} is not divisible by model.net.n_head={n_head}; "
+            f"nearest n_embd that is: {nearest}"
+        )
+    if n_head % n_kv_head:
+        raise ConfigError(
+            f"model.net.n_head={n_head} is not divisible by model.net.n_kv_head={n_kv_head}; "
+            f"n_kv_head has to divide n_head"
+        )
+
+
+class KeyValueCache:
+    """Keys and values that one attention layer has computed for the tokens so far (generation only).
+
+    Args:
+        batch_size: B.
+        n_kv_head: key and value heads.
+        block_size: tokens that fit.
+        head_size: D.
+        like: a parameter whose device and dtype the cache takes over.
+    """
+
+    def __init__(
+        self, batch_size: int, n_kv_head: int, block_size: int, head_size: int, like: Tensor
+    ) -> None:
+        self.length = 0
+        self.keys = like.new_zeros(batch_size, n_kv_head, block_size, head_size)
+        self.values = torch.zeros_like(self.keys)
+
+    def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Append (B, H, T, D) of new tokens; returns those of all tokens so far."""
+        end = self.length + keys.size(2)
+        self.keys[:, :, self.length : end] = keys
+        self.values[:, :, self.length : end] = values
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class Rotary(nn.Module):
+    """Rotate pairs of query and key channels by an angle that grows with the position.
+
+    RoFormer (Su et al. 2021), equation 34, with channel d paired with d + D/2 as in GPT-NeoX.
+
+    Args:
+        head_size: D, even.
+        block_size: positions that are tabulated.
+        base: of the geometric series of wavelengths.
+    """
+
+    def __init__(self, head_size: int, block_size: int, base: float = 10_000.0) -> None:
+        super().__init__()
+        if head_size % 2:
+            raise ConfigError(
+                f"n_embd / n_head = {head_size} is odd, but rotary positions turn channels in pairs; "
+                "choose model.net.n_embd so that the quotient is even"
+            )
+        frequencies = base ** (-torch.arange(0, head_size, 2) / head_size)
+        angles = torch.outer(torch.arange(block_size), frequencies)  # (T, D/2)
+        self.register_buffer("cosines", angles.cos(), persistent=False)
+        self.register_buffer("sines", angles.sin(), persistent=False)
+        self.cosines: Tensor
+        self.sines: Tensor
+
+    def forward(self, x: Tensor, first_position: int = 0) -> Tensor:
+        """x (B, H, T, D), whose first token stands at `first_position`."""
+        here = slice(first_position, first_position + x.size(2))
+        cosines, sines = self.cosines[here].to(x.dtype), self.sines[here].to(x.dtype)
+        left, right = x.chunk(2, dim=-1)
+        return torch.cat((left * cosines - right * sines, left * sines + right * cosines), dim=-1)
+
+
+def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
+    """softmax(QK' / sqrt(D)) V where no token sees a later one; all (B, H, T, D).
+
+    There may be more keys than queries: the queries then belong to the last positions.
+    """
+    new, known = queries.size(2), keys.size(2)
+    mask = None
+    if 1 < new < known:
+        mask = torch.ones(new, known, dtype=torch.bool, device=queries.device).tril(known - new)
+    is_causal = 1 < new == known
+    if queries.device.type != "cpu":
+        return F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, dropout_p=dropout, is_causal=is_causal
+        )
+    with torch.autocast("cpu", enabled=False):  # bf16 attention on CPU is up to 4 times slower
+        attended = F.scaled_dot_product_attention(
+            queries.float(),
+            keys.float(),
+            values.float(),
+            attn_mask=mask,
+            dropout_p=dropout,
+            is_causal=is_causal,
+        )
+    return attended.to(queries.dtype)
+
+
+class Attention(nn.Module):
+    """Causal self-attention, optionally grouped-query (Ainslie et al. 2023), rotary and QK-normed.
+
+    Args:
+        n_embd: C.
+        n_head: H query heads of D = C / H channels.
+        n_kv_head: key and value heads, each shared by H / n_kv_head query heads.
+        dropout: on the attention weights.
+        bias: of the four projections.
+        qk_norm: RMS-normalise queries and keys per head (Henry et al. 2020; Dehghani et al. 2023).
+        rotary: rotary positions; None if positions enter elsewhere.
+    """
+
+    def __init__(
+        self,
+        n_embd: int,
+        n_head: int,
+        n_kv_head: int,
+        dropout: float,
+        *,
+        bias: bool = False,
+        qk_norm: bool = False,
+        rotary: Rotary | None = None,
+    ) -> None:
+        super().__init__()
+        check_head_sizes(n_embd, n_head, n_kv_head)
+        self.head_size = n_embd // n_head
+        self.shared_by = n_head // n_kv_head
+        self.dropout = dropout
+        self.qk_norm = qk_norm
+        self.rotary = rotary
+        self.query = nn.Linear(n_embd, n_embd, bias=bias)
+        self.key = nn.Linear(n_embd, n_kv_head * self.head_size, bias=bias)
+        self.value = nn.Linear(n_embd, n_kv_head * self.head_size, bias=bias)
+        self.output = nn.Linear(n_embd, n_embd, bias=bias)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)  # (B, H, T, D)
+
+    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        queries = self._heads(self.query(x))
+        keys, values = self._heads(self.key(x)), self._heads(self.value(x))
+        if self.qk_norm:
+            queries = F.rms_norm(queries, (self.head_size,))
+            keys = F.rms_norm(keys, (self.head_size,))
+        if self.rotary is not None:
+            first = 0 if cache is None else cache.length
+            queries, keys = self.rotary(queries, first), self.rotary(keys, first)
+        if cache is not None:
+            keys, values = cache.extend(keys, values)
+        if self.shared_by > 1:
+            keys = keys.repeat_interleave(self.shared_by, dim=1)
+            values = values.repeat_interleave(self.shared_by, dim=1)
+        dropout = self.dropout if self.training else 0.0
+        attended = causal_attention(queries, keys, values, dropout)
+        return self.output(attended.transpose(1, 2).flatten(2))  # (B, T, C)
+
+
+class MLP(nn.Module):
+    """Two matrices with a nonlinearity between them (three for SwiGLU).
+
+    Args:
+        n_embd: C.
+        activation: "relu2" (So et al. 2021), "gelu" in GPT-2's tanh form, or "swiglu" (Shazeer 2020),
+            whose hidden layer is a third narrower, so that all three have about 8 C^2 weights.
+        bias: of the projections.
+    """
+
+    def __init__(self, n_embd: int, activation: Activation = "relu2", *, bias: bool = False) -> None:
+        super().__init__()
+        self.activation = activation
+        hidden = 4 * n_embd if activation != "swiglu" else 8 * n_embd // 3 // 8 * 8
+        self.up = nn.Linear(n_embd, hidden, bias=bias)
+        self.gate = nn.Linear(n_embd, hidden, bias=bias) if activation == "swiglu" else None
+        self.output = nn.Linear(hidden, n_embd, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.up(x)
+        if self.gate is not None:
+            hidden = F.silu(self.gate(x)) * hidden
+        elif self.activation == "gelu":
+            hidden = F.gelu(hidden, approximate="tanh")
+        else:
+            hidden = F.relu(hidden).square()
+        return self.output(hidden)

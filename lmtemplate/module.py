@@ -1,0 +1,175 @@
+"""Batch -> loss, logged: wires net, loss, metrics, optimizer and schedule for Lightning."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from lmtemplate.hardware import auto_compile
+from lmtemplate.loss import cross_entropy
+from lmtemplate.metrics import TokenMetrics
+from lmtemplate.models.base import LanguageModel
+from lmtemplate.optimizers import OptimizerRecipe
+from lmtemplate.schedules import Schedule
+
+Batch = tuple[Tensor, Tensor]
+
+
+def is_step_end(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether an optimizer step ended with this micro-batch; then `trainer.global_step` counts it."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+
+def is_log_step(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether this micro-batch ended an optimizer step whose training values are logged."""
+    on_time = trainer.global_step % trainer.log_every_n_steps == 0
+    return on_time and is_step_end(trainer, batch_idx)
+
+
+def log_values(module: "LitLanguageModel", values: Mapping[str, Tensor | float]) -> None:
+    """Log at the optimizer step just made. `self.log` costs 0.3 ms a key, and counts steps from 0."""
+    plain = {name: float(value) for name, value in values.items()}
+    module.latest.update(plain)
+    for logger in module.loggers:
+        logger.log_metrics(plain, step=module.global_step)
+
+
+class LitLanguageModel(LightningModule):
+    """A language model and everything that one training step needs.
+
+    Args:
+        net: the architecture.
+        optimizer: what makes the optimizer.
+        schedule: learning rate over the run.
+        label_smoothing: share of probability spread over the vocabulary, in training only.
+        z_loss: weight of (log Z)^2, in training only.
+        compile: compile the net with torch.compile; auto does so on CUDA.
+    """
+
+    def __init__(
+        self,
+        net: LanguageModel,
+        optimizer: OptimizerRecipe,
+        schedule: Schedule,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        compile: Literal["auto"] | bool = "auto",
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.recipe = optimizer
+        self.schedule = schedule
+        self.label_smoothing = label_smoothing
+        self.z_loss = z_loss
+        self.compile_net = compile
+        self.metrics = TokenMetrics()
+        self.latest: dict[str, float] = {}  # the newest value of all that was logged
+        self.grad_norm: Tensor | None = None  # of the latest step that measured it, before clipping
+        self.register_buffer("train_sums", torch.zeros(2), persistent=False)
+        self.train_sums: Tensor  # nats, tokens since the last log
+
+    def setup(self, stage: str) -> None:
+        token_bytes = getattr(getattr(self.trainer, "datamodule", None), "token_bytes", None)
+        self.metrics = TokenMetrics(token_bytes)
+
+    def compiles(self, device: torch.device) -> bool:
+        """Whether `compile` asks for the compiler on this device."""
+        return auto_compile(device) if self.compile_net == "auto" else self.compile_net
+
+    def configure_model(self) -> None:
+        # in place: keys stay the same as uncompiled ones. Called once per stage.
+        if self.compiles(self.trainer.strategy.root_device) and not self.net._compiled_call_impl:
+            self.net.compile()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        logits: Tensor = self.net(tokens)
+        return logits
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = self.recipe.build(self.net)
+        self._settings = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in optimizer.param_groups
+        ]
+        total = self.trainer.max_steps  # `estimated_stepping_batches` would drop the data's cursor
+        scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(step, total))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "optim/lr"},
+        }
+
+    def on_train_start(self) -> None:
+        """Let the settings given now beat those that the checkpoint's optimizer state brought."""
+        optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        assert isinstance(optimizer, Optimizer) and isinstance(scheduler, LambdaLR)
+        factor = self.schedule.factor(self.global_step, self.trainer.max_steps)
+        scheduler.base_lrs = [settings["lr"] for settings in self._settings]
+        for group, settings in zip(optimizer.param_groups, self._settings, strict=True):
+            group.update(settings, initial_lr=settings["lr"], lr=settings["lr"] * factor)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        inputs, targets = batch
+        loss = cross_entropy(self(inputs), targets, self.label_smoothing, self.z_loss)
+        self.train_sums += torch.stack((loss.nats, loss.tokens.to(loss.nats.dtype)))
+        return loss.objective
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip, and keep the norm for the log; Lightning's own refuses fused optimizers under bf16."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if gradient_clip_val and gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
+        elif gradient_clip_val:
+            self.grad_norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+            return
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            self.grad_norm = torch.nn.utils.get_total_norm(gradients)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Log every N optimizer steps, and wait for the device's results at no other time."""
+        if not is_log_step(self.trainer, batch_idx):
+            return
+        nats, tokens = self.trainer.strategy.reduce(self.train_sums.clone(), reduce_op="sum")
+        values = {"train/loss": nats / tokens}
+        if self.grad_norm is not None:
+            values["optim/grad_norm"] = self.grad_norm
+        log_values(self, values)
+        self.train_sums.zero_()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["train_sums"] = self.train_sums.tolist()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.train_sums.copy_(torch.tensor(checkpoint["train_sums"]))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        inputs, targets = batch
+        logits = self(inputs)
+        self.metrics.update(cross_entropy(logits, targets).nats, logits, targets)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def _log_metrics(self, split: str) -> None:
+        values = {f"{split}/{name}": value for name, value in self.metrics.compute().items()}
+        self.metrics.reset()
+        if self.trainer.sanity_checking:  # the full validation before step 1, which Lightning discards
+            log_values(self, values)
+        self.latest.update({name: float(value) for name, value in values.items()})
+        self.log_dict({**values, "step": float(self.global_step)})  # Lightning's own step is one less

