@@ -3,16 +3,21 @@
 import importlib
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from lmtemplate import __version__
 from lmtemplate.errors import ConfigError, UserError
 
-# verb -> module, function, what it does. A function with a signature gets its flags from it; one that
-# takes the words themselves (fit, validate, test) parses configs with Lightning.
+# verb -> module, function, what it does. A function with a signature gets its flags from it; one
+# that takes the words themselves (fit, validate, test) parses configs with Lightning.
 VERBS = {
     "prepare": ("lmtemplate.data.prepare", "prepare", "text -> token shards, split by document"),
-    "fit": ("lmtemplate.cli", "fit", "train: shards -> checkpoints, curves, samples in a run directory"),
+    "fit": (
+        "lmtemplate.cli",
+        "fit",
+        "train: shards -> checkpoints, curves, samples in a run directory",
+    ),
     "validate": ("lmtemplate.cli", "validate", "RUN: validation loss of a checkpoint"),
     "test": ("lmtemplate.cli", "test", "RUN: loss of a checkpoint on the test split"),
     "generate": ("lmtemplate.generate", "generate", "RUN: continue a prompt with a trained model"),
@@ -30,7 +35,7 @@ def usage() -> str:
 
 
 def take_allowed(words: list[str]) -> tuple[list[str], list[str]]:
-    """Split off every `--allow PACKAGE`: (packages, other words). They count on the command line only."""
+    """Split off every `--allow PACKAGE`: (packages, other words)."""
     allowed, others, rest = list[str](), list[str](), iter(words)
     for word in rest:
         name, equals, value = word.partition("=")
@@ -44,7 +49,9 @@ def take_allowed(words: list[str]) -> tuple[list[str], list[str]]:
     return allowed, others
 
 
-def call_with_flags(verb: str, function: Callable[..., None], words: list[str], allowed: list[str]) -> None:
+def call_with_flags(
+    verb: str, function: Callable[..., None], words: list[str], allowed: list[str]
+) -> None:
     """Turn the function's signature into flags, parse, and call it."""
     import jsonargparse
 
@@ -53,9 +60,9 @@ def call_with_flags(verb: str, function: Callable[..., None], words: list[str], 
             raise ConfigError(f"{' '.join(message.split())} (see lmtemplate {verb} --help)")
 
     parser = Parser(prog=f"lmtemplate {verb}", description=VERBS[verb][2], exit_on_error=True)
-    skip = {"allow"}
+    skip: set[str | int] = {"allow"}
     if verb in READS_A_RUN:
-        parser.add_argument("run", type=str, help="run directory")
+        parser.add_argument("run", type=Path, help="run directory")
         skip.add("run")
     parser.add_function_arguments(function, skip=skip, sub_configs=False)
     settings = parser.instantiate(parser.parse_args(words)).as_dict()

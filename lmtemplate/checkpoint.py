@@ -1,8 +1,9 @@
-"""Training state <-> file: the only place that writes or loads checkpoints, and decides where to resume.
+"""Training state <-> file: alone writes and loads checkpoints, and decides where to resume.
 
 A checkpoint is a dictionary of tensors and plain types. Lightning's keys (state_dict, global_step,
-optimizer_states ...) are joined by the run's description: config, tokenizer, vocab_size, block_size,
-fingerprint. Checksums stand in SHA256SUMS beside the files, in the format of `sha256sum -c`.
+optimizer_states ...) are joined by the run's description: config, tokenizer, vocab_size,
+block_size, fingerprint, length. Checksums stand in SHA256SUMS beside the files, in the format of
+`sha256sum -c`.
 """
 
 import hashlib
@@ -116,7 +117,9 @@ def read(path: Path) -> Checkpoint:
     Raises CheckpointError if it is missing, damaged, or holds more than tensors and plain types.
     """
     if "://" in str(path):
-        raise CheckpointError(f"remote checkpoints are not loaded; download {path} and give its path")
+        raise CheckpointError(
+            f"remote checkpoints are not loaded; download {path} and give its path"
+        )
     if not path.is_file():
         raise CheckpointError(f"no checkpoint {path}")
     if problem := damage(path):
@@ -126,7 +129,9 @@ def read(path: Path) -> Checkpoint:
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"it contains the global {found[1]}" if found else "it is not a torch checkpoint"
-        raise CheckpointError(f"{path} is refused: {what}; only tensors and plain types load") from error
+        raise CheckpointError(
+            f"{path} is refused: {what}; only tensors and plain types load"
+        ) from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise CheckpointError(f"{path} is not a checkpoint: it has no state_dict")
     return checkpoint
@@ -138,7 +143,9 @@ def folder_of(run: Path) -> Path:
 
 def steps_saved(run: Path) -> list[int]:
     """Steps of the run's checkpoints, ascending."""
-    names = (re.fullmatch(r"step-(\d{9,})\.ckpt", p.name) for p in folder_of(run).glob("step-*.ckpt"))
+    names = (
+        re.fullmatch(r"step-(\d{9,})\.ckpt", p.name) for p in folder_of(run).glob("step-*.ckpt")
+    )
     return sorted(int(name[1]) for name in names if name)
 
 
@@ -183,7 +190,8 @@ def resolve(run: Path, which: str) -> Path:
 def resume_from(run: Path, mode: ResumeMode) -> Path | None:
     """The checkpoint that a new start in this directory continues; None to begin at step 0.
 
-    Raises ConfigError for `never` in a used directory, CheckpointError for `must` without a checkpoint.
+    Raises ConfigError for `never` in a used directory, CheckpointError for `must` without a
+    checkpoint.
     """
     used = run.exists() and any(run.iterdir())
     if mode == "never":
@@ -271,13 +279,16 @@ def check_allowed(class_path: str, allowed: Sequence[str]) -> None:
 def build_net(checkpoint: Checkpoint, allowed: Sequence[str] = ()) -> LanguageModel:
     """The net that a checkpoint describes, with its weights, ready for evaluation.
 
-    Raises ConfigError where its class is of a package that is not allowed: nothing is imported then.
+    Raises ConfigError where its class is of a package that is not allowed, and imports
+    nothing then.
     """
     try:
         described = checkpoint["config"]["model"]["net"]
         sizes = {key: checkpoint[key] for key in ("vocab_size", "block_size")}
     except (KeyError, TypeError) as error:
-        raise CheckpointError("the checkpoint does not describe its net (no config in it)") from error
+        raise CheckpointError(
+            "the checkpoint does not describe its net (no config in it)"
+        ) from error
     check_allowed(described["class_path"], allowed)
     module, _, name = described["class_path"].rpartition(".")
     architecture = getattr(importlib.import_module(module), name)

@@ -25,15 +25,33 @@ from lmtemplate.optimizers import AdamW
 from lmtemplate.parsing import OWNED, Parser, allow_packages, parse
 from lmtemplate.schedules import WarmupCosine
 
-Precision = Literal[
-    "auto", "bf16-mixed", "16-mixed", "32-true", "bf16-true", "16-true", "64-true"
-]
+Precision = Literal["auto", "bf16-mixed", "16-mixed", "32-true", "bf16-true", "16-true", "64-true"]
+
+
+RUN_LENGTHS = {
+    "max_epochs": "passes over the training data",
+    "max_tokens": "tokens",
+    "max_flops": "model FLOPs, forward and backward",
+    "max_seconds": "seconds, at the speed measured before step 1; also a hard limit",
+    "tokens_per_parameter": "tokens / parameters (20 is Chinchilla's: Hoffmann et al. 2022)",
+}
+
+# Callbacks of every run, each under a key of its own.
+CALLBACKS = {
+    "early_stopping": ours.EarlyStopping,
+    "lr_monitor": ours.LRMonitor,
+    "checkpoint": ours.Checkpoint,
+    "throughput": ours.Throughput,
+    "samples": ours.Samples,
+}
+
 
 class Trainer(lightning.Trainer):
     """Lightning's Trainer, whose precision may be `auto`.
 
     Args:
-        precision: numbers to compute with; auto takes bf16-mixed where the device has it in hardware.
+        precision: numbers to compute with; auto takes bf16-mixed where the device has it in
+            hardware.
         max_steps: optimizer steps; -1 where another limit gives the run its length.
         val_check_interval: optimizer steps between validations.
         log_every_n_steps: optimizer steps between logged values.
@@ -113,37 +131,29 @@ class TrainingCLI(LightningCLI):
         parser.add_argument(
             "--init_from", type=str | None, help="run or checkpoint to take the first weights from"
         )
-        for name, text in {
-            "max_epochs": "run length in passes over the training data",
-            "max_tokens": "run length in tokens",
-            "max_flops": "run length in model FLOPs, forward and backward",
-            "max_seconds": "run length in seconds, by the speed measured before step 1; a hard limit too",
-            "tokens_per_parameter": "run length as tokens / parameters (20: Hoffmann et al. 2022)",
-        }.items():
-            parser.add_argument(f"--{name}", type=float | None, help=text)
+        for name, text in RUN_LENGTHS.items():
+            parser.add_argument(f"--{name}", type=float | None, help=f"run length in {text}")
         parser.add_argument(
             "--tokens_per_step",
             type=int | None,
             help="tokens of one optimizer step, instead of trainer.accumulate_grad_batches",
         )
         parser.add_class_arguments(
-            Trainer, "trainer", skip=set(OWNED), instantiate=False, sub_configs=True, fail_untyped=False
+            Trainer,
+            "trainer",
+            skip=set(OWNED),
+            instantiate=False,
+            sub_configs=True,
+            fail_untyped=False,
         )
         parser.add_lightning_class_args(LitLanguageModel, "model")
         parser.add_lightning_class_args(TokenData, "data")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        # one key each at the top, so that a second config can change one value and loses none of them
-        for name, kind in {
-            "early_stopping": ours.EarlyStopping,
-            "lr_monitor": ours.LRMonitor,
-            "checkpoint": ours.Checkpoint,
-            "throughput": ours.Throughput,
-            "samples": ours.Samples,
-        }.items():
-            parser.add_argument(
-                f"--{name}", type=kind | None, default=class_spec(kind), help="null turns it off"
-            )
+        # one key each at the top, so that a second config changes one value and loses none of them
+        for name, kind in CALLBACKS.items():
+            default = class_spec(kind)
+            parser.add_argument(f"--{name}", type=kind | None, default=default, help="null: off")
         parser.set_defaults(
             {
                 "model.net": class_spec(GPT),
@@ -196,9 +206,8 @@ def plan(cli: TrainingCLI, before: files.Checkpoint | None) -> Plan:
         config.tokens_per_step, config.trainer.accumulate_grad_batches, per_batch
     )
     steps = config.trainer.max_steps
-    names = ("max_epochs", "max_tokens", "max_flops", "max_seconds", "tokens_per_parameter")
     limit, value = only_limit(
-        {"trainer.max_steps": None if steps == -1 else steps, **{n: config[n] for n in names}}
+        {"trainer.max_steps": None if steps == -1 else steps, **{n: config[n] for n in RUN_LENGTHS}}
     )
     known = before["length"] if before else {}
     if limit == "max_seconds" and (known.get("limit"), known.get("value")) == (limit, value):
@@ -228,14 +237,18 @@ def check(cli: TrainingCLI, steps: int) -> None:
     warmup = cli.model.schedule.warmup_steps
     if warmup > steps:
         raise ConfigError(
-            f"model.schedule.warmup_steps={warmup} is longer than the run of {steps} steps; lower it"
+            f"model.schedule.warmup_steps={warmup} is longer than the run of {steps} steps; "
+            "lower it"
         )
     if trainer.val_check_interval < 1:
-        raise ConfigError(f"trainer.val_check_interval={trainer.val_check_interval} has to be 1 or more")
+        raise ConfigError(
+            f"trainer.val_check_interval={trainer.val_check_interval} has to be 1 or more"
+        )
     if trainer.val_check_interval > steps or trainer.limit_val_batches == 0:
         raise ConfigError(
-            f"validation would never happen: trainer.val_check_interval={trainer.val_check_interval} "
-            f"in a run of {steps} steps; set it to {max(1, steps // 10)}, say"
+            "validation would never happen: trainer.val_check_interval="
+            f"{trainer.val_check_interval} in a run of {steps} steps; lower it to "
+            f"{max(1, steps // 10)}, say"
         )
     for key in ("early_stopping", "checkpoint"):
         callback = cli.config_init[key]
@@ -249,18 +262,24 @@ def check(cli: TrainingCLI, steps: int) -> None:
             )
 
 
+def as_list(value: Any) -> list[Any]:
+    """What a user may give as nothing, one thing or a list."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
 def build_trainer(cli: TrainingCLI, plan: Plan, run: Path, first_step: int) -> Trainer:
     """Lightning's Trainer in Lightning's units, with the callbacks of every run."""
-    settings = {k: v for k, v in cli.config_init.trainer.as_dict().items()}
+    settings = cli.config_init.trainer.as_dict()
     core = [cli.config_init[k] for k in ("early_stopping", "lr_monitor", "throughput", "samples")]
     limit = plan.length.value if plan.length.limit == "max_seconds" else None
     show_bar = settings["enable_progress_bar"] is not False
-    own = [ours.ProgressBar()] if show_bar else []
+    own: list[Any] = [ours.ProgressBar()] if show_bar else []
     own += [ours.RunEnd(limit), *core, ours.Board(cli.settings), cli.config_init.checkpoint]
-    asked = settings["callbacks"] or []
     loggers = settings["logger"]
     if loggers is not False:
-        added = [] if loggers in (None, True) else loggers if isinstance(loggers, list) else [loggers]
+        added = as_list(None if loggers is True else loggers)
         loggers = [ours.RunLogger(run, first_step), *added]
     settings.update(
         precision=plan.precision,
@@ -274,10 +293,12 @@ def build_trainer(cli: TrainingCLI, plan: Plan, run: Path, first_step: int) -> T
         enable_checkpointing=cli.config_init.checkpoint is not None,
         default_root_dir=run,
         logger=loggers,
-        callbacks=[c for c in own if c is not None]
-        + (asked if isinstance(asked, list) else [asked])
-        + [ours.Cards(plan.length)],
-        plugins=[*(settings["plugins"] or []), ours.SafeCheckpointIO(describe(cli, plan.length))],
+        callbacks=[
+            *(callback for callback in own if callback is not None),
+            *as_list(settings["callbacks"]),
+            ours.Cards(plan.length),
+        ],
+        plugins=[*as_list(settings["plugins"]), ours.SafeCheckpointIO(describe(cli, plan.length))],
     )
     return Trainer(**settings)
 
@@ -302,7 +323,9 @@ def is_finished(run: Path, step: int, steps: int) -> bool:
     return step >= steps or (ended and steps <= summary["max_steps"])
 
 
-def announce(run: Path, before: files.Checkpoint | None, settings: dict[str, Any]) -> dict[str, Any] | None:
+def announce(
+    run: Path, before: files.Checkpoint | None, settings: dict[str, Any]
+) -> dict[str, Any] | None:
     """Say where the run goes on and which settings differ; returns that, for the manifest."""
     if before is None:
         if run.exists() and any(run.iterdir()):
@@ -329,7 +352,8 @@ def start_weights(source: str, cli: TrainingCLI) -> None:
 
 def prepare_parsing(allowed: list[str]) -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # tips and adverts; the card says what counts
+        # tips and adverts; the card says what counts
+        logging.getLogger(name).setLevel(logging.WARNING)
     allow_packages(allowed)
 
 
@@ -359,7 +383,7 @@ def fit(words: list[str], allowed: list[str]) -> None:
     """Train. Nothing is written before all that can be checked is."""
     prepare_parsing(allowed)
     cli = TrainingCLI(words)
-    run, first_process = Path(cli.config.run_dir), rank_zero_only.rank == 0
+    run, first_process = Path(cli.config.run_dir), getattr(rank_zero_only, "rank", 0) == 0
     path = files.resume_from(run, cli.config.resume if first_process else "auto")
     before = files.read(path) if path else None
     cli.datamodule.setup("fit")
@@ -390,7 +414,7 @@ def fit(words: list[str], allowed: list[str]) -> None:
 
 
 def evaluate(words: list[str], allowed: list[str], verb: Literal["validate", "test"]) -> None:
-    """Print the metrics of a run's checkpoint on one split, in the precision it was trained with."""
+    """Print the metrics of a run's checkpoint on one split, in its training precision."""
     prepare_parsing(allowed)
     reader = argparse.ArgumentParser(
         prog=f"lmtemplate {verb}", description="Any flag of `lmtemplate fit` may follow, too."
@@ -404,21 +428,31 @@ def evaluate(words: list[str], allowed: list[str], verb: Literal["validate", "te
     cli.datamodule.setup(verb)
     files.load_net(cli.model.net, state)
     settings = cli.config_init.trainer.as_dict()
-    kept = ("accelerator", "devices", "strategy", "num_nodes", "limit_val_batches", "limit_test_batches")
-    probe = lightning.Trainer(accelerator=settings["accelerator"], logger=False, enable_checkpointing=False)
-    precision = settings["precision"]
+    kept = (
+        "accelerator",
+        "devices",
+        "strategy",
+        "num_nodes",
+        "precision",
+        "limit_val_batches",
+        "limit_test_batches",
+    )
+    probe = lightning.Trainer(
+        accelerator=settings["accelerator"], logger=False, enable_checkpointing=False
+    )
+    if settings["precision"] == "auto":
+        settings["precision"] = auto_precision(probe.strategy.root_device)
     trainer = lightning.Trainer(
         **{key: settings[key] for key in kept},
-        precision=auto_precision(probe.strategy.root_device) if precision == "auto" else precision,
         use_distributed_sampler=False,
         logger=False,
         enable_checkpointing=False,
         callbacks=[ours.ProgressBar()],
     )
     run_split = trainer.validate if verb == "validate" else trainer.test
-    metrics = run_split(cli.model, cli.datamodule, verbose=False)[0]
+    run_split(cli.model, cli.datamodule, verbose=False)
     print(f"{path} (step {state['global_step']:,})")
-    for name, value in metrics.items():
+    for name, value in cli.model.latest.items():
         print(f"  {name:<20} {value:.6f}")
 
 

@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Something the person at the keyboard can mend. The message is one line: what, where, what to do."""
+    """Something the user can mend. The message is one line: what, where, what to do."""
 
     exit_code = 1
 

@@ -23,10 +23,11 @@ def next_probabilities(
 
     Args:
         logits: of the next token.
-        temperature: above 0; below 1 sharpens, above 1 flattens. 0 puts everything on the likeliest.
+        temperature: above 0; below 1 sharpens, above 1 flattens. 0 puts everything on the
+            likeliest.
         top_k: keep the k likeliest tokens.
-        top_p: keep the fewest likeliest tokens that together reach this probability (Holtzman et al.
-            2020, section 3.1); taken after temperature and top_k.
+        top_p: keep the fewest likeliest tokens that together reach this probability (Holtzman et
+            al. 2020, section 3.1); taken after temperature and top_k.
     """
     logits = logits.float()
     if temperature == 0:
@@ -58,8 +59,8 @@ def continue_tokens(
 ) -> Iterator[int]:
     """Yield up to `max_new_tokens` ids that follow the prompt, ending before `stop_id`.
 
-    A full context is cut to its last half and read again, so that the cost of a token stays bounded.
-    The net should be in evaluation mode; no random state but its own is touched.
+    A full context is cut to its last half and read again, so that the cost of a token stays
+    bounded. The net should be in evaluation mode; no random state but its own is touched.
     """
     device = next(net.parameters()).device
     generator = torch.Generator().manual_seed(seed)

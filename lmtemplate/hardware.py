@@ -4,8 +4,8 @@ import platform
 
 import torch
 
-# Words in a GPU's name -> dense peak in TFLOP/s: 16-bit (float32 accumulation), float32. From the makers'
-# data sheets; the first entry whose words all stand in the name counts.
+# Words in a GPU's name -> dense peak in TFLOP/s: 16-bit (float32 accumulation), float32. From the
+# makers' data sheets; the first entry whose words all stand in the name counts.
 PEAK_TFLOPS: list[tuple[tuple[str, ...], float, float]] = [
     (("b300",), 2250.0, 75.0),
     (("b200",), 2250.0, 75.0),
@@ -82,7 +82,7 @@ def auto_compile(device: torch.device) -> bool:
 
 
 def peak_flops(name: str, precision: str) -> float | None:
-    """Peak FLOP/s of a GPU by its name, for Lightning's precision name; None if it is not in the table."""
+    """Peak FLOP/s of a GPU at a precision (Lightning's name); None if it is not in the table."""
     words = set(name.lower().replace("-", " ").split())
     for needed, half, single in PEAK_TFLOPS:
         if words.issuperset(needed):

@@ -38,7 +38,9 @@ def only_limit(limits: dict[str, float | None]) -> tuple[str, float]:
     """Name and value of the limit that was given. Raises ConfigError unless it is exactly one."""
     given = {name: value for name, value in limits.items() if value is not None}
     if not given:
-        raise ConfigError(f"the run has no length; give one of {', '.join('--' + n for n in LIMITS)}")
+        raise ConfigError(
+            f"the run has no length; give one of {', '.join('--' + n for n in LIMITS)}"
+        )
     if len(given) > 1:
         listed = " and ".join(f"{name}={value:g}" for name, value in given.items())
         raise ConfigError(
@@ -63,8 +65,8 @@ def accumulation(tokens_per_step: int | None, accumulate: int, tokens_per_batch:
         return accumulate
     if accumulate != 1:
         raise ConfigError(
-            f"tokens_per_step={tokens_per_step} and trainer.accumulate_grad_batches={accumulate} both "
-            "set the size of a step; keep one"
+            f"tokens_per_step={tokens_per_step} and trainer.accumulate_grad_batches={accumulate} "
+            "both set the size of a step; keep one"
         )
     if tokens_per_step < tokens_per_batch or tokens_per_step % tokens_per_batch:
         nearest = max(1, round(tokens_per_step / tokens_per_batch)) * tokens_per_batch
@@ -132,7 +134,7 @@ def measure_step(
             enabled = autocast is not None
             with torch.autocast(device.type, dtype=autocast, enabled=enabled):
                 loss = cross_entropy(trial(tokens), tokens).objective
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             float(loss)  # waits for the device

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -37,14 +38,14 @@ def cross_entropy(
 ) -> Loss:
     """Token-weighted cross-entropy.
 
-    Where float32 copies of all logits would be large (long batches, large vocabularies), the rows are
-    taken in chunks, and each chunk is recomputed in the backward pass instead of being kept.
+    Where float32 copies of all logits would be large (long batches, large vocabularies), the rows
+    are taken in chunks, and each chunk is recomputed in the backward pass instead of being kept.
 
     Args:
         logits: (B, T, V), any floating type.
         targets: (B, T) token ids; IGNORED carries no loss.
-        label_smoothing: share of probability spread evenly over the vocabulary (Szegedy et al. 2016,
-            section 7).
+        label_smoothing: share of probability spread evenly over the vocabulary (Szegedy et al.
+            2016, section 7).
         z_loss: weight of (log Z)^2, which keeps logits from drifting (PaLM, section 5).
     """
     rows, wanted = logits.flatten(0, -2), targets.flatten()
@@ -52,9 +53,9 @@ def cross_entropy(
         sums = _sums(rows, wanted, label_smoothing, z_loss)
     else:
         size = max(1, CHUNK_LOGITS // rows.size(1))
-        parts = zip(rows.split(size), wanted.split(size), strict=True)
-        sums = sum(  # type: ignore[assignment]
-            checkpoint(_sums, *part, label_smoothing, z_loss, use_reentrant=False) for part in parts
-        )
+        parts = zip(torch.split(rows, size), torch.split(wanted, size), strict=True)
+        sums = torch.stack(
+            [checkpoint(_sums, *p, label_smoothing, z_loss, use_reentrant=False) for p in parts]
+        ).sum(0)
     tokens = (targets != IGNORED).sum()
     return Loss(sums[0] / tokens.clamp(min=1), sums[1].detach(), tokens)

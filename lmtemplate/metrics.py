@@ -10,9 +10,11 @@ from torchmetrics import Metric
 
 
 class TokenMetrics(Metric):
-    """Token-weighted averages over whatever it has been shown, equal for any batching and any ranks.
+    """Token-weighted averages over whatever it has been shown, equal for any batching and any
+    ranks.
 
-    Sums are float64: a float32 sum drifts by 7e-5 nats over 1e10 tokens, and under bf16 by far more.
+    Sums are float64: a float32 sum drifts by 7e-5 nats over 1e10 tokens, and under bf16 by far
+    more.
 
     Args:
         token_bytes: (V,) bytes of text that each id stands for; empty where that is not known.
@@ -34,14 +36,14 @@ class TokenMetrics(Metric):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> "TokenMetrics":
         try:
-            super()._apply(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
+            super()._apply(fn, *args, **kwargs)
         except TypeError:  # Apple's MPS has no float64
             self.set_dtype(torch.float32)
-            super()._apply(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
+            super()._apply(fn, *args, **kwargs)
         return self
 
     def update(self, nats: Tensor, logits: Tensor, targets: Tensor) -> None:
-        """Add a batch: its summed nats, logits (B, T, V) and targets (B, T), negative where ignored."""
+        """Add a batch: summed nats, logits (B, T, V), targets (B, T), negative where ignored."""
         counted = targets >= 0
         self.nats += nats
         self.tokens += counted.sum()

@@ -24,7 +24,8 @@ def named_parameters(net: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[Group]:
     """Matrices (and embeddings) decay; biases and gains do not. Empty groups are left out."""
-    matrices, vectors = [], []
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
     for parameter in parameters:
         (matrices if parameter.dim() >= 2 else vectors).append(parameter)
     groups = [
@@ -135,8 +136,8 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     """(N, rows, columns) -> nearly the U V' of each matrix's singular value decomposition.
 
     Quintic Newton-Schulz iteration with the coefficients of Jordan et al. 2024 ("Muon: an optimizer
-    for hidden layers in neural networks"): singular values end between about 0.7 and 1.2. Runs in the
-    dtype it is given.
+    for hidden layers in neural networks"): singular values end between about 0.7 and 1.2. Runs in
+    the dtype it is given.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.size(-2) > matrices.size(-1)

@@ -90,7 +90,9 @@ def one_line(message: str, parser: Parser, config_files: list[Path]) -> str:
         name = key.rpartition(".")[2]
         where = where_is(name, config_files)
         if name in OWNED and key.startswith("trainer."):
-            return f"{key} ({where}) is not a setting here" + (OWNED[name] and f"; use {OWNED[name]}")
+            return f"{key} ({where}) is not a setting here" + (
+                OWNED[name] and f"; use {OWNED[name]}"
+            )
         known = settings_by_name(parser)
         close = [name] if name in known else difflib.get_close_matches(name, known, n=1)
         meant = f"; did you mean {known[close[0]]}?" if close else ""

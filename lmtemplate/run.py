@@ -13,7 +13,15 @@ from typing import Any
 
 from lmtemplate.errors import DiskError
 
-PACKAGES = ("lightning", "torch", "torchmetrics", "tensorboard", "jsonargparse", "tokenizers", "numpy")
+PACKAGES = (
+    "lightning",
+    "torch",
+    "torchmetrics",
+    "tensorboard",
+    "jsonargparse",
+    "tokenizers",
+    "numpy",
+)
 
 
 def sync_folder(folder: Path) -> None:
@@ -64,7 +72,7 @@ def _or_none(ask: Callable[[], str]) -> str | None:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of the working directory, and whether it had changes; nulls outside a git repository."""
+    """Commit of the working directory, and whether it had changes; nulls outside a repository."""
 
     def git(*words: str) -> str | None:
         command = ["git", *words]
@@ -94,7 +102,8 @@ def manifest(seed: Any, hardware: dict[str, Any], data: dict[str, Any]) -> dict[
 
 
 def write_manifest(run: Path, content: dict[str, Any], start: dict[str, Any] | None = None) -> None:
-    """Write manifest.json; a resumed run keeps its first one and adds where it went on, and with what.
+    """Write manifest.json; a resumed run keeps its first one and adds where it went on, and with
+    what.
 
     Args:
         run: the run directory.

@@ -1,7 +1,7 @@
 """Optimizer step -> factor on the learning rate; one small class per shape.
 
-`step` counts the updates already made, so it runs from 0 to total - 1 and the last update still has a
-rate above the floor. Total is the length of the run.
+`step` counts the updates already made, so it runs from 0 to total - 1 and the last update still
+has a rate above the floor. Total is the length of the run.
 """
 
 import math
@@ -50,7 +50,7 @@ class Constant(Schedule):
 
 
 class WarmupCosine(Schedule):
-    """Half a cosine down to the floor (Loshchilov and Hutter 2017, equation 5, without restarts)."""
+    """Half a cosine down to the floor (Loshchilov and Hutter 2017, equation 5, no restarts)."""
 
     def __init__(self, warmup_steps: int = 100, floor_ratio: float = 0.1) -> None:
         super().__init__(warmup_steps, floor_ratio)

@@ -42,7 +42,9 @@ class Cards(Callback):
         self.length = length
         self._estimated = False
 
-    def start_rows(self, trainer: Trainer, module: LitLanguageModel, data: TokenData) -> dict[str, str]:
+    def start_rows(
+        self, trainer: Trainer, module: LitLanguageModel, data: TokenData
+    ) -> dict[str, str]:
         net, device = module.net, trainer.strategy.root_device
         per_step = (
             data.batch_size * data.block_size * trainer.accumulate_grad_batches * trainer.world_size
@@ -99,7 +101,9 @@ class Cards(Callback):
                 return "early_stopping", stop.stopping_reason_message.strip()
         return "interrupted", "interrupted"
 
-    def summary(self, trainer: Trainer, module: LitLanguageModel, data: TokenData) -> dict[str, Any]:
+    def summary(
+        self, trainer: Trainer, module: LitLanguageModel, data: TokenData
+    ) -> dict[str, Any]:
         """What summary.json holds; null where a value does not exist or is not finite."""
         meters = [c for c in trainer.callbacks if isinstance(c, Throughput)]  # type: ignore[attr-defined]
         speed = meters[0].tokens_per_second if meters else None

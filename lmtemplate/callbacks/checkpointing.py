@@ -1,4 +1,4 @@
-"""Training state -> checkpoints: after each validation, on a timer, at the end; and exactly back."""
+"""Training state -> checkpoints: at each validation, on a timer, at the end; and exactly back."""
 
 import random
 import time
@@ -13,20 +13,23 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lmtemplate import checkpoint as files
 from lmtemplate.errors import ConfigError
-from lmtemplate.module import is_step_end
+from lmtemplate.module import LitLanguageModel, is_step_end
 
 
 class SafeCheckpointIO(CheckpointIO):
-    """Lightning's door to checkpoint.py. Its own writes are staged in TMPDIR and never synced to disk.
+    """Lightning's door to checkpoint.py. Its own writes pass through TMPDIR and are not synced.
 
     Args:
-        description: joins every checkpoint (config, tokenizer ...), so that one file is enough to use it.
+        description: joins every checkpoint (config, tokenizer ...), so that one file is enough to
+            use it.
     """
 
     def __init__(self, description: dict[str, Any]) -> None:
         self.description = description
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
         files.write({**self.description, **checkpoint}, Path(path))
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
@@ -63,7 +66,7 @@ def _set_progress(progress: dict[str, Any], count: int) -> None:
 
 
 def loops_at(trainer: Trainer, step: int) -> dict[str, Any]:
-    """State of Lightning's fit loop after `step` optimizer steps, whatever it was when it was saved.
+    """State of Lightning's fit loop after `step` optimizer steps.
 
     What Lightning stores depends on the hook in which it was saved, and counts micro-batches, which
     mean something else when the accumulation has changed.
@@ -82,7 +85,7 @@ def loops_at(trainer: Trainer, step: int) -> dict[str, Any]:
 
 
 def milestone_steps(count: int, max_steps: int) -> set[int]:
-    """Step 0 and about `count` steps that are evenly spaced on a logarithmic axis, the last one included."""
+    """Step 0 and about `count` steps, evenly spaced on a logarithmic axis, up to the last one."""
     spaced = np.geomspace(1, max_steps, count) if max_steps > 1 else np.array([1])
     return {0, *(int(step) for step in spaced.round())}
 
@@ -90,8 +93,9 @@ def milestone_steps(count: int, max_steps: int) -> set[int]:
 class Checkpoint(ModelCheckpoint):
     """One verified file per step; the best and the newest two stay, weights-only milestones always.
 
-    Lightning's own triggers are replaced: with a monitor they save stale scores or an old `last`, and
-    pruning in the same class deletes before the new file is known to be good (see checkpoint.prune).
+    Lightning's own triggers are replaced: with a monitor they save stale scores or an old `last`,
+    and pruning in the same class deletes before the new file is known to be good (see
+    checkpoint.prune).
 
     Args:
         monitor: a value that each validation logs; lower is better.
@@ -114,6 +118,10 @@ class Checkpoint(ModelCheckpoint):
         self.best: tuple[float, int] | None = None  # value, step
         self.saved_step: int | None = None
         self._random_states: list[dict[str, Any]] | None = None
+
+    @property
+    def state_key(self) -> str:
+        return type(self).__name__
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.run = Path(trainer.default_root_dir)
@@ -144,7 +152,8 @@ class Checkpoint(ModelCheckpoint):
             own = trainer.global_rank if trainer.global_rank < len(self._random_states) else 0
             set_random_states(self._random_states[own])
         elif trainer.global_rank:
-            torch.manual_seed(torch.initial_seed() + trainer.global_rank)  # ranks drop out differently
+            # each rank drops out other units
+            torch.manual_seed(torch.initial_seed() + trainer.global_rank)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -152,8 +161,10 @@ class Checkpoint(ModelCheckpoint):
         if not is_step_end(trainer, batch_idx):
             return
         self._save_milestone(trainer)
-        validates_now = (batch_idx + 1) % trainer.val_check_batch == 0 or trainer.should_stop
-        if self.every_minutes is None or validates_now:  # a validation saves when it has ended
+        validates_now = (batch_idx + 1) % int(trainer.val_check_batch or 1) == 0
+        if (
+            self.every_minutes is None or validates_now or trainer.should_stop
+        ):  # a validation saves when it has ended
             return
         due = time.monotonic() - self.saved_at >= self.every_minutes * 60
         if trainer.strategy.reduce_boolean_decision(due, all=False):
@@ -162,11 +173,12 @@ class Checkpoint(ModelCheckpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        value = float(trainer.callback_metrics[str(self.monitor)])
+        assert isinstance(pl_module, LitLanguageModel)
+        value = pl_module.latest[str(self.monitor)]  # float64; Lightning's copy is float32
         if value < (self.best or (float("inf"), 0))[0]:  # never true for NaN
             self.best = (value, trainer.global_step)
             self.best_model_score = torch.tensor(value)
-            self.best_model_path = str(Path(str(self.dirpath)) / files.file_name(trainer.global_step))
+            self.best_model_path = f"{self.dirpath}/{files.file_name(trainer.global_step)}"
         self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

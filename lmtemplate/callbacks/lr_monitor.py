@@ -4,6 +4,8 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer, callbacks
 
+from lmtemplate.module import is_logged
+
 
 class LRMonitor(callbacks.LearningRateMonitor):
     """Log the rate that each logged step was made with.
@@ -19,7 +21,7 @@ class LRMonitor(callbacks.LearningRateMonitor):
     ) -> None:
         # Lightning logs under the number of steps already made, one less than all other values
         step = trainer.global_step + 1
-        if step % trainer.log_every_n_steps or batch_idx % trainer.accumulate_grad_batches:
+        if batch_idx % trainer.accumulate_grad_batches or not is_logged(trainer, step):
             return
         groups = trainer.optimizers[0].param_groups
         names = ["optim/lr", *(f"optim/lr/{group['name']}" for group in groups[1:])]

@@ -23,23 +23,23 @@ def shown(pl_module: LightningModule) -> dict[str, str]:
 
 
 class ProgressBar(TQDMProgressBar):
-    """Loss, validation loss, tokens/s and time left; refreshed rarely, for each refresh costs a step time."""
+    """Loss, validation loss, tokens/s and time left; refreshed rarely, for each refresh costs."""
 
     def __init__(self) -> None:
         self.on_terminal = sys.stdout.isatty()
         super().__init__(refresh_rate=20 if self.on_terminal else 0)
 
-    def get_metrics(  # type: ignore[override]
+    def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
-    ) -> dict[str, str]:
-        return shown(pl_module)
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        return dict(shown(pl_module))
 
     def init_sanity_tqdm(self) -> Tqdm:
         bar = super().init_sanity_tqdm()
         bar.set_description("validation before step 1")
         return bar
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # type: ignore[override]
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         # Lightning sets these at the start of an epoch, which a resumed run is past
         self.train_progress_bar.total = trainer.max_steps * trainer.accumulate_grad_batches
@@ -47,8 +47,8 @@ class ProgressBar(TQDMProgressBar):
         self.train_progress_bar.initial = self.train_progress_bar.n
         self.train_progress_bar.set_description("training")
 
-    def on_train_epoch_start(self, *_: object) -> None:  # type: ignore[override]
-        pass
+    def on_train_epoch_start(self, *_: object) -> None:
+        pass  # Lightning would start the bar at 0
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)

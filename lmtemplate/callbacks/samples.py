@@ -1,5 +1,7 @@
 """Weights -> text that they write, in TensorBoard, after each validation."""
 
+from typing import Any
+
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmtemplate.data.datamodule import TokenData
@@ -56,7 +58,7 @@ class Samples(Callback):
         assert isinstance(pl_module, LitLanguageModel) and isinstance(data, TokenData)
         self.latest = self.write(pl_module, data)
         for logger in trainer.loggers:
-            board = getattr(logger, "experiment", None)
+            board: Any = getattr(logger, "experiment", None)
             if not hasattr(board, "add_text"):
                 continue
             for number, (prompt, text) in enumerate(self.latest.items(), start=1):

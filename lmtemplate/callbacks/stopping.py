@@ -33,7 +33,7 @@ class EarlyStopping(callbacks.EarlyStopping):
 
 
 class RunEnd(callbacks.Callback):
-    """Ends the run after its last step, or when its time is up, with a validation of the final weights.
+    """Ends the run after its last step or when its time is up, with a validation of what it has.
 
     Args:
         max_seconds: of training and validation, over all restarts; None for no limit.

@@ -14,12 +14,12 @@ from lmtemplate.module import LitLanguageModel, is_log_step, is_step_end, log_va
 class Throughput(Callback):
     """Tokens per second over wall time without validation and saving, and model FLOPs utilisation.
 
-    MFU = tokens/s x FLOPs per token / peak FLOP/s (PaLM, appendix B). Lightning's own meter needs code
-    in the config, waits for the device at every batch, and does not know current GPUs.
+    MFU = tokens/s x FLOPs per token / peak FLOP/s (PaLM, appendix B). Lightning's own meter needs
+    code in the config, waits for the device at every batch, and does not know current GPUs.
 
     Args:
-        peak_tflops: dense peak of one device at the run's precision; null looks the GPU up by its name.
-            Without a peak (a CPU, an unknown GPU) there is no MFU.
+        peak_tflops: dense peak of one device at the run's precision; null looks the GPU up by its
+            name. Without a peak (a CPU, an unknown GPU) there is no MFU.
     """
 
     def __init__(self, peak_tflops: float | None = None) -> None:

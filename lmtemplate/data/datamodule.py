@@ -1,11 +1,11 @@
-"""Shards -> batches of inputs (B, T) and targets (B, T); owns the one cursor, counted in sequences."""
+"""Shards -> batches of inputs (B, T) and targets (B, T); owns the one cursor, in sequences."""
 
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -87,10 +87,14 @@ class TokenData(LightningDataModule):
         trainer = self.trainer
         if trainer is None:
             return self._sequences_before
-        # the Trainer counts `processed` in micro-batches, right also when a step is interrupted
-        processed = trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
-        since = (processed - self._batches_before) * self.batch_size * trainer.world_size
-        return self._sequences_before + int(since)
+        batches = self._processed(trainer) - self._batches_before
+        return self._sequences_before + batches * self.batch_size * trainer.world_size
+
+    @staticmethod
+    def _processed(trainer: Trainer) -> int:
+        """Micro-batches per device; of Lightning's counts, the one that is right in every hook."""
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+        return int(progress.processed)
 
     @property
     def passes(self) -> float:
@@ -111,12 +115,13 @@ class TokenData(LightningDataModule):
         _ = self.tokenizer
 
     def _loader(self, blocks: Blocks, order: TrainOrder | FixedOrder) -> DataLoader[Batch]:
+        dataset: Any = blocks
         return DataLoader(
-            blocks,  # type: ignore[arg-type]
-            sampler=order,  # type: ignore[arg-type]
+            dataset,
+            sampler=order,
             batch_size=None,  # the order yields whole batches: one gather each
             num_workers=self.num_workers,
-            collate_fn=to_tensors,
+            collate_fn=to_tensors,  # type: ignore[arg-type]
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
             generator=torch.Generator(),  # else each epoch draws from the RNG that dropout uses
@@ -130,12 +135,13 @@ class TokenData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """The rest of the whole run, from the cursor on; its length is that of the whole run.
 
-        One Lightning epoch is the run: without a true length, Lightning drops a batch at each resume.
+        One Lightning epoch is the run: without a true length, Lightning drops a batch at each
+        resume.
         """
         blocks, ranks = self.train_blocks, self._ranks()
         done, total = 0, len(blocks) // (self.batch_size * ranks["world_size"])
         if self.trainer is not None:
-            done = self._batches_before = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+            done = self._batches_before = self._processed(self.trainer)
             total = self.trainer.max_steps * self.trainer.accumulate_grad_batches
         order = TrainOrder(
             len(blocks),

@@ -5,7 +5,6 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -13,99 +12,25 @@ import numpy as np
 import yaml
 
 from lmtemplate.data import shards
-from lmtemplate.data.corpus import PRESETS, SOTU, Corpus, open_corpus
-from lmtemplate.data.sampler import permute
+from lmtemplate.data.corpus import PRESETS, SOTU, open_corpus
+from lmtemplate.data.split import Event, SplitCorpus
 from lmtemplate.data.tokenizer import Tokenizer, train_tokenizer
 from lmtemplate.errors import ConfigError, DataError, DiskError
 
 BATCH = 2_000_000  # characters tokenized at a time: enough for all cores, little enough for memory
 TOKENIZER = "tokenizer.json"
-FIVE = ("train", "train", "train", "train", "val")
-Event = tuple[str, str | None]  # (split, piece of text); (split, None) where a document ends
 Entry = dict[str, Any]  # what the index says of a split
 
 
-class SplitCorpus:
-    """The text of a corpus, each piece with its split; iterates over events, in constant memory.
+def _watched(text: SplitCorpus, title: str) -> Iterator[Event]:
+    """The events of the text, under a progress bar if there is a terminal."""
+    from tqdm import tqdm
 
-    A single document is cut into parts: train, val, test. A corpus that prescribes its split has
-    every 5th document in val, unless other shares than 0.2 and 0 are asked for. All others are split
-    by document, by lot.
-
-    Args:
-        corpus: the text.
-        val_ratio: share of the documents, or of the bytes of a single one.
-        test_ratio: the same for test; 0 makes no such split.
-        seed: of the lot.
-    """
-
-    def __init__(self, corpus: Corpus, val_ratio: float, test_ratio: float, seed: int) -> None:
-        if not (val_ratio > 0 and test_ratio >= 0 and val_ratio + test_ratio < 1):
-            raise ConfigError(
-                f"--val_ratio {val_ratio} --test_ratio {test_ratio}: the first has to be above 0, "
-                "the second 0 or more, and both together below 1"
-            )
-        self.corpus = corpus
-        self.val_ratio = val_ratio
-        self.test_ratio = test_ratio
-        self.seed = seed
-        self.splits = ("train", "val", "test") if test_ratio else ("train", "val")
-        self.by_fives = corpus.every_fifth and (val_ratio, test_ratio) == (0.2, 0)
-
-    def rule(self) -> str:
-        if len(self.corpus) == 1:
-            return "the only document is cut into contiguous parts"
-        return (
-            "val is every 5th document" if self.by_fives else f"documents by lot, seed {self.seed}"
-        )
-
-    def _split_of_each_document(self) -> Iterator[str]:
-        """Exactly as many documents in each split as the ratios say, but 1 at least."""
-        documents = len(self.corpus)
-        if self.by_fives:
-            yield from islice(cycle(FIVE), documents)
-            return
-        val = max(1, round(self.val_ratio * documents))
-        test = max(1, round(self.test_ratio * documents)) if self.test_ratio else 0
-        if val + test >= documents:
-            raise DataError(
-                f"{documents} documents are too few for {' and '.join(self.splits)}; give more "
-                "text, or join it in one file, which is then cut into parts"
-            )
-        for start in range(0, documents, 4096):
-            places = np.arange(start, min(start + 4096, documents))
-            for rank in permute(places, documents, self.seed).tolist():
-                yield "val" if rank < val else "test" if rank < val + test else "train"
-
-    def _parts(self) -> Iterator[Event]:
-        """Parts with as many bytes as the ratios say, each moved on to the end of a character."""
-        total = sum(len(piece.encode()) for document in self.corpus for piece in document.pieces)
-        val_end = total - round(total * self.test_ratio)
-        ends = {"train": val_end - round(total * self.val_ratio), "val": val_end, "test": total}
-        done, last = 0, "train"
-        for piece in (piece for document in self.corpus for piece in document.pieces):
-            data = piece.encode()
-            while data:
-                split = next(split for split, end in ends.items() if done < end)
-                size = min(ends[split] - done, len(data))
-                while size < len(data) and data[size] & 0xC0 == 0x80:
-                    size += 1
-                if split != last:
-                    yield last, None
-                yield split, data[:size].decode()
-                done, last, data = done + size, split, data[size:]
-        yield last, None
-
-    def __iter__(self) -> Iterator[Event]:
-        if len(self.corpus) == 1:
-            yield from self._parts()
-            return
-        for split, document in zip(self._split_of_each_document(), self.corpus, strict=True):
-            piece = None
-            for piece in document.pieces:
-                yield split, piece
-            if piece is not None:  # an empty document leaves no trace
-                yield split, None
+    total = text.corpus.signature.get("bytes")
+    with tqdm(desc=title, total=total, unit="B", unit_scale=True, disable=None, leave=False) as bar:
+        for split, piece in text:
+            yield split, piece
+            bar.update(len((piece or "").encode()))
 
 
 def _batches(events: Iterable[Event]) -> Iterator[list[Event]]:
@@ -143,19 +68,14 @@ def _encode(
 
 def _write_shards(folder: Path, text: SplitCorpus, tokenizer: Tokenizer) -> dict[str, Entry]:
     """Fill the folder; returns what the index says of each split, none of which may be empty."""
-    from tqdm import tqdm
-
     counts = dict.fromkeys(("documents", "bytes", "tokens", "unknown"), 0)
     entries: dict[str, Entry] = {split: dict(counts) for split in text.splits}
-    vocab_size, total = tokenizer.vocab_size, text.corpus.signature.get("bytes")
+    vocab_size = tokenizer.vocab_size
     writers = {split: shards.ShardWriter(folder, split, vocab_size) for split in text.splits}
     try:
-        # `disable=None`: a bar on a terminal only.
-        with tqdm(total=total, unit="B", unit_scale=True, disable=None, leave=False) as bar:
-            for batch in _batches(text):
-                for split, ids in _encode(batch, tokenizer, entries).items():
-                    writers[split].write(ids)
-                bar.update(sum(entry["bytes"] for entry in entries.values()) - bar.n)
+        for batch in _batches(_watched(text, "shards")):
+            for split, ids in _encode(batch, tokenizer, entries).items():
+                writers[split].write(ids)
     finally:
         for split, writer in writers.items():
             entries[split]["shards"] = writer.close()
@@ -167,6 +87,7 @@ def _write_shards(folder: Path, text: SplitCorpus, tokenizer: Tokenizer) -> dict
 
 def _clear(output: Path) -> tuple[Path, Path]:
     """Undo what was interrupted; returns where a new folder grows and where an old one waits."""
+    output = output.resolve()
     new, old = (output.with_name(f".{output.name}.{end}") for end in ("partial", "replaced"))
     if old.exists() and not output.exists():
         old.rename(output)
@@ -227,7 +148,7 @@ def _is_done(output: Path, source: dict[str, Any], overwrite: bool) -> bool:
         changes.append(f"the text of {before['input']}, now other text of {source['input']}")
     if changes and not overwrite:
         raise ConfigError(
-            f"{output} was prepared from {'; '.join(changes)}; add --overwrite to replace it, or "
+            f"{output} was prepared from {'; '.join(changes)}; replace it by --overwrite true, or "
             "choose another --output"
         )
     return not overwrite
@@ -272,7 +193,8 @@ def _report(index: dict[str, Any], text: SplitCorpus, seconds: float) -> None:
 
 def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
     """Train the tokenizer, write the folder, report."""
-    train = (piece for split, piece in text if split == "train" and piece is not None)
+    events = _watched(text, "tokenizer")
+    train = (piece for split, piece in events if split == "train" and piece is not None)
     tokenizer = train_tokenizer(source["tokenizer"], train, source["vocab_size"])
     start = time.perf_counter()
     with _new_folder(output) as folder:
@@ -341,6 +263,7 @@ def prepare(
     if Path(tokenizer).is_file():
         source["tokenizer_sha256"] = shards.file_sha256(Path(tokenizer))
     try:
+        _clear(output)
         if _is_done(output, source, overwrite):
             print(f"{output} is prepared already")
             return

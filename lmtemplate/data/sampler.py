@@ -18,15 +18,16 @@ def _mix(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def _round_keys(seed: int, epoch: int) -> npt.NDArray[np.uint64]:
-    return np.random.SeedSequence([seed, epoch]).generate_state(ROUNDS, np.uint64)
+    keys = np.random.SeedSequence([seed, epoch]).generate_state(ROUNDS, np.uint64)
+    return keys.astype(np.uint64)
 
 
 def permute(positions: Ints, size: int, seed: int, epoch: int = 0) -> Ints:
     """Send each position in range(size) to its place in a pseudo-random permutation of range(size).
 
-    A Feistel network on the smallest even-bit domain that holds `size`; an image outside range(size)
-    walks on until it is inside (cycle walking: Black and Rogaway 2002, section 3). Any slice of the
-    permutation costs only its own length, so 1e9 blocks need no table.
+    A Feistel network on the smallest even-bit domain that holds `size`; an image outside
+    range(size) walks on until it is inside (cycle walking: Black and Rogaway 2002, section 3).
+    Any slice of the permutation costs only its own length, so 1e9 blocks need no table.
     """
     half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
     mask = (np.uint64(1) << half) - np.uint64(1)

@@ -1,7 +1,8 @@
 """Token files -> (B, T) blocks, and the file format itself.
 
-A shard is 256 little-endian int32 words (magic, version, number of tokens, zeros) and then the tokens:
-llm.c's pair of formats, so that its readers take our files. `index.json` beside them is written last.
+A shard is 256 little-endian int32 words (magic, version, number of tokens, zeros) and then the
+tokens: llm.c's pair of formats, so that its readers take our files. `index.json` beside them is
+written last.
 """
 
 import hashlib
@@ -36,8 +37,11 @@ def file_sha256(path: Path) -> str:
 
 
 def fingerprint(index: dict[str, Any]) -> str:
-    """SHA-256 of what an index says, so that two equal corpora have equal fingerprints."""
-    content = {key: value for key, value in index.items() if key != "fingerprint"}
+    """SHA-256 of what an index says of tokens and tokenizer: equal corpora, equal fingerprints.
+
+    Where the text came from is left out: the same text, moved or touched, is the same corpus.
+    """
+    content = {k: v for k, v in index.items() if k not in ("fingerprint", "source")}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -57,15 +61,19 @@ def read_index(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(
             f"no prepared corpus in {folder} (no index.json); type: lmtemplate prepare "
-            f"--input TEXT --output {folder} (TEXT: a file, a folder, or a preset such as sotu-tiny)"
+            f"--input TEXT --output {folder} (TEXT: a file, a folder, or a preset like sotu-tiny)"
         )
     try:
         index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         sound = index["format"] == FORMAT and index["fingerprint"] == fingerprint(index)
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not an index of shards ({error}); prepare the corpus again") from error
+        raise DataError(
+            f"{path} is not an index of shards ({error}); prepare the corpus again"
+        ) from error
     if not sound:
-        raise DataError(f"{path} was changed by hand or by another version; prepare the corpus again")
+        raise DataError(
+            f"{path} was changed by hand or by another version; prepare the corpus again"
+        )
     return index
 
 
@@ -112,7 +120,7 @@ class ShardWriter:
         shard["sha256"] = file_sha256(self.folder / shard["file"])
 
     def write(self, ids: npt.NDArray[np.integer[Any]]) -> None:
-        """Append (N,) ids. Raises DataError for an id outside the vocabulary: nothing is ever wrapped."""
+        """Append (N,) ids. Raises DataError for one outside the vocabulary: none is wrapped."""
         if len(ids) and not (ids.min() >= 0 and ids.max() < self.vocab_size):
             raise DataError(
                 f"the tokenizer gave ids from {ids.min()} to {ids.max()}, but its vocabulary has "
@@ -134,10 +142,12 @@ class ShardWriter:
 
 
 def _open_shard(folder: Path, entry: dict[str, Any], dtype: str) -> npt.NDArray[Any]:
-    """Memory-map the tokens of one shard. Raises DataError if the file is not what the index says."""
+    """Memory-map the tokens of one shard. Raises DataError if it is not what the index says."""
     name, tokens = str(entry["file"]), int(entry["tokens"])
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
-        raise DataError(f"{folder / 'index.json'} names a shard {name!r} outside its folder; refused")
+        raise DataError(
+            f"{folder / 'index.json'} names a shard {name!r} outside its folder; refused"
+        )
     path = folder / name
     if not path.is_file():
         raise DataError(f"shard {path} is missing; prepare the corpus again")
@@ -196,9 +206,9 @@ class Shards:
 class Blocks:
     """Map-style dataset over a split: an array of block numbers -> one batch, in one gather.
 
-    Block i predicts the tokens i * T + 1 .. (i + 1) * T, so over all blocks every token but the first
-    is predicted exactly once. Where the split ends inside a block (or before it), inputs are 0 and
-    targets are IGNORED.
+    Block i predicts the tokens i * T + 1 .. (i + 1) * T, so over all blocks every token but the
+    first is predicted exactly once. Where the split ends inside a block (or before it), inputs are
+    0 and targets are IGNORED.
 
     Args:
         shards: the split.
@@ -210,8 +220,8 @@ class Blocks:
         predicted = shards.tokens - 1
         if predicted < block_size:
             raise DataError(
-                f"the {shards.split} split of {shards.folder} has {shards.tokens:,} tokens, but one "
-                f"block needs {block_size + 1:,}; give more text or lower data.block_size"
+                f"the {shards.split} split of {shards.folder} has {shards.tokens:,} tokens, but "
+                f"one block needs {block_size + 1:,}; give more text or lower data.block_size"
             )
         self.shards = shards
         self.block_size = block_size

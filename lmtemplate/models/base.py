@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class LanguageModel(nn.Module):
     """Base class of what `model.net` can name in a config.
 
-    A subclass takes `vocab_size` and `block_size` as keywords (the data states them once, for everyone),
-    adds its own typed keywords with defaults, and defines `forward`.
+    A subclass takes `vocab_size` and `block_size` as keywords (the data states them once, for
+    everyone),     adds its own typed keywords with defaults, and defines `forward`.
 
     Args:
         vocab_size: V, the number of different token ids.

@@ -80,7 +80,8 @@ class GPT(LanguageModel):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """Fan-in scaled matrices; what a block adds, and the logits, begin at zero (Zhang et al. 2019).
+        """Fan-in scaled matrices; what a block adds, and the logits, begin at zero (Zhang et al.
+        2019).
 
         So the first loss is ln V and depth does not change the scale of the residual stream.
         """

@@ -12,7 +12,7 @@ Activation = Literal["relu2", "swiglu", "gelu"]
 
 
 def check_head_sizes(n_embd: int, n_head: int, n_kv_head: int) -> None:
-    """Raises ConfigError, with the nearest sizes that work, where the heads do not share out evenly."""
+    """Raises ConfigError, with the nearest sizes that work, where heads do not divide evenly."""
     if n_embd % n_head:
         below = n_embd // n_head * n_head
         nearest = ", ".join(str(size) for size in (below, below + n_head) if size)
@@ -28,7 +28,8 @@ def check_head_sizes(n_embd: int, n_head: int, n_kv_head: int) -> None:
 
 
 class KeyValueCache:
-    """Keys and values that one attention layer has computed for the tokens so far (generation only).
+    """Keys and values that one attention layer has computed for the tokens so far (generation
+    only).
 
     Args:
         batch_size: B.
@@ -69,7 +70,7 @@ class Rotary(nn.Module):
         super().__init__()
         if head_size % 2:
             raise ConfigError(
-                f"n_embd / n_head = {head_size} is odd, but rotary positions turn channels in pairs; "
+                f"n_embd / n_head = {head_size} is odd, but rotary positions turn channel pairs; "
                 "choose model.net.n_embd so that the quotient is even"
             )
         frequencies = base ** (-torch.arange(0, head_size, 2) / head_size)
@@ -176,12 +177,15 @@ class MLP(nn.Module):
 
     Args:
         n_embd: C.
-        activation: "relu2" (So et al. 2021), "gelu" in GPT-2's tanh form, or "swiglu" (Shazeer 2020),
-            whose hidden layer is a third narrower, so that all three have about 8 C^2 weights.
+        activation: "relu2" (So et al. 2021), "gelu" in GPT-2's tanh form, or "swiglu" (Shazeer
+            2020), whose hidden layer is a third narrower, so that all three have about 8 C^2
+            weights.
         bias: of the projections.
     """
 
-    def __init__(self, n_embd: int, activation: Activation = "relu2", *, bias: bool = False) -> None:
+    def __init__(
+        self, n_embd: int, activation: Activation = "relu2", *, bias: bool = False
+    ) -> None:
         super().__init__()
         self.activation = activation
         hidden = 4 * n_embd if activation != "swiglu" else 8 * n_embd // 3 // 8 * 8

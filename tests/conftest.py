@@ -1,0 +1,77 @@
+"""A tiny prepared corpus, and the command line called in-process."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from lmtemplate.__main__ import run
+from lmtemplate.errors import UserError
+
+torch.set_num_threads(1)
+
+
+@dataclass
+class Result:
+    """What a call of the command line came to."""
+
+    code: int
+    out: str
+    error: str
+
+
+Command = Callable[..., Result]
+
+TINY = [
+    "--model.net.n_layer=2",
+    "--model.net.n_head=2",
+    "--model.net.n_embd=32",
+    "--model.schedule.warmup_steps=2",
+    "--data.block_size=16",
+    "--data.batch_size=4",
+    "--data.max_val_blocks=8",
+    "--trainer.accelerator=cpu",
+    "--trainer.max_steps=12",
+    "--trainer.val_check_interval=4",
+    "--trainer.log_every_n_steps=2",
+    "--samples.max_new_tokens=5",
+]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Call `lmtemplate WORDS ...`; a user's mistake comes back as its exit code and its line."""
+
+    def call(*words: object) -> Result:
+        capsys.readouterr()
+        try:
+            run([str(word) for word in words])
+        except UserError as mistake:
+            return Result(mistake.exit_code, capsys.readouterr().out, str(mistake))
+        except SystemExit as end:
+            captured = capsys.readouterr()
+            return Result(int(end.code or 0), captured.out, captured.err)
+        captured = capsys.readouterr()
+        return Result(0, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared corpus: 300 documents of the grammar, in bytes."""
+    folder = tmp_path_factory.mktemp("data") / "grammar"
+    run(["prepare", "--input", "grammar:300", "--output", str(folder), "--tokenizer", "byte"])
+    return folder
+
+
+@pytest.fixture
+def fit(command: Command, corpus: Path) -> Command:
+    """Train a tiny model: `fit(run_dir, *flags)`."""
+
+    def call(run_dir: Path, *flags: object) -> Result:
+        return command("fit", "--data.path", corpus, *TINY, "--run_dir", run_dir, *flags)
+
+    return call
