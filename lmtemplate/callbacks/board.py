@@ -11,9 +11,33 @@ from lmtemplate.checkpoint import flatten, read_best
 LAYOUT = {
     "losses": {
         "train and validation loss": ["Multiline", ["train/loss", "val/loss"]],
-        "validation": ["Multiline", ["val/bits_per_byte"]],
+        "validation, bits per byte": ["Multiline", ["val/bits_per_byte"]],
     }
 }
+
+
+# Settings that runs are compared by; the rest is in config.yaml.
+COMPARED = (
+    "model.",
+    "data.",
+    "seed_everything",
+    "trainer.max_steps",
+    "trainer.accumulate_grad_batches",
+    "trainer.gradient_clip_val",
+    "trainer.precision",
+    "early_stopping.patience",
+)
+
+
+def hyperparameters(settings: dict[str, Any]) -> dict[str, bool | int | float | str]:
+    """What the hparams tab shows: {"model.net": "GPT", "model.net.n_layer": 4, ...}."""
+    shown: dict[str, bool | int | float | str] = {}
+    for path, value in flatten(settings).items():
+        key = path.replace(".init_args", "").removesuffix(".class_path")
+        if key.startswith(COMPARED) and value is not None:
+            value = value.rpartition(".")[2] if path.endswith(".class_path") else value
+            shown[key] = value if isinstance(value, (bool, int, float)) else str(value)
+    return shown
 
 
 class RunLogger(TensorBoardLogger):
@@ -55,11 +79,8 @@ class Board(Callback):
         best = read_best(Path(trainer.default_root_dir))
         if best is None or not isinstance(trainer.logger, RunLogger):
             return
-        plain = {
-            key: value if isinstance(value, (bool, int, float)) else str(value)
-            for key, value in flatten(self.settings).items()
-            if value is not None
-        }
         trainer.logger.log_hyperparams(
-            plain, {"best/val_loss": best["val_loss"]}, step=trainer.global_step
+            hyperparameters(self.settings),
+            {"best/val_loss": best["val_loss"]},
+            step=trainer.global_step,
         )

@@ -1,5 +1,6 @@
 """Weights -> text that they write, in TensorBoard, after each validation."""
 
+import textwrap
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -62,6 +63,7 @@ class Samples(Callback):
             if not hasattr(board, "add_text"):
                 continue
             for number, (prompt, text) in enumerate(self.latest.items(), start=1):
-                # indented, so that Markdown keeps the text's own lines and characters
-                quoted = "\n".join("    " + line for line in f"{prompt}{text}".splitlines())
+                lines = (textwrap.wrap(line, 100) for line in f"{prompt}{text}".splitlines())
+                # indented, so that Markdown keeps the text's characters as they are
+                quoted = "\n".join(f"    {part}" for line in lines for part in line or [""])
                 board.add_text(f"samples/{number}", quoted, trainer.global_step)

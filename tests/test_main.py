@@ -1,0 +1,132 @@
+"""Words of the command line -> a verb's module, called; mistakes -> one line and an exit code."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lmtemplate import __main__ as program
+from lmtemplate import __version__
+from lmtemplate.__main__ import VERBS, take_allowed
+from lmtemplate.errors import ConfigError, DataError
+from tests.conftest import Command
+
+HEAVY = {"torch", "lightning", "jsonargparse", "numpy", "tensorboard", "torchmetrics"}
+
+
+def imported_by(*words: str) -> set[str]:
+    """Top-level packages in memory after `lmtemplate WORDS ...`, in a process of its own."""
+    code = (
+        "import runpy, sys\n"
+        "try:\n    runpy.run_module('lmtemplate', run_name='__main__', alter_sys=True)\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        "print('modules', *{name.partition('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.rpartition("modules ")[2].split())
+
+
+def test_help_lists_every_verb_on_one_screen(command: Command) -> None:
+    lines = command("--help").out.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 96
+    for verb in VERBS:
+        assert sum(line.startswith(f"  {verb} ") for line in lines) == 1
+
+
+def test_no_words_show_the_help(command: Command) -> None:
+    assert command() == command("--help")
+    assert command().code == 0
+
+
+def test_the_version_is_the_package_s(command: Command) -> None:
+    assert command("--version").out.strip() == __version__
+
+
+def test_help_imports_nothing_heavy() -> None:
+    assert not imported_by("--help") & HEAVY
+
+
+def test_prepare_does_not_import_lightning(tmp_path: Path) -> None:
+    words = ("--input", "grammar:10", "--output", str(tmp_path / "data"), "--tokenizer", "byte")
+    assert not imported_by("prepare", *words) & {"lightning", "tensorboard", "torchmetrics"}
+
+
+def test_the_verbs_that_scripts_rely_on_are_there() -> None:
+    assert {"prepare", "fit", "validate", "test", "generate"} <= set(VERBS)
+
+
+def test_an_unknown_verb_names_those_that_exist(command: Command) -> None:
+    mistake = command("trian")
+    assert mistake.code == 2
+    assert "'trian'" in mistake.error
+    assert all(verb in mistake.error for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_explains_itself(command: Command, verb: str) -> None:
+    shown = command(verb, "--help")
+    assert shown.code == 0
+    assert f"lmtemplate {verb}" in shown.out
+
+
+def test_a_setting_is_explained_by_the_docstring_of_the_function(command: Command) -> None:
+    shown = " ".join(command("generate", "x", "--help").out.split())
+    assert "below 1 sharpens the distribution, above 1 flattens it" in shown
+
+
+def test_an_unknown_flag_is_one_line_and_exit_2(command: Command) -> None:
+    mistake = command("prepare", "--inputt", "x")
+    assert mistake.code == 2
+    assert "inputt" in mistake.error
+    assert "lmtemplate prepare --help" in mistake.error
+    assert "\n" not in mistake.error
+
+
+def test_a_flag_of_the_wrong_type_is_one_line_and_exit_2(command: Command, tmp_path: Path) -> None:
+    mistake = command("generate", tmp_path, "--max_new_tokens", "many")
+    assert mistake.code == 2
+    assert "max_new_tokens" in mistake.error
+    assert "\n" not in mistake.error
+
+
+def test_allow_is_taken_out_of_the_words_in_both_spellings() -> None:
+    words = ["--config", "a.yaml", "--allow", "mine", "--allow=yours", "--x", "1"]
+    assert take_allowed(words) == (["mine", "yours"], ["--config", "a.yaml", "--x", "1"])
+
+
+@pytest.mark.parametrize("words", [["--allow"], ["--allow", "a.b"], ["--allow="]])
+def test_allow_wants_the_name_of_a_package(words: list[str]) -> None:
+    with pytest.raises(ConfigError, match="top-level package"):
+        take_allowed(words)
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, ending: BaseException) -> int:
+    """Exit code of the entry point when the verb ends like this."""
+
+    def end(words: list[str]) -> None:
+        raise ending
+
+    monkeypatch.setattr(program, "run", end)
+    with pytest.raises(SystemExit) as stopped:
+        program.main()
+    return int(stopped.value.code or 0)
+
+
+def test_a_mistake_is_one_line_on_standard_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, DataError("no text; give some")) == 8
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "error: no text; give some\n")
+
+
+def test_an_interrupt_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_main(monkeypatch, KeyboardInterrupt()) == 130
+
+
+def test_a_reader_that_goes_away_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_main(monkeypatch, BrokenPipeError()) == 0
