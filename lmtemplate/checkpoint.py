@@ -193,6 +193,8 @@ def resume_from(run: Path, mode: ResumeMode) -> Path | None:
     Raises ConfigError for `never` in a used directory, CheckpointError for `must` without a
     checkpoint.
     """
+    if run.exists() and not run.is_dir():
+        raise ConfigError(f"run directory {run} is a file; name another with --run_dir")
     used = run.exists() and any(run.iterdir())
     if mode == "never":
         if used:

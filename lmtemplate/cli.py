@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import logging
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -316,11 +317,16 @@ def describe(cli: TrainingCLI, length: RunLength) -> dict[str, Any]:
     }
 
 
-def is_finished(run: Path, step: int, steps: int) -> bool:
-    """Whether the run ended as planned, and the plan is no longer now."""
+def is_finished(run: Path, before: files.Checkpoint, cli: TrainingCLI, steps: int) -> bool:
+    """Whether the run ended as planned, and neither its length nor its patience has changed."""
     summary = run_files.read_json(run / "summary.json") or {}
-    ended = summary.get("step") == step and summary.get("stop_reason") != "interrupted"
-    return step >= steps or (ended and steps <= summary["max_steps"])
+    step, reason = before["global_step"], summary.get("stop_reason")
+    if step >= steps:
+        return True
+    if summary.get("step") != step or reason == "interrupted":
+        return False
+    patient = before["config"]["early_stopping"] != cli.settings["early_stopping"]
+    return steps <= summary["max_steps"] and not (reason == "early_stopping" and patient)
 
 
 def announce(
@@ -350,10 +356,12 @@ def start_weights(source: str, cli: TrainingCLI) -> None:
     files.load_net(cli.model.net, state)
 
 
-def prepare_parsing(allowed: list[str]) -> None:
+def quieten_and_allow(allowed: list[str]) -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         # tips and adverts; the card says what counts
         logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (".*LeafSpec.*", ".*does not have many workers.*"):
+        warnings.filterwarnings("ignore", message)  # of Lightning, to its own developers
     allow_packages(allowed)
 
 
@@ -381,7 +389,7 @@ def write_run_files(cli: TrainingCLI, plan: Plan, run: Path, start: dict[str, An
 
 def fit(words: list[str], allowed: list[str]) -> None:
     """Train. Nothing is written before all that can be checked is."""
-    prepare_parsing(allowed)
+    quieten_and_allow(allowed)
     cli = TrainingCLI(words)
     run, first_process = Path(cli.config.run_dir), getattr(rank_zero_only, "rank", 0) == 0
     path = files.resume_from(run, cli.config.resume if first_process else "auto")
@@ -391,7 +399,7 @@ def fit(words: list[str], allowed: list[str]) -> None:
     check(cli, planned.length.steps)
     if before is not None:
         files.check_same_model_and_data(before, describe(cli, planned.length))
-        if is_finished(run, before["global_step"], planned.length.steps):
+        if is_finished(run, before, cli, planned.length.steps):
             print(f"{run} is finished at step {before['global_step']:,}; raise its length to go on")
             return
     elif cli.config.init_from:
@@ -415,7 +423,7 @@ def fit(words: list[str], allowed: list[str]) -> None:
 
 def evaluate(words: list[str], allowed: list[str], verb: Literal["validate", "test"]) -> None:
     """Print the metrics of a run's checkpoint on one split, in its training precision."""
-    prepare_parsing(allowed)
+    quieten_and_allow(allowed)
     reader = argparse.ArgumentParser(
         prog=f"lmtemplate {verb}", description="Any flag of `lmtemplate fit` may follow, too."
     )

@@ -22,6 +22,9 @@ LIMITS = (
 )
 
 
+VALIDATION_SHARE = 0.1  # of max_seconds, left for validation, samples and saving
+
+
 @dataclass(frozen=True)
 class RunLength:
     """The one limit that was given, and what it means in optimizer steps."""
@@ -110,7 +113,7 @@ def run_length(
         steps = value * net.parameter_count() / tokens_per_step
     else:
         assert seconds_per_step is not None
-        steps = value / seconds_per_step
+        steps = (1 - VALIDATION_SHARE) * value / seconds_per_step
     return RunLength(limit, value, max(1, int(steps)))
 
 
@@ -137,6 +140,6 @@ def measure_step(
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            float(loss)  # waits for the device
+            float(loss.detach())  # waits for the device
             seconds.append(time.perf_counter() - start)
     return sorted(seconds)[steps // 2]

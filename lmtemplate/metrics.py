@@ -35,11 +35,13 @@ class TokenMetrics(Metric):
         self.token_bytes: Tensor
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> "TokenMetrics":
-        try:
-            super()._apply(fn, *args, **kwargs)
-        except TypeError:  # Apple's MPS has no float64
-            self.set_dtype(torch.float32)
-            super()._apply(fn, *args, **kwargs)
+        def move_only(tensor: Tensor) -> Tensor:
+            try:
+                return fn(tensor).to(tensor.dtype)  # `.to(bfloat16)` of the module is not for sums
+            except TypeError:  # Apple's MPS has no float64
+                return fn(tensor.float())
+
+        super()._apply(move_only, *args, **kwargs)
         return self
 
     def update(self, nats: Tensor, logits: Tensor, targets: Tensor) -> None:

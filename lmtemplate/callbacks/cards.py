@@ -85,7 +85,7 @@ class Cards(Callback):
         tokens = pl_module.latest.get("data/tokens")
         if speed and tokens:
             left = tokens / trainer.global_step * (trainer.max_steps - trainer.global_step) / speed
-            print(f"about {duration(left)} of training to go ({speed:,.0f} tokens/s)", flush=True)
+            pl_module.print(f"about {duration(left)} of training to go ({speed:,.0f} tokens/s)")
             self._estimated = True
 
     def stop_reason(self, trainer: Trainer) -> tuple[str, str]:

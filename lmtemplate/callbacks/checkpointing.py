@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lmtemplate import checkpoint as files
 from lmtemplate.errors import ConfigError
-from lmtemplate.module import LitLanguageModel, is_step_end
+from lmtemplate.module import LitLanguageModel, is_logged, is_step_end
 
 
 class SafeCheckpointIO(CheckpointIO):

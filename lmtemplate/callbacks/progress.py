@@ -1,6 +1,7 @@
 """Running values -> a progress bar on a terminal, a line per validation elsewhere."""
 
 import sys
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
@@ -33,6 +34,12 @@ class ProgressBar(TQDMProgressBar):
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
         return dict(shown(pl_module))
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        if self.on_terminal:
+            super().print(*args, **kwargs)  # above the bar
+        else:
+            print(*args, flush=True)
 
     def init_sanity_tqdm(self) -> Tqdm:
         bar = super().init_sanity_tqdm()

@@ -30,6 +30,7 @@ class EarlyStopping(callbacks.EarlyStopping):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # Lightning restores the patience as well, so that a new one would do nothing
         super().load_state_dict({**state_dict, "patience": self.patience})
+        self.stopping_reason_message = None  # of the start before
 
 
 class RunEnd(callbacks.Callback):
