@@ -1,4 +1,4 @@
-"""What Lightning and the callbacks of every run cost: ms per step beside a plain loop of the same net.
+"""What Lightning and the callbacks cost: ms a step beside a plain loop of the same net.
 
     python benchmarks/overhead.py
 

@@ -162,10 +162,10 @@ class Checkpoint(ModelCheckpoint):
             return
         self._save_milestone(trainer)
         validates_now = (batch_idx + 1) % int(trainer.val_check_batch or 1) == 0
-        if (
-            self.every_minutes is None or validates_now or trainer.should_stop
-        ):  # a validation saves when it has ended
-            return
+        if self.every_minutes is None or validates_now or trainer.should_stop:
+            return  # a validation saves when it has ended
+        if not is_logged(trainer, trainer.global_step):
+            return  # ranks have to agree on the time, which is not worth a wait at every step
         due = time.monotonic() - self.saved_at >= self.every_minutes * 60
         if trainer.strategy.reduce_boolean_decision(due, all=False):
             self._save(trainer)
