@@ -116,7 +116,7 @@ def read(path: Path) -> Checkpoint:
 
     Raises CheckpointError if it is missing, damaged, or holds more than tensors and plain types.
     """
-    if "://" in str(path):
+    if re.match(r"\w{2,}:/", str(path)):
         raise CheckpointError(
             f"remote checkpoints are not loaded; download {path} and give its path"
         )
@@ -293,9 +293,15 @@ def build_net(checkpoint: Checkpoint, allowed: Sequence[str] = ()) -> LanguageMo
         ) from error
     check_allowed(described["class_path"], allowed)
     module, _, name = described["class_path"].rpartition(".")
-    architecture = getattr(importlib.import_module(module), name)
-    if not (isinstance(architecture, type) and issubclass(architecture, LanguageModel)):
-        raise CheckpointError(f"{described['class_path']} is not a LanguageModel")
-    net = architecture(**{**described.get("init_args", {}), **sizes})
+    try:
+        architecture = getattr(importlib.import_module(module), name)
+        if not (isinstance(architecture, type) and issubclass(architecture, LanguageModel)):
+            raise TypeError("it is not a LanguageModel")
+        net = architecture(**{**described.get("init_args", {}), **sizes})
+    except (ImportError, AttributeError, TypeError) as error:
+        raise CheckpointError(
+            f"the checkpoint's net {described['class_path']} cannot be built here: {error}; "
+            "use the version of the code that trained it"
+        ) from error
     load_net(net, checkpoint)
     return net.eval()

@@ -23,7 +23,7 @@ from lmtemplate.length import RunLength, accumulation, measure_step, only_limit,
 from lmtemplate.models import GPT
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.optimizers import AdamW
-from lmtemplate.parsing import OWNED, Parser, allow_packages, parse
+from lmtemplate.parsing import OWNED, Parser, configure_parsing, parse
 from lmtemplate.schedules import WarmupCosine
 
 Precision = Literal["auto", "bf16-mixed", "16-mixed", "32-true", "bf16-true", "16-true", "64-true"]
@@ -113,6 +113,7 @@ class TrainingCLI(LightningCLI):
             trainer_class=Trainer,
             seed_everything_default=1337,
             parser_class=Parser,
+            parser_kwargs={"prog": "lmtemplate fit"},
             args=words,
             run=False,
             auto_configure_optimizers=False,
@@ -360,9 +361,9 @@ def quieten_and_allow(allowed: list[str]) -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         # tips and adverts; the card says what counts
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (".*LeafSpec.*", ".*does not have many workers.*"):
+    for message in (".*LeafSpec", ".*many workers", ".*dataloader is not resumable"):
         warnings.filterwarnings("ignore", message)  # of Lightning, to its own developers
-    allow_packages(allowed)
+    configure_parsing(allowed)
 
 
 def write_run_files(cli: TrainingCLI, plan: Plan, run: Path, start: dict[str, Any] | None) -> None:

@@ -3,6 +3,7 @@
 What a config names are recipes: settings now, an optimizer once there is a net.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -38,14 +39,17 @@ def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> lis
 def hidden_matrices(net: nn.Module) -> list[nn.Parameter]:
     """Matrices between the embedding and the output head: those that Muon is meant for.
 
-    A matrix with a vocabulary axis, and every `nn.Embedding`, is a table of vectors and stays out.
+    Tables of vectors stay out: every `nn.Embedding`, and a matrix with a vocabulary axis that is
+    not in the stack of blocks.
     """
     tables = {p for m in net.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     vocab_size = getattr(net, "vocab_size", None)
     return [
         p
-        for _, p in named_parameters(net)
-        if p.dim() == 2 and p not in tables and vocab_size not in p.shape
+        for name, p in named_parameters(net)
+        if p.dim() == 2
+        and p not in tables
+        and (vocab_size not in p.shape or re.search(r"\.\d+\.", name))
     ]
 
 

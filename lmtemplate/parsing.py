@@ -127,8 +127,23 @@ def configs_in(words: list[str]) -> list[Path]:
     return [Path(name) for name in following + joined]
 
 
-def allow_packages(allowed: list[str]) -> None:
+def start_from_own_defaults(_: Any, before: Any, value: Any) -> None:
+    """Forget a class's settings when another class is named.
+
+    jsonargparse keeps those whose names both classes have: over a config with Muon,
+    `--model.optimizer AdamW` would silently train AdamW at Muon's learning rate.
+    """
+    if not before or "init_args" not in before:
+        return
+    named = [str(spec["class_path"]).rpartition(".")[2] for spec in (before, value)]
+    if named[0] != named[1]:
+        before["init_args"] = type(before["init_args"])()
+
+
+def configure_parsing(allowed: list[str]) -> None:
     """Let configs and flags name classes of these packages only; nothing else is even imported."""
+    # no public switch; tests/test_cli.py notices if it moves
+    jsonargparse._typehints.discard_init_args_on_class_path_change = start_from_own_defaults
     jsonargparse.set_parsing_settings(
         import_path_denylist=["*"],
         import_path_allowlist=["lmtemplate", "lightning", "torch", *allowed],

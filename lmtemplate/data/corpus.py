@@ -37,7 +37,7 @@ class Preset(NamedTuple):
 
 SOTU = {
     "sotu-tiny": Preset(
-        1830, "37cd490ccfe483d61c63404063806b677efa77f7bf539dce340925b04e827ea5", 1024
+        1830, "37cd490ccfe483d61c63404063806b677efa77f7bf539dce340925b04e827ea5", 4096
     ),
     "sotu-medium": Preset(1900, "6d0f7c554b913227bb814c39781ca487ed88bc66c2872e05aaf210a431b9bf8e"),
 }

@@ -207,8 +207,8 @@ class Blocks:
     """Map-style dataset over a split: an array of block numbers -> one batch, in one gather.
 
     Block i predicts the tokens i * T + 1 .. (i + 1) * T, so over all blocks every token but the
-    first is predicted exactly once. Where the split ends inside a block (or before it), inputs are
-    0 and targets are IGNORED.
+    first is predicted exactly once. Where the split ends inside a block, and in blocks that are
+    numbered past the last one, inputs are 0 and targets are IGNORED.
 
     Args:
         shards: the split.
@@ -234,6 +234,7 @@ class Blocks:
         """(B,) block numbers -> inputs (B, T) and targets (B, T)."""
         positions = blocks[:, None] * self.block_size + np.arange(self.block_size + 1)
         past_end = positions >= self.shards.tokens
+        past_end[blocks >= self.blocks] = True
         tokens = self.shards.gather(np.minimum(positions, self.shards.tokens - 1))  # (B, T+1)
         inputs = np.where(past_end[:, :-1], 0, tokens[:, :-1])
         targets = np.where(past_end[:, 1:], IGNORED, tokens[:, 1:])

@@ -1,11 +1,21 @@
 """Today's decoder: tokens (B, T) -> logits (B, T, V)."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmtemplate.models.base import LanguageModel
-from lmtemplate.models.layers import MLP, Activation, Attention, KeyValueCache, Rotary
+from lmtemplate.models.layers import (
+    MLP,
+    Activation,
+    Attention,
+    KeyValueCache,
+    Rotary,
+    TokenCache,
+    TokenShift,
+)
 
 
 class Block(nn.Module):
@@ -24,7 +34,7 @@ class Block(nn.Module):
 
 
 class GPT(LanguageModel):
-    """Decoder with rotary positions, RMSNorm without gain, QK-norm and a ReLU^2 MLP; no biases.
+    """Decoder with rotary positions, RMSNorm, QK-norm, ReLU^2 MLP and token shift; no biases.
 
     Args:
         vocab_size: V, the number of different token ids.
@@ -39,6 +49,7 @@ class GPT(LanguageModel):
         rope_base: base of the rotary wavelengths.
         logit_cap: squash logits smoothly into (-cap, cap); null leaves them alone.
         tied: use the embedding as the output head too.
+        token_shift: add to each embedding a learned share of the one before it.
     """
 
     def __init__(
@@ -56,6 +67,7 @@ class GPT(LanguageModel):
         rope_base: float = 10_000.0,
         logit_cap: float | None = 15.0,
         tied: bool = False,
+        token_shift: bool = True,
     ) -> None:
         super().__init__(vocab_size, block_size)
         n_kv_head = n_kv_head or n_head
@@ -63,6 +75,7 @@ class GPT(LanguageModel):
         self.head_size = n_embd // n_head
         self.logit_cap = logit_cap
         self.embedding = nn.Embedding(vocab_size, n_embd)
+        self.shift = TokenShift(n_embd) if token_shift else None
         self.dropout = nn.Dropout(dropout)
         rotary = Rotary(self.head_size, block_size, rope_base)  # one table for all layers
         self.blocks = nn.ModuleList(
@@ -76,6 +89,8 @@ class GPT(LanguageModel):
         self.head = nn.Linear(n_embd, vocab_size, bias=False)
         self._initialise()
         if tied:
+            # a token's logit for itself begins at C x std, as long as the blocks add nothing
+            nn.init.normal_(self.embedding.weight, std=1 / n_embd)
             self.head.weight = self.embedding.weight
 
     @torch.no_grad()
@@ -94,12 +109,10 @@ class GPT(LanguageModel):
         nn.init.zeros_(self.head.weight)
         nn.init.normal_(self.embedding.weight, std=0.02)
 
-    def new_caches(self, batch_size: int) -> list[KeyValueCache]:
+    def new_caches(self, batch_size: int) -> list[Any]:
         like = self.embedding.weight.detach()
-        return [
-            KeyValueCache(batch_size, self.n_kv_head, self.block_size, self.head_size, like)
-            for _ in self.blocks
-        ]
+        sizes = (batch_size, self.n_kv_head, self.block_size, self.head_size)
+        return [TokenCache(), *(KeyValueCache(*sizes, like) for _ in self.blocks)]
 
     def flops_per_token(self) -> float:
         """6N + 12 L C T, N without the embedding, which is only looked up (PaLM, appendix B)."""
@@ -107,11 +120,15 @@ class GPT(LanguageModel):
         matrices = sum(p.numel() for p in self.blocks.parameters()) + self.head.weight.numel()
         return 6.0 * matrices + 12.0 * len(self.blocks) * width * self.block_size
 
-    def forward(self, tokens: Tensor, caches: list[KeyValueCache] | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, caches: list[Any] | None = None) -> Tensor:
+        first, *rest = caches if caches is not None else [None] * (len(self.blocks) + 1)
         x = self.embedding(tokens)  # (B, T, C)
-        x = self.dropout(F.rms_norm(x, (x.size(-1),)))
-        for layer, block in enumerate(self.blocks):
-            x = block(x, None if caches is None else caches[layer])
+        x = F.rms_norm(x, (x.size(-1),))
+        if self.shift is not None:
+            x = self.shift(x, first)
+        x = self.dropout(x)
+        for block, cache in zip(self.blocks, rest, strict=True):
+            x = block(x, cache)
         logits: Tensor = self.head(F.rms_norm(x, (x.size(-1),)))  # (B, T, V)
         if self.logit_cap is not None:
             logits = self.logit_cap * torch.tanh(logits / self.logit_cap)

@@ -55,6 +55,35 @@ class KeyValueCache:
         return self.keys[:, :, :end], self.values[:, :, :end]
 
 
+class TokenCache:
+    """What `TokenShift` has to remember in generation: the newest token."""
+
+    token: Tensor | None = None  # (B, 1, C)
+
+
+class TokenShift(nn.Module):
+    """Add to each token a learned share, per channel, of the token before it.
+
+    The token shift of RWKV (Peng et al. 2023, section 3.1), once, at the bottom: pairs of tokens
+    are then known before the first attention. Begins with a share of zero.
+
+    Args:
+        n_embd: C.
+    """
+
+    def __init__(self, n_embd: int) -> None:
+        super().__init__()
+        self.share = nn.Parameter(torch.zeros(n_embd))
+
+    def forward(self, x: Tensor, cache: TokenCache | None = None) -> Tensor:
+        before = None if cache is None else cache.token
+        if before is None:
+            before = torch.zeros_like(x[:, :1])
+        if cache is not None:
+            cache.token = x[:, -1:]
+        return x + self.share * torch.cat((before, x[:, :-1]), dim=1)
+
+
 class Rotary(nn.Module):
     """Rotate pairs of query and key channels by an angle that grows with the position.
 
