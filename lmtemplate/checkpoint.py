@@ -89,9 +89,12 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
         digest = digesting.sha256.hexdigest()
         if _sha256(temporary) != digest:
             raise DiskError(f"{path} does not read back as it was written; check the disk")
+        sums = _read_sums(path.parent)
+        if sums.pop(path.name, None):  # else a crash right here leaves a new file with an old sum
+            _write_sums(path.parent, sums)
         temporary.replace(path)
         sync_folder(path.parent)
-        _write_sums(path.parent, {**_read_sums(path.parent), path.name: digest})
+        _write_sums(path.parent, {**sums, path.name: digest})
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
@@ -161,10 +164,14 @@ def write_best(run: Path, step: int, val_loss: float) -> None:
     write_json(folder_of(run) / "best.json", best)
 
 
-def prune(run: Path, keep: int = 2) -> None:
-    """Delete all but the newest `keep` and the best one; milestones live elsewhere."""
+def prune(run: Path, newest: int, keep: int = 2) -> None:
+    """Delete all but the `keep` newest up to step `newest`, and the best one.
+
+    Files of later steps are from before a resume that could not read them: they stay, and do not
+    count. Milestones live elsewhere.
+    """
     best = read_best(run)
-    steps = steps_saved(run)
+    steps = [step for step in steps_saved(run) if step <= newest]
     kept = {*steps[-keep:], *([best["step"]] if best else [])}
     gone = [file_name(step) for step in steps if step not in kept]
     folder = folder_of(run)
@@ -199,16 +206,21 @@ def resume_from(run: Path, mode: ResumeMode) -> Path | None:
     if mode == "never":
         if used:
             raise ConfigError(
-                f"run directory {run} is in use; continue it with --resume auto, "
-                "or start anew with another --run_dir"
+                f"run directory {run} is in use; continue it with make resume RUN={run} (or add "
+                "--resume auto), or start anew with another --run_dir"
             )
         return None
-    for step in reversed(steps_saved(run)):
+    steps = steps_saved(run)
+    for step in reversed(steps):
         path = folder_of(run) / file_name(step)
         problem = damage(path)
         if problem is None:
             return path
         print(f"checkpoint {path} is damaged ({problem}); trying the one before it")
+    if steps:
+        raise CheckpointError(
+            f"all checkpoints in {folder_of(run)} are damaged; start anew with another --run_dir"
+        )
     if mode == "must":
         raise CheckpointError(
             f"no checkpoint in {folder_of(run)}; start a new run with --resume never, "
@@ -234,14 +246,19 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[
 
 
 def check_same_model_and_data(checkpoint: Checkpoint, description: dict[str, Any]) -> None:
-    """Refuse to continue with another architecture or corpus.
+    """Refuse to continue with another architecture, optimizer, seed or corpus.
 
     Raises CheckpointError that names each field, before -> now.
     """
 
     def essence(of: dict[str, Any]) -> dict[str, Any]:
+        config = of["config"]
         return {
-            "model": {"net": of["config"]["model"]["net"]},
+            "seed_everything": config["seed_everything"],  # the order of the data depends on it
+            "model": {
+                "net": config["model"]["net"],
+                "optimizer": {"class_path": config["model"]["optimizer"]["class_path"]},
+            },
             "data": {k: of[k] for k in ("vocab_size", "block_size", "tokenizer", "fingerprint")},
         }
 
@@ -250,8 +267,17 @@ def check_same_model_and_data(checkpoint: Checkpoint, description: dict[str, Any
         changed = {k: ("..", "another") if k == "data.tokenizer" else v for k, v in changed.items()}
         fields = ", ".join(f"{key}: {old} -> {new}" for key, (old, new) in changed.items())
         raise CheckpointError(
-            f"this run was trained with another model or corpus ({fields}); "
+            f"this run has another model, optimizer, seed or corpus ({fields}); "
             "set it back, or start a new run with another --run_dir"
+        )
+
+
+def check_tokenizer(checkpoint: Checkpoint, tokenizer_json: str, data: Path) -> None:
+    """Raises CheckpointError where a checkpoint's tokens mean something else than the data's."""
+    if checkpoint.get("tokenizer") != tokenizer_json:
+        raise CheckpointError(
+            f"the checkpoint has another tokenizer than the text in {data}; prepare it "
+            "with the tokenizer.json of that run (lmtemplate prepare --tokenizer FILE)"
         )
 
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -62,6 +63,7 @@ def continue_tokens(
     A full context is cut to its last half and read again, so that the cost of a token stays
     bounded. The net should be in evaluation mode; no random state but its own is touched.
     """
+    # `net.forward` below, not `net`: a compiled net would be compiled anew for each length
     device = next(net.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     known = list(prompt)[-net.block_size :]
@@ -72,9 +74,9 @@ def continue_tokens(
             known = known[-max(1, net.block_size // 2) :]
             caches, fresh = (net.new_caches(1) if use_cache else None), known
         if caches is None:
-            logits = net(torch.tensor([known], device=device))
+            logits = net.forward(torch.tensor([known], device=device))
         else:
-            logits = net(torch.tensor([fresh], device=device), caches)
+            logits = net.forward(torch.tensor([fresh], device=device), caches)
         probabilities = next_probabilities(logits[0, -1], temperature, top_k, top_p)
         token = int(torch.multinomial(probabilities.cpu(), 1, generator=generator))
         if token == stop_id:
@@ -113,7 +115,7 @@ def generate(
     top_p: float | None = None,
     seed: int = 1337,
     checkpoint: str = "best",
-    device: str = "cpu",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     allow: list[str] | None = None,
 ) -> None:
     """Continue a prompt with a trained model; the text alone goes to standard output.
@@ -127,7 +129,7 @@ def generate(
         top_p: draw from the fewest likeliest tokens that together reach this probability.
         seed: of the draw.
         checkpoint: best, latest, or the path of a checkpoint.
-        device: cpu, cuda or mps.
+        device: where to compute; auto takes CUDA if there is any.
         allow: packages outside lmtemplate whose classes the checkpoint may name.
     """
     for name, value, sound in (
@@ -139,7 +141,12 @@ def generate(
         if not sound:
             raise ConfigError(f"--{name} {value} is out of range; see lmtemplate generate --help")
     state = read(resolve(run, checkpoint))
-    net = build_net(state, allow or []).to(device)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        net = build_net(state, allow or []).to(device)
+    except (RuntimeError, AssertionError) as error:  # torch without that device
+        raise ConfigError(f"--device {device} is not to be had here; use cpu") from error
     tokenizer = parse_tokenizer(state["tokenizer"])
     start = encode_prompt(tokenizer, prompt)
     tokens = continue_tokens(

@@ -1,5 +1,6 @@
 """Device -> what it is, which precision suits it, and how fast it could be at best."""
 
+import importlib.util
 import platform
 
 import torch
@@ -77,8 +78,10 @@ def auto_precision(device: torch.device) -> str:
 
 
 def auto_compile(device: torch.device) -> bool:
-    """Compile on CUDA alone: on CPU the compiler costs more than short runs win back."""
-    return device.type == "cuda"
+    """Compile on CUDA with Triton: on CPU the compiler costs more than short runs win back."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def peak_flops(name: str, precision: str) -> float | None:

@@ -64,6 +64,8 @@ def accumulation(tokens_per_step: int | None, accumulate: int, tokens_per_batch:
         accumulate: the Trainer's own setting, 1 by default.
         tokens_per_batch: tokens of one micro-batch over all devices.
     """
+    if accumulate < 1:
+        raise ConfigError(f"trainer.accumulate_grad_batches={accumulate} has to be 1 or more")
     if tokens_per_step is None:
         return accumulate
     if accumulate != 1:

@@ -1,5 +1,6 @@
 """Batch -> loss, logged: wires net, loss, metrics, optimizer and schedule for Lightning."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from lmtemplate.errors import NumbersError
 from lmtemplate.hardware import auto_compile
 from lmtemplate.loss import cross_entropy
 from lmtemplate.metrics import TokenMetrics
@@ -36,9 +38,20 @@ def is_log_step(trainer: Trainer, batch_idx: int) -> bool:
     return is_step_end(trainer, batch_idx) and is_logged(trainer, trainer.global_step)
 
 
+def check_finite(values: Mapping[str, float], step: int) -> None:
+    """Raises NumbersError where a loss is not finite: what follows would be lost time."""
+    for name, value in values.items():
+        if name.endswith("/loss") and not math.isfinite(value):
+            raise NumbersError(
+                f"{name} is {value} at step {step:,}; lower the learning rate, add warmup, or "
+                "set trainer.gradient_clip_val 1.0, and start again"
+            )
+
+
 def log_values(module: "LitLanguageModel", values: Mapping[str, Tensor | float]) -> None:
     """Log at the optimizer step just made. `self.log` costs 0.3 ms a key, and counts from 0."""
     plain = {name: float(value) for name, value in values.items()}
+    check_finite(plain, module.global_step)
     module.latest.update(plain)
     for logger in module.loggers:
         logger.log_metrics(plain, step=module.global_step)
@@ -75,8 +88,7 @@ class LitLanguageModel(LightningModule):
         self.metrics = TokenMetrics()
         self.latest: dict[str, float] = {}  # the newest value of all that was logged
         self.grad_norm: Tensor | None = None  # of the latest step that measured it, before clipping
-        self.register_buffer("train_sums", torch.zeros(2), persistent=False)
-        self.train_sums: Tensor  # nats, tokens since the last log
+        self.train_sums = torch.zeros(2)  # nats, tokens since the last log, of this rank
 
     def setup(self, stage: str) -> None:
         token_bytes = getattr(getattr(self.trainer, "datamodule", None), "token_bytes", None)
@@ -109,6 +121,10 @@ class LitLanguageModel(LightningModule):
         }
 
     def on_train_start(self) -> None:
+        self.train_sums = self.train_sums.to(self.device)
+        self._apply_settings()
+
+    def _apply_settings(self) -> None:
         """Let the settings given now beat those that the checkpoint's optimizer state brought."""
         optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         assert isinstance(optimizer, Optimizer) and isinstance(scheduler, LambdaLR)
@@ -131,31 +147,37 @@ class LitLanguageModel(LightningModule):
     ) -> None:
         """Clip, and keep the norm for the log; Lightning's own refuses fused AdamW under bf16."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        if gradient_clip_val and gradient_clip_algorithm == "value":
-            torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
-        elif gradient_clip_val:
-            self.grad_norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
-            return
-        if is_logged(self.trainer, self.global_step + 1):
+        by_norm = gradient_clip_val and gradient_clip_algorithm != "value"
+        if by_norm or is_logged(self.trainer, self.global_step + 1):
             gradients = [p.grad for p in parameters if p.grad is not None]
             self.grad_norm = torch.nn.utils.get_total_norm(gradients)
+        if gradient_clip_val and by_norm:
+            assert self.grad_norm is not None
+            torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.grad_norm)
+        elif gradient_clip_val:
+            torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log every N optimizer steps, and wait for the device's results at no other time."""
         if not is_log_step(self.trainer, batch_idx):
             return
-        nats, tokens = self.trainer.strategy.reduce(self.train_sums.clone(), reduce_op="sum")
+        nats, tokens = self._all_train_sums()
         values = {"train/loss": nats / tokens}
         if self.grad_norm is not None:
             values["optim/grad_norm"] = self.grad_norm
         log_values(self, values)
         self.train_sums.zero_()
 
+    def _all_train_sums(self) -> Tensor:
+        sums: Tensor = self.trainer.strategy.reduce(self.train_sums.clone(), reduce_op="sum")
+        return sums
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["train_sums"] = self.train_sums.tolist()
+        checkpoint["train_sums"] = self._all_train_sums().tolist()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.train_sums.copy_(torch.tensor(checkpoint["train_sums"]))
+        if self.trainer.is_global_zero:
+            self.train_sums = torch.tensor(checkpoint["train_sums"])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         inputs, targets = batch
@@ -179,6 +201,7 @@ class LitLanguageModel(LightningModule):
         ):  # the full validation before step 1, which Lightning discards
             log_values(self, values)
         self.latest.update({name: float(value) for name, value in values.items()})
+        check_finite(self.latest, self.global_step)
         self.log_dict(
             {**values, "step": float(self.global_step)}
         )  # Lightning's own step is one less

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from lmtemplate.errors import ConfigError
 from lmtemplate.hardware import fast_bfloat16
 
 Group = dict[str, Any]
@@ -53,6 +54,19 @@ def hidden_matrices(net: nn.Module) -> list[nn.Parameter]:
     ]
 
 
+def check_rates(**rates: float) -> None:
+    """Raises ConfigError for a negative learning rate."""
+    for name, rate in rates.items():
+        if not rate >= 0:
+            raise ConfigError(f"model.optimizer.{name}={rate} has to be 0 or more")
+
+
+def unscaled(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Keep a fused optimizer from unscaling float16 gradients itself: they are clipped before."""
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    return optimizer
+
+
 class OptimizerRecipe(ABC):
     """Base class of what `model.optimizer` can name in a config."""
 
@@ -78,6 +92,7 @@ class AdamW(OptimizerRecipe):
         eps: float = 1e-8,
         weight_decay: float = 0.1,
     ) -> None:
+        check_rates(lr=lr)
         self.lr = lr
         self.betas = betas
         self.eps = eps
@@ -85,7 +100,9 @@ class AdamW(OptimizerRecipe):
 
     def build(self, net: nn.Module) -> torch.optim.Optimizer:
         groups = decay_groups((p for _, p in named_parameters(net)), self.weight_decay)
-        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
+        return unscaled(
+            torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
+        )
 
 
 class Adam(OptimizerRecipe):
@@ -100,13 +117,16 @@ class Adam(OptimizerRecipe):
     def __init__(
         self, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
     ) -> None:
+        check_rates(lr=lr)
         self.lr = lr
         self.betas = betas
         self.eps = eps
 
     def build(self, net: nn.Module) -> torch.optim.Optimizer:
         group = {"params": [p for _, p in named_parameters(net)], "name": "all"}
-        return torch.optim.Adam([group], lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
+        return unscaled(
+            torch.optim.Adam([group], lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
+        )
 
 
 class SGD(OptimizerRecipe):
@@ -126,6 +146,7 @@ class SGD(OptimizerRecipe):
         nesterov: bool = False,
         weight_decay: float = 0.0,
     ) -> None:
+        check_rates(lr=lr)
         self.lr = lr
         self.momentum = momentum
         self.nesterov = nesterov
@@ -249,6 +270,7 @@ class MuonAdamW(OptimizerRecipe):
         adamw_eps: float = 1e-10,
         adamw_weight_decay: float = 0.0,
     ) -> None:
+        check_rates(lr=lr, adamw_lr=adamw_lr)
         self.lr = lr
         self.momentum = momentum
         self.weight_decay = weight_decay
@@ -273,7 +295,11 @@ class MuonAdamW(OptimizerRecipe):
         )
         for group in others:
             group.update(
-                algorithm="adamw", lr=self.adamw_lr, betas=self.adamw_betas, eps=self.adamw_eps
+                algorithm="adamw",
+                lr=self.adamw_lr,
+                betas=self.adamw_betas,
+                eps=self.adamw_eps,
+                fused=True,  # so that `load_state_dict` puts the step count on the device
             )
         groups = [group for group in (muon, *others) if group["params"]]
         fast = bool(hidden) and fast_bfloat16(hidden[0].device)  # the iteration tolerates bfloat16

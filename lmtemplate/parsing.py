@@ -1,4 +1,4 @@
-"""Words of the command line and config files -> settings, or one line that says what is wrong."""
+"""Command line and config files -> settings and objects, or one line that says what is wrong."""
 
 import difflib
 import inspect
@@ -6,15 +6,23 @@ import itertools
 import re
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import jsonargparse
+import lightning.pytorch as lightning
 import yaml
-from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from lmtemplate import callbacks as ours
 from lmtemplate import models, optimizers, schedules
 from lmtemplate.callbacks import checkpointing, samples, stopping, throughput
-from lmtemplate.errors import ConfigError
+from lmtemplate.checkpoint import ResumeMode
+from lmtemplate.data.datamodule import TokenData
+from lmtemplate.errors import ConfigError, UserError
+from lmtemplate.models import GPT
+from lmtemplate.module import LitLanguageModel
+from lmtemplate.optimizers import AdamW
+from lmtemplate.schedules import WarmupCosine
 
 # Trainer arguments that lmtemplate sets itself, or has a better word for.
 OWNED = {
@@ -46,11 +54,17 @@ ROOMS: dict[str, ModuleType] = {
 }
 
 
+# What the data states; a net takes it, but nobody sets it there.
+LINKED = ("model.net.vocab_size", "model.net.block_size")
+
+
 class ParseError(Exception):
     """What jsonargparse has to say, before it is put into one line."""
 
 
 class Parser(LightningArgumentParser):
+    """Raises what is wrong instead of printing a page of usage."""
+
     def error(self, message: str, ex: Exception | None = None) -> Any:
         raise ParseError(message) from ex
 
@@ -61,8 +75,9 @@ def settings_by_name(parser: Parser) -> dict[str, str]:
     for path, room in ROOMS.items():
         for _, kind in inspect.getmembers(room, inspect.isclass):
             if kind.__module__.startswith(room.__name__):
-                names.update({n: f"{path}.{n}" for n in inspect.signature(kind).parameters})
-    return names
+                for name in inspect.signature(kind).parameters:
+                    names.setdefault(name, f"{path}.{name}")
+    return {name: path for name, path in names.items() if not path.startswith(LINKED)}
 
 
 def where_is(word: str, config_files: list[Path]) -> str:
@@ -89,8 +104,9 @@ def one_line(message: str, parser: Parser, config_files: list[Path]) -> str:
         key = unknown[1] or unknown[2]
         name = key.rpartition(".")[2]
         where = where_is(name, config_files)
-        if name in OWNED and key.startswith("trainer."):
-            return f"{key} ({where}) is not a setting here" + (
+        in_config = "Group 'trainer'" in message
+        if name in OWNED and (in_config or key.startswith("trainer.")):
+            return f"trainer.{name} ({where}) is not a setting here" + (
                 OWNED[name] and f"; use {OWNED[name]}"
             )
         known = settings_by_name(parser)
@@ -156,6 +172,177 @@ def parse(parser: Parser, words: list[str]) -> jsonargparse.Namespace:
     for path in config_files:
         check_yaml(path)
     try:
-        return parser.parse_args(words)
+        config = parser.parse_args(words)
+        if not isinstance(config.trainer, jsonargparse.Namespace):
+            raise ParseError('Parser key "trainer": expected settings, not a single value')
+        return config
     except ParseError as error:
         raise ConfigError(one_line(str(error), parser, config_files)) from error
+
+
+Precision = Literal["auto", "bf16-mixed", "16-mixed", "32-true", "bf16-true", "16-true", "64-true"]
+
+
+RUN_LENGTHS = {
+    "max_epochs": "passes over the training data",
+    "max_tokens": "tokens",
+    "max_flops": "model FLOPs, forward and backward",
+    "max_seconds": "seconds, at the speed measured before step 1; also a hard limit",
+    "tokens_per_parameter": "tokens / parameters (20 is Chinchilla's: Hoffmann et al. 2022)",
+}
+
+# Callbacks of every run, each under a key of its own.
+CALLBACKS = {
+    "early_stopping": ours.EarlyStopping,
+    "lr_monitor": ours.LRMonitor,
+    "checkpoint": ours.Checkpoint,
+    "throughput": ours.Throughput,
+    "samples": ours.Samples,
+}
+
+
+class Trainer(lightning.Trainer):
+    """Lightning's Trainer, whose precision may be `auto`.
+
+    Args:
+        precision: numbers to compute with; auto takes bf16-mixed where the device has it in
+            hardware.
+        max_steps: optimizer steps; -1 where another limit gives the run its length.
+        val_check_interval: optimizer steps between validations.
+        log_every_n_steps: optimizer steps between logged values.
+        num_sanity_val_steps: validation batches before step 1; -1 for all of them.
+    """
+
+    def __init__(
+        self,
+        *,
+        precision: Precision = "auto",
+        max_steps: int = -1,
+        val_check_interval: int = 100,
+        log_every_n_steps: int = 10,
+        num_sanity_val_steps: int = -1,
+        **kwargs: Any,
+    ) -> None:
+        assert precision != "auto", "cli.py chooses before it builds the Trainer"
+        super().__init__(
+            precision=precision,
+            max_steps=max_steps,
+            val_check_interval=val_check_interval,
+            log_every_n_steps=log_every_n_steps,
+            num_sanity_val_steps=num_sanity_val_steps,
+            **kwargs,
+        )
+
+
+def class_spec(kind: type) -> dict[str, Any]:
+    """How a config names a class."""
+    return {"class_path": f"{kind.__module__}.{kind.__name__}"}
+
+
+class TrainingCLI(LightningCLI):
+    """LightningCLI that parses and instantiates; the verbs below do the rest.
+
+    Stock `--ckpt_path` lets the checkpoint's settings beat the command line, hence no subcommands.
+
+    Args:
+        words: of the command line, after the verb.
+    """
+
+    def __init__(self, words: list[str]) -> None:
+        super().__init__(
+            LitLanguageModel,
+            TokenData,
+            save_config_callback=None,
+            trainer_class=Trainer,
+            seed_everything_default=1337,
+            parser_class=Parser,
+            parser_kwargs={"prog": "lmtemplate fit"},
+            args=words,
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--run_dir", type=str, default="runs/default", help="where the run leaves everything"
+        )
+        parser.add_argument(
+            "--resume",
+            type=ResumeMode,
+            default="never",
+            help="continue the run in run_dir: never, auto (if it has a checkpoint) or must",
+        )
+        parser.add_argument(
+            "--init_from", type=str | None, help="run or checkpoint to take the first weights from"
+        )
+        for name, text in RUN_LENGTHS.items():
+            parser.add_argument(f"--{name}", type=float | None, help=f"run length in {text}")
+        parser.add_argument(
+            "--tokens_per_step",
+            type=int | None,
+            help="tokens of one optimizer step, instead of trainer.accumulate_grad_batches",
+        )
+        parser.add_class_arguments(
+            Trainer,
+            "trainer",
+            skip=set(OWNED),
+            instantiate=False,
+            sub_configs=True,
+            fail_untyped=False,
+        )
+        parser.add_lightning_class_args(LitLanguageModel, "model")
+        parser.add_lightning_class_args(TokenData, "data")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        # one key each at the top, so that a second config changes one value and loses none of them
+        for name, kind in CALLBACKS.items():
+            default = class_spec(kind)
+            parser.add_argument(f"--{name}", type=kind | None, default=default, help="null: off")
+        parser.set_defaults(
+            {
+                "model.net": class_spec(GPT),
+                "model.optimizer": class_spec(AdamW),
+                "model.schedule": class_spec(WarmupCosine),
+            }
+        )
+        parser.link_arguments("data.block_size", "model.net.init_args.block_size")
+        parser.link_arguments(
+            "data.vocab_size", "model.net.init_args.vocab_size", apply_on="instantiate"
+        )
+        parser.link_arguments("seed_everything", "data.seed")
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--seed_everything",
+            type=jsonargparse.typing.NonNegativeInt,
+            default=self.seed_everything_default,
+            help="seed of weights, dropout and the order of the data",
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        assert isinstance(parser, Parser)
+        self.config = parse(parser, args)
+
+    def instantiate_classes(self) -> None:
+        """Build data, net and callbacks. What their constructors object to becomes one line."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError, ArithmeticError) as error:
+            cause: BaseException | None = error
+            while cause is not None:  # jsonargparse wraps what a constructor raised
+                if isinstance(cause, UserError):
+                    raise cause from error
+                cause = cause.__cause__ or cause.__context__
+            raise ConfigError(" ".join(str(error).split())[:400]) from error
+
+    def instantiate_trainer(self, **_: Any) -> Trainer:
+        return None  # type: ignore[return-value]  # built by the verb, when it knows the Plan
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The config as plain types, defaults included, what is linked left out."""
+        dumped = self.parser.dump(self.config, skip_unset=False)
+        settings: dict[str, Any] = yaml.safe_load(dumped)
+        settings.pop("resume")
+        return settings

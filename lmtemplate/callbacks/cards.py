@@ -11,6 +11,7 @@ from lmtemplate.callbacks.stopping import EarlyStopping, RunEnd
 from lmtemplate.callbacks.throughput import Throughput
 from lmtemplate.checkpoint import read_best
 from lmtemplate.data.datamodule import TokenData
+from lmtemplate.errors import NumbersError
 from lmtemplate.hardware import device_name
 from lmtemplate.length import RunLength
 from lmtemplate.module import LitLanguageModel, is_log_step
@@ -19,11 +20,9 @@ from lmtemplate.run import write_json
 
 def duration(seconds: float) -> str:
     """75 -> "1 min 15 s"."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
     minutes, seconds = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {seconds} s"
+        return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
     return f"{minutes // 60} h {minutes % 60} min"
 
 
@@ -95,7 +94,7 @@ class Cards(Callback):
         if trainer.global_step >= trainer.max_steps:
             return self.length.limit, f"reached {self.length}"
         if any(end.out_of_time for end in ends):
-            return "max_seconds", f"max_seconds {self.length.value:,.0f} are over"
+            return "max_seconds", f"{self.length} are over"
         for stop in stops:
             if stop.stopping_reason_message:
                 return "early_stopping", stop.stopping_reason_message.strip()
@@ -144,9 +143,9 @@ class Cards(Callback):
             rows["speed"] = f"{speed:,.0f} tokens/s, {summary['tokens']:,} tokens{mfu}"
         rows["files"] = f"{run} (curves: make board; weights: {run}/checkpoints)"
         for sampler in (c for c in trainer.callbacks if isinstance(c, Samples)):  # type: ignore[attr-defined]
-            for prompt, text in sampler.latest.items():
-                rows["wrote"] = " ".join(f"{prompt}{text}".split())[:400]
-        rows["next"] = f'lmtemplate generate {run} --prompt "The "'
+            texts = (" ".join(f"{p}{text}".split())[:300] for p, text in sampler.latest.items())
+            rows["wrote"] = "\n           ".join(texts)
+        rows["next"] = f'make sample RUN={run} PROMPT="The" (or lmtemplate generate {run})'
         print(card("done", rows), flush=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -155,5 +154,5 @@ class Cards(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        if isinstance(exception, KeyboardInterrupt) and trainer.global_step:
+        if isinstance(exception, KeyboardInterrupt | NumbersError) and trainer.global_step:
             self._close(trainer, pl_module)

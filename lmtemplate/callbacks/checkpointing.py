@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lmtemplate import checkpoint as files
+from lmtemplate.callbacks.throughput import Throughput
 from lmtemplate.errors import ConfigError
 from lmtemplate.module import LitLanguageModel, is_logged, is_step_end
 
@@ -47,6 +48,7 @@ def random_states() -> dict[str, Any]:
         "numpy": (kind, keys.tolist(), position, has_gauss, gauss),  # type: ignore[union-attr]
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
     }
 
 
@@ -58,6 +60,8 @@ def set_random_states(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(states["cuda"])
+    if states["mps"] is not None and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(states["mps"])
 
 
 def _set_progress(progress: dict[str, Any], count: int) -> None:
@@ -79,6 +83,9 @@ def loops_at(trainer: Trainer, step: int) -> dict[str, Any]:
     _set_progress(optimizer["step"], step)
     _set_progress(optimizer["zero_grad"], step)
     _set_progress(loops["epoch_loop.scheduler_progress"], step)
+    # at a validation, Lightning passes once without training, and counts that pass
+    validated = step * trainer.accumulate_grad_batches % int(trainer.val_check_interval or 1) == 0
+    loops["epoch_loop.state_dict"]["_batches_that_stepped"] = step - validated
     for scope in ("total", "current"):  # in the middle of the one epoch
         loops["epoch_progress"][scope].update(ready=1, started=1, processed=0, completed=0)
     return loops
@@ -98,26 +105,24 @@ class Checkpoint(ModelCheckpoint):
     checkpoint.prune).
 
     Args:
-        monitor: a value that each validation logs; lower is better.
         every_minutes: also save this often between validations; null for never.
         milestones: number of log-spaced steps whose weights are kept for good; null for none.
     """
 
     def __init__(
         self,
-        monitor: str = "val/loss",
         every_minutes: float | None = 15.0,
         milestones: int | None = 12,
     ) -> None:
         for name, value in (("every_minutes", every_minutes), ("milestones", milestones)):
             if value is not None and value <= 0:
                 raise ConfigError(f"checkpoint.{name}={value} has to be above 0, or null for none")
-        super().__init__(monitor=monitor, save_top_k=-1, auto_insert_metric_name=False)
+        super().__init__(monitor="val/loss", save_top_k=-1, auto_insert_metric_name=False)
         self.every_minutes = every_minutes
         self.milestones = milestones
         self.best: tuple[float, int] | None = None  # value, step
         self.saved_step: int | None = None
-        self._random_states: list[dict[str, Any]] | None = None
+        self._random_states: list[dict[str, Any]] = []
 
     @property
     def state_key(self) -> str:
@@ -127,30 +132,39 @@ class Checkpoint(ModelCheckpoint):
         self.run = Path(trainer.default_root_dir)
         self.dirpath = str(files.folder_of(self.run))
 
+    def _write(self, trainer: Trainer, path: Path, *, weights_only: bool = False) -> None:
+        """Save while the clock of tokens per second stands."""
+        meters = [c for c in trainer.callbacks if isinstance(c, Throughput)]  # type: ignore[attr-defined]
+        running = [meter for meter in meters if meter.pause(trainer)]
+        trainer.save_checkpoint(path, weights_only=weights_only)
+        for meter in running:
+            meter.resume()
+
     def _save(self, trainer: Trainer) -> None:
         step = trainer.global_step
-        trainer.save_checkpoint(files.folder_of(self.run) / files.file_name(step))
+        self._write(trainer, files.folder_of(self.run) / files.file_name(step))
+        for logger in trainer.loggers:
+            logger.save()  # the curves up to here should outlive a kill, too
         self.saved_step = step
         self.saved_at = time.monotonic()
         if trainer.is_global_zero:
-            if self.best is not None:
+            if self.best is not None and self.best[1] in files.steps_saved(self.run):
                 files.write_best(self.run, self.best[1], self.best[0])
-            files.prune(self.run)
+            files.prune(self.run, newest=step)
 
     def _save_milestone(self, trainer: Trainer) -> None:
         if self.milestones and trainer.global_step in self.milestone_steps:
             folder = files.folder_of(self.run) / "milestones"
             path = folder / files.file_name(trainer.global_step)
-            trainer.save_checkpoint(path, weights_only=True)
+            self._write(trainer, path, weights_only=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_at = time.monotonic()
         self.milestone_steps = milestone_steps(self.milestones or 1, trainer.max_steps)
         if trainer.global_step == 0:
             self._save_milestone(trainer)
-        if self._random_states is not None:
-            own = trainer.global_rank if trainer.global_rank < len(self._random_states) else 0
-            set_random_states(self._random_states[own])
+        if trainer.global_rank < len(self._random_states):
+            set_random_states(self._random_states[trainer.global_rank])
         elif trainer.global_rank:
             # each rank drops out other units
             torch.manual_seed(torch.initial_seed() + trainer.global_rank)
@@ -161,10 +175,15 @@ class Checkpoint(ModelCheckpoint):
         if not is_step_end(trainer, batch_idx):
             return
         self._save_milestone(trainer)
-        validates_now = (batch_idx + 1) % int(trainer.val_check_batch or 1) == 0
-        if self.every_minutes is None or validates_now or trainer.should_stop:
-            return  # a validation saves when it has ended
-        if not is_logged(trainer, trainer.global_step):
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Save on the timer here: all hooks of the step before, and its validation, are over."""
+        begins = batch_idx % trainer.accumulate_grad_batches == 0
+        if self.every_minutes is None or not begins or trainer.global_step in (0, self.saved_step):
+            return
+        if trainer.world_size > 1 and not is_logged(trainer, trainer.global_step):
             return  # ranks have to agree on the time, which is not worth a wait at every step
         due = time.monotonic() - self.saved_at >= self.every_minutes * 60
         if trainer.strategy.reduce_boolean_decision(due, all=False):
@@ -174,7 +193,7 @@ class Checkpoint(ModelCheckpoint):
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         assert isinstance(pl_module, LitLanguageModel)
-        value = pl_module.latest[str(self.monitor)]  # float64; Lightning's copy is float32
+        value = pl_module.latest["val/loss"]  # float64; Lightning's copy is float32
         if value < (self.best or (float("inf"), 0))[0]:  # never true for NaN
             self.best = (value, trainer.global_step)
             self.best_model_score = torch.tensor(value)

@@ -16,6 +16,9 @@ class LRMonitor(callbacks.LearningRateMonitor):
     def __init__(self) -> None:
         super().__init__(logging_interval="step")
 
+    def on_train_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        pass  # Lightning's would insist on a logger, and find names that are not used here
+
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:

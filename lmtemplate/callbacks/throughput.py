@@ -46,26 +46,29 @@ class Throughput(Callback):
         assert isinstance(module, LitLanguageModel)
         return tokens_per_second * module.net.flops_per_token() / (peak * trainer.world_size)
 
-    def _pause(self, trainer: Trainer) -> None:
+    def pause(self, trainer: Trainer) -> bool:
+        """Stop the clock; returns whether it was running."""
         if self._resumed_at is None:
-            return
+            return False
         if trainer.strategy.root_device.type == "cuda":
             torch.cuda.synchronize()
         self.seconds += time.perf_counter() - self._resumed_at
         self._resumed_at = None
+        return True
+
+    def resume(self) -> None:
+        """Let the clock run."""
+        self._resumed_at = time.perf_counter()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._logged = (self.seconds, self.tokens)
 
     def on_train_batch_start(self, *_: Any) -> None:
         if self._warm and self._resumed_at is None:
-            self._resumed_at = time.perf_counter()
+            self.resume()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._pause(trainer)
-
-    def on_save_checkpoint(self, trainer: Trainer, *_: Any) -> None:
-        self._pause(trainer)
+        self.pause(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -77,7 +80,7 @@ class Throughput(Callback):
         self._warm = self._warm or is_step_end(trainer, batch_idx)  # the first step also compiles
         if not is_log_step(trainer, batch_idx):
             return
-        self._pause(trainer)
+        self.pause(trainer)
         values = {"data/tokens": float(data.sequences * data.block_size), "data/epoch": data.passes}
         seconds, tokens = self.seconds - self._logged[0], self.tokens - self._logged[1]
         if seconds:
@@ -86,6 +89,7 @@ class Throughput(Callback):
             if mfu is not None:
                 values["speed/mfu"] = mfu
         log_values(pl_module, values)
+        self.resume()  # reading the next batch counts
         self._logged = (self.seconds, self.tokens)
 
     def state_dict(self) -> dict[str, Any]:

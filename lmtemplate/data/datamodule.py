@@ -48,6 +48,8 @@ class TokenData(LightningDataModule):
         for name, value in (("block_size", block_size), ("batch_size", batch_size)):
             if value < 1:
                 raise ConfigError(f"data.{name}={value} has to be 1 or more")
+        if num_workers < 0:
+            raise ConfigError(f"data.num_workers={num_workers} has to be 0 or more")
         if max_val_blocks is not None and max_val_blocks < 1:
             raise ConfigError(f"data.max_val_blocks={max_val_blocks} has to be 1 or more, or null")
         self.path = Path(path)

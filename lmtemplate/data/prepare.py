@@ -247,10 +247,10 @@ def prepare(
         input = _preset_of(output, for_config)
     if input is None or output is None:
         raise ConfigError("prepare needs --input TEXT and --output FOLDER (or --for_config FILE)")
-    if vocab_size is None and tokenizer == "bpe" and input in SOTU:
-        vocab_size = SOTU[input].vocab_size
+    if vocab_size is None and tokenizer == "bpe":
+        vocab_size = SOTU[input].vocab_size if input in SOTU else None
     text = SplitCorpus(open_corpus(input, seed, text_field), val_ratio, test_ratio, seed)
-    source = {
+    source: dict[str, Any] = {
         "input": input,
         "tokenizer": tokenizer,
         "vocab_size": vocab_size,

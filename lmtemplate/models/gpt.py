@@ -15,6 +15,9 @@ from lmtemplate.models.layers import (
     Rotary,
     TokenCache,
     TokenShift,
+    check_dropout,
+    check_head_sizes,
+    check_sizes,
 )
 
 
@@ -70,7 +73,10 @@ class GPT(LanguageModel):
         token_shift: bool = True,
     ) -> None:
         super().__init__(vocab_size, block_size)
-        n_kv_head = n_kv_head or n_head
+        n_kv_head = n_head if n_kv_head is None else n_kv_head
+        check_sizes(n_layer=n_layer)
+        check_dropout(dropout)
+        check_head_sizes(n_embd, n_head, n_kv_head)
         self.n_kv_head = n_kv_head
         self.head_size = n_embd // n_head
         self.logit_cap = logit_cap

@@ -4,7 +4,14 @@ import torch
 from torch import Tensor, nn
 
 from lmtemplate.models.base import LanguageModel
-from lmtemplate.models.layers import MLP, Attention, KeyValueCache
+from lmtemplate.models.layers import (
+    MLP,
+    Attention,
+    KeyValueCache,
+    check_dropout,
+    check_head_sizes,
+    check_sizes,
+)
 
 
 class Block(nn.Module):
@@ -46,6 +53,9 @@ class GPT2(LanguageModel):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(vocab_size, block_size)
+        check_sizes(n_layer=n_layer)
+        check_dropout(dropout)
+        check_head_sizes(n_embd, n_head, n_head)
         self.n_head = n_head
         self.embedding = nn.Embedding(vocab_size, n_embd)
         self.positions = nn.Embedding(block_size, n_embd)

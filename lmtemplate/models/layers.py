@@ -11,8 +11,22 @@ from lmtemplate.errors import ConfigError
 Activation = Literal["relu2", "swiglu", "gelu"]
 
 
+def check_sizes(**sizes: int) -> None:
+    """Raises ConfigError for a size below 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ConfigError(f"model.net.{name}={size} has to be 1 or more")
+
+
+def check_dropout(dropout: float) -> None:
+    """Raises ConfigError for what is no probability."""
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"model.net.dropout={dropout} has to be 0 or more, and below 1")
+
+
 def check_head_sizes(n_embd: int, n_head: int, n_kv_head: int) -> None:
     """Raises ConfigError, with the nearest sizes that work, where heads do not divide evenly."""
+    check_sizes(n_embd=n_embd, n_head=n_head, n_kv_head=n_kv_head)
     if n_embd % n_head:
         below = n_embd // n_head * n_head
         nearest = ", ".join(str(size) for size in (below, below + n_head) if size)
@@ -132,10 +146,11 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, dropout: flo
             queries, keys, values, attn_mask=mask, dropout_p=dropout, is_causal=is_causal
         )
     with torch.autocast("cpu", enabled=False):  # bf16 attention on CPU is up to 4 times slower
+        wide = torch.promote_types(queries.dtype, torch.float32)
         attended = F.scaled_dot_product_attention(
-            queries.float(),
-            keys.float(),
-            values.float(),
+            queries.to(wide),
+            keys.to(wide),
+            values.to(wide),
             attn_mask=mask,
             dropout_p=dropout,
             is_causal=is_causal,

@@ -1,6 +1,6 @@
 """A run that was cut short and continued -> the run that never stopped, bit for bit."""
 
-import itertools
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lmtemplate.__main__ import run as run_words
 from lmtemplate.module import LitLanguageModel
-from tests.conftest import TINY, Command
+from tests.conftest import Command
 from tests.runs import contents, curve, equal, load, steps, train
 
 STEPS = 12
@@ -24,7 +25,7 @@ COMBINATIONS = {  # each pair of settings occurs; what comes last wins on the co
 }
 SEQUENCES = 24  # in the training split
 PER_STEP = {1: 4, 3: 6}  # accumulation -> sequences
-CUTS = {1: (8, 6), 3: (7, 8)}  # accumulation -> steps in the middle and at the end of a pass
+CUTS = {1: (8, 6), 3: (6, 8)}  # accumulation -> steps in the middle and at the end of a pass
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def copied_at(cuts: tuple[int, ...], run: Path, left: Path) -> Iterator[dict[int
 def uninterrupted(
     request: pytest.FixtureRequest, small_corpus: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Uninterrupted:
-    """Dropout, a schedule, and validations that do not divide the run; saved at each step."""
+    """Dropout, a schedule, validations that do not divide the run; saved at each logged step."""
     optimizer, workers, accumulate = request.param
     folder = tmp_path_factory.mktemp("uninterrupted")
     flags = [
@@ -87,11 +88,19 @@ def uninterrupted(
     return Uninterrupted(run, accumulate, flags, left)
 
 
-@pytest.fixture(params=["the middle of a pass", "the end of a pass", "a validation"])
-def cut(request: pytest.FixtureRequest, uninterrupted: Uninterrupted) -> int:
-    """The last step before the power went off."""
+@pytest.fixture(scope="module", params=["middle of a pass", "end of a pass", "validation"])
+def continued(
+    request: pytest.FixtureRequest,
+    uninterrupted: Uninterrupted,
+    small_corpus: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The same run, continued from what was left at one of the steps."""
     middle, end = CUTS[uninterrupted.accumulate]
-    return {"the middle of a pass": middle, "the end of a pass": end}.get(request.param, VALIDATED)
+    cuts = {"middle of a pass": middle, "end of a pass": end, "validation": VALIDATED}
+    left = uninterrupted.left[cuts[request.param]]
+    run = shutil.copytree(left, tmp_path_factory.mktemp("continued") / "run")
+    return train(run, small_corpus, *uninterrupted.flags, "--resume", "must")
 
 
 def test_the_cuts_are_where_they_claim_to_be(uninterrupted: Uninterrupted) -> None:
@@ -105,16 +114,231 @@ def test_the_cuts_are_where_they_claim_to_be(uninterrupted: Uninterrupted) -> No
 
 
 def test_a_continued_run_ends_bitwise_like_the_uninterrupted_one(
-    uninterrupted: Uninterrupted, cut: int, small_corpus: Path, tmp_path: Path
+    uninterrupted: Uninterrupted, continued: Path
 ) -> None:
-    run = shutil.copytree(uninterrupted.left[cut], tmp_path / "run")
-    train(run, small_corpus, *uninterrupted.flags, "--resume", "must")
-    resumed, expected = load(run, STEPS), load(uninterrupted.run, STEPS)
+    one, other = load(uninterrupted.run, STEPS), load(continued, STEPS)
     for clocks in ("Throughput", "RunEnd"):
-        assert resumed["callbacks"].pop(clocks).keys() == expected["callbacks"].pop(clocks).keys()
-    resumed["config"]["run_dir"] = expected["config"]["run_dir"]
-    assert resumed.keys() == expected.keys()
-    different = [key for key in expected if not equal(resumed[key], expected[key])]
+        assert one["callbacks"].pop(clocks).keys() == other["callbacks"].pop(clocks).keys()
+    one["config"]["run_dir"] = other["config"]["run_dir"]
+    assert one.keys() == other.keys()
+    different = [key for key in one if not equal(one[key], other[key])]
     assert different in ([], ["loops"])  # Lightning's own counts of validations restart
-    for tag in ("val/loss", "train/loss", "optim/lr", "optim/grad_norm", "data/epoch"):
-        assert curve(run, tag) == curve(uninterrupted.run, tag)
+
+
+@pytest.mark.parametrize("tag", ["val/loss", "train/loss", "optim/lr", "optim/grad_norm"])
+def test_a_continued_curve_is_the_uninterrupted_one(
+    uninterrupted: Uninterrupted, continued: Path, tag: str
+) -> None:
+    assert curve(continued, tag) == curve(uninterrupted.run, tag)
+
+
+CONSTANT = [
+    "--model.schedule=lmtemplate.schedules.Constant",
+    "--model.optimizer=lmtemplate.optimizers.MuonAdamW",
+    "--model.optimizer.lr=0.02",
+    "--model.optimizer.weight_decay=0",
+    "--model.net.dropout=0.2",
+    "--trainer.log_every_n_steps=1",
+]
+
+
+@pytest.fixture(scope="module")
+def finished(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that reached its 6 steps; the last validation is not a multiple of the interval."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    return train(run, corpus, *CONSTANT, "--trainer.max_steps=6")
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+@pytest.fixture
+def go_on(fit: Command) -> Command:
+    """Continue: `go_on(run, *flags)`."""
+    return lambda run, *flags: fit(run, *CONSTANT, "--resume=auto", *flags)
+
+
+def test_a_finished_run_made_longer_equals_the_long_run(
+    run: Path, corpus: Path, tmp_path: Path
+) -> None:
+    train(run, corpus, *CONSTANT, "--trainer.max_steps=12", "--resume=auto")
+    long = train(tmp_path / "long", corpus, *CONSTANT, "--trainer.max_steps=12")
+    for key in ("state_dict", "optimizer_states", "random_states", "TokenData"):
+        assert equal(load(run, 12)[key], load(long, 12)[key])
+    validated = dict(curve(run, "val/loss"))
+    del validated[6]  # the end of the short run
+    assert validated == dict(curve(long, "val/loss"))
+    assert curve(run, "train/loss") == curve(long, "train/loss")
+
+
+def test_one_curve_results_and_no_step_is_there_twice(run: Path, go_on: Command) -> None:
+    go_on(run, "--trainer.max_steps=12")
+    assert steps(run, "train/loss") == list(range(1, 13))
+    assert steps(run, "val/loss") == [0, 4, 6, 8, 12]
+
+
+def test_what_a_killed_run_wrote_after_its_last_checkpoint_is_hidden(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(module: LitLanguageModel, *_: object) -> None:
+        if module.global_step == 7:
+            raise RuntimeError("killed")
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(LitLanguageModel, "on_train_batch_start", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(run, corpus, *CONSTANT)
+    assert steps(run, "train/loss") == list(range(1, 8))
+    assert not (run / "summary.json").exists()
+    train(run, corpus, *CONSTANT, "--resume=must")
+    assert steps(run, "train/loss") == list(range(1, 13))
+    assert steps(run, "val/loss") == [0, 4, 8, 12]
+
+
+def test_a_value_that_lightning_logs_goes_on_at_the_step_where_it_was(
+    run: Path, go_on: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def log(module: LitLanguageModel, *_: object) -> None:
+        module.log("mine", float(module.global_step))
+
+    monkeypatch.setattr(LitLanguageModel, "on_train_batch_start", log)
+    go_on(run, "--trainer.max_steps=12")
+    assert steps(run, "mine") == list(range(6, 12))  # Lightning counts from 0
+
+
+def test_never_in_a_used_directory_exits_2_and_says_what_to_type(fit: Command, run: Path) -> None:
+    before = contents(run)
+    mistake = fit(run)
+    assert mistake.code == 2
+    assert "--resume auto" in mistake.error
+    assert "--run_dir" in mistake.error
+    assert contents(run) == before
+
+
+def test_must_without_a_checkpoint_exits_3_and_makes_no_directory(
+    fit: Command, tmp_path: Path
+) -> None:
+    mistake = fit(tmp_path / "new", "--resume=must")
+    assert mistake.code == 3
+    assert "\n" not in mistake.error
+    assert not (tmp_path / "new").exists()
+
+
+def test_auto_in_a_used_directory_without_a_checkpoint_starts_at_0_and_says_so(
+    fit: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    shown = fit(tmp_path / "run", "--resume=auto", "--trainer.max_steps=4")
+    assert shown.code == 0
+    assert f"no checkpoint in {tmp_path / 'run'} yet: starting at step 0" in shown.out
+    assert steps(tmp_path / "run", "val/loss") == [0, 4]
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("flags", [[], ["--trainer.max_steps=4"]], ids=["same", "shorter"])
+def test_auto_on_a_finished_run_changes_nothing(
+    run: Path, go_on: Command, flags: list[str]
+) -> None:
+    before = contents(run)
+    shown = go_on(run, "--trainer.max_steps=6", *flags)
+    assert shown.code == 0
+    assert "is finished at step 6" in shown.out
+    assert contents(run) == before
+
+
+def test_a_new_learning_rate_applies_from_the_next_step_on(run: Path, go_on: Command) -> None:
+    shown = go_on(run, "--trainer.max_steps=12", "--model.optimizer.lr=0.005")
+    assert "changed: model.optimizer.init_args.lr: 0.02 -> 0.005" in shown.out
+    expected = [0.02] * 6 + [0.005] * 6
+    assert [value for _, value in curve(run, "optim/lr")] == pytest.approx(expected, rel=1e-6)
+    assert all(value == pytest.approx(0.003) for _, value in curve(run, "optim/lr/decay"))
+
+
+def test_a_new_weight_decay_applies(run: Path, go_on: Command) -> None:
+    go_on(run, "--trainer.max_steps=8", "--model.optimizer.weight_decay=0.7")
+    (optimizer,) = load(run, 8)["optimizer_states"]
+    decays = {group["name"]: group["weight_decay"] for group in optimizer["param_groups"]}
+    assert (decays["muon"], decays["decay"]) == (0.7, 0.0)
+
+
+STUCK = ["--model.optimizer.lr=0", "--model.optimizer.adamw_lr=0", "--trainer.val_check_interval=2"]
+
+
+def test_a_smaller_patience_applies(corpus: Path, tmp_path: Path, go_on: Command) -> None:
+    run = train(tmp_path / "run", corpus, *CONSTANT, *STUCK, "--trainer.max_steps=6")
+    go_on(run, *STUCK, "--trainer.max_steps=20", "--early_stopping.patience=3")
+    assert steps(run, "val/loss")[-1] == 8  # the best at 2, none better at 4, 6 and 8
+
+
+def test_a_larger_patience_continues_a_run_that_had_lost_it(
+    corpus: Path, tmp_path: Path, go_on: Command
+) -> None:
+    impatient = [*STUCK, "--trainer.max_steps=10", "--early_stopping.patience=2"]
+    run = train(tmp_path / "run", corpus, *CONSTANT, *impatient)
+    assert steps(run, "val/loss")[-1] == 6
+    assert "is finished at step 6" in go_on(run, *impatient).out
+    go_on(run, *STUCK, "--trainer.max_steps=10", "--early_stopping.patience=9")
+    assert steps(run, "val/loss")[-1] == 10
+
+
+def test_what_changed_is_in_the_manifest_and_the_config(run: Path, go_on: Command) -> None:
+    go_on(run, "--trainer.max_steps=8")
+    (resumed,) = json.loads((run / "manifest.json").read_text())["resumed"]
+    assert resumed["step"] == 6
+    assert resumed["changed"]["trainer.max_steps"] == [6, 8]
+    assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_steps"] == 8
+
+
+@pytest.mark.parametrize(
+    ("flag", "named"),
+    [
+        ("--model.net.n_layer=3", "model.net.init_args.n_layer: 2 -> 3"),
+        ("--model.net.dropout=0.5", "model.net.init_args.dropout: 0.2 -> 0.5"),
+        ("--data.block_size=8", "data.block_size: 16 -> 8"),
+    ],
+)
+def test_another_architecture_is_refused_by_name(
+    run: Path, go_on: Command, flag: str, named: str
+) -> None:
+    before = contents(run)
+    mistake = go_on(run, "--trainer.max_steps=12", flag)
+    assert mistake.code == 3
+    assert named in mistake.error
+    assert "\n" not in mistake.error
+    assert contents(run) == before
+
+
+def test_another_corpus_is_refused_by_name(run: Path, go_on: Command, small_corpus: Path) -> None:
+    before = contents(run)
+    mistake = go_on(run, "--trainer.max_steps=12", "--data.path", small_corpus)
+    assert mistake.code == 3
+    assert "data.fingerprint: " in mistake.error
+    assert contents(run) == before
+
+
+def test_a_different_batch_size_continues_at_the_same_sequence(run: Path, go_on: Command) -> None:
+    shown = go_on(run, "--trainer.max_steps=8", "--data.batch_size=6")
+    assert "changed: data.batch_size: 4 -> 6" in shown.out
+    assert load(run, 8)["TokenData"] == {"sequences": 6 * 4 + 2 * 6}
+
+
+def test_a_different_accumulation_continues_at_the_same_step(run: Path, go_on: Command) -> None:
+    go_on(run, "--trainer.max_steps=12", "--trainer.accumulate_grad_batches=3")
+    assert steps(run, "val/loss") == [0, 4, 6, 8, 12]
+    assert load(run, 12)["TokenData"] == {"sequences": 6 * 4 + 6 * 3 * 4}
+    assert load(run, 12)["global_step"] == 12
+
+
+def test_the_config_of_a_run_resumes_it_from_another_directory(
+    run: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--config", "run/config.yaml", "--run_dir=run", "--resume=must"]
+    shown = command("fit", *words, "--trainer.max_steps=8")
+    assert shown.code == 0
+    assert load(run, 8)["global_step"] == 8

@@ -1,0 +1,217 @@
+"""Training state -> checkpoints at the right steps; the ones worth keeping stay."""
+
+import hashlib
+import json
+import random
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from lmtemplate import checkpoint as files
+from lmtemplate.callbacks import Checkpoint, SafeCheckpointIO, checkpointing
+from lmtemplate.callbacks.checkpointing import milestone_steps, random_states, set_random_states
+from lmtemplate.errors import ConfigError
+from lmtemplate.module import LitLanguageModel
+from tests.runs import contents, curve, equal, load, train
+
+IMPROVING = ["--model.optimizer.lr=0.01", "--trainer.val_check_interval=2"]
+
+
+@pytest.fixture(scope="module")
+def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose growing learning rate soon blows it up: its second validation is the best."""
+    flags = ["--model.optimizer=lmtemplate.optimizers.Adam", "--model.optimizer.lr=30"]
+    flags += ["--model.schedule.warmup_steps=30", "--trainer.max_steps=30"]
+    flags += ["--trainer.val_check_interval=3", "--early_stopping=null"]
+    return train(tmp_path_factory.mktemp("runs") / "run", corpus, *flags)
+
+
+def kept(run: Path) -> list[int]:
+    return files.steps_saved(run)
+
+
+def milestones(run: Path) -> list[int]:
+    return [int(path.stem[5:]) for path in sorted((run / "checkpoints/milestones").glob("*.ckpt"))]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_random_states_come_back_exactly(seed: int) -> None:
+    def draw() -> tuple[float, float, float]:
+        return random.random(), np.random.normal(), float(torch.rand(()))
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    np.random.normal()  # leaves a second Gaussian for the next call
+    states = random_states()
+    expected = draw(), draw()
+    set_random_states(states)
+    assert (draw(), draw()) == expected
+
+
+def test_random_states_are_plain_enough_for_weights_only(tmp_path: Path) -> None:
+    torch.save(random_states(), tmp_path / "states")
+    set_random_states(torch.load(tmp_path / "states", weights_only=True))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 12, 1000, 1_000_000])
+def test_milestones_are_0_and_log_spaced_up_to_the_end(steps: int) -> None:
+    chosen = sorted(milestone_steps(12, steps))
+    assert chosen[0] == 0
+    assert chosen[-1] == steps
+    assert len(chosen) <= 13
+    spaced = np.log([step for step in chosen if step > 100])
+    if len(spaced) > 2:
+        assert np.diff(spaced) == pytest.approx(np.log(steps) / 11, rel=0.02)
+
+
+def test_the_best_and_the_newest_two_stay(run: Path) -> None:
+    assert kept(run) == [6, 27, 30]
+
+
+def test_milestones_are_never_pruned(run: Path) -> None:
+    expected = {0, *(round(30 ** (place / 11)) for place in range(12))}
+    assert milestones(run) == sorted(expected)
+
+
+def test_milestones_hold_weights_alone(run: Path) -> None:
+    for step in milestones(run):
+        path = run / "checkpoints/milestones" / files.file_name(step)
+        checkpoint = torch.load(path, weights_only=True)
+        assert checkpoint["global_step"] == step
+        assert not {"optimizer_states", "lr_schedulers", "callbacks"} & checkpoint.keys()
+
+
+def test_the_last_milestone_has_the_weights_of_the_last_checkpoint(run: Path) -> None:
+    path = run / "checkpoints/milestones" / files.file_name(30)
+    last = torch.load(path, weights_only=True)["state_dict"]
+    assert equal(last, load(run, 30)["state_dict"])
+
+
+def test_checksums_stand_for_every_file_and_are_right(run: Path) -> None:
+    for folder in (run / "checkpoints", run / "checkpoints/milestones"):
+        lines = (folder / "SHA256SUMS").read_text().splitlines()
+        listed = {name: digest for digest, name in (line.split("  ") for line in lines)}
+        there = {path.name: path for path in folder.glob("*.ckpt")}
+        assert listed.keys() == there.keys()
+        for name, path in there.items():
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == listed[name]
+
+
+def test_best_is_the_lowest_validation_to_the_last_digit(run: Path) -> None:
+    best = json.loads((run / "checkpoints/best.json").read_text())
+    losses = {step: loss for step, loss in curve(run, "val/loss") if step}
+    assert best["step"] == min(losses, key=lambda step: losses[step]) == 6
+    assert np.float32(best["val_loss"]) == np.float32(losses[6])
+
+
+def test_only_a_validation_moves_best(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Saved at each step, the weights improve from step to step; validated at 5, 10 and 12."""
+    pointed = []
+    write_best = files.write_best
+
+    def note(run: Path, step: int, val_loss: float) -> None:
+        pointed.append(step)
+        write_best(run, step, val_loss)
+
+    monkeypatch.setattr(files, "write_best", note)
+    flags = ["--checkpoint.every_minutes=1e-9", "--trainer.log_every_n_steps=1"]
+    flags += ["--trainer.val_check_interval=5", "--model.optimizer.lr=0.01"]
+    run = train(tmp_path / "run", corpus, *flags)
+    assert kept(run) == [11, 12]
+    assert sorted(set(pointed)) == [5, 10, 12]
+
+
+def test_a_checkpoint_describes_its_run(run: Path, corpus: Path) -> None:
+    checkpoint = load(run, 30)
+    index = json.loads((corpus / "index.json").read_text())
+    assert checkpoint["fingerprint"] == index["fingerprint"]
+    assert (checkpoint["vocab_size"], checkpoint["block_size"]) == (257, 16)
+    assert checkpoint["tokenizer"] == (corpus / "tokenizer.json").read_text()
+    assert checkpoint["config"]["trainer"]["max_steps"] == 30
+    assert checkpoint["length"] == {"limit": "trainer.max_steps", "value": 30, "steps": 30}
+
+
+def test_null_turns_milestones_off(corpus: Path, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", corpus, "--checkpoint.milestones=null")
+    assert kept(run) == [8, 12]
+    assert not (run / "checkpoints/milestones").exists()
+
+
+def test_null_turns_checkpoints_off(corpus: Path, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", corpus, "--checkpoint=null")
+    assert not (run / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("setting", [{"milestones": 0}, {"every_minutes": 0.0}])
+def test_settings_out_of_range_are_refused(setting: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="has to be above 0, or null"):
+        Checkpoint(**setting)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_timer_saves_between_validations(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
+) -> None:
+    """A step takes a minute; saved every 3 minutes, at the validation at 10, and at the end."""
+    clock, saved = SimpleNamespace(now=0.0), []
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(checkpointing, "time", clock)
+
+    def tick(module: LitLanguageModel, *_: object) -> None:
+        clock.now += 60 / accumulate
+
+    def write(checkpoint: dict[str, int], path: Path) -> None:
+        saved.append(checkpoint["global_step"])
+
+    monkeypatch.setattr(LitLanguageModel, "on_train_batch_start", tick)
+    monkeypatch.setattr(files, "write", write)
+    flags = ["--checkpoint.every_minutes=3", "--checkpoint.milestones=null"]
+    flags += ["--trainer.log_every_n_steps=1"]
+    flags += [f"--trainer.accumulate_grad_batches={accumulate}", "--trainer.val_check_interval=10"]
+    train(tmp_path / "run", corpus, *flags)
+    assert saved == [3, 6, 9, 10, 12]
+
+
+def test_without_a_timer_only_validations_save(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = []
+    write = files.write
+
+    def note(checkpoint: dict[str, int], path: Path) -> None:
+        saved.append(checkpoint["global_step"])
+        write(checkpoint, path)
+
+    monkeypatch.setattr(files, "write", note)
+    flags = ["--checkpoint.every_minutes=null", "--checkpoint.milestones=null"]
+    train(tmp_path / "run", corpus, *flags, "--trainer.max_steps=10")
+    assert saved == [4, 8, 10]
+
+
+def test_lightning_can_neither_leave_a_torn_file_nor_load_one(tmp_path: Path) -> None:
+    door = SafeCheckpointIO({"config": 1})
+    door.save_checkpoint({"state_dict": {}, "global_step": 1}, str(tmp_path / "a.ckpt"))
+    assert contents(tmp_path).keys() == {"a.ckpt", "SHA256SUMS"}
+    loaded = door.load_checkpoint(str(tmp_path / "a.ckpt"), map_location="cpu")
+    assert loaded == {"config": 1, "state_dict": {}, "global_step": 1}
+
+
+def test_every_checkpoint_restores_the_rest_of_the_run_from_its_own_best(
+    corpus: Path, tmp_path: Path
+) -> None:
+    run = train(tmp_path / "run", corpus, *IMPROVING, "--trainer.max_steps=4")
+    first = files.read_best(run)
+    train(run, corpus, *IMPROVING, "--trainer.max_steps=6", "--resume=must")
+    last = files.read_best(run)
+    assert first is not None
+    assert last is not None
+    assert (first["step"], last["step"]) == (4, 6)
+    flags = ["--trainer.max_steps=8", "--resume=must", "--model.optimizer.lr=5"]
+    train(run, corpus, *IMPROVING, *flags)
+    assert files.read_best(run) == last  # a worse validation after the resume moves nothing

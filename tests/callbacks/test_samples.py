@@ -1,0 +1,78 @@
+"""Weights -> text in TensorBoard, the same for the same weights, and nothing else changed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lmtemplate.callbacks import Samples
+from lmtemplate.module import LitLanguageModel
+from lmtemplate.parsing import TrainingCLI
+from tests.conftest import Command
+from tests.runs import equal, events, load, train
+
+PROMPTS = '--samples.prompts=["", "The "]'
+
+
+@pytest.fixture(scope="module")
+def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return train(folder, corpus, PROMPTS, "--model.net.dropout=0.2")
+
+
+def texts(run: Path, number: int) -> dict[int, str]:
+    """Step -> sample, as TensorBoard holds it."""
+    logged = events(run).Tensors(f"samples/{number}/text_summary")
+    return {event.step: event.tensor_proto.string_val[0].decode() for event in logged}
+
+
+def test_a_sample_is_written_at_every_validation(run: Path) -> None:
+    assert list(texts(run, 1)) == list(texts(run, 2)) == [0, 4, 8, 12]
+
+
+def test_a_sample_begins_with_its_prompt(run: Path) -> None:
+    assert all(text.startswith("    The ") for text in texts(run, 2).values())
+
+
+def test_the_last_sample_is_what_generate_writes(run: Path, command: Command) -> None:
+    words = ["--prompt", "The ", "--max_new_tokens=5", "--temperature=0.8", "--seed=1337"]
+    written = command("generate", run, "--checkpoint=latest", *words).out
+    lines = [line.removeprefix("    ") for line in texts(run, 2)[12].splitlines()]
+    assert lines == written.removesuffix("\n").splitlines()
+
+
+def test_the_last_sample_stands_on_the_closing_card(fit: Command, tmp_path: Path) -> None:
+    shown = fit(tmp_path / "run", "--trainer.max_steps=4", '--samples.prompts=["The "]')
+    written = " ".join(texts(tmp_path / "run", 1)[4].split())
+    assert f"wrote    {written}" in shown.out
+
+
+def test_sampling_does_not_change_the_training(run: Path, corpus: Path, tmp_path: Path) -> None:
+    flags = ["--samples=null", "--model.net.dropout=0.2"]
+    silent = train(tmp_path / "run", corpus, *flags)
+    for key in ("state_dict", "optimizer_states", "random_states"):
+        assert equal(load(run, 12)[key], load(silent, 12)[key])
+
+
+@pytest.fixture
+def cli(corpus: Path) -> TrainingCLI:
+    words = ["--data.path", str(corpus), "--data.block_size=8", "--model.net.n_embd=16"]
+    return TrainingCLI([*words, "--model.net.n_layer=1", "--model.net.n_head=2"])
+
+
+def test_the_same_weights_write_the_same_text(cli: TrainingCLI) -> None:
+    samples = Samples(prompts=("a", "b"), max_new_tokens=20)
+    torch.nn.init.normal_(cli.model.net.head.weight)
+    first = samples.write(cli.model, cli.datamodule)
+    torch.rand(5)
+    assert samples.write(cli.model, cli.datamodule) == first
+    assert list(first) == ["a", "b"]
+
+
+def test_the_net_and_the_random_state_are_left_as_they_were(cli: TrainingCLI) -> None:
+    module: LitLanguageModel = cli.model
+    module.net.train()
+    before = torch.get_rng_state()
+    Samples(max_new_tokens=20).write(module, cli.datamodule)
+    assert module.net.training
+    assert torch.equal(torch.get_rng_state(), before)

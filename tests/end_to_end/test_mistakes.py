@@ -1,0 +1,495 @@
+"""What a user can get wrong -> one line that says what, where and what to do, and an exit code."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lmtemplate.__main__ import run as run_words
+from tests.conftest import TINY, Command, Result
+from tests.runs import contents, train
+
+Refused = Callable[..., str]
+
+
+def check_line(mistake: Result, code: int) -> str:
+    """The message, if the mistake ended with this code and in one line."""
+    assert mistake.code == code, mistake.error
+    assert len(mistake.error.strip().splitlines()) == 1
+    assert "Traceback" not in mistake.error
+    assert len(mistake.error) < 600
+    return mistake.error
+
+
+@pytest.fixture
+def refused(fit: Command, tmp_path: Path) -> Refused:
+    """Message of a `fit` that has to be refused: `refused(code, *flags)`; it makes no directory."""
+
+    def call(code: int, *flags: object) -> str:
+        message = check_line(fit(tmp_path / "run", *flags), code)
+        assert not (tmp_path / "run").exists()
+        return message
+
+    return call
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a config, its first line a comment."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "mine.yaml"
+        path.write_text(f"# mine\n{text}\n")
+        return path
+
+    return write
+
+
+MISSPELT = [
+    ("trainer: {max_stepz: 5}", "max_stepz", "trainer.max_steps"),
+    ("data: {blok_size: 8}", "blok_size", "data.block_size"),
+    ("modle: {z_loss: 0.1}", "modle", "model.z_loss"),
+    ("model: {z_los: 0.1}", "z_los", "model.z_loss"),
+    ("model: {net: {init_args: {n_layers: 3}}}", "n_layers", "model.net.n_layer"),
+    ("model: {optimizer: {init_args: {learning_rate: 1}}}", "learning_rate", ""),
+    ("model: {optimizer: {init_args: {weight_decy: 1}}}", "weight_decy", "weight_decay"),
+    ("model: {schedule: {init_args: {warmup_step: 1}}}", "warmup_step", "warmup_steps"),
+    ("early_stopping: {patiance: 3}", "patiance", "early_stopping.patience"),
+    ("checkpoint: {init_args: {milestone: 3}}", "milestone", "checkpoint.milestones"),
+    ("samples: {init_args: {promts: []}}", "promts", "samples.prompts"),
+    ("n_layer: 3", "n_layer", "model.net.n_layer"),
+]
+
+
+@pytest.mark.parametrize(("text", "key", "meant"), MISSPELT, ids=[key for _, key, _ in MISSPELT])
+def test_a_misspelt_key_in_a_config_names_file_line_and_what_was_meant(
+    refused: Refused, config: Callable[[str], Path], text: str, key: str, meant: str
+) -> None:
+    path = config(text)
+    message = refused(2, "--config", path)
+    assert key in message
+    assert f"{path}:2" in message
+    if meant:
+        assert re.search(rf"did you mean [\w.]*{re.escape(meant)}\?", message)
+
+
+WORDS = [
+    ("--trainer.max_stepz=5", "max_stepz", "trainer.max_steps"),
+    ("--data.blok_size=8", "blok_size", "data.block_size"),
+    ("--max_epocs=1", "max_epocs", "max_epochs"),
+    ("--model.net.n_layers=3", "n_layers", "model.net.n_layer"),
+    ("--model.net.init_args.n_layers=3", "n_layers", "model.net.n_layer"),
+    ("--model.optimizer.init_args.wieght_decay=1", "wieght_decay", "weight_decay"),
+    ("--early_stopping.patiance=3", "patiance", "early_stopping.patience"),
+    ("--learning_rate=3", "learning_rate", ""),
+]
+
+
+@pytest.mark.parametrize(("word", "key", "meant"), WORDS, ids=[word for word, _, _ in WORDS])
+def test_a_misspelt_flag_says_command_line_and_what_was_meant(
+    refused: Refused, word: str, key: str, meant: str
+) -> None:
+    message = refused(2, word)
+    assert key in message
+    assert "command line" in message
+    if meant:
+        assert re.search(rf"did you mean [\w.]*{re.escape(meant)}\?", message)
+
+
+def test_a_class_that_does_not_exist_is_named_with_file_and_line(
+    refused: Refused, config: Callable[[str], Path]
+) -> None:
+    path = config("model:\n  net: {class_path: lmtemplate.models.GTP}")
+    message = refused(2, "--config", path)
+    assert "lmtemplate.models.GTP" in message
+    assert f"{path}:3" in message
+
+
+def test_a_class_of_another_kind_is_refused(
+    refused: Refused, config: Callable[[str], Path]
+) -> None:
+    path = config("model:\n  net: {class_path: lmtemplate.optimizers.AdamW}")
+    message = refused(2, "--config", path)
+    assert "model.net" in message
+    assert f"{path}:3" in message
+
+
+WRONG_TYPES = [
+    ("trainer: {max_steps: many}", "trainer.max_steps"),
+    ("data: {block_size: 1.5}", "data.block_size"),
+    ("model: {net: {init_args: {n_layer: four}}}", "n_layer"),
+    ("model: {optimizer: {init_args: {lr: fast}}}", "lr"),
+    ("early_stopping: {patience: long}", "patience"),
+    ("seed_everything: x", "seed_everything"),
+    ("max_tokens: lots", "max_tokens"),
+    ("trainer: {precision: 8-bit}", "trainer.precision"),
+    ("trainer: 5", "trainer"),
+]
+
+
+@pytest.mark.parametrize(("text", "key"), WRONG_TYPES, ids=[key for _, key in WRONG_TYPES])
+def test_a_value_of_the_wrong_type_is_named_with_file_and_line(
+    refused: Refused, config: Callable[[str], Path], text: str, key: str
+) -> None:
+    path = config(text)
+    message = refused(2, "--config", path)
+    assert key in message
+    assert f"{path}:2" in message
+
+
+@pytest.mark.parametrize(
+    ("flag", "key"),
+    [
+        ("--trainer.max_steps=many", "trainer.max_steps"),
+        ("--model.net.n_layer=four", "n_layer"),
+        ("--resume=perhaps", "resume"),
+        ("--max_epochs=x", "max_epochs"),
+    ],
+)
+def test_a_flag_of_the_wrong_type_says_command_line(refused: Refused, flag: str, key: str) -> None:
+    message = refused(2, flag)
+    assert key in message
+    assert "command line" in message
+
+
+def test_a_flag_without_its_value_is_one_line(refused: Refused) -> None:
+    assert "max_steps" in refused(2, "--trainer.max_steps")
+
+
+def test_a_word_that_is_no_flag_is_one_line(refused: Refused) -> None:
+    assert "oops" in refused(2, "oops")
+
+
+def test_a_config_that_is_not_there_is_named(refused: Refused, tmp_path: Path) -> None:
+    path = tmp_path / "none.yaml"
+    assert refused(2, "--config", path) == f"cannot read config {path}: No such file or directory"
+
+
+def test_a_folder_is_no_config(refused: Refused, tmp_path: Path) -> None:
+    assert str(tmp_path) in refused(2, "--config", tmp_path)
+
+
+def test_broken_yaml_is_named_with_line_and_column(
+    refused: Refused, config: Callable[[str], Path]
+) -> None:
+    path = config("trainer:\n  max_steps: 5\n max_epochs: 1")
+    assert f"{path}:4:" in refused(2, "--config", path)
+
+
+@pytest.mark.parametrize("text", ["- a", "5", ""])
+def test_a_config_is_a_mapping(refused: Refused, config: Callable[[str], Path], text: str) -> None:
+    path = config(text)
+    assert f"{path} holds no settings" in refused(2, "--config", path)
+
+
+def test_a_config_that_is_not_utf8_is_named(refused: Refused, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"run_dir: caf\xe9\n")
+    assert f"{path} is not YAML" in refused(2, "--config", path)
+
+
+def test_a_missing_yaml_is_named_in_both_spellings(refused: Refused, tmp_path: Path) -> None:
+    path = tmp_path / "none.yaml"
+    for words in ([f"--config={path}"], ["-c", path]):
+        assert str(path) in refused(2, *words)
+
+
+def test_heads_that_do_not_divide_the_width_name_a_width_that_works(refused: Refused) -> None:
+    message = refused(2, "--model.net.n_embd=30", "--model.net.n_head=4")
+    assert "model.net.n_embd=30" in message
+    assert "28, 32" in message
+
+
+def test_an_odd_head_size_is_refused_by_name(refused: Refused) -> None:
+    assert "model.net.n_embd" in refused(2, "--model.net.n_embd=6", "--model.net.n_head=2")
+
+
+IMPOSSIBLE = [
+    ("--model.net.n_head=0", "n_head"),
+    ("--model.net.n_embd=0", "n_embd"),
+    ("--model.net.dropout=1.5", "dropout"),
+    ("--model.optimizer.lr=-1", "lr"),
+    ("--data.batch_size=0", "data.batch_size"),
+    ("--data.block_size=0", "data.block_size"),
+    ("--data.max_val_blocks=0", "data.max_val_blocks"),
+    ("--trainer.val_check_interval=0", "trainer.val_check_interval"),
+    ("--trainer.accumulate_grad_batches=0", "accumulate_grad_batches"),
+    ("--trainer.log_every_n_steps=0", "log_every_n_steps"),
+    ("--trainer.devices=0", "devices"),
+    ("--trainer.accelerator=abacus", "accelerator"),
+    ("--trainer.strategy=sideways", "strategy"),
+    ("--model.schedule.warmup_steps=-1", "warmup_steps"),
+    ("--model.schedule.floor_ratio=2", "floor_ratio"),
+    ("--checkpoint.milestones=0", "checkpoint.milestones"),
+    ("--checkpoint.every_minutes=0", "checkpoint.every_minutes"),
+    ("--early_stopping.mode=sideways", "mode"),
+    ("--seed_everything=-1", "seed_everything"),
+]
+
+
+@pytest.mark.parametrize(("flag", "key"), IMPOSSIBLE, ids=[flag for flag, _ in IMPOSSIBLE])
+def test_a_value_out_of_range_is_refused_by_name(refused: Refused, flag: str, key: str) -> None:
+    assert key in refused(2, flag)
+
+
+def test_a_warmup_longer_than_the_run_is_refused(refused: Refused) -> None:
+    message = refused(2, "--model.schedule.warmup_steps=13")
+    assert "model.schedule.warmup_steps=13 is longer than the run of 12 steps" in message
+
+
+@pytest.mark.parametrize(
+    "flag", ["--trainer.val_check_interval=13", "--trainer.limit_val_batches=0"]
+)
+def test_a_validation_that_would_never_happen_is_refused(refused: Refused, flag: str) -> None:
+    assert "validation would never happen" in refused(2, flag)
+
+
+@pytest.mark.parametrize("key", ["early_stopping", "checkpoint"])
+def test_a_monitor_that_is_never_logged_is_refused(refused: Refused, key: str) -> None:
+    message = refused(2, f"--{key}.monitor=val/los")
+    assert f"{key}.monitor: 'val/los' is never logged" in message
+    assert "val/loss" in message
+
+
+def test_two_lengths_at_once_are_refused(refused: Refused) -> None:
+    message = refused(2, "--max_epochs=1")
+    assert "trainer.max_steps=12 and max_epochs=1" in message
+
+
+def test_no_length_at_all_is_refused(refused: Refused) -> None:
+    message = refused(2, "--trainer.max_steps=-1")
+    assert "the run has no length" in message
+    assert "--trainer.max_steps" in message
+
+
+@pytest.mark.parametrize("flag", ["--trainer.max_steps=0", "--trainer.max_steps=-2"])
+def test_a_length_is_above_0(refused: Refused, flag: str) -> None:
+    assert "trainer.max_steps" in refused(2, flag)
+
+
+def test_a_step_that_is_no_multiple_of_a_batch_names_the_nearest(refused: Refused) -> None:
+    message = refused(2, "--tokens_per_step=200")
+    assert "tokens_per_step=200 is not a multiple" in message
+    assert "nearest that is: 192" in message
+
+
+def test_two_sizes_of_a_step_are_refused(refused: Refused) -> None:
+    flags = ["--tokens_per_step=128", "--trainer.accumulate_grad_batches=2"]
+    assert "keep one" in refused(2, *flags)
+
+
+INSTEAD = {
+    "max_epochs": "max_epochs, in passes over the data",
+    "max_time": "max_seconds",
+    "default_root_dir": "run_dir",
+    "fast_dev_run": "--config configs/debug.yaml",
+    "check_val_every_n_epoch": "trainer.val_check_interval",
+    "limit_train_batches": "trainer.max_steps",
+}
+
+
+@pytest.mark.parametrize(("name", "instead"), INSTEAD.items())
+def test_a_trainer_setting_that_is_not_ours_says_what_to_use(
+    refused: Refused, config: Callable[[str], Path], name: str, instead: str
+) -> None:
+    assert f"use {instead}" in refused(2, f"--trainer.{name}=1")
+    path = config(f"trainer: {{{name}: 1}}")
+    message = refused(2, "--config", path)
+    assert f"use {instead}" in message
+    assert f"{path}:2" in message
+
+
+def test_a_used_run_directory_is_refused_and_untouched(fit: Command, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    before = contents(tmp_path)
+    assert "is in use" in check_line(fit(tmp_path / "run"), 2)
+    assert contents(tmp_path) == before
+
+
+def test_a_run_directory_that_is_a_file_is_refused(fit: Command, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    assert "is a file" in check_line(fit(tmp_path / "run"), 2)
+
+
+# ---- text and shards
+
+
+@pytest.fixture
+def prepare(command: Command, tmp_path: Path) -> Callable[..., Result]:
+    """`prepare(text, *flags)` into tmp_path / "data"."""
+
+    def call(text: bytes, *flags: object) -> Result:
+        (tmp_path / "text.txt").write_bytes(text)
+        words = ["--input", tmp_path / "text.txt", "--output", tmp_path / "data"]
+        result = command("prepare", *words, *flags)
+        if result.code:
+            assert {path.name for path in tmp_path.iterdir()} <= {"text.txt", "tokenizer.json"}
+        return result
+
+    return call
+
+
+@pytest.mark.parametrize("text", [b"", b" \n\n"])
+def test_an_empty_corpus_is_refused(prepare: Callable[..., Result], text: bytes) -> None:
+    assert "holds no text" in check_line(prepare(text), 8)
+
+
+def test_invalid_utf8_is_named_with_byte_and_line(prepare: Callable[..., Result]) -> None:
+    message = check_line(prepare(b"one\ntwo\ncaf\xe9 three\n"), 8)
+    assert "text.txt: invalid UTF-8 at byte 11 (0xe9), line 3" in message
+
+
+def test_a_text_that_is_not_there_is_named(command: Command, tmp_path: Path) -> None:
+    words = ["--input", tmp_path / "none.txt", "--output", tmp_path / "data"]
+    assert "none.txt" in check_line(command("prepare", *words), 8)
+
+
+def test_an_unknown_tokenizer_is_refused(prepare: Callable[..., Result]) -> None:
+    assert "--tokenizer bpee" in check_line(prepare(b"some text\n" * 50, "--tokenizer=bpee"), 2)
+
+
+@pytest.fixture
+def damaged(corpus: Path, tmp_path: Path) -> Path:
+    """A copy of the corpus, to damage."""
+    return shutil.copytree(corpus, tmp_path / "damaged")
+
+
+def test_a_corpus_that_is_not_prepared_names_the_command(refused: Refused, tmp_path: Path) -> None:
+    message = refused(8, "--data.path", tmp_path / "none")
+    assert "lmtemplate prepare --input" in message
+
+
+def test_a_split_smaller_than_a_block_is_refused(refused: Refused) -> None:
+    message = refused(8, "--data.block_size=9000")
+    assert "the val split of" in message
+    assert "9,001" in message
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_missing_shard_is_named(refused: Refused, damaged: Path, split: str) -> None:
+    (shard,) = damaged.glob(f"{split}_*.bin")
+    shard.unlink()
+    assert f"shard {shard} is missing" in refused(8, "--data.path", damaged)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_truncated_shard_is_named(refused: Refused, damaged: Path, split: str) -> None:
+    (shard,) = damaged.glob(f"{split}_*.bin")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    message = refused(8, "--data.path", damaged)
+    assert str(shard) in message
+    assert "truncated" in message
+
+
+def test_a_tokenizer_that_did_not_make_the_shards_is_refused(
+    refused: Refused, damaged: Path
+) -> None:
+    other = damaged.with_name("other")
+    words = ["--input", "grammar:20", "--output", str(other), "--tokenizer", "char"]
+    run_words(["prepare", *words])
+    shutil.copy(other / "tokenizer.json", damaged / "tokenizer.json")
+    assert "is not the tokenizer that made the shards" in refused(8, "--data.path", damaged)
+
+
+def test_a_missing_tokenizer_is_named(refused: Refused, damaged: Path) -> None:
+    (damaged / "tokenizer.json").unlink()
+    assert "tokenizer.json" in refused(8, "--data.path", damaged)
+
+
+def test_an_index_that_was_changed_by_hand_is_refused(refused: Refused, damaged: Path) -> None:
+    index = json.loads((damaged / "index.json").read_text())
+    (damaged / "index.json").write_text(json.dumps({**index, "vocab_size": 99}))
+    assert "was changed by hand" in refused(8, "--data.path", damaged)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_an_index_that_cannot_be_read_is_refused(
+    refused: Refused, damaged: Path, text: str
+) -> None:
+    (damaged / "index.json").write_text(text)
+    assert "index.json" in refused(8, "--data.path", damaged)
+
+
+# ---- verbs that read a run
+
+
+@pytest.fixture(scope="module")
+def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("runs") / "run", corpus, "--trainer.max_steps=4")
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "generate"])
+def test_a_run_that_is_not_there_is_named(command: Command, tmp_path: Path, verb: str) -> None:
+    message = check_line(command(verb, tmp_path / "none"), 3)
+    assert f"no run {tmp_path / 'none'}" in message
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "generate"])
+def test_a_run_has_to_be_named(command: Command, verb: str) -> None:
+    assert "run" in check_line(command(verb), 2).lower()
+
+
+@pytest.mark.parametrize("verb", ["validate", "generate"])
+def test_a_checkpoint_that_is_not_there_is_named(
+    command: Command, run: Path, tmp_path: Path, verb: str
+) -> None:
+    path = tmp_path / "none.ckpt"
+    assert str(path) in check_line(command(verb, run, "--checkpoint", path), 3)
+
+
+@pytest.mark.parametrize("verb", ["validate", "generate"])
+def test_a_damaged_checkpoint_is_refused(
+    command: Command, run: Path, tmp_path: Path, verb: str
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    path = copy / "checkpoints/step-000000004.ckpt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert "is damaged" in check_line(command(verb, copy), 3)
+
+
+def test_a_misspelt_flag_of_validate_is_one_line(command: Command, run: Path) -> None:
+    assert "batchsize" in check_line(command("validate", run, "--data.batchsize=2"), 2)
+
+
+def test_a_run_without_its_config_cannot_be_validated(
+    command: Command, run: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "config.yaml").unlink()
+    assert "config.yaml" in check_line(command("validate", copy), 2)
+
+
+def test_another_architecture_cannot_be_validated(command: Command, run: Path) -> None:
+    message = check_line(command("validate", run, "--model.net.n_embd=64"), 3)
+    assert "another architecture" in message
+
+
+@pytest.mark.parametrize(
+    "flag", ["--temperature=-1", "--top_k=0", "--top_p=0", "--top_p=1.5", "--max_new_tokens=-1"]
+)
+def test_a_sampling_setting_out_of_range_is_refused(command: Command, run: Path, flag: str) -> None:
+    assert flag.split("=")[0] in check_line(command("generate", run, flag), 2)
+
+
+def test_a_device_that_is_not_there_is_refused(command: Command, run: Path) -> None:
+    assert "device" in check_line(command("generate", run, "--device=abacus"), 2)
+
+
+def test_the_program_itself_prints_one_line_and_exits(corpus: Path, tmp_path: Path) -> None:
+    words = ["--data.path", str(corpus), *TINY, "--run_dir", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-m", "lmtemplate", "fit", *words, "--trainer.max_stepz=5"],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"error: .*did you mean trainer\.max_steps\?.*\n", done.stderr)
+    assert not (tmp_path / "run").exists()

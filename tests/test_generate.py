@@ -1,0 +1,310 @@
+"""Sampling against brute force, and text that comes out whole."""
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lmtemplate import checkpoint as files
+from lmtemplate.data.tokenizer import ByteTokenizer, CharTokenizer
+from lmtemplate.errors import CheckpointError, ConfigError
+from lmtemplate.generate import (
+    continue_tokens,
+    encode_prompt,
+    generate,
+    next_probabilities,
+    stream_text,
+)
+from lmtemplate.models import GPT, LanguageModel
+
+LOGITS = [1.0, -0.5, 2.0, 0.3, -1.2]
+
+
+class FixedLogits(LanguageModel):
+    """Says the same whatever it is told, and remembers how much it was told."""
+
+    def __init__(self, logits: list[float], block_size: int = 8) -> None:
+        super().__init__(len(logits), block_size)
+        self.logits = nn.Parameter(torch.tensor(logits))
+        self.told: list[int] = []
+
+    def forward(self, tokens: Tensor, caches: None = None) -> Tensor:
+        self.told.append(tokens.size(1))
+        return self.logits.expand(*tokens.shape, -1)
+
+
+class Counting(LanguageModel):
+    """After n comes n + 1, and after the last the first."""
+
+    def __init__(self, vocab_size: int, block_size: int = 8) -> None:
+        super().__init__(vocab_size, block_size)
+        self.scale = nn.Parameter(torch.tensor(100.0))
+
+    def forward(self, tokens: Tensor, caches: None = None) -> Tensor:
+        following = (tokens + 1) % self.vocab_size
+        return self.scale * nn.functional.one_hot(following, self.vocab_size)
+
+
+def softmax(logits: list[float], temperature: float) -> list[float]:
+    weights = [math.exp(logit / temperature) for logit in logits]
+    return [weight / sum(weights) for weight in weights]
+
+
+def kept(probabilities: list[float], members: list[int]) -> list[float]:
+    total = sum(probabilities[member] for member in members)
+    return [p / total if i in members else 0.0 for i, p in enumerate(probabilities)]
+
+
+def brute_force(
+    logits: list[float], temperature: float, top_k: int | None, top_p: float | None
+) -> list[float]:
+    probabilities = softmax(logits, temperature)
+    order = sorted(range(len(logits)), key=lambda token: -logits[token])
+    if top_k is not None:
+        order = order[:top_k]
+        probabilities = kept(probabilities, order)
+    if top_p is not None:
+        nucleus, mass = list[int](), 0.0
+        for token in order:
+            if mass >= top_p:
+                break
+            nucleus.append(token)
+            mass += probabilities[token]
+        probabilities = kept(probabilities, nucleus)
+    return probabilities
+
+
+def close(probabilities: Tensor, expected: list[float]) -> bool:
+    return probabilities.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.8, 1.0, 3.0])
+def test_temperature_divides_logits(temperature: float) -> None:
+    expected = softmax(LOGITS, temperature)
+    assert close(next_probabilities(torch.tensor(LOGITS), temperature), expected)
+
+
+def test_temperature_zero_takes_the_likeliest() -> None:
+    assert next_probabilities(torch.tensor(LOGITS), 0.0, 3, 0.5).tolist() == [0, 0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 4, 5, 99])
+def test_top_k_keeps_the_k_likeliest(top_k: int) -> None:
+    expected = brute_force(LOGITS, 1.0, top_k, None)
+    assert close(next_probabilities(torch.tensor(LOGITS), top_k=top_k), expected)
+
+
+@pytest.mark.parametrize(
+    ("top_p", "survivors"), [(0.01, 1), (0.5, 1), (0.6, 2), (0.8, 2), (0.9, 3), (0.95, 4), (1.0, 5)]
+)
+def test_top_p_keeps_the_fewest_that_reach_it(top_p: float, survivors: int) -> None:
+    probabilities = next_probabilities(torch.tensor(LOGITS), top_p=top_p)
+    assert (probabilities > 0).sum() == survivors
+    assert close(probabilities, brute_force(LOGITS, 1.0, None, top_p))
+
+
+@given(
+    st.lists(st.integers(-5000, 5000), min_size=1, max_size=12, unique=True),
+    st.floats(0.2, 5),
+    st.none() | st.integers(1, 15),
+    st.none() | st.floats(0.05, 0.99),
+)
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_all_filters_together_equal_brute_force(
+    thousandths: list[int], temperature: float, top_k: int | None, top_p: float | None
+) -> None:
+    logits = [number / 1000 for number in thousandths]
+    probabilities = next_probabilities(torch.tensor(logits), temperature, top_k, top_p)
+    assert close(probabilities, brute_force(logits, temperature, top_k, top_p))
+
+
+def test_half_precision_logits_are_widened() -> None:
+    probabilities = next_probabilities(torch.tensor(LOGITS, dtype=torch.bfloat16))
+    assert probabilities.dtype == torch.float32
+    assert probabilities.sum().item() == pytest.approx(1, abs=1e-6)
+
+
+def test_tokens_are_drawn_as_often_as_their_probability_says() -> None:
+    total = 4000
+    drawn = Counter(continue_tokens(FixedLogits(LOGITS), [0], total, temperature=1.5))
+    for token, probability in enumerate(softmax(LOGITS, 1.5)):
+        deviation = math.sqrt(total * probability * (1 - probability))
+        assert abs(drawn[token] - total * probability) < 4 * deviation
+
+
+def test_the_seed_decides_what_is_drawn() -> None:
+    one, same, other = (
+        list(continue_tokens(FixedLogits(LOGITS), [0], 50, seed=seed)) for seed in (1, 1, 2)
+    )
+    assert one == same != other
+
+
+def test_drawing_touches_no_other_random_numbers() -> None:
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    first = list(continue_tokens(FixedLogits(LOGITS), [0], 20))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(1)
+    assert list(continue_tokens(FixedLogits(LOGITS), [0], 20)) == first
+
+
+def test_tokens_follow_the_last_one() -> None:
+    assert list(continue_tokens(Counting(10), [3, 7], 5, temperature=0)) == [8, 9, 0, 1, 2]
+
+
+def test_no_more_tokens_come_than_asked_for() -> None:
+    assert list(continue_tokens(Counting(10), [3], 0)) == []
+    assert len(list(continue_tokens(Counting(10), [3], 23))) == 23
+
+
+def test_the_end_of_a_document_ends_the_text() -> None:
+    assert list(continue_tokens(Counting(10), [3], 100, temperature=0, stop_id=7)) == [4, 5, 6]
+
+
+@pytest.mark.parametrize("prompt_length", [1, 8, 30])
+def test_a_net_is_never_told_more_than_its_block(prompt_length: int) -> None:
+    net = FixedLogits(LOGITS, block_size=8)
+    assert len(list(continue_tokens(net, [1] * prompt_length, 30))) == 30
+    assert net.told[0] == min(prompt_length, 8)
+    assert max(net.told) == 8
+
+
+def test_a_block_of_one_token_is_enough() -> None:
+    assert list(continue_tokens(Counting(10, 1), [3], 4, temperature=0)) == [4, 5, 6, 7]
+
+
+@pytest.fixture(scope="module")
+def net() -> GPT:
+    """A model whose every token matters for the next."""
+    torch.manual_seed(0)
+    net = GPT(257, 16, n_layer=2, n_head=2, n_embd=16)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.4)
+    return net.eval()
+
+
+@torch.no_grad()
+def greedy(net: GPT, prompt: list[int], count: int) -> list[int]:
+    """Read everything again for each token; cut a full context to its last half."""
+    known, new = prompt[-net.block_size :], list[int]()
+    for _ in range(count):
+        if len(known) > net.block_size:
+            known = known[-(net.block_size // 2) :]
+        new.append(int(net(torch.tensor([known]))[0, -1].argmax()))
+        known = [*known, new[-1]]
+    return new
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("prompt_length", [1, 15, 16, 40])
+def test_generation_past_a_full_context_equals_reading_all_again(
+    net: GPT, prompt_length: int, use_cache: bool
+) -> None:
+    prompt = torch.randint(257, (prompt_length,), generator=torch.Generator().manual_seed(0))
+    ids = prompt.tolist()
+    expected = greedy(net, ids, 50)
+    assert len(set(expected)) > 5
+    made = continue_tokens(net, ids, 50, temperature=0, use_cache=use_cache)
+    assert list(made) == expected
+
+
+def test_two_texts_at_once_do_not_mix(net: GPT) -> None:
+    alone = list(continue_tokens(net, [1, 2], 20))
+    together = zip(continue_tokens(net, [1, 2], 20), continue_tokens(net, [9], 20), strict=True)
+    assert [token for token, _ in together] == alone
+
+
+def test_characters_of_many_bytes_are_streamed_whole() -> None:
+    tokenizer, text = ByteTokenizer(), "naïve – 日本語 🎉!"
+    parts = list(stream_text(tokenizer, [65], iter(tokenizer.encode([text])[0].tolist())))
+    assert [part for part in parts if part] == list(text)
+
+
+def test_a_prompt_cut_inside_a_character_does_no_harm() -> None:
+    tokenizer = ByteTokenizer()
+    prompt = tokenizer.encode(["日本語日本語"])[0].tolist()
+    new = tokenizer.encode(["日本"])[0].tolist()
+    assert "".join(stream_text(tokenizer, prompt, iter(new))) == "日本"
+
+
+@pytest.mark.parametrize("broken", [[0xFF] * 30, [0xE6, 0x97], [65, 0xF0, 0x9F], [0x80, 66]])
+def test_broken_characters_neither_stop_the_stream_nor_vanish(broken: list[int]) -> None:
+    tokenizer = ByteTokenizer()
+    assert "".join(stream_text(tokenizer, [65], iter(broken))) == tokenizer.decode(broken)
+
+
+def test_unknown_characters_are_shown() -> None:
+    tokenizer = CharTokenizer("ab")
+    assert "".join(stream_text(tokenizer, [0], iter([0, 2, 1, 2]))) == "a\ufffdb\ufffd"
+
+
+def test_a_token_is_shown_before_the_next_is_drawn() -> None:
+    tokenizer, drawn = ByteTokenizer(), list[int]()
+
+    def draw() -> Any:
+        for token in b"abc":
+            drawn.append(token)
+            yield token
+
+    stream = stream_text(tokenizer, [65], draw())
+    assert next(stream) == "a"
+    assert drawn == [ord("a")]
+
+
+def test_an_empty_prompt_is_the_start_of_a_document() -> None:
+    assert encode_prompt(ByteTokenizer(), "") == [256]
+    assert encode_prompt(ByteTokenizer(), "hi") == [104, 105]
+
+
+@pytest.fixture
+def saved(net: GPT, tmp_path: Path) -> Path:
+    """A checkpoint as a run leaves it, less what only training needs."""
+    net_settings = {
+        "class_path": "lmtemplate.models.GPT",
+        "init_args": {"n_layer": 2, "n_head": 2, "n_embd": 16},
+    }
+    path = tmp_path / "step-000000001.ckpt"
+    state = {
+        "config": {"model": {"net": net_settings}},
+        "state_dict": {f"net.{name}": weight for name, weight in net.state_dict().items()},
+        "global_step": 1,
+        "vocab_size": 257,
+        "block_size": 16,
+        "tokenizer": ByteTokenizer().to_json(),
+    }
+    files.write(state, path)
+    return path
+
+
+@pytest.mark.parametrize("prompt", ["Hello", ""])
+def test_the_text_alone_goes_to_standard_output(
+    saved: Path, net: GPT, prompt: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generate(saved.parent, prompt, 30, temperature=0.7, seed=5, checkpoint=str(saved))
+    ids = encode_prompt(ByteTokenizer(), prompt)
+    tokens = list(continue_tokens(net, ids, 30, temperature=0.7, seed=5, stop_id=256))
+    written = capsys.readouterr()
+    assert written.out == prompt + ByteTokenizer().decode(tokens) + "\n"
+    assert not written.err
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"max_new_tokens": -1}, {"temperature": -0.1}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.1}],
+    ids=str,
+)
+def test_impossible_settings_are_refused_by_their_flag(saved: Path, wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(ConfigError, match=f"--{name} "):
+        generate(saved.parent, checkpoint=str(saved), **wrong)
+
+
+def test_a_missing_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no run"):
+        generate(tmp_path / "nowhere")

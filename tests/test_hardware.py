@@ -1,0 +1,104 @@
+"""What is known of devices: peaks by name, precision by ability."""
+
+import pytest
+import torch
+
+from lmtemplate import hardware
+from lmtemplate.hardware import auto_compile, auto_precision, device_name, peak_flops
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("name", "tflops"),
+    [
+        ("NVIDIA H200", 989),
+        ("NVIDIA H200 NVL", 835),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H100 NVL", 835),
+        ("NVIDIA GH200 480GB", 989),
+        ("NVIDIA B200", 2250),
+        ("NVIDIA GB200", 2500),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA A10", 125),
+        ("NVIDIA A10G", 70),
+        ("NVIDIA L4", 121),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA RTX 6000 Ada Generation", 364.2),
+        ("NVIDIA RTX A6000", 154.8),
+        ("Tesla T4", 65),
+        ("Tesla V100-SXM2-16GB", 125),
+        ("NVIDIA GeForce RTX 4090", 165.2),
+        ("NVIDIA GeForce RTX 3090", 71),
+        ("AMD Instinct MI300X", 1307),
+    ],
+)
+def test_a_gpu_is_known_by_the_name_its_driver_gives(name: str, tflops: float) -> None:
+    assert peak_flops(name, "bf16-mixed") == tflops * 1e12
+
+
+@pytest.mark.parametrize(
+    ("precision", "tflops"), [("bf16-mixed", 312), ("16-true", 312), ("32-true", 19.5)]
+)
+def test_the_peak_depends_on_the_precision(precision: str, tflops: float) -> None:
+    assert peak_flops("NVIDIA A100-SXM4-40GB", precision) == tflops * 1e12
+
+
+@pytest.mark.parametrize("name", ["", "Intel Xeon", "NVIDIA X9000", "NVIDIA H2000"])
+def test_an_unknown_device_has_no_peak(name: str) -> None:
+    assert peak_flops(name, "bf16-mixed") is None
+
+
+def test_every_entry_of_the_table_can_be_found() -> None:
+    for words, half, single in hardware.PEAK_TFLOPS:
+        assert peak_flops(" ".join(words), "16-mixed") == half * 1e12, words
+        assert peak_flops(" ".join(words), "32-true") == single * 1e12, words
+
+
+@pytest.mark.parametrize("ability", ["avx512_bf16", "amx_bf16"])
+def test_a_cpu_with_fast_bfloat16_uses_it(ability: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "_cpu_abilities", lambda: {ability: True})
+    assert auto_precision(CPU) == "bf16-mixed"
+
+
+def test_a_cpu_without_fast_bfloat16_stays_at_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "_cpu_abilities", dict)
+    assert auto_precision(CPU) == "32-true"
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"),
+    [((7, 5), "16-mixed"), ((8, 0), "bf16-mixed"), ((9, 0), "bf16-mixed")],
+)
+def test_a_gpu_uses_bfloat16_from_ampere_on(
+    capability: tuple[int, int], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert auto_precision(CUDA) == precision
+
+
+def test_apples_gpu_stays_at_32_bits() -> None:
+    assert auto_precision(torch.device("mps")) == "32-true"
+
+
+def test_only_cuda_is_worth_compiling_for() -> None:
+    assert [auto_compile(torch.device(kind)) for kind in ("cuda", "cpu", "mps")] == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_every_device_has_a_name() -> None:
+    assert device_name(CPU)
+    assert device_name(torch.device("mps")) == "Apple GPU"
+
+
+def test_a_torch_that_cannot_describe_the_cpu_is_no_obstacle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert auto_precision(CPU) == "32-true"
+    assert device_name(CPU)

@@ -1,0 +1,258 @@
+"""A step in Lightning's own loop: what is minimised, logged, clipped and scheduled."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as lightning
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.loggers.logger import DummyLogger
+from torch import Tensor, nn
+
+from lmtemplate.data.datamodule import TokenData
+from lmtemplate.data.sampler import block_at
+from lmtemplate.loss import cross_entropy
+from lmtemplate.models import GPT, LanguageModel
+from lmtemplate.module import LitLanguageModel
+from lmtemplate.optimizers import SGD, MuonAdamW, OptimizerRecipe
+from lmtemplate.schedules import Constant, Schedule, WarmupCosine
+
+BLOCK = 16
+
+
+class Memory(DummyLogger):
+    """A logger that keeps what it is given: name -> step -> value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: dict[str, dict[int, float]] = {}
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        step = int(metrics.get("step", step))
+        for name, value in metrics.items():
+            assert step not in self.values.setdefault(name, {}), f"{name} twice at step {step}"
+            self.values[name][step] = value
+
+
+def build_net(dropout: float = 0.0) -> GPT:
+    torch.manual_seed(0)
+    net = GPT(257, BLOCK, n_layer=1, n_head=2, n_embd=16, dropout=dropout)
+    nn.init.normal_(net.head.weight, std=0.1)
+    return net
+
+
+def train(
+    corpus: Path,
+    net: LanguageModel,
+    recipe: OptimizerRecipe | None = None,
+    schedule: Schedule | None = None,
+    *,
+    steps: int = 4,
+    batch_size: int = 4,
+    accumulate: int = 1,
+    callbacks: list[lightning.Callback] | None = None,
+    clip: float | None = None,
+    clip_by: str | None = None,
+    **settings: Any,
+) -> Memory:
+    """Train the net in place on the first sequences; returns what was logged."""
+    module = LitLanguageModel(net, recipe or SGD(0.1), schedule or Constant(), **settings)
+    memory = Memory()
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        max_epochs=-1,
+        accumulate_grad_batches=accumulate,
+        val_check_interval=steps * accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=-1,
+        log_every_n_steps=min(2, steps),
+        gradient_clip_val=clip,
+        gradient_clip_algorithm=clip_by,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=memory,
+        callbacks=callbacks,
+    )
+    data = TokenData(corpus, block_size=BLOCK, batch_size=batch_size, max_val_blocks=8, seed=3)
+    trainer.fit(module, data)
+    return memory
+
+
+def first_sequences(corpus: Path, count: int) -> tuple[Tensor, Tensor]:
+    """Inputs and targets that training begins with."""
+    blocks = TokenData(corpus, block_size=BLOCK).train_blocks
+    inputs, targets = blocks[block_at(np.arange(count), len(blocks), 3)]
+    return torch.from_numpy(inputs), torch.from_numpy(targets)
+
+
+def flat(net: nn.Module) -> Tensor:
+    return nn.utils.parameters_to_vector(net.parameters()).detach().clone()
+
+
+def gradient(net: LanguageModel, inputs: Tensor, targets: Tensor, **regularisers: float) -> Tensor:
+    loss = cross_entropy(net(inputs), targets, **regularisers).objective
+    return torch.cat([part.flatten() for part in torch.autograd.grad(loss, [*net.parameters()])])
+
+
+@pytest.mark.parametrize("regularisers", [{}, {"label_smoothing": 0.2, "z_loss": 0.01}], ids=str)
+def test_a_step_descends_the_gradient_of_the_objective(
+    corpus: Path, regularisers: dict[str, float]
+) -> None:
+    net = build_net()
+    expected = flat(net) - 0.1 * gradient(net, *first_sequences(corpus, 4), **regularisers)
+    train(corpus, net, SGD(0.1, momentum=0.0), steps=1, **regularisers)
+    torch.testing.assert_close(flat(net), expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("recipe", [SGD(0.1), MuonAdamW()], ids=["sgd", "muon"])
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(4, 3), (6, 2), (1, 12)])
+def test_accumulation_equals_one_large_batch(
+    corpus: Path, recipe: OptimizerRecipe, batch_size: int, accumulate: int
+) -> None:
+    whole, parts = build_net(), build_net()
+    train(corpus, whole, recipe, batch_size=12, steps=3)
+    train(corpus, parts, recipe, batch_size=batch_size, accumulate=accumulate, steps=3)
+    # AdamW divides by the gradient's size: rounding in a tiny one makes a visible difference
+    atol = 1e-6 if isinstance(recipe, SGD) else 1e-4
+    torch.testing.assert_close(flat(parts), flat(whole), rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_training_loss_is_the_plain_mean_since_it_was_last_logged(
+    corpus: Path, accumulate: int
+) -> None:
+    net, batch = build_net(), 4 * accumulate
+    logged = train(
+        corpus, net, SGD(0.0), accumulate=accumulate, label_smoothing=0.3, z_loss=0.1
+    ).values["train/loss"]
+    inputs, targets = first_sequences(corpus, 4 * batch)
+    expected = {
+        step: cross_entropy(
+            net(inputs[(step - 2) * batch : step * batch]),
+            targets[(step - 2) * batch : step * batch],
+        )
+        for step in (2, 4)
+    }
+    assert logged == pytest.approx(
+        {step: (loss.nats / loss.tokens).item() for step, loss in expected.items()}, rel=1e-6
+    )
+
+
+def test_validation_comes_in_full_before_the_first_step_and_at_the_last(corpus: Path) -> None:
+    net = GPT(257, BLOCK, n_layer=1, n_head=2, n_embd=16)
+    logged = train(corpus, net, label_smoothing=0.3, z_loss=0.1).values
+    assert set(logged["val/loss"]) == {0, 4}
+    assert logged["val/loss"][0] == pytest.approx(math.log(257), rel=1e-5)
+    data = TokenData(corpus, block_size=BLOCK, batch_size=8)
+    inputs, targets = next(iter(data.val_dataloader()))
+    loss = cross_entropy(net.eval()(inputs), targets)
+    assert logged["val/loss"][4] == pytest.approx((loss.nats / loss.tokens).item(), rel=1e-5)
+
+
+def test_all_metrics_of_validation_follow_from_its_loss(corpus: Path) -> None:
+    logged = train(corpus, build_net()).values
+    loss = logged["val/loss"][4]
+    assert logged["val/perplexity"][4] == pytest.approx(math.exp(loss), rel=1e-5)
+    assert 0 <= logged["val/accuracy"][4] <= 1
+    eot_share = 1 - loss / (math.log(2) * logged["val/bits_per_byte"][4])
+    assert 0 <= eot_share < 0.05  # a byte is a token, and only ends of documents are no bytes
+
+
+def test_dropout_is_off_in_validation_alone(corpus: Path) -> None:
+    plain, dropping = (train(corpus, build_net(rate), SGD(0.0)).values for rate in (0.0, 0.5))
+    assert dropping["val/loss"] == plain["val/loss"]
+    assert dropping["train/loss"] != plain["train/loss"]
+
+
+def test_clipping_bounds_the_step_and_logs_the_norm_before_it(corpus: Path) -> None:
+    net = build_net()
+    norm = gradient(net, *first_sequences(corpus, 4)).norm().item()
+    before = flat(net)
+    train(corpus, net, SGD(1.0, momentum=0.0), steps=1, clip=0.01)
+    assert norm > 0.1
+    assert (flat(net) - before).norm().item() == pytest.approx(0.01, rel=1e-3)
+    logged = train(corpus, build_net(), SGD(0.0), clip=0.01).values["optim/grad_norm"]
+    unclipped = train(corpus, build_net(), SGD(0.0)).values["optim/grad_norm"]
+    assert logged == pytest.approx(unclipped, rel=1e-5)
+    inputs, targets = first_sequences(corpus, 8)
+    expected = gradient(build_net(), inputs[4:], targets[4:]).norm().item()
+    assert unclipped[2] == pytest.approx(expected, rel=1e-5)
+
+
+def test_clipping_by_value_bounds_every_entry(corpus: Path) -> None:
+    net = build_net()
+    expected = flat(net) - gradient(net, *first_sequences(corpus, 4)).clamp(-1e-3, 1e-3)
+    train(corpus, net, SGD(1.0, momentum=0.0), steps=1, clip=1e-3, clip_by="value")
+    torch.testing.assert_close(flat(net), expected, rtol=0, atol=1e-7)
+
+
+class Rates(lightning.Callback):
+    """The learning rates that updates are made with."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[float]] = []
+
+    def on_before_optimizer_step(
+        self, trainer: Any, pl_module: Any, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.seen.append([group["lr"] for group in optimizer.param_groups])
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_each_update_has_the_rate_that_the_schedule_says(corpus: Path, accumulate: int) -> None:
+    schedule, rates = WarmupCosine(warmup_steps=2, floor_ratio=0.1), Rates()
+    recipe = MuonAdamW(lr=0.02, adamw_lr=0.003)
+    train(corpus, build_net(), recipe, schedule, steps=6, accumulate=accumulate, callbacks=[rates])
+    factors = [schedule.factor(step, 6) for step in range(6)]
+    assert np.allclose(rates.seen, [[0.02 * factor, 0.003 * factor] for factor in factors])
+
+
+class OldSettings(Rates):
+    """As if a checkpoint's optimizer and schedule had been loaded."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        for group in trainer.optimizers[0].param_groups:
+            group.update(lr=99.0, initial_lr=99.0, weight_decay=99.0)
+        trainer.lr_scheduler_configs[0].scheduler.base_lrs = [99.0] * 2
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self.decays = [group["weight_decay"] for group in trainer.optimizers[0].param_groups]
+
+
+def test_settings_given_now_beat_those_of_a_checkpoint(corpus: Path) -> None:
+    schedule, old = WarmupCosine(warmup_steps=2), OldSettings()
+    recipe = MuonAdamW(lr=0.02, weight_decay=0.3, adamw_lr=0.003, adamw_weight_decay=0.4)
+    train(corpus, build_net(), recipe, schedule, callbacks=[old])
+    factors = [schedule.factor(step, 4) for step in range(4)]
+    assert np.allclose(old.seen, [[0.02 * factor, 0.003 * factor] for factor in factors])
+    assert old.decays == [0.3, 0.4]
+
+
+def test_a_module_saves_its_net_and_nothing_else() -> None:
+    net = build_net()
+    module = LitLanguageModel(net, SGD(), Constant())
+    assert set(module.state_dict()) == {f"net.{name}" for name in net.state_dict()}
+
+
+@pytest.mark.parametrize(
+    ("setting", "on_cpu", "on_cuda"),
+    [("auto", False, True), (True, True, True), (False, False, False)],
+)
+def test_compilation_is_chosen_for_the_device(setting: Any, on_cpu: bool, on_cuda: bool) -> None:
+    module = LitLanguageModel(build_net(), SGD(), Constant(), compile=setting)
+    assert module.compiles(torch.device("cpu")) is on_cpu
+    assert module.compiles(torch.device("cuda")) is on_cuda
+
+
+def test_a_resumed_loss_average_contains_what_was_not_logged_yet() -> None:
+    module, resumed = (LitLanguageModel(build_net(), SGD(), Constant()) for _ in range(2))
+    module.train_sums.copy_(torch.tensor([12.5, 64.0]))
+    checkpoint: dict[str, Any] = {}
+    module.on_save_checkpoint(checkpoint)
+    resumed.on_load_checkpoint(checkpoint)
+    assert resumed.train_sums.tolist() == [12.5, 64.0]
