@@ -35,7 +35,7 @@ def is_finished(run: Path, before: files.Checkpoint, cli: TrainingCLI, steps: in
     step, reason = before["global_step"], summary.get("stop_reason")
     if step >= steps:
         return True
-    if summary.get("step") != step or reason == "interrupted":
+    if summary.get("step") != step or reason in ("interrupted", "numbers"):
         return False
     patient = before["config"]["early_stopping"] != cli.settings["early_stopping"]
     return steps <= summary["max_steps"] and not (reason == "early_stopping" and patient)

@@ -158,7 +158,7 @@ def start_from_own_defaults(_: Any, before: Any, value: Any) -> None:
 
 def configure_parsing(allowed: list[str]) -> None:
     """Let configs and flags name classes of these packages only; nothing else is even imported."""
-    # no public switch; tests/test_cli.py notices if it moves
+    # no public switch; tests/test_parsing.py notices if it moves
     jsonargparse._typehints.discard_init_args_on_class_path_change = start_from_own_defaults
     jsonargparse.set_parsing_settings(
         import_path_denylist=["*"],
@@ -223,7 +223,7 @@ class Trainer(lightning.Trainer):
         num_sanity_val_steps: int = -1,
         **kwargs: Any,
     ) -> None:
-        assert precision != "auto", "cli.py chooses before it builds the Trainer"
+        assert precision != "auto", "trainer.py chooses before it builds the Trainer"
         super().__init__(
             precision=precision,
             max_steps=max_steps,
@@ -240,7 +240,7 @@ def class_spec(kind: type) -> dict[str, Any]:
 
 
 class TrainingCLI(LightningCLI):
-    """LightningCLI that parses and instantiates; the verbs below do the rest.
+    """LightningCLI that parses and instantiates; cli.py does the rest.
 
     Stock `--ckpt_path` lets the checkpoint's settings beat the command line, hence no subcommands.
 

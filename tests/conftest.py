@@ -6,11 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.summary.writer import event_file_writer
 
 from lmtemplate.__main__ import run
 from lmtemplate.errors import UserError
 
 torch.set_num_threads(1)
+
+# Event files of one second are read in the order of their names, which end in this count: it needs
+# as many digits for the first as for the last, or a run continued at once seems to come before.
+event_file_writer._global_uid = event_file_writer.AtomicCounter(1_000_000)
 
 
 @dataclass

@@ -162,13 +162,27 @@ def test_steps_are_listed_ascending_and_nothing_else_is(tmp_path: Path) -> None:
 def test_pruning_keeps_the_best_and_the_newest_two(tmp_path: Path) -> None:
     save(tmp_path, 1, 2, 3, 4, 5)
     files.write_best(tmp_path, 2, 1.5)
-    files.prune(tmp_path)
+    files.prune(tmp_path, newest=5)
     assert files.steps_saved(tmp_path) == [2, 4, 5]
+
+
+def test_pruning_leaves_later_steps_alone_and_does_not_count_them(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2, 3, 4, 8, 9)
+    files.write_best(tmp_path, 1, 1.5)
+    files.prune(tmp_path, newest=4)
+    assert files.steps_saved(tmp_path) == [1, 3, 4, 8, 9]
+
+
+@pytest.mark.parametrize(("keep", "left"), [(1, [3]), (2, [2, 3]), (9, [1, 2, 3])])
+def test_pruning_keeps_as_many_as_it_is_told(tmp_path: Path, keep: int, left: list[int]) -> None:
+    save(tmp_path, 1, 2, 3)
+    files.prune(tmp_path, newest=3, keep=keep)
+    assert files.steps_saved(tmp_path) == left
 
 
 def test_pruning_keeps_the_checksums_of_what_stays(tmp_path: Path) -> None:
     save(tmp_path, 1, 2, 3)
-    files.prune(tmp_path)
+    files.prune(tmp_path, newest=3)
     sums = (tmp_path / "checkpoints" / "SHA256SUMS").read_text()
     assert [line.split()[1] for line in sums.splitlines()] == [
         "step-000000002.ckpt",
@@ -181,7 +195,7 @@ def test_pruning_leaves_milestones_alone(tmp_path: Path) -> None:
         files.write(state(step), tmp_path / "checkpoints/milestones" / files.file_name(step))
     save(tmp_path, 1, 2, 3)
     before = contents(tmp_path / "checkpoints" / "milestones")
-    files.prune(tmp_path)
+    files.prune(tmp_path, newest=3)
     assert contents(tmp_path / "checkpoints" / "milestones") == before
 
 
@@ -242,6 +256,17 @@ def test_the_newest_sound_checkpoint_is_continued(
     assert "step-000000015.ckpt is damaged" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("mode", ["auto", "must"])
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(
+    tmp_path: Path, mode: files.ResumeMode
+) -> None:
+    save(tmp_path, 5, 10)
+    for step in (5, 10):
+        flip_bit(tmp_path / "checkpoints" / files.file_name(step))
+    with pytest.raises(CheckpointError, match=r"all checkpoints in .* are damaged"):
+        files.resume_from(tmp_path, mode)
+
+
 def test_nested_settings_are_flattened_to_their_key_paths() -> None:
     nested = {"a": {"b": 1, "c": {}}, "d": [1, {"e": 2}]}
     assert files.flatten(nested) == {"a.b": 1, "a.c": {}, "d": [1, {"e": 2}]}
@@ -256,7 +281,15 @@ def described(**changes: Any) -> dict[str, Any]:
     """A checkpoint's description of its run."""
     sizes = {**SIZES, "tokenizer": "{}", "fingerprint": "ab"}
     net = {**NET, "init_args": {**NET["init_args"], **changes.pop("net", {})}}  # type: ignore[dict-item]
-    return {"config": {"model": {"net": net}, "lr": changes.pop("lr", 1)}, **sizes, **changes}
+    optimizer = {
+        "class_path": changes.pop("optimizer", "lmtemplate.optimizers.AdamW"),
+        "init_args": {"lr": changes.pop("lr", 1)},
+    }
+    config = {
+        "seed_everything": changes.pop("seed", 1),
+        "model": {"net": net, "optimizer": optimizer},
+    }
+    return {"config": config, **sizes, **changes}
 
 
 @pytest.mark.parametrize("same", [{}, {"lr": 2}])
@@ -268,6 +301,11 @@ def test_the_same_model_and_data_may_continue(same: dict[str, Any]) -> None:
     ("change", "named"),
     [
         ({"net": {"n_layer": 3}}, "model.net.init_args.n_layer: 1 -> 3"),
+        (
+            {"optimizer": "torch.optim.SGD"},
+            "model.optimizer.class_path: lmtemplate.optimizers.AdamW -> torch.optim.SGD",
+        ),
+        ({"seed": 2}, "seed_everything: 1 -> 2"),
         ({"fingerprint": "cd"}, "data.fingerprint: ab -> cd"),
         ({"block_size": 16}, "data.block_size: 8 -> 16"),
         ({"vocab_size": 12}, "data.vocab_size: 11 -> 12"),
@@ -278,6 +316,13 @@ def test_another_model_or_corpus_is_refused_by_name(change: dict[str, Any], name
     with pytest.raises(CheckpointError) as refusal:
         files.check_same_model_and_data(described(), described(**change))
     assert named in str(refusal.value)
+
+
+def test_the_same_tokenizer_may_read_the_data_and_no_other(tmp_path: Path) -> None:
+    files.check_tokenizer(described(), "{}", tmp_path)
+    for checkpoint in (described(tokenizer="[]"), {"state_dict": {}}):
+        with pytest.raises(CheckpointError, match=f"another tokenizer than the text in {tmp_path}"):
+            files.check_tokenizer(checkpoint, "{}", tmp_path)
 
 
 def net_state(net: GPT, **description: Any) -> dict[str, Any]:

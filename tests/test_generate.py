@@ -1,5 +1,6 @@
 """Sampling against brute force, and text that comes out whole."""
 
+import copy
 import math
 from collections import Counter
 from pathlib import Path
@@ -214,6 +215,19 @@ def test_generation_past_a_full_context_equals_reading_all_again(
     assert list(made) == expected
 
 
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_a_compiled_net_is_sampled_without_the_compiler(net: GPT, use_cache: bool) -> None:
+    def compiled(*_: Any) -> Tensor:
+        raise AssertionError("would be compiled anew for each length")
+
+    expected = list(continue_tokens(net, [1, 2], 20, use_cache=use_cache))
+    twin = copy.deepcopy(net)
+    twin._compiled_call_impl = compiled
+    with pytest.raises(AssertionError):
+        twin(torch.tensor([[1]]))
+    assert list(continue_tokens(twin, [1, 2], 20, use_cache=use_cache)) == expected
+
+
 def test_two_texts_at_once_do_not_mix(net: GPT) -> None:
     alone = list(continue_tokens(net, [1, 2], 20))
     together = zip(continue_tokens(net, [1, 2], 20), continue_tokens(net, [9], 20), strict=True)
@@ -286,7 +300,8 @@ def saved(net: GPT, tmp_path: Path) -> Path:
 def test_the_text_alone_goes_to_standard_output(
     saved: Path, net: GPT, prompt: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    generate(saved.parent, prompt, 30, temperature=0.7, seed=5, checkpoint=str(saved))
+    words = {"checkpoint": str(saved), "device": "cpu"}
+    generate(saved.parent, prompt, 30, temperature=0.7, seed=5, **words)  # type: ignore[arg-type]
     ids = encode_prompt(ByteTokenizer(), prompt)
     tokens = list(continue_tokens(net, ids, 30, temperature=0.7, seed=5, stop_id=256))
     written = capsys.readouterr()
@@ -303,6 +318,22 @@ def test_impossible_settings_are_refused_by_their_flag(saved: Path, wrong: dict[
     (name,) = wrong
     with pytest.raises(ConfigError, match=f"--{name} "):
         generate(saved.parent, checkpoint=str(saved), **wrong)
+
+
+@pytest.mark.parametrize(("there", "expected"), [(True, "cuda"), (False, "cpu")])
+def test_the_gpu_is_taken_if_there_is_one(
+    saved: Path, there: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def move(net: GPT, device: str) -> GPT:
+        asked.append(device)
+        return net
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(GPT, "to", move)
+    generate(saved.parent, max_new_tokens=1, checkpoint=str(saved))
+    assert asked == [expected]
 
 
 def test_a_missing_run_is_refused(tmp_path: Path) -> None:

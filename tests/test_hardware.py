@@ -1,5 +1,7 @@
 """What is known of devices: peaks by name, precision by ability."""
 
+import importlib.util
+
 import pytest
 import torch
 
@@ -83,12 +85,27 @@ def test_apples_gpu_stays_at_32_bits() -> None:
     assert auto_precision(torch.device("mps")) == "32-true"
 
 
-def test_only_cuda_is_worth_compiling_for() -> None:
-    assert [auto_compile(torch.device(kind)) for kind in ("cuda", "cpu", "mps")] == [
-        True,
-        False,
-        False,
-    ]
+@pytest.mark.parametrize(
+    ("kind", "triton", "capability", "worth_it"),
+    [
+        ("cuda", True, (7, 0), True),
+        ("cuda", True, (9, 0), True),
+        ("cuda", True, (6, 1), False),  # Triton knows no GPU before Volta
+        ("cuda", False, (9, 0), False),
+        ("cpu", True, (9, 0), False),
+        ("mps", True, (9, 0), False),
+    ],
+)
+def test_only_a_gpu_that_triton_knows_is_worth_compiling_for(
+    kind: str,
+    triton: bool,
+    capability: tuple[int, int],
+    worth_it: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if triton else None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert auto_compile(torch.device(kind)) is worth_it
 
 
 def test_every_device_has_a_name() -> None:

@@ -23,13 +23,14 @@ ROWS: list[tuple[float, str]] = [
     (2, "module checkpoint length"),
     (3, "generate"),
     (5.5, "parsing"),
+    (5.7, "trainer"),
     (6, "__main__ cli"),
 ]
 ROW_OF = {name: row for row, names in ROWS for name in names.split()}
 ROW_OF_ROOM = {"models": 1, "study": 4, "export": 4, "callbacks": 5}
 MAY_USE_EACH_OTHER = ("study", "callbacks")
 
-LIGHTNING = ("module", "data.datamodule", "parsing", "cli", "callbacks")
+LIGHTNING = ("module", "data.datamodule", "parsing", "trainer", "cli", "callbacks")
 JSONARGPARSE = ("cli", "parsing", "__main__")
 
 

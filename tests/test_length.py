@@ -10,7 +10,7 @@ from lmtemplate.length import LIMITS, RunLength, accumulation, measure_step, onl
 from lmtemplate.models import GPT
 from lmtemplate.optimizers import AdamW, MuonAdamW
 
-# 1,048,576 parameters, 7,077,888 FLOPs per token; 16 sequences of 256 tokens a step
+# 1,048,704 parameters, 7,077,888 FLOPs per token; 16 sequences of 256 tokens a step
 NET = GPT(1024, 256, n_layer=4, n_head=4, n_embd=128)
 TOKENS_PER_STEP = 4096
 

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as lightning
@@ -11,11 +12,13 @@ import torch
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor, nn
 
+from lmtemplate import hardware
 from lmtemplate.data.datamodule import TokenData
 from lmtemplate.data.sampler import block_at
+from lmtemplate.errors import NumbersError
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models import GPT, LanguageModel
-from lmtemplate.module import LitLanguageModel
+from lmtemplate.module import LitLanguageModel, check_finite
 from lmtemplate.optimizers import SGD, MuonAdamW, OptimizerRecipe
 from lmtemplate.schedules import Constant, Schedule, WarmupCosine
 
@@ -114,12 +117,11 @@ def test_a_step_descends_the_gradient_of_the_objective(
 def test_accumulation_equals_one_large_batch(
     corpus: Path, recipe: OptimizerRecipe, batch_size: int, accumulate: int
 ) -> None:
-    whole, parts = build_net(), build_net()
+    # in float64: Muon makes a visible difference of rounding in a gradient that is nearly zero
+    whole, parts = build_net().double(), build_net().double()
     train(corpus, whole, recipe, batch_size=12, steps=3)
     train(corpus, parts, recipe, batch_size=batch_size, accumulate=accumulate, steps=3)
-    # AdamW divides by the gradient's size: rounding in a tiny one makes a visible difference
-    atol = 1e-6 if isinstance(recipe, SGD) else 1e-4
-    torch.testing.assert_close(flat(parts), flat(whole), rtol=0, atol=atol)
+    torch.testing.assert_close(flat(parts), flat(whole), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
@@ -209,7 +211,9 @@ def test_each_update_has_the_rate_that_the_schedule_says(corpus: Path, accumulat
     recipe = MuonAdamW(lr=0.02, adamw_lr=0.003)
     train(corpus, build_net(), recipe, schedule, steps=6, accumulate=accumulate, callbacks=[rates])
     factors = [schedule.factor(step, 6) for step in range(6)]
-    assert np.allclose(rates.seen, [[0.02 * factor, 0.003 * factor] for factor in factors])
+    assert np.allclose(
+        rates.seen, [[0.02 * factor, 0.003 * factor, 0.003 * factor] for factor in factors]
+    )
 
 
 class OldSettings(Rates):
@@ -218,7 +222,7 @@ class OldSettings(Rates):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         for group in trainer.optimizers[0].param_groups:
             group.update(lr=99.0, initial_lr=99.0, weight_decay=99.0)
-        trainer.lr_scheduler_configs[0].scheduler.base_lrs = [99.0] * 2
+        trainer.lr_scheduler_configs[0].scheduler.base_lrs = [99.0] * 3
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self.decays = [group["weight_decay"] for group in trainer.optimizers[0].param_groups]
@@ -229,8 +233,10 @@ def test_settings_given_now_beat_those_of_a_checkpoint(corpus: Path) -> None:
     recipe = MuonAdamW(lr=0.02, weight_decay=0.3, adamw_lr=0.003, adamw_weight_decay=0.4)
     train(corpus, build_net(), recipe, schedule, callbacks=[old])
     factors = [schedule.factor(step, 4) for step in range(4)]
-    assert np.allclose(old.seen, [[0.02 * factor, 0.003 * factor] for factor in factors])
-    assert old.decays == [0.3, 0.4]
+    assert np.allclose(
+        old.seen, [[0.02 * factor, 0.003 * factor, 0.003 * factor] for factor in factors]
+    )
+    assert old.decays == [0.3, 0.4, 0.0]
 
 
 def test_a_module_saves_its_net_and_nothing_else() -> None:
@@ -243,16 +249,45 @@ def test_a_module_saves_its_net_and_nothing_else() -> None:
     ("setting", "on_cpu", "on_cuda"),
     [("auto", False, True), (True, True, True), (False, False, False)],
 )
-def test_compilation_is_chosen_for_the_device(setting: Any, on_cpu: bool, on_cuda: bool) -> None:
+def test_compilation_is_chosen_for_the_device(
+    setting: Any, on_cpu: bool, on_cuda: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     module = LitLanguageModel(build_net(), SGD(), Constant(), compile=setting)
     assert module.compiles(torch.device("cpu")) is on_cpu
     assert module.compiles(torch.device("cuda")) is on_cuda
 
 
-def test_a_resumed_loss_average_contains_what_was_not_logged_yet() -> None:
-    module, resumed = (LitLanguageModel(build_net(), SGD(), Constant()) for _ in range(2))
-    module.train_sums.copy_(torch.tensor([12.5, 64.0]))
+def attached(world_size: int = 1, rank: int = 0) -> LitLanguageModel:
+    """A module whose trainer says that there are so many ranks, all with equal sums."""
+    module = LitLanguageModel(build_net(), SGD(), Constant())
+    strategy = SimpleNamespace(reduce=lambda sums, reduce_op: sums * world_size)
+    module._trainer = SimpleNamespace(is_global_zero=rank == 0, strategy=strategy)  # type: ignore[assignment]
+    return module
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_resumed_loss_average_contains_what_was_not_logged_yet(world_size: int) -> None:
+    module = attached(world_size)
+    module.train_sums = torch.tensor([12.5, 64.0])
     checkpoint: dict[str, Any] = {}
     module.on_save_checkpoint(checkpoint)
-    resumed.on_load_checkpoint(checkpoint)
-    assert resumed.train_sums.tolist() == [12.5, 64.0]
+    assert module.train_sums.tolist() == [12.5, 64.0]
+    total = torch.zeros(2)
+    for rank in range(world_size):
+        resumed = attached(world_size, rank)
+        resumed.on_load_checkpoint(checkpoint)
+        total += resumed.train_sums
+    assert total.tolist() == [12.5 * world_size, 64.0 * world_size]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(value: float) -> None:
+    with pytest.raises(NumbersError, match=f"val/loss is {value} at step 1,200; lower the") as end:
+        check_finite({"val/perplexity": value, "val/loss": value}, 1200)
+    assert "\n" not in str(end.value)
+
+
+def test_only_losses_have_to_be_finite() -> None:
+    check_finite({"val/loss": 900.0, "val/perplexity": math.inf, "optim/grad_norm": math.nan}, 1)

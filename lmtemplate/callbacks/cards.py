@@ -40,6 +40,7 @@ class Cards(Callback):
     def __init__(self, length: RunLength) -> None:
         self.length = length
         self._estimated = False
+        self._bad_numbers = ""
 
     def start_rows(
         self, trainer: Trainer, module: LitLanguageModel, data: TokenData
@@ -89,6 +90,8 @@ class Cards(Callback):
 
     def stop_reason(self, trainer: Trainer) -> tuple[str, str]:
         """Why the run ended: a name, and a sentence."""
+        if self._bad_numbers:
+            return "numbers", self._bad_numbers
         ends = [c for c in trainer.callbacks if isinstance(c, RunEnd)]  # type: ignore[attr-defined]
         stops = [c for c in trainer.callbacks if isinstance(c, EarlyStopping)]  # type: ignore[attr-defined]
         if trainer.global_step >= trainer.max_steps:
@@ -154,5 +157,7 @@ class Cards(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
+        if isinstance(exception, NumbersError):
+            self._bad_numbers = "a loss that is not finite"
         if isinstance(exception, KeyboardInterrupt | NumbersError) and trainer.global_step:
             self._close(trainer, pl_module)

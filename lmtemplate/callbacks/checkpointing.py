@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lmtemplate import checkpoint as files
 from lmtemplate.callbacks.throughput import Throughput
 from lmtemplate.errors import ConfigError
-from lmtemplate.module import LitLanguageModel, is_logged, is_step_end
+from lmtemplate.module import LitLanguageModel, is_logged
 
 
 class SafeCheckpointIO(CheckpointIO):
@@ -161,27 +161,20 @@ class Checkpoint(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_at = time.monotonic()
         self.milestone_steps = milestone_steps(self.milestones or 1, trainer.max_steps)
-        if trainer.global_step == 0:
-            self._save_milestone(trainer)
         if trainer.global_rank < len(self._random_states):
             set_random_states(self._random_states[trainer.global_rank])
         elif trainer.global_rank:
             # each rank drops out other units
             torch.manual_seed(torch.initial_seed() + trainer.global_rank)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if not is_step_end(trainer, batch_idx):
-            return
-        self._save_milestone(trainer)
-
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Save on the timer here: all hooks of the step before, and its validation, are over."""
-        begins = batch_idx % trainer.accumulate_grad_batches == 0
-        if self.every_minutes is None or not begins or trainer.global_step in (0, self.saved_step):
+        """Save here: all checks and hooks of the step before, and its validation, are over."""
+        if batch_idx % trainer.accumulate_grad_batches:
+            return
+        self._save_milestone(trainer)
+        if self.every_minutes is None or trainer.global_step in (0, self.saved_step):
             return
         if trainer.world_size > 1 and not is_logged(trainer, trainer.global_step):
             return  # ranks have to agree on the time, which is not worth a wait at every step
@@ -204,6 +197,7 @@ class Checkpoint(ModelCheckpoint):
         pass  # the one epoch is the whole run
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save_milestone(trainer)
         if self.saved_step != trainer.global_step:
             self._save(trainer)
 

@@ -191,6 +191,11 @@ def _report(index: dict[str, Any], text: SplitCorpus, seconds: float) -> None:
     )
 
 
+def _say_next(output: Path, config: Path | None) -> None:
+    own = f'ARGS="--data.path {output} --run_dir runs/{output.name}"'
+    print(f"{output} is ready; next: make train", f"CONFIG={config}" if config else own)
+
+
 def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
     """Train the tokenizer, write the folder, report."""
     events = _watched(text, "tokenizer")
@@ -247,8 +252,8 @@ def prepare(
         input = _preset_of(output, for_config)
     if input is None or output is None:
         raise ConfigError("prepare needs --input TEXT and --output FOLDER (or --for_config FILE)")
-    if vocab_size is None and tokenizer == "bpe":
-        vocab_size = SOTU[input].vocab_size if input in SOTU else None
+    if vocab_size is None and tokenizer == "bpe" and input in SOTU:
+        vocab_size = SOTU[input].vocab_size
     text = SplitCorpus(open_corpus(input, seed, text_field), val_ratio, test_ratio, seed)
     source: dict[str, Any] = {
         "input": input,
@@ -270,5 +275,4 @@ def prepare(
         _build(output, text, source)
     except OSError as error:
         raise DiskError(f"cannot write {output}: {error}") from error
-    own = f'ARGS="--data.path {output} --run_dir runs/{output.name}"'
-    print(f"{output} is ready; next: make train", f"CONFIG={for_config}" if for_config else own)
+    _say_next(output, for_config)

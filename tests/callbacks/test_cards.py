@@ -20,6 +20,7 @@ from tests.runs import curve, load
     [
         (0.4, "0 s"),
         (59.4, "59 s"),
+        (59.6, "1 min 0 s"),
         (60, "1 min 0 s"),
         (75, "1 min 15 s"),
         (3599.4, "59 min 59 s"),
@@ -89,15 +90,15 @@ def test_the_last_card_says_why_where_and_what_to_type(
     best = json.loads((run / "checkpoints/best.json").read_text())
     assert f"best val/loss {best['val_loss']:.4f} at step {best['step']}" in text
     assert f"files {run} (curves: make board; weights: {run}/checkpoints)" in text
-    assert f'next lmtemplate generate {run} --prompt "The "' in text
+    assert f'next make sample RUN={run} PROMPT="The" (or lmtemplate generate {run})' in text
 
 
 def test_the_command_on_the_last_card_works(
     shown: Callable[..., str], command: Command, tmp_path: Path
 ) -> None:
     shown()
-    words = [tmp_path / "run", "--prompt", "The ", "--max_new_tokens=2"]
-    assert command("generate", *words).code == 0
+    for more in ([], ["--prompt", "The"]):
+        assert command("generate", tmp_path / "run", *more, "--max_new_tokens=2").code == 0
 
 
 def test_a_patience_that_ran_out_is_named(shown: Callable[..., str], tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ import pytest
 
 from lmtemplate.data import corpus
 from lmtemplate.data import prepare as verb
-from lmtemplate.data.corpus import Corpus, Document
-from lmtemplate.data.prepare import SplitCorpus, prepare
+from lmtemplate.data.prepare import prepare
 from lmtemplate.data.shards import Shards, read_index
 from lmtemplate.data.tokenizer import load_tokenizer
 from lmtemplate.errors import ConfigError, DataError, DiskError
@@ -27,19 +26,6 @@ def documents_of(folder: Path, split: str) -> list[str]:
     ends = np.flatnonzero(stream == tokenizer.eot_id)
     assert ends[-1] == len(stream) - 1
     return [tokenizer.decode(part.tolist()) for part in np.split(stream, ends + 1)[:-1]]
-
-
-def in_memory(*texts: str, every_fifth: bool = False) -> Corpus:
-    def walk() -> Iterator[Document]:
-        return (Document(str(number), [text]) for number, text in enumerate(texts))
-
-    return Corpus(walk, {}, documents=len(texts), every_fifth=every_fifth)
-
-
-def splits_of(source: Corpus, **settings: Any) -> list[str]:
-    """The split of each document, in order."""
-    events = SplitCorpus(source, **{"val_ratio": 0.2, "test_ratio": 0.0, "seed": 0} | settings)
-    return [split for split, piece in events if piece is None]
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -123,75 +109,6 @@ def test_the_tokenizer_sees_the_train_split_alone(
     monkeypatch.setattr(verb, "train_tokenizer", spy)
     prepare("grammar:50", tmp_path / "data", kind)
     assert seen == documents_of(tmp_path / "data", "train")
-
-
-def test_a_prescribed_split_has_every_fifth_document_in_val() -> None:
-    fives = in_memory(*"abcdefghijkl", every_fifth=True)
-    assert splits_of(fives) == (["train"] * 4 + ["val"]) * 2 + ["train"] * 2
-
-
-@pytest.mark.parametrize("settings", [{"val_ratio": 0.25}, {"test_ratio": 0.2}])
-def test_other_shares_override_a_prescribed_split(settings: dict[str, float]) -> None:
-    names = in_memory(*"abcdefghijkl", every_fifth=True)
-    plain = in_memory(*"abcdefghijkl")
-    assert splits_of(names, **settings) == splits_of(plain, **settings)
-
-
-@pytest.mark.parametrize(
-    ("documents", "val_ratio", "test_ratio", "val", "test"),
-    [
-        (2, 0.2, 0.0, 1, 0),
-        (3, 0.01, 0.01, 1, 1),
-        (103, 0.2, 0.1, 21, 10),
-        (9000, 0.15, 0.0, 1350, 0),
-    ],
-)
-def test_a_split_has_exactly_its_share_of_documents(
-    documents: int, val_ratio: float, test_ratio: float, val: int, test: int
-) -> None:
-    splits = splits_of(in_memory(*["x"] * documents), val_ratio=val_ratio, test_ratio=test_ratio)
-    assert (len(splits), splits.count("val"), splits.count("test")) == (documents, val, test)
-
-
-def test_the_seed_alone_decides_which_documents_are_validation() -> None:
-    source = in_memory(*["x"] * 100)
-    assert splits_of(source, seed=1) == splits_of(source, seed=1) != splits_of(source, seed=2)
-
-
-def test_validation_documents_are_spread_over_the_corpus() -> None:
-    splits = np.array(splits_of(in_memory(*["x"] * 10_000)))
-    per_tenth = (splits == "val").reshape(10, 1000).sum(axis=1)
-    assert per_tenth.sum() == 2000
-    assert np.all(abs(per_tenth - 200) < 4 * np.sqrt(160))  # 4 standard deviations of a binomial
-
-
-def test_too_few_documents_for_the_splits_are_refused() -> None:
-    with pytest.raises(DataError, match="2 documents are too few for train and val and test"):
-        splits_of(in_memory("a", "b"), test_ratio=0.2)
-
-
-@pytest.mark.parametrize("pieces", [["äbc" * 50], ["ä", "bc"] * 50, list("äbc" * 50)])
-def test_one_document_is_cut_into_contiguous_parts(pieces: list[str]) -> None:
-    def walk() -> Iterator[Document]:
-        return iter([Document("one", pieces)])
-
-    parts = dict.fromkeys(("train", "val", "test"), "")
-    for split, piece in SplitCorpus(Corpus(walk, {}), val_ratio=0.2, test_ratio=0.1, seed=0):
-        parts[split] += piece or ""
-    assert list(map(len, (part.encode() for part in parts.values()))) == [140, 40, 20]
-    assert "".join(parts.values()) == "äbc" * 50
-
-
-def test_parts_end_where_a_character_ends() -> None:
-    events = list(SplitCorpus(in_memory("€" * 10), val_ratio=0.3, test_ratio=0.15, seed=0))
-    assert events == [
-        ("train", "€" * 6),  # 30 - 9 - 4 = 17 bytes, moved on to 18
-        ("train", None),
-        ("val", "€" * 3),
-        ("val", None),
-        ("test", "€"),
-        ("test", None),
-    ]
 
 
 def test_a_cut_document_is_said_in_the_report(
@@ -383,7 +300,10 @@ def test_a_config_gets_the_preset_that_its_data_path_is_named_after(
     assert capsys.readouterr().out == f"{output} is prepared already\n"
 
 
-def test_a_config_with_text_of_ones_own_names_the_command(tmp_path: Path) -> None:
+def test_a_config_with_text_of_ones_own_names_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the project's own folder may hold that text already
     config = tmp_path / "run.yaml"
     config.write_text("data: {path: data/shakespeare_char}\n")
     command = "make data INPUT=your.txt NAME=shakespeare_char TOKENIZER=char"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from lmtemplate.__main__ import run as run_words
 from tests.conftest import TINY, Command, Result
@@ -243,17 +244,30 @@ def test_a_warmup_longer_than_the_run_is_refused(refused: Refused) -> None:
 
 
 @pytest.mark.parametrize(
-    "flag", ["--trainer.val_check_interval=13", "--trainer.limit_val_batches=0"]
+    ("flag", "instead"),
+    [
+        ("trainer.val_check_interval=13", "in a run of 12 steps; lower it"),
+        ("trainer.limit_val_batches=0", "lower data.max_val_blocks"),
+    ],
 )
-def test_a_validation_that_would_never_happen_is_refused(refused: Refused, flag: str) -> None:
-    assert "validation would never happen" in refused(2, flag)
+def test_a_validation_that_would_never_happen_is_refused(
+    refused: Refused, flag: str, instead: str
+) -> None:
+    message = refused(2, f"--{flag}")
+    assert f"validation would never happen: {flag}" in message
+    assert instead in message
 
 
-@pytest.mark.parametrize("key", ["early_stopping", "checkpoint"])
-def test_a_monitor_that_is_never_logged_is_refused(refused: Refused, key: str) -> None:
-    message = refused(2, f"--{key}.monitor=val/los")
-    assert f"{key}.monitor: 'val/los' is never logged" in message
+def test_a_monitor_that_is_never_logged_is_refused(refused: Refused) -> None:
+    message = refused(2, "--early_stopping.monitor=val/los")
+    assert "early_stopping.monitor: 'val/los' is never logged" in message
     assert "val/loss" in message
+
+
+def test_the_best_checkpoint_is_that_of_the_lowest_val_loss_and_nothing_else(
+    refused: Refused,
+) -> None:
+    assert "monitor" in refused(2, "--checkpoint.monitor=val/accuracy")
 
 
 def test_two_lengths_at_once_are_refused(refused: Refused) -> None:
@@ -416,6 +430,31 @@ def test_an_index_that_cannot_be_read_is_refused(
     assert "index.json" in refused(8, "--data.path", damaged)
 
 
+# ---- numbers
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        (["--trainer.log_every_n_steps=1"], "train/loss"),
+        (["--trainer.log_every_n_steps=12"], "val/loss"),
+    ],
+    ids=["training", "validation"],
+)
+def test_a_loss_that_is_not_finite_ends_the_run(
+    fit: Command, tmp_path: Path, flags: list[str], name: str
+) -> None:
+    run = tmp_path / "run"
+    flags = [*flags, "--model.optimizer=SGD", "--model.optimizer.lr=1e38"]
+    flags += ["--model.net.logit_cap=null", "--model.schedule.warmup_steps=0"]
+    message = check_line(fit(run, *flags), 4)
+    assert re.match(rf"{name} is (nan|inf) at step \d+; lower the learning rate", message)
+    assert (run / "summary.json").is_file()
+    for path in (run / "checkpoints").glob("*.ckpt"):  # milestones are saved before the check
+        weights = torch.load(path, weights_only=True)["state_dict"].values()
+        assert all(bool(weight.isfinite().all()) for weight in weights), path.name
+
+
 # ---- verbs that read a run
 
 
@@ -470,6 +509,15 @@ def test_a_run_without_its_config_cannot_be_validated(
 def test_another_architecture_cannot_be_validated(command: Command, run: Path) -> None:
     message = check_line(command("validate", run, "--model.net.n_embd=64"), 3)
     assert "another architecture" in message
+
+
+def test_text_of_another_tokenizer_cannot_be_validated(
+    command: Command, run: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "other"
+    run_words(["prepare", "--input", "grammar:300", "--output", str(data), "--tokenizer", "char"])
+    message = check_line(command("validate", run, "--data.path", data), 3)
+    assert f"another tokenizer than the text in {data}" in message
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,8 @@ def written_out(weights: dict[str, Tensor], tokens: Tensor, n_layer: int, n_head
         return torch.stack((x @ weight.T).chunk(n_head, dim=-1), dim=1)  # (B, H, T, D)
 
     x = norm(w["embedding.weight"][tokens])
+    before = torch.cat((torch.zeros_like(x[:, :1]), x[:, :-1]), dim=1)
+    x = x + w["shift.share"] * before if "shift.share" in w else x
     later = torch.ones(tokens.size(1), tokens.size(1), dtype=torch.bool).triu(1)
     for layer in range(n_layer):
         block = f"blocks.{layer}"
@@ -63,9 +65,11 @@ def written_out(weights: dict[str, Tensor], tokens: Tensor, n_layer: int, n_head
     return 15 * torch.tanh(norm(x) @ w["head.weight"].T / 15)
 
 
-def test_the_default_equals_its_formula() -> None:
+@pytest.mark.parametrize("token_shift", [True, False])
+def test_the_default_equals_its_formula(token_shift: bool) -> None:
     torch.manual_seed(0)
-    net = scramble(GPT(41, 12, n_layer=3, n_head=4, n_embd=32))
+    net = scramble(GPT(41, 12, n_layer=3, n_head=4, n_embd=32, token_shift=token_shift))
+    assert ("shift.share" in net.state_dict()) == token_shift
     tokens = torch.randint(41, (2, 12))
     expected = written_out(net.state_dict(), tokens, n_layer=3, n_head=4)
     torch.testing.assert_close(net(tokens), expected.float(), rtol=1e-4, atol=1e-4)
@@ -127,7 +131,8 @@ def test_the_first_loss_of_a_tied_model_is_the_log_of_the_vocabulary(n_embd: int
 
 def test_parameters_are_as_many_as_counted_by_hand() -> None:
     net = GPT(1024, 256, n_layer=4, n_head=4, n_embd=128)
-    assert net.parameter_count() == 2 * 1024 * 128 + 4 * (4 * 128**2 + 8 * 128**2) == 1_048_576
+    matrices = 2 * 1024 * 128 + 4 * (4 * 128**2 + 8 * 128**2)
+    assert net.parameter_count() == matrices + 128 == 1_048_704  # 128 of the token shift
     shared = GPT(1024, 256, n_layer=4, n_head=4, n_embd=128, n_kv_head=1)
     assert net.parameter_count() - shared.parameter_count() == 4 * 2 * (128 - 32) * 128
 

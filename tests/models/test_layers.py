@@ -13,6 +13,8 @@ from lmtemplate.models.layers import (
     Attention,
     KeyValueCache,
     Rotary,
+    TokenCache,
+    TokenShift,
     causal_attention,
     check_head_sizes,
 )
@@ -200,6 +202,37 @@ def test_an_mlp_has_biases_where_asked() -> None:
         "up.bias",
         "output.bias",
     }
+
+
+def shift_of(share: Tensor) -> TokenShift:
+    shift = TokenShift(len(share))
+    shift.load_state_dict({"share": share})
+    return shift
+
+
+@torch.no_grad()
+def test_a_token_shift_adds_a_share_of_the_token_before() -> None:
+    x, share = draw(2, 7, 5), draw(5, seed=1)
+    shifted = shift_of(share)(x)
+    for channel in range(5):
+        for time in range(7):
+            before = x[:, time - 1, channel] if time else torch.zeros(2)
+            expected = x[:, time, channel] + share[channel] * before
+            torch.testing.assert_close(shifted[:, time, channel], expected)
+
+
+def test_a_token_shift_begins_by_changing_nothing() -> None:
+    shift, x = TokenShift(5), draw(2, 7, 5)
+    assert torch.equal(shift(x), x)
+    assert [(name, tuple(p.shape)) for name, p in shift.named_parameters()] == [("share", (5,))]
+
+
+@pytest.mark.parametrize("chunks", [[7], [1] * 7, [3, 1, 3]], ids=str)
+@torch.no_grad()
+def test_a_token_shift_in_chunks_equals_all_at_once(chunks: list[int]) -> None:
+    shift, x, cache = shift_of(draw(5, seed=1)), draw(2, 7, 5), TokenCache()
+    parts = [shift(part, cache) for part in x.split(chunks, dim=1)]
+    assert torch.equal(torch.cat(parts, dim=1), shift(x))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,113 @@
+"""A config in steps, tokens and `auto` -> Lightning's Trainer: lengths, precision, devices."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lmtemplate.errors import ConfigError
+from lmtemplate.hardware import auto_precision
+from lmtemplate.parsing import TrainingCLI
+from lmtemplate.trainer import Machine, as_list, describe, find_machine, make_plan, measured_seconds
+from tests.conftest import TINY, Command
+from tests.runs import load, steps, train
+
+
+def test_the_config_keeps_what_the_user_wrote(corpus: Path, tmp_path: Path) -> None:
+    flags = ["--trainer.max_steps=-1", "--max_tokens=768", "--tokens_per_step=192"]
+    run = train(tmp_path / "run", corpus, *flags, "--trainer.val_check_interval=2")
+    content = yaml.safe_load((run / "config.yaml").read_text())
+    assert content["trainer"]["val_check_interval"] == 2
+    assert content["trainer"]["accumulate_grad_batches"] == 1
+    assert content["trainer"]["max_steps"] == -1
+    assert content["trainer"]["precision"] == "auto"
+    assert content["tokens_per_step"] == 192
+    assert steps(run, "val/loss") == [0, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--max_tokens=700", 10),  # 64 tokens a step
+        ("--max_flops=1e8", 7),  # 64 x about 209,000 FLOPs a step
+        ("--tokens_per_parameter=0.02", 12),  # about 41,000 parameters
+        ("--max_epochs=0.01", 5),  # 1,909 blocks of 16 tokens
+    ],
+)
+def test_every_length_comes_to_steps(
+    corpus: Path, tmp_path: Path, flag: str, expected: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(tmp_path / "run", corpus, "--trainer.max_steps=-1", flag)
+    assert steps(run, "val/loss")[-1] == expected
+    shown = capsys.readouterr().out
+    name, value = flag.removeprefix("--").split("=")
+    assert f"(from {name} {float(value):,.10g})" in shown
+    assert f"reached {name} {float(value):,.10g} at step {expected}" in shown
+
+
+def test_precision_is_chosen_for_the_device_and_said(fit: Command, tmp_path: Path) -> None:
+    chosen = auto_precision(torch.device("cpu"))
+    assert f"precision {chosen}," in fit(tmp_path / "a", "--trainer.max_steps=4").out
+    wanted = fit(tmp_path / "b", "--trainer.max_steps=4", "--trainer.precision=64-true")
+    assert "precision 64-true," in wanted.out
+    assert load(tmp_path / "b", 4)["state_dict"]["net.head.weight"].dtype == torch.float64
+
+
+def test_a_run_without_logger_checkpoints_and_samples_still_trains(
+    fit: Command, tmp_path: Path
+) -> None:
+    off = ["--trainer.logger=false", "--checkpoint=null", "--samples=null"]
+    off += ["--early_stopping=null", "--throughput=null", "--lr_monitor=null"]
+    shown = fit(tmp_path / "run", *off)
+    assert shown.code == 0
+    assert "reached trainer.max_steps 12 at step 12" in shown.out
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "config.yaml",
+        "manifest.json",
+        "summary.json",
+    }
+
+
+def tiny(corpus: Path, *flags: str) -> TrainingCLI:
+    cli = TrainingCLI(["--data.path", str(corpus), *TINY, *flags])
+    cli.datamodule.setup("fit")
+    return cli
+
+
+def test_a_length_in_seconds_needs_a_single_device(corpus: Path) -> None:
+    machine = Machine(torch.device("cpu"), world_size=2, precision="32-true")
+    with pytest.raises(ConfigError, match="max_seconds works on one device"):
+        measured_seconds(tiny(corpus), machine, 1)
+
+
+def test_a_resumed_length_in_seconds_is_not_measured_again(corpus: Path) -> None:
+    cli = tiny(corpus, "--trainer.max_steps=-1", "--max_seconds=5")
+    known = {"limit": "max_seconds", "value": 5.0, "steps": 77}
+    assert make_plan(cli, {"length": known}).length.steps == 77
+
+
+def test_the_machine_is_the_one_that_was_asked_for(corpus: Path) -> None:
+    machine = find_machine(tiny(corpus, "--trainer.precision=64-true"))
+    assert machine == Machine(torch.device("cpu"), 1, "64-true")
+
+
+def test_asking_for_the_machine_leaves_the_settings_as_they_were(corpus: Path) -> None:
+    cli = tiny(corpus)
+    before = cli.settings
+    find_machine(cli)
+    assert cli.settings == before
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, []), (3, [3]), ([1, 2], [1, 2]), ([], [])])
+def test_nothing_one_thing_and_a_list_become_a_list(given: Any, expected: list[int]) -> None:
+    assert as_list(given) == expected
+
+
+def test_a_description_is_of_plain_types_and_holds_what_a_net_needs(corpus: Path) -> None:
+    cli = tiny(corpus)
+    description = describe(cli, make_plan(cli, None).length)
+    assert yaml.safe_load(yaml.safe_dump(description)) == description
+    assert (description["vocab_size"], description["block_size"]) == (257, 16)
+    assert description["length"]["steps"] == 12
