@@ -196,12 +196,10 @@ class LitLanguageModel(LightningModule):
     def _log_metrics(self, split: str) -> None:
         values = {f"{split}/{name}": value for name, value in self.metrics.compute().items()}
         self.metrics.reset()
-        if (
-            self.trainer.sanity_checking
-        ):  # the full validation before step 1, which Lightning discards
+        if self.trainer.sanity_checking:
+            # the full validation before step 1, whose values Lightning discards
             log_values(self, values)
         self.latest.update({name: float(value) for name, value in values.items()})
         check_finite(self.latest, self.global_step)
-        self.log_dict(
-            {**values, "step": float(self.global_step)}
-        )  # Lightning's own step is one less
+        # told the step, because Lightning counts one less
+        self.log_dict({**values, "step": float(self.global_step)})
