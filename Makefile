@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/installed
 # One `## text` line above each setting is its line in `make help`.
 ## the run to train
 CONFIG ?= configs/quickstart.yaml
-## more flags for the command, as in ARGS="--trainer.max_steps 50"
+## more flags for the command, as in ARGS="--data.batch_size 8"
 ARGS ?=
 ## the folder of the run
 RUN ?= runs/$(basename $(notdir $(CONFIG)))

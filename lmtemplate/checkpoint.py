@@ -223,7 +223,7 @@ def resume_from(run: Path, mode: ResumeMode) -> Path | None:
         )
     if mode == "must":
         raise CheckpointError(
-            f"no checkpoint in {folder_of(run)}; start a new run with --resume never, "
+            f"no checkpoint in {folder_of(run)}; begin it with --resume auto (as make train does), "
             "or name the directory of the run to continue with --run_dir"
         )
     return None
@@ -264,8 +264,11 @@ def check_same_model_and_data(checkpoint: Checkpoint, description: dict[str, Any
 
     changed = differences(essence(checkpoint), essence(description))
     if changed:
-        changed = {k: ("..", "another") if k == "data.tokenizer" else v for k, v in changed.items()}
-        fields = ", ".join(f"{key}: {old} -> {new}" for key, (old, new) in changed.items())
+        if "data.tokenizer" in changed:  # a whole file each
+            changed["data.tokenizer"] = ("..", "another")
+        fields = ", ".join(
+            f"{key}: {str(old)[:40]} -> {str(new)[:40]}" for key, (old, new) in changed.items()
+        )
         raise CheckpointError(
             f"this run has another model, optimizer, seed or corpus ({fields}); "
             "set it back, or start a new run with another --run_dir"

@@ -69,7 +69,13 @@ def quieten_and_allow(allowed: list[str]) -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         # tips and adverts; the card says what counts
         logging.getLogger(name).setLevel(logging.WARNING)
-    harmless = (".*LeafSpec", ".*many workers", ".*dataloader is not resumable", ".*sync_dist=True")
+    harmless = (
+        ".*LeafSpec",
+        ".*many workers",
+        ".*dataloader is not resumable",
+        ".*sync_dist=True",
+        ".*smaller than the logging interval",
+    )
     for message in harmless:
         warnings.filterwarnings("ignore", message)  # of Lightning, to its own developers
     configure_parsing(allowed)
@@ -118,6 +124,8 @@ def train(trainer: lightning.Trainer, cli: TrainingCLI, path: Path | None) -> No
     """Run Lightning's loop. What ends it early becomes a line and an exit code."""
     try:
         trainer.fit(cli.model, cli.datamodule, ckpt_path=path, weights_only=True)
+        if any(c.interrupted for c in trainer.callbacks if isinstance(c, ours.RunEnd)):  # type: ignore[attr-defined]
+            sys.exit(130)
     except torch.OutOfMemoryError as error:
         data = cli.datamodule
         raise OutOfMemoryError(

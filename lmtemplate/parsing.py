@@ -89,7 +89,7 @@ def where_is(word: str, config_files: list[Path]) -> str:
     return "command line"
 
 
-def one_line(message: str, parser: Parser, config_files: list[Path]) -> str:
+def one_line(message: str, parser: Parser, config_files: list[Path], words: list[str]) -> str:
     """jsonargparse's message -> what is wrong, where, what to do."""
     message = " ".join(message.split())
     denied = re.search(r"Importing '([\w.]+)' is not allowed", message)
@@ -103,7 +103,8 @@ def one_line(message: str, parser: Parser, config_files: list[Path]) -> str:
     if unknown:
         key = unknown[1] or unknown[2]
         name = key.rpartition(".")[2]
-        where = where_is(name, config_files)
+        typed = any(word.startswith(f"--{key}") for word in words)
+        where = "command line" if typed else where_is(name, config_files)
         in_config = "Group 'trainer'" in message
         if name in OWNED and (in_config or key.startswith("trainer.")):
             return f"trainer.{name} ({where}) is not a setting here" + (
@@ -115,8 +116,11 @@ def one_line(message: str, parser: Parser, config_files: list[Path]) -> str:
         return f"unknown setting {key!r} ({where}){meant} (all: lmtemplate fit --help)"
     wrong = re.search(r"Parser key \"([\w.]+)\": (.*)", message)
     if wrong:
-        key, problem = wrong[1], re.sub(r"<class '(\w+)'>", r"\1", wrong[2])
-        return f"{key} ({where_is(key.rpartition('.')[2], config_files)}): {problem[:400]}"
+        key, problem = wrong[1], re.sub(r"an? <class '(\w+)'>", r"\1", wrong[2])
+        value = re.search(r"Got value: (\S+)", problem)
+        typed = value is not None and any(word.endswith(value[1]) for word in words)
+        where = "command line" if typed else where_is(key.rpartition(".")[2], config_files)
+        return f"{key} ({where}): {problem[:400]}"
     return message[:400]
 
 
@@ -177,7 +181,7 @@ def parse(parser: Parser, words: list[str]) -> jsonargparse.Namespace:
             raise ParseError('Parser key "trainer": expected settings, not a single value')
         return config
     except ParseError as error:
-        raise ConfigError(one_line(str(error), parser, config_files)) from error
+        raise ConfigError(one_line(str(error), parser, config_files, words)) from error
 
 
 Precision = Literal["auto", "bf16-mixed", "16-mixed", "32-true", "bf16-true", "16-true", "64-true"]
@@ -256,7 +260,7 @@ class TrainingCLI(LightningCLI):
             trainer_class=Trainer,
             seed_everything_default=1337,
             parser_class=Parser,
-            parser_kwargs={"prog": "lmtemplate fit"},
+            parser_kwargs={"prog": "lmtemplate fit", "allow_abbrev": False},
             args=words,
             run=False,
             auto_configure_optimizers=False,

@@ -121,7 +121,7 @@ def test_what_to_use_instead_exists(parser: parsing.Parser) -> None:
     ["unrecognized arguments: --max_stepz=5\nusage: ...", "something\n\n  else " * 100, ""],
 )
 def test_any_message_becomes_one_short_line(parser: parsing.Parser, message: str) -> None:
-    line = one_line(message, parser, [])
+    line = one_line(message, parser, [], [])
     assert "\n" not in line
     assert len(line) < 500
 

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lmtemplate.callbacks.samples import Samples
 from lmtemplate.callbacks.stopping import EarlyStopping, RunEnd
 from lmtemplate.callbacks.throughput import Throughput
-from lmtemplate.checkpoint import read_best
+from lmtemplate.checkpoint import read_best, steps_saved
 from lmtemplate.data.datamodule import TokenData
 from lmtemplate.errors import NumbersError
 from lmtemplate.hardware import device_name
@@ -96,6 +96,8 @@ class Cards(Callback):
         stops = [c for c in trainer.callbacks if isinstance(c, EarlyStopping)]  # type: ignore[attr-defined]
         if trainer.global_step >= trainer.max_steps:
             return self.length.limit, f"reached {self.length}"
+        if any(end.interrupted for end in ends):
+            return "interrupted", "interrupted"
         if any(end.out_of_time for end in ends):
             return "max_seconds", f"{self.length} are over"
         for stop in stops:
@@ -148,7 +150,10 @@ class Cards(Callback):
         for sampler in (c for c in trainer.callbacks if isinstance(c, Samples)):  # type: ignore[attr-defined]
             texts = (" ".join(f"{p}{text}".split())[:300] for p, text in sampler.latest.items())
             rows["wrote"] = "\n           ".join(texts)
-        rows["next"] = f'make sample RUN={run} PROMPT="The" (or lmtemplate generate {run})'
+        if summary["stop_reason"] == "interrupted":
+            rows["next"] = f"make resume RUN={run}"
+        elif steps_saved(run):
+            rows["next"] = f'make sample RUN={run} PROMPT="The" (or lmtemplate generate {run})'
         print(card("done", rows), flush=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from lmtemplate.module import LitLanguageModel
 
@@ -41,10 +40,17 @@ class ProgressBar(TQDMProgressBar):
         else:
             print(*args, flush=True)
 
-    def init_sanity_tqdm(self) -> Tqdm:
-        bar = super().init_sanity_tqdm()
-        bar.set_description("validation before step 1")
-        return bar
+    @property
+    def sanity_check_description(self) -> str:
+        return "validation before step 1"
+
+    @property
+    def train_description(self) -> str:
+        return "training"
+
+    @property
+    def validation_description(self) -> str:
+        return "validation"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -52,13 +58,12 @@ class ProgressBar(TQDMProgressBar):
         self.train_progress_bar.total = trainer.max_steps * trainer.accumulate_grad_batches
         self.train_progress_bar.n = trainer.global_step * trainer.accumulate_grad_batches
         self.train_progress_bar.initial = self.train_progress_bar.n
-        self.train_progress_bar.set_description("training")
 
     def on_train_epoch_start(self, *_: object) -> None:
         pass  # Lightning would start the bar at 0
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
-        if trainer.is_global_zero and not self.on_terminal and trainer.state.fn == "fit":
+        if trainer.is_global_zero and trainer.state.fn == "fit":
             values = "  ".join(f"{name} {value}" for name, value in shown(pl_module).items())
-            print(f"step {trainer.global_step:,}/{trainer.max_steps:,}  {values}", flush=True)
+            self.print(f"step {trainer.global_step:,}/{trainer.max_steps:,}  {values}")
