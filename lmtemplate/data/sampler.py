@@ -1,6 +1,7 @@
 """(seed, epoch, position) -> block: which block comes when, without memory and without history."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ def _mix(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return words ^ (words >> np.uint64(31))
 
 
+@lru_cache(maxsize=8)  # asked for at each batch, changes with the epoch
 def _round_keys(seed: int, epoch: int) -> npt.NDArray[np.uint64]:
     keys = np.random.SeedSequence([seed, epoch]).generate_state(ROUNDS, np.uint64)
     return keys.astype(np.uint64)
