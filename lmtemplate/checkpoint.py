@@ -20,6 +20,7 @@ from typing import IO, Any, Literal
 import torch
 from torch import nn
 
+from lmtemplate.data.shards import file_sha256
 from lmtemplate.errors import CheckpointError, ConfigError, DiskError
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.run import sync_folder, write_json
@@ -68,11 +69,6 @@ def _write_sums(folder: Path, sums: dict[str, str]) -> None:
     temporary.replace(folder / SUMS)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def write(checkpoint: Checkpoint, path: Path) -> None:
     """Write atomically, durably, and read back. A file under its final name is always whole.
 
@@ -87,7 +83,7 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         digest = digesting.sha256.hexdigest()
-        if _sha256(temporary) != digest:
+        if file_sha256(temporary) != digest:
             raise DiskError(f"{path} does not read back as it was written; check the disk")
         sums = _read_sums(path.parent)
         if sums.pop(path.name, None):  # else a crash right here leaves a new file with an old sum
@@ -104,7 +100,7 @@ def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint file, in words; None if it is sound."""
     expected = _read_sums(path.parent).get(path.name)
     if expected is not None:
-        found = _sha256(path)
+        found = file_sha256(path)
         return None if found == expected else f"sha256 is {found[:8]}.., expected {expected[:8]}.."
     try:  # a file from elsewhere: its zip entries carry CRC-32 sums, which torch does not look at
         with zipfile.ZipFile(path) as archive:
