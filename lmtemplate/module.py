@@ -28,33 +28,42 @@ def is_step_end(trainer: Trainer, batch_idx: int) -> bool:
 
 
 def is_logged(trainer: Trainer, step: int) -> bool:
-    """Whether training values are logged at this optimizer step, the first being 1."""
+    """Whether training values are logged at this optimizer step, the first being 1.
+
+    They are every N steps, at each validation, and at the last step.
+    """
     interval: int = vars(trainer)["log_every_n_steps"]  # where type checkers do not see it
-    return step % interval == 0
+    validated = step * trainer.accumulate_grad_batches % int(trainer.val_check_interval or 1) == 0
+    return step % interval == 0 or validated or step == trainer.max_steps
 
 
 def is_log_step(trainer: Trainer, batch_idx: int) -> bool:
     """Whether this micro-batch ended an optimizer step whose training values are logged."""
-    return is_step_end(trainer, batch_idx) and is_logged(trainer, trainer.global_step)
+    if not is_step_end(trainer, batch_idx):
+        return False
+    # Ctrl-C and the clock end a run, with a validation, at a step that nobody planned
+    return is_logged(trainer, trainer.global_step) or trainer.should_stop
 
 
 def check_finite(values: Mapping[str, float], step: int) -> None:
     """Raises NumbersError where a loss is not finite: what follows would be lost time."""
     for name, value in values.items():
         if name.endswith("/loss") and not math.isfinite(value):
-            raise NumbersError(
-                f"{name} is {value} at step {step:,}; lower the learning rate, add warmup, or "
-                "set trainer.gradient_clip_val 1.0, and start again"
-            )
+            raise NumbersError(f"{name} is {value} at step {step:,}")
 
 
 def log_values(module: "LitLanguageModel", values: Mapping[str, Tensor | float]) -> None:
     """Log at the optimizer step just made. `self.log` costs 0.3 ms a key, and counts from 0."""
     plain = {name: float(value) for name, value in values.items()}
-    check_finite(plain, module.global_step)
     module.latest.update(plain)
     for logger in module.loggers:
         logger.log_metrics(plain, step=module.global_step)
+    check_finite(plain, module.global_step)
+
+
+def parameters_of(optimizer: Optimizer) -> list[Tensor]:
+    """All that it updates."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 class LitLanguageModel(LightningModule):
@@ -136,8 +145,10 @@ class LitLanguageModel(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         inputs, targets = batch
         loss = cross_entropy(self(inputs), targets, self.label_smoothing, self.z_loss)
-        self.train_sums += torch.stack((loss.nats, loss.tokens.to(loss.nats.dtype)))
-        return loss.objective
+        sums = torch.stack((loss.nats, loss.tokens.to(loss.nats.dtype)))
+        self.train_sums += torch.where(loss.nats.isfinite(), sums, 0)
+        # by 1, unless the loss is not finite: then no gradient may be, on any rank (see Guard)
+        return loss.objective * (1 + 0 * loss.objective.detach())
 
     def configure_gradient_clipping(
         self,
@@ -146,26 +157,35 @@ class LitLanguageModel(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip, and keep the norm for the log; Lightning's own refuses fused AdamW under bf16."""
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         by_norm = gradient_clip_val and gradient_clip_algorithm != "value"
-        if by_norm or is_logged(self.trainer, self.global_step + 1):
-            gradients = [p.grad for p in parameters if p.grad is not None]
-            self.grad_norm = torch.nn.utils.get_total_norm(gradients)
+        if self.grad_norm is None and (by_norm or is_logged(self.trainer, self.global_step + 1)):
+            self.measure_gradient(optimizer)
         if gradient_clip_val and by_norm:
             assert self.grad_norm is not None
-            torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.grad_norm)
+            clip = torch.nn.utils.clip_grads_with_norm_
+            clip(parameters_of(optimizer), gradient_clip_val, self.grad_norm)
         elif gradient_clip_val:
-            torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
+            torch.nn.utils.clip_grad_value_(parameters_of(optimizer), gradient_clip_val)
+
+    def measure_gradient(self, optimizer: Optimizer) -> Tensor:
+        """Norm of the gradient over all parameters, before clipping; kept for the log."""
+        gradients = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
+        self.grad_norm = torch.nn.utils.get_total_norm(gradients)
+        return self.grad_norm
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log every N optimizer steps, and wait for the device's results at no other time."""
+        norm = self.grad_norm
+        if is_step_end(self.trainer, batch_idx):
+            self.grad_norm = None
         if not is_log_step(self.trainer, batch_idx):
             return
         nats, tokens = self._all_train_sums()
         values = {"train/loss": nats / tokens}
-        if self.grad_norm is not None:
-            values["optim/grad_norm"] = self.grad_norm
-        log_values(self, values)
+        if norm is not None:
+            values["optim/grad_norm"] = norm
+        if tokens:  # none, where every loss since the last log was not finite
+            log_values(self, values)
         self.train_sums.zero_()
 
     def _all_train_sums(self) -> Tensor:
@@ -196,10 +216,5 @@ class LitLanguageModel(LightningModule):
     def _log_metrics(self, split: str) -> None:
         values = {f"{split}/{name}": value for name, value in self.metrics.compute().items()}
         self.metrics.reset()
-        if self.trainer.sanity_checking:
-            # the full validation before step 1, whose values Lightning discards
-            log_values(self, values)
-        self.latest.update({name: float(value) for name, value in values.items()})
-        check_finite(self.latest, self.global_step)
-        # told the step, because Lightning counts one less
-        self.log_dict({**values, "step": float(self.global_step)})
+        log_values(self, values)
+        self.log_dict(values, logger=False)  # for callbacks that monitor one of them

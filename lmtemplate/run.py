@@ -9,9 +9,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from lmtemplate.errors import DiskError
+from lmtemplate.errors import DiskError, LockedError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = ".lock"
 
 PACKAGES = (
     "lightning",
@@ -22,6 +29,14 @@ PACKAGES = (
     "tokenizers",
     "numpy",
 )
+
+
+def duration(seconds: float) -> str:
+    """75 -> "1 min 15 s"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def sync_folder(folder: Path) -> None:
@@ -50,9 +65,9 @@ def write_text(path: Path, text: str) -> None:
         raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any], indent: int | None = 2) -> None:
     """Strict JSON: NaN and infinity are errors, not text that no other reader takes."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -62,6 +77,60 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content
+
+
+class Lock:
+    """Keeps a run directory to one process. The system frees it when that process dies, however.
+
+    Args:
+        run: the run directory.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.path = run / LOCK
+        self._file: IO[str] | None = None
+
+    def acquire(self) -> None:
+        """Raises LockedError, with who has it, DiskError where there can be no lock file."""
+        if self._file is not None:
+            return
+        try:
+            self.run.mkdir(parents=True, exist_ok=True)
+            file = self.path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise DiskError(f"cannot write {self.run}: {error.strerror}") from error
+        file.seek(0)
+        holder = file.read()
+        try:
+            if fcntl is not None:
+                # of the process, not of the file: a worker that outlives its parent has no part
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            raise LockedError(
+                f"{self.run} is in use by {holder or 'another process'}; wait for it, or name "
+                "another directory with --run_dir"
+            ) from error
+        if holder:
+            print(f"taking over {self.run} from {holder}, which has died")
+        file.truncate(0)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        file.write(f"pid {os.getpid()} on host {platform.node()} since {now}")
+        file.flush()
+        self._file = file
+
+    def release(self) -> None:
+        """Let the next process in."""
+        if self._file is not None:
+            self._file.truncate(0)
+            self._file.close()
+            self._file = None
+
+
+def is_used(run: Path) -> bool:
+    """Whether there is more in the directory than its lock."""
+    return run.is_dir() and any(path.name != LOCK for path in run.iterdir())
 
 
 def _or_none(ask: Callable[[], str]) -> str | None:

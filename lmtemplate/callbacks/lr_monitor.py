@@ -4,7 +4,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer, callbacks
 
-from lmtemplate.module import is_logged
+from lmtemplate.module import is_log_step
 
 
 class LRMonitor(callbacks.LearningRateMonitor):
@@ -15,6 +15,7 @@ class LRMonitor(callbacks.LearningRateMonitor):
 
     def __init__(self) -> None:
         super().__init__(logging_interval="step")
+        self._rates: list[float] = []  # of the step that is being made
 
     def on_train_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         pass  # Lightning's would insist on a logger, and find names that are not used here
@@ -22,12 +23,18 @@ class LRMonitor(callbacks.LearningRateMonitor):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._rates = [float(group["lr"]) for group in trainer.optimizers[0].param_groups]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         # Lightning logs under the number of steps already made, one less than all other values
-        step = trainer.global_step + 1
-        if batch_idx % trainer.accumulate_grad_batches or not is_logged(trainer, step):
+        if not is_log_step(trainer, batch_idx):
             return
         groups = trainer.optimizers[0].param_groups
-        names = ["optim/lr", *(f"optim/lr/{group['name']}" for group in groups[1:])]
-        rates = {name: float(group["lr"]) for name, group in zip(names, groups, strict=True)}
+        others = (group.get("name", number) for number, group in enumerate(groups[1:], start=2))
+        names = ["optim/lr", *(f"optim/lr/{name}" for name in others)]
+        rates = dict(zip(names, self._rates, strict=True))
         for logger in trainer.loggers:
-            logger.log_metrics(rates, step=step)
+            logger.log_metrics(rates, step=trainer.global_step)

@@ -1,10 +1,11 @@
-"""Weights -> text that they write, in TensorBoard, after each validation."""
+"""Weights -> text that they write, in the record and in TensorBoard, after each validation."""
 
 import textwrap
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lmtemplate.callbacks.record import RecordLogger
 from lmtemplate.data.datamodule import TokenData
 from lmtemplate.generate import continue_tokens, encode_prompt, stream_text
 from lmtemplate.module import LitLanguageModel
@@ -59,6 +60,8 @@ class Samples(Callback):
         assert isinstance(pl_module, LitLanguageModel) and isinstance(data, TokenData)
         self.latest = self.write(pl_module, data)
         for logger in trainer.loggers:
+            if isinstance(logger, RecordLogger):
+                logger.log_samples(self.latest, trainer.global_step)
             board: Any = getattr(logger, "experiment", None)
             if not hasattr(board, "add_text"):
                 continue

@@ -41,12 +41,6 @@ def test_the_last_sample_is_what_generate_writes(run: Path, command: Command) ->
     assert lines == written.removesuffix("\n").splitlines()
 
 
-def test_the_last_sample_stands_on_the_closing_card(fit: Command, tmp_path: Path) -> None:
-    shown = fit(tmp_path / "run", "--trainer.max_steps=4", '--samples.prompts=["The "]')
-    written = " ".join(texts(tmp_path / "run", 1)[4].split())
-    assert f"wrote    {written}" in shown.out
-
-
 def test_sampling_does_not_change_the_training(run: Path, corpus: Path, tmp_path: Path) -> None:
     flags = ["--samples=null", "--model.net.dropout=0.2"]
     silent = train(tmp_path / "run", corpus, *flags)

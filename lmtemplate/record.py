@@ -1,0 +1,213 @@
+"""What a run logged, point by point -> training_metrics.jsonl, training_metrics.json, arrays.
+
+The JSONL file is the truth: one line of strict JSON per logging point, `{"step": 5, "train/loss":
+4.19, ...}`, appended while the run goes on; a validation, and the samples written at it, have lines
+of their own. The JSON file is made from it: the arrays that scripts and plots read.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lmtemplate.errors import CheckpointError, DiskError
+from lmtemplate.run import write_json, write_text
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Line = dict[str, Any]
+
+LINES = "training_metrics.jsonl"
+ARRAYS = "training_metrics.json"
+TRAIN, VAL, RATE, EPOCH = "train/loss", "val/loss", "optim/lr", "data/epoch"
+
+
+def folder_of(run: Path) -> Path:
+    """Where the record's files stand in a run directory."""
+    return run / "checkpoints"
+
+
+def line(step: int, values: Mapping[str, Any]) -> str:
+    """One line of the JSONL file. Values that are not finite are named in it, and left out."""
+    bad = [k for k, v in values.items() if isinstance(v, float) and not math.isfinite(v)]
+    finite = {name: value for name, value in values.items() if name not in bad}
+    content = {"step": step, **finite, **({"nonfinite": bad} if bad else {})}
+    return json.dumps(content, allow_nan=False) + "\n"
+
+
+def read_lines(run: Path) -> Iterator[Line]:
+    """The lines of a run's JSONL file in their order; one that a kill has cut short is left out."""
+    path = folder_of(run) / LINES
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as file:
+        for text in file:
+            try:
+                content = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(content, dict) and isinstance(content.get("step"), int):
+                yield content
+
+
+def cut(run: Path, first_step: int) -> None:
+    """Forget what a killed start logged from this step on: the run is about to log it again."""
+    path, kept = folder_of(run) / LINES, list[Line]()
+    for entry in read_lines(run):
+        if entry["step"] < first_step:
+            kept.append(entry)
+        elif "nonfinite" in entry:  # why a run went back is worth keeping
+            kept.append({name: entry[name] for name in ("step", "nonfinite")})
+    if path.is_file():
+        write_text(path, "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in kept))
+
+
+@dataclass
+class Columns:
+    """Rows of a record as they come in, one per step at which training was logged."""
+
+    steps: list[int] = field(default_factory=list)
+    train_loss: list[float] = field(default_factory=list)
+    val_loss: list[float | None] = field(default_factory=list)
+    learning_rate: list[float | None] = field(default_factory=list)
+    epochs: list[int] = field(default_factory=list)
+    initial_val_loss: float | None = None
+    nonfinite_steps: list[int] = field(default_factory=list)
+
+    def add(self, entry: Line) -> None:
+        """Take one line of the JSONL file."""
+        step = entry["step"]
+        if {TRAIN, VAL} & set(entry.get("nonfinite", [])) and step not in self.nonfinite_steps:
+            self.nonfinite_steps.append(step)
+        if TRAIN in entry:
+            self.steps.append(step)
+            self.train_loss.append(entry[TRAIN])
+            self.val_loss.append(None)
+            self.learning_rate.append(entry.get(RATE))
+            # 0-based: the pass that the step's last sequence belongs to
+            self.epochs.append(max(0, math.ceil(entry.get(EPOCH, 0)) - 1))
+        if VAL in entry and step == 0:
+            self.initial_val_loss = entry[VAL]
+        elif VAL in entry and self.steps and self.steps[-1] == step:
+            self.val_loss[-1] = entry[VAL]
+
+    def write(self, run: Path) -> None:
+        """Replace training_metrics.json at once. Raises DiskError."""
+        write_json(folder_of(run) / ARRAYS, vars(self), indent=None)
+
+
+def _array(values: Iterable[float | None]) -> Floats:
+    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run's record as arrays of N rows, one for each logging point; NaN where nothing was logged.
+
+    Attributes:
+        steps: (N,) optimizer updates made.
+        train_loss: (N,) nats per token, the mean since the row before; always finite.
+        val_loss: (N,) nats per token.
+        learning_rate: (N,) of the first parameter group, of the update just made.
+        epochs: (N,) the pass over the data that the row's last sequence belongs to, 0-based.
+        initial_val_loss: before step 1.
+        nonfinite_steps: where a loss was not finite; such a point has no row.
+        values: any other logged name -> (N,), as "val/bits_per_byte" or "optim/grad_norm".
+        initial: name -> value before step 1.
+        samples: step -> {prompt: continuation}.
+    """
+
+    steps: Ints
+    train_loss: Floats
+    val_loss: Floats
+    learning_rate: Floats
+    epochs: Ints
+    initial_val_loss: float | None = None
+    nonfinite_steps: tuple[int, ...] = ()
+    values: dict[str, Floats] = field(default_factory=dict)
+    initial: dict[str, float] = field(default_factory=dict)
+    samples: dict[int, dict[str, str]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @property
+    def validations(self) -> tuple[Ints, Floats]:
+        """Steps and losses of the validations after step 0."""
+        there = ~np.isnan(self.val_loss)
+        return self.steps[there], self.val_loss[there]
+
+
+def from_lines(lines: Iterable[Line]) -> Record:
+    """Lines of the JSONL file, in their order -> arrays."""
+    columns, rows, initial = Columns(), dict[int, Line](), dict[str, float]()
+    samples: dict[int, dict[str, str]] = {}
+    for entry in lines:
+        columns.add(entry)
+        rows.setdefault(entry["step"], {}).update(entry)
+        if "samples" in entry:
+            samples[entry["step"]] = entry["samples"]
+    for name, value in rows.get(0, {}).items():
+        if isinstance(value, float):
+            initial[name] = value
+    known = {name for entry in rows.values() for name, v in entry.items() if isinstance(v, float)}
+    return Record(
+        steps=np.array(columns.steps, dtype=np.int64),
+        train_loss=_array(columns.train_loss),
+        val_loss=_array(columns.val_loss),
+        learning_rate=_array(columns.learning_rate),
+        epochs=np.array(columns.epochs, dtype=np.int64),
+        initial_val_loss=columns.initial_val_loss,
+        nonfinite_steps=tuple(columns.nonfinite_steps),
+        values={
+            name: _array(rows[step].get(name) for step in columns.steps)
+            for name in sorted(known - {TRAIN, VAL, RATE})
+        },
+        initial=initial,
+        samples=samples,
+    )
+
+
+def read_record(run: Path) -> Record:
+    """A run's record. Raises CheckpointError where there is none."""
+    if not (folder_of(run) / LINES).is_file():
+        raise CheckpointError(
+            f"no record {folder_of(run) / LINES}; a run directory is what `lmtemplate fit` has made"
+        )
+    return from_lines(read_lines(run))
+
+
+class Writer:
+    """Appends lines to a run's record and keeps the arrays beside them. Raises DiskError.
+
+    Args:
+        run: the run directory.
+        first_step: steps from here on are new; what a killed start wrote there is dropped.
+    """
+
+    def __init__(self, run: Path, first_step: int) -> None:
+        self.run = run
+        self.columns = Columns()
+        cut(run, first_step)
+        for entry in read_lines(run):
+            self.columns.add(entry)
+
+    def append(self, step: int, values: Mapping[str, Any]) -> None:
+        """Add a logging point; it outlives a kill of this process."""
+        text, path = line(step, values), folder_of(self.run) / LINES
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise DiskError(f"cannot write {path}: {error.strerror}") from error
+        self.columns.add(json.loads(text))
+
+    def write_arrays(self) -> None:
+        """Bring training_metrics.json up to date."""
+        self.columns.write(self.run)
