@@ -1,0 +1,1 @@
+"""What a run, or a plan, can tell: one verb, one file."""
