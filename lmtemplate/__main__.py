@@ -1,6 +1,8 @@
 """`lmtemplate VERB ...` -> the module that does it, imported only then."""
 
 import importlib
+import inspect
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,16 +15,20 @@ from lmtemplate.errors import ConfigError, UserError
 # that takes the words themselves (fit, validate, test) parses configs with Lightning.
 VERBS = {
     "prepare": ("lmtemplate.data.prepare", "prepare", "text -> token shards, split by document"),
-    "fit": (
-        "lmtemplate.cli",
-        "fit",
-        "train: shards -> checkpoints, curves, samples in a run directory",
-    ),
+    "plan": ("lmtemplate.study.plan", "plan", "a budget -> model, tokens, batch, rate, a config"),
+    "schedule": ("lmtemplate.cli", "schedule", "draw a config's learning rate before the run"),
+    "fit": ("lmtemplate.cli", "fit", "train: shards -> checkpoints, curves, samples in a run"),
     "validate": ("lmtemplate.cli", "validate", "RUN: validation loss of a checkpoint"),
     "test": ("lmtemplate.cli", "test", "RUN: loss of a checkpoint on the test split"),
     "generate": ("lmtemplate.generate", "generate", "RUN: continue a prompt with a trained model"),
+    "diagnose": ("lmtemplate.study.diagnose", "diagnose", "RUN: healthy, or what is wrong and why"),
+    "summary": ("lmtemplate.study.summary", "summary", "RUN: its losses and rates in figures"),
+    "plot": ("lmtemplate.study.curves", "plot", "RUN: draw its curves as PNG files"),
+    "report": ("lmtemplate.study.report", "report", "RUN: everything about it in one HTML file"),
+    "compare": ("lmtemplate.study.compare", "compare", "RUN RUN ...: a table and one plot of all"),
+    "reproduce": ("lmtemplate.study.reproduce", "reproduce", "RUN: repeat it, compare bit for bit"),
+    "landscape": ("lmtemplate.study.landscape", "landscape", "a page: optimizers at work"),
 }
-READS_A_RUN = {"generate"}  # its directory is the first word
 
 
 def usage() -> str:
@@ -49,10 +55,26 @@ def take_allowed(words: list[str]) -> tuple[list[str], list[str]]:
     return allowed, others
 
 
+def spelled_out(words: list[str], switches: set[str]) -> list[str]:
+    """`--train-loss X --json` -> `--train_loss X --json true`."""
+    spelled = list[str]()
+    for word, following in itertools.zip_longest(words, words[1:]):
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            word = name.replace("-", "_").replace("__", "--", 1) + equals + value
+        spelled.append(word)
+        if word.removeprefix("--") in switches and following not in ("true", "false"):
+            spelled.append("true")
+    return spelled
+
+
 def call_with_flags(
     verb: str, function: Callable[..., None], words: list[str], allowed: list[str]
 ) -> None:
-    """Turn the function's signature into flags, parse, and call it."""
+    """Turn the function's signature into flags, parse, and call it.
+
+    `run` is the first word, `runs` are the words; all other parameters are flags.
+    """
     import jsonargparse
 
     class Parser(jsonargparse.ArgumentParser):
@@ -60,13 +82,18 @@ def call_with_flags(
             raise ConfigError(f"{' '.join(message.split())} (see lmtemplate {verb} --help)")
 
     parser = Parser(prog=f"lmtemplate {verb}", description=VERBS[verb][2], exit_on_error=True)
-    skip: set[str | int] = {"allow"}
-    if verb in READS_A_RUN:
-        parser.add_argument("run", type=Path, help="run directory")
-        skip.add("run")
+    parameters = inspect.signature(function).parameters
+    skip: set[str | int] = {"allow", "run", "runs"}
+    if "run" in parameters:
+        optional = parameters["run"].default is None
+        parser.add_argument("run", type=Path, nargs="?" if optional else None, help="run directory")
+    if "runs" in parameters:
+        parser.add_argument("runs", type=Path, nargs="+", help="run directories")
     parser.add_function_arguments(function, skip=skip, sub_configs=False)
-    settings = parser.instantiate(parser.parse_args(words)).as_dict()
-    if "allow" in function.__annotations__:
+    switches = {name for name, of in parameters.items() if of.default is False}
+    parsed = parser.parse_args(spelled_out(words, switches))
+    settings = parser.instantiate(parsed).as_dict()
+    if "allow" in parameters:
         settings["allow"] = allowed
     function(**settings)
 

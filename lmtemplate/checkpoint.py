@@ -23,7 +23,7 @@ from torch import nn
 from lmtemplate.data.shards import file_sha256
 from lmtemplate.errors import CheckpointError, ConfigError, DiskError
 from lmtemplate.models.base import LanguageModel
-from lmtemplate.run import sync_folder, write_json
+from lmtemplate.run import is_used, sync_folder, write_json
 
 Checkpoint = dict[str, Any]
 ResumeMode = Literal["never", "auto", "must"]
@@ -198,9 +198,8 @@ def resume_from(run: Path, mode: ResumeMode) -> Path | None:
     """
     if run.exists() and not run.is_dir():
         raise ConfigError(f"run directory {run} is a file; name another with --run_dir")
-    used = run.exists() and any(run.iterdir())
     if mode == "never":
-        if used:
+        if is_used(run):
             raise ConfigError(
                 f"run directory {run} is in use; continue it with make resume RUN={run} (or add "
                 "--resume auto), or start anew with another --run_dir"

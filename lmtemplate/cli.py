@@ -1,9 +1,12 @@
 """The verbs fit, validate, test: a config becomes a run, or a run a number."""
 
 import argparse
+import itertools
 import logging
+import math
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -15,9 +18,12 @@ from lightning.pytorch.utilities import rank_zero_only
 from lmtemplate import callbacks as ours
 from lmtemplate import checkpoint as files
 from lmtemplate import run as run_files
-from lmtemplate.errors import ConfigError, OutOfMemoryError
+from lmtemplate.errors import ConfigError, NumbersError, OutOfMemoryError
 from lmtemplate.hardware import device_name
 from lmtemplate.parsing import TrainingCLI, configure_parsing
+from lmtemplate.record import read_record
+from lmtemplate.study.closing import explain
+from lmtemplate.study.schedule import drawing
 from lmtemplate.trainer import (
     Machine,
     build_trainer,
@@ -46,7 +52,7 @@ def announce(
 ) -> dict[str, Any] | None:
     """Say where the run goes on and which settings differ; returns that, for the manifest."""
     if before is None:
-        if run.exists() and any(run.iterdir()):
+        if run_files.is_used(run):
             print(f"no checkpoint in {run} yet: starting at step 0")
         return None
     changed = files.differences(before["config"], settings)
@@ -120,12 +126,12 @@ def read_start(path: Path) -> files.Checkpoint:
     return {key: state[key] for key in said}
 
 
-def train(trainer: lightning.Trainer, cli: TrainingCLI, path: Path | None) -> None:
+def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> None:
     """Run Lightning's loop. What ends it early becomes a line and an exit code."""
+    signals = cli.config_init.signals
     try:
-        trainer.fit(cli.model, cli.datamodule, ckpt_path=path, weights_only=True)
-        if any(c.interrupted for c in trainer.callbacks if isinstance(c, ours.RunEnd)):  # type: ignore[attr-defined]
-            sys.exit(130)
+        with signals.listening() if signals else nullcontext():
+            trainer.fit(cli.model, cli.datamodule, ckpt_path=path, weights_only=True)
     except torch.OutOfMemoryError as error:
         data = cli.datamodule
         raise OutOfMemoryError(
@@ -133,18 +139,28 @@ def train(trainer: lightning.Trainer, cli: TrainingCLI, path: Path | None) -> No
             f"{data.block_size}; halve the batch and double trainer.accumulate_grad_batches, or "
             "shrink the model"
         ) from error
+    except ours.SignalError as stop:
+        sys.exit(stop.exit_code)
     except SystemExit:
-        if trainer.interrupted:  # Lightning ends with 1 after Ctrl-C
+        if trainer.interrupted:  # Lightning ends with 1 after a Ctrl-C before the first step
             sys.exit(130)
         raise
 
 
-def fit(words: list[str], allowed: list[str]) -> None:
-    """Train. Nothing is written before all that can be checked is."""
-    quieten_and_allow(allowed)
-    cli = TrainingCLI(words)
-    run, first_process = Path(cli.config.run_dir), getattr(rank_zero_only, "rank", 0) == 0
-    path = files.resume_from(run, cli.config.resume if first_process else "auto")
+def build(
+    cli: TrainingCLI, run: Path, resume: files.ResumeMode, lock: run_files.Lock | None
+) -> tuple[lightning.Trainer, Path | None] | None:
+    """Check all that can be checked, then build the Trainer and write the run's own files.
+
+    Returns the Trainer and the checkpoint to go on from; None where the run is finished already.
+
+    Args:
+        cli: parsed and instantiated.
+        run: the run directory.
+        resume: whether to go on there.
+        lock: of the first process, which alone writes.
+    """
+    path = files.resume_from(run, resume)
     before = read_start(path) if path else None
     cli.datamodule.setup("fit")
     planned = make_plan(cli, before)
@@ -153,14 +169,86 @@ def fit(words: list[str], allowed: list[str]) -> None:
         files.check_same_model_and_data(before, describe(cli, planned.length))
         if is_finished(run, before, cli, planned.length.steps):
             print(f"{run} is finished at step {before['global_step']:,}; raise its length to go on")
-            return
+            return None
     elif cli.config.init_from:
         start_weights(cli.config.init_from, cli)
-    first_step = before["global_step"] + 1 if before else 0
-    trainer = build_trainer(cli, planned, run, first_step)
-    if first_process:
+    trainer = build_trainer(cli, planned, run, before["global_step"] + 1 if before else 0)
+    if lock:
+        lock.acquire()
         write_run_files(cli, planned.machine, run, announce(run, before, cli.settings))
-    train(trainer, cli, path)
+    return trainer, path
+
+
+def last_points(run: Path, count: int = 5) -> str:
+    """The end of a run's record in words: "step 50: loss 3.1, rate 0.01, gradient 4.2; ..."."""
+    record = read_record(run)
+    if not len(record):
+        return "nothing was logged before"
+    norms = record.values.get("optim/grad_norm", record.train_loss * math.nan)
+    columns = (record.steps, record.train_loss, record.learning_rate, norms)
+    rows = zip(*(column[-count:] for column in columns), strict=True)
+    return "; ".join(
+        f"step {s}: loss {x:.4g}, rate {r:.3g}, gradient {n:.3g}" for s, x, r, n in rows
+    )
+
+
+def train_on(cli: TrainingCLI, words: list[str], run: Path, lock: run_files.Lock | None) -> bool:
+    """Train; where numbers go bad, go back to the last checkpoint and leave out what led there.
+
+    Returns whether there was anything to do. Raises NumbersError when going back has not helped.
+    """
+    resume: files.ResumeMode = cli.config.resume if lock else "auto"
+    for gone_back in itertools.count(1):
+        if (built := build(cli, run, resume, lock)) is None:
+            return False
+        try:
+            train(*built, cli)
+            break
+        except NumbersError as error:
+            guard = cli.config_init.guard
+            if guard is None or gone_back > guard.rewinds:
+                raise NumbersError(
+                    f"{error}. Before: {last_points(run)}. Lower the learning rate, add warmup, or "
+                    "set trainer.gradient_clip_val 1.0, and start again"
+                ) from error
+            sequences, resume = cli.datamodule.sequences, "auto"
+            print(
+                f"{error}: going back ({gone_back}/{guard.rewinds}) and leaving out what was read"
+            )
+            cli = TrainingCLI(words)
+            cli.datamodule.leave_out(sequences)
+    return True
+
+
+def fit(words: list[str], allowed: list[str]) -> None:
+    """Train. Nothing is written before all that can be checked is."""
+    quieten_and_allow(allowed)
+    cli = TrainingCLI(words)
+    run, first_process = Path(cli.config.run_dir), getattr(rank_zero_only, "rank", 0) == 0
+    lock = run_files.Lock(run) if first_process else None
+    try:
+        if lock and lock.path.is_file():  # a refusal below should leave an unlocked one untouched
+            lock.acquire()
+        if train_on(cli, words, run, lock) and lock and cli.config.report:
+            explain(run, allowed)
+    except NumbersError:
+        if lock and cli.config.report:
+            explain(run, allowed)
+        raise
+    finally:
+        if lock:
+            lock.release()
+
+
+def schedule(words: list[str], allowed: list[str]) -> None:
+    """Draw the learning rate of a planned run."""
+    quieten_and_allow(allowed)
+    cli = TrainingCLI(words, "schedule")
+    steps = make_plan(cli, None).length.steps
+    check(cli, steps)
+    groups = cli.model.recipe.build(cli.model.net).param_groups
+    peaks = {str(group.get("name", number)): group["lr"] for number, group in enumerate(groups)}
+    print(drawing(cli.model.schedule, steps, peaks))
 
 
 class RunReader(argparse.ArgumentParser):

@@ -178,7 +178,10 @@ class MuonAdamWOptimizer(torch.optim.Optimizer):
     """One optimizer whose groups are stepped by Muon or by AdamW, as their `algorithm` says.
 
     Muon is batched over matrices of equal shape: 1.5 times faster than one by one at width 128.
+    With a tensor `found_inf` of 1 a step changes nothing (see `hold_if`).
     """
+
+    found_inf: Tensor | None = None
 
     def __init__(self, groups: list[Group], matmul_dtype: torch.dtype) -> None:
         super().__init__(groups, defaults={})
@@ -212,14 +215,20 @@ class MuonAdamWOptimizer(torch.optim.Optimizer):
                     self.state[parameter]["momentum"] = torch.zeros_like(parameter)
             gradients = [p.grad for p in members if p.grad is not None]
             momenta = [self.state[p]["momentum"] for p in members]
+            decay: float | Tensor = group["lr"] * group["weight_decay"]
+            if self.found_inf is not None:  # a momentum that meets itself stays what it is
+                pairs = zip(momenta, gradients, strict=True)
+                gradients = [torch.where(self.found_inf > 0, m, g) for m, g in pairs]
+                decay = decay * (1 - self.found_inf)
             torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
             ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov
             updates = orthogonalise(torch.stack(ahead).to(self.matmul_dtype))
             scale = max(1.0, shape[0] / shape[1]) ** 0.5
-            torch._foreach_mul_(members, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(
-                members, list(updates.to(members[0].dtype)), alpha=-group["lr"] * scale
-            )
+            updates = updates.to(members[0].dtype)
+            if self.found_inf is not None:
+                updates = updates * (1 - self.found_inf)
+            torch._foreach_mul_(members, 1 - decay)
+            torch._foreach_add_(members, list(updates), alpha=-group["lr"] * scale)
 
     def _adamw(self, group: Group, parameters: list[Tensor]) -> None:
         for parameter in parameters:
@@ -244,7 +253,22 @@ class MuonAdamWOptimizer(torch.optim.Optimizer):
             weight_decay=group["weight_decay"],
             eps=group["eps"],
             maximize=False,
+            found_inf=self.found_inf,
         )
+
+
+def hold_if(bad: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Let the next step of the optimizer change nothing, neither weights nor moments, if `bad`.
+
+    On a GPU nothing waits for the answer where the optimizer takes a tensor for it, as fused ones
+    do for torch's gradient scaler, and MuonAdamW does; any other has its gradients taken away.
+    """
+    fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+    if bad.device.type != "cpu" and (fused or isinstance(optimizer, MuonAdamWOptimizer)):
+        optimizer.grad_scale = None  # type: ignore[attr-defined]
+        optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+    elif bad:
+        optimizer.zero_grad(set_to_none=True)
 
 
 class MuonAdamW(OptimizerRecipe):

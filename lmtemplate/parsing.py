@@ -15,7 +15,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lmtemplate import callbacks as ours
 from lmtemplate import models, optimizers, schedules
-from lmtemplate.callbacks import checkpointing, samples, stopping, throughput
+from lmtemplate.callbacks import (
+    checkpointing,
+    guard,
+    samples,
+    signals,
+    stopping,
+    throughput,
+)
 from lmtemplate.checkpoint import ResumeMode
 from lmtemplate.data.datamodule import TokenData
 from lmtemplate.errors import ConfigError, UserError
@@ -49,7 +56,9 @@ ROOMS: dict[str, ModuleType] = {
     "model.net": models,
     "early_stopping": stopping,
     "checkpoint": checkpointing,
+    "guard": guard,
     "samples": samples,
+    "signals": signals,
     "throughput": throughput,
 }
 
@@ -202,6 +211,9 @@ CALLBACKS = {
     "checkpoint": ours.Checkpoint,
     "throughput": ours.Throughput,
     "samples": ours.Samples,
+    "signals": ours.Signals,
+    "guard": ours.Guard,
+    "watch": ours.Watch,
 }
 
 
@@ -223,7 +235,7 @@ class Trainer(lightning.Trainer):
         precision: Precision = "auto",
         max_steps: int = -1,
         val_check_interval: int = 100,
-        log_every_n_steps: int = 10,
+        log_every_n_steps: int = 5,
         num_sanity_val_steps: int = -1,
         **kwargs: Any,
     ) -> None:
@@ -250,9 +262,10 @@ class TrainingCLI(LightningCLI):
 
     Args:
         words: of the command line, after the verb.
+        verb: whose help it is.
     """
 
-    def __init__(self, words: list[str]) -> None:
+    def __init__(self, words: list[str], verb: str = "fit") -> None:
         super().__init__(
             LitLanguageModel,
             TokenData,
@@ -260,7 +273,7 @@ class TrainingCLI(LightningCLI):
             trainer_class=Trainer,
             seed_everything_default=1337,
             parser_class=Parser,
-            parser_kwargs={"prog": "lmtemplate fit", "allow_abbrev": False},
+            parser_kwargs={"prog": f"lmtemplate {verb}", "allow_abbrev": False},
             args=words,
             run=False,
             auto_configure_optimizers=False,
@@ -276,6 +289,12 @@ class TrainingCLI(LightningCLI):
             type=ResumeMode,
             default="never",
             help="continue the run in run_dir: never, auto (if it has a checkpoint) or must",
+        )
+        parser.add_argument(
+            "--report",
+            type=bool,
+            default=True,
+            help="at the end: verdict, summary, pictures and report.html",
         )
         parser.add_argument(
             "--init_from", type=str | None, help="run or checkpoint to take the first weights from"

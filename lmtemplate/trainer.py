@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning.pytorch as lightning
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lmtemplate import callbacks as ours
@@ -165,7 +166,8 @@ def describe(cli: TrainingCLI, length: RunLength) -> dict[str, Any]:
 def build_trainer(cli: TrainingCLI, plan: Plan, run: Path, first_step: int) -> Trainer:
     """Lightning's Trainer in Lightning's units, with the callbacks of every run."""
     settings = cli.config_init.trainer.as_dict()
-    core = [cli.config_init[k] for k in ("early_stopping", "lr_monitor", "throughput", "samples")]
+    names = ("signals", "early_stopping", "lr_monitor", "throughput", "guard", "samples", "watch")
+    core = [cli.config_init[name] for name in names]
     limit = plan.length.value if plan.length.limit == "max_seconds" else None
     show_bar = settings["enable_progress_bar"] is not False
     own: list[Any] = [ours.ProgressBar()] if show_bar else []
@@ -173,7 +175,7 @@ def build_trainer(cli: TrainingCLI, plan: Plan, run: Path, first_step: int) -> T
     loggers = settings["logger"]
     if loggers is not False:
         added = as_list(None if loggers is True else loggers)
-        loggers = [ours.RunLogger(run, first_step), *added]
+        loggers = [ours.RunLogger(run, first_step), ours.RecordLogger(run, first_step), *added]
     settings.update(
         precision=plan.machine.precision,
         max_steps=plan.length.steps,
@@ -189,8 +191,12 @@ def build_trainer(cli: TrainingCLI, plan: Plan, run: Path, first_step: int) -> T
         callbacks=[
             *(callback for callback in own if callback is not None),
             *as_list(settings["callbacks"]),
+            ours.Pictures(),
             ours.Cards(plan.length),
         ],
         plugins=[*as_list(settings["plugins"]), ours.SafeCheckpointIO(describe(cli, plan.length))],
     )
+    if SLURMEnvironment.detect():
+        # Lightning's requeueing saves inside a signal handler, in the middle of a step
+        settings["plugins"].append(SLURMEnvironment(auto_requeue=False))
     return Trainer(**settings)

@@ -42,6 +42,7 @@ TINY = [
     "--trainer.val_check_interval=4",
     "--trainer.log_every_n_steps=2",
     "--samples.max_new_tokens=5",
+    "--report=false",
 ]
 
 

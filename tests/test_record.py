@@ -39,7 +39,9 @@ def arrays(run: Path) -> dict[str, Any]:
 
 
 def test_values_that_are_not_finite_are_named_and_left_out() -> None:
-    written = strict(line(7, {"train/loss": math.nan, "optim/lr": 0.5, "optim/grad_norm": math.inf}))
+    written = strict(
+        line(7, {"train/loss": math.nan, "optim/lr": 0.5, "optim/grad_norm": math.inf})
+    )
     assert written == {"step": 7, "optim/lr": 0.5, "nonfinite": ["train/loss", "optim/grad_norm"]}
 
 
@@ -155,7 +157,7 @@ def test_samples_are_kept_by_step() -> None:
 
 
 def test_a_folder_without_a_record_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no record .*training_metrics.jsonl"):
+    with pytest.raises(CheckpointError, match=r"no record .*training_metrics\.jsonl"):
         read_record(tmp_path)
 
 

@@ -4,15 +4,19 @@ import json
 import math
 import os
 import subprocess
+import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from lmtemplate.errors import DiskError
+from lmtemplate.errors import DiskError, LockedError
 from lmtemplate.run import (
+    Lock,
     duration,
     git_state,
+    is_used,
     manifest,
     read_json,
     write_json,
@@ -151,3 +155,62 @@ def test_a_new_run_overwrites_the_manifest_of_one_that_never_saved(tmp_path: Pat
     write_manifest(tmp_path, {"started": "monday", "git": 1})
     write_manifest(tmp_path, {"started": "tuesday", "git": 2})
     assert read_json(tmp_path / "manifest.json") == {"started": "tuesday", "git": 2}
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from lmtemplate.run import Lock
+lock = Lock(Path(sys.argv[1]))
+lock.acquire()
+print("locked", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has the lock of `tmp_path`."""
+    words = [sys.executable, "-c", HOLDS, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    child = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "locked\n"
+    yield child
+    child.kill()
+    child.communicate()
+
+
+needs_locks = pytest.mark.skipif(os.name == "nt", reason="Windows has other locks")
+
+
+@needs_locks
+def test_a_directory_in_use_is_refused_with_who_has_it(
+    tmp_path: Path, holder: subprocess.Popen[str]
+) -> None:
+    with pytest.raises(LockedError, match=f"is in use by pid {holder.pid} on host .* since 20"):
+        Lock(tmp_path).acquire()
+
+
+@needs_locks
+def test_the_lock_of_a_killed_process_is_taken_over_with_a_notice(
+    tmp_path: Path, holder: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    holder.kill()
+    holder.wait()
+    lock = Lock(tmp_path)
+    lock.acquire()
+    assert f"taking over {tmp_path} from pid {holder.pid}" in capsys.readouterr().out
+    lock.release()
+
+
+def test_a_released_lock_leaves_nothing_to_say(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        lock = Lock(tmp_path)
+        lock.acquire()
+        lock.acquire()
+        lock.release()
+    assert capsys.readouterr().out == ""
+    assert not is_used(tmp_path)

@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lmtemplate.callbacks.samples import Samples
+from lmtemplate.callbacks.signals import SignalError
 from lmtemplate.callbacks.stopping import EarlyStopping, RunEnd
 from lmtemplate.callbacks.throughput import Throughput
 from lmtemplate.checkpoint import read_best, steps_saved
@@ -15,15 +15,7 @@ from lmtemplate.errors import NumbersError
 from lmtemplate.hardware import device_name
 from lmtemplate.length import RunLength
 from lmtemplate.module import LitLanguageModel, is_log_step
-from lmtemplate.run import write_json
-
-
-def duration(seconds: float) -> str:
-    """75 -> "1 min 15 s"."""
-    minutes, seconds = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-    return f"{minutes // 60} h {minutes % 60} min"
+from lmtemplate.run import duration, write_json
 
 
 def card(title: str, rows: dict[str, str]) -> str:
@@ -96,8 +88,6 @@ class Cards(Callback):
         stops = [c for c in trainer.callbacks if isinstance(c, EarlyStopping)]  # type: ignore[attr-defined]
         if trainer.global_step >= trainer.max_steps:
             return self.length.limit, f"reached {self.length}"
-        if any(end.interrupted for end in ends):
-            return "interrupted", "interrupted"
         if any(end.out_of_time for end in ends):
             return "max_seconds", f"{self.length} are over"
         for stop in stops:
@@ -110,6 +100,7 @@ class Cards(Callback):
     ) -> dict[str, Any]:
         """What summary.json holds; null where a value does not exist or is not finite."""
         meters = [c for c in trainer.callbacks if isinstance(c, Throughput)]  # type: ignore[attr-defined]
+        ends = [c for c in trainer.callbacks if isinstance(c, RunEnd)]  # type: ignore[attr-defined]
         speed = meters[0].tokens_per_second if meters else None
         tokens = data.sequences * data.block_size
         name, sentence = self.stop_reason(trainer)
@@ -125,6 +116,9 @@ class Cards(Callback):
             "passes": data.passes,
             "parameters": module.net.parameter_count(),
             "flops": module.net.flops_per_token() * tokens,
+            "flops_6nd": 6.0 * module.net.parameter_count() * tokens,
+            "devices": trainer.world_size,
+            "seconds": ends[0].seconds if ends else None,
             "training_seconds": meters[0].seconds if meters else None,
             "tokens_per_second": speed,
             "mfu": meters[0].mfu(trainer, speed) if speed else None,
@@ -147,9 +141,6 @@ class Cards(Callback):
             mfu = f", MFU {summary['mfu']:.1%}" if summary["mfu"] else ""
             rows["speed"] = f"{speed:,.0f} tokens/s, {summary['tokens']:,} tokens{mfu}"
         rows["files"] = f"{run} (curves: make board; weights: {run}/checkpoints)"
-        for sampler in (c for c in trainer.callbacks if isinstance(c, Samples)):  # type: ignore[attr-defined]
-            texts = (" ".join(f"{p}{text}".split())[:300] for p, text in sampler.latest.items())
-            rows["wrote"] = "\n           ".join(texts)
         if summary["stop_reason"] == "interrupted":
             rows["next"] = f"make resume RUN={run}"
         elif steps_saved(run):
@@ -164,5 +155,6 @@ class Cards(Callback):
     ) -> None:
         if isinstance(exception, NumbersError):
             self._bad_numbers = "a loss that is not finite"
-        if isinstance(exception, KeyboardInterrupt | NumbersError) and trainer.global_step:
+        stopped = KeyboardInterrupt | NumbersError | SignalError
+        if isinstance(exception, stopped) and trainer.global_step:
             self._close(trainer, pl_module)

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lmtemplate import checkpoint as files
 from lmtemplate.callbacks.throughput import Throughput
-from lmtemplate.errors import ConfigError
+from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.module import LitLanguageModel, is_logged
 
 
@@ -91,6 +91,14 @@ def loops_at(trainer: Trainer, step: int) -> dict[str, Any]:
     return loops
 
 
+def all_finite(trainer: Trainer) -> bool:
+    """Whether what a checkpoint would hold could be trained on."""
+    states = [state for optimizer in trainer.optimizers for state in optimizer.state.values()]
+    moments = [v for state in states for v in state.values() if isinstance(v, torch.Tensor)]
+    tensors = [*trainer.lightning_module.parameters(), *moments]
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
+
+
 def milestone_steps(count: int, max_steps: int) -> set[int]:
     """Step 0 and about `count` steps, evenly spaced on a logarithmic axis, up to the last one."""
     spaced = np.geomspace(1, max_steps, count) if max_steps > 1 else np.array([1])
@@ -133,7 +141,9 @@ class Checkpoint(ModelCheckpoint):
         self.dirpath = str(files.folder_of(self.run))
 
     def _write(self, trainer: Trainer, path: Path, *, weights_only: bool = False) -> None:
-        """Save while the clock of tokens per second stands."""
+        """Save while the clock of tokens per second stands. Raises NumbersError."""
+        if not all_finite(trainer):
+            raise NumbersError(f"weights or moments are not finite at step {trainer.global_step:,}")
         meters = [c for c in trainer.callbacks if isinstance(c, Throughput)]  # type: ignore[attr-defined]
         running = [meter for meter in meters if meter.pause(trainer)]
         trainer.save_checkpoint(path, weights_only=weights_only)
@@ -151,6 +161,11 @@ class Checkpoint(ModelCheckpoint):
             if self.best is not None and self.best[1] in files.steps_saved(self.run):
                 files.write_best(self.run, self.best[1], self.best[0])
             files.prune(self.run, newest=step)
+
+    def save_if_new(self, trainer: Trainer) -> None:
+        """Save, unless this very step is saved already or nothing is trained yet."""
+        if trainer.global_step not in (0, self.saved_step):
+            self._save(trainer)
 
     def _save_milestone(self, trainer: Trainer) -> None:
         if self.milestones and trainer.global_step in self.milestone_steps:
@@ -174,13 +189,13 @@ class Checkpoint(ModelCheckpoint):
         if batch_idx % trainer.accumulate_grad_batches:
             return
         self._save_milestone(trainer)
-        if self.every_minutes is None or trainer.global_step in (0, self.saved_step):
+        if self.every_minutes is None:
             return
         if trainer.world_size > 1 and not is_logged(trainer, trainer.global_step):
             return  # ranks have to agree on the time, which is not worth a wait at every step
         due = time.monotonic() - self.saved_at >= self.every_minutes * 60
         if trainer.strategy.reduce_boolean_decision(due, all=False):
-            self._save(trainer)
+            self.save_if_new(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:

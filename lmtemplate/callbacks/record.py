@@ -1,5 +1,6 @@
 """Logged values -> the record: a line at once, the arrays soon after, the pictures now and then."""
 
+import math
 import subprocess
 import sys
 import time
@@ -48,6 +49,9 @@ class RecordLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         step = step or 0
+        if not all(map(math.isfinite, metrics.values())):
+            self._append(step, metrics)  # bad news wait for nothing
+            return
         self._pending.setdefault(step, {}).update(metrics)
         if TRAIN in metrics or VAL in metrics:
             self._append(step, self._pending.pop(step))

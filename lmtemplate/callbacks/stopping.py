@@ -1,9 +1,6 @@
 """Validation losses and the clock -> the end of the run."""
 
-import signal
-import threading
 import time
-from types import FrameType
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer, callbacks
@@ -37,10 +34,7 @@ class EarlyStopping(callbacks.EarlyStopping):
 
 
 class RunEnd(callbacks.Callback):
-    """Ends the run after its last step, when its time is up, or at Ctrl-C, with a last validation.
-
-    The first Ctrl-C waits for the end of the step, so that nothing is lost; a second one does not.
-    With several processes Ctrl-C ends the run at once, since they would stop at different steps.
+    """Ends the run after its last step, or when its time is up, with a last validation.
 
     Args:
         max_seconds: of training and validation, over all restarts; None for no limit.
@@ -49,9 +43,7 @@ class RunEnd(callbacks.Callback):
     def __init__(self, max_seconds: float | None = None) -> None:
         self.max_seconds = max_seconds
         self.seconds_before = 0.0
-        self._handler_before: Any = None
         self.out_of_time = False
-        self.interrupted = False
 
     @property
     def seconds(self) -> float:
@@ -59,21 +51,6 @@ class RunEnd(callbacks.Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = time.monotonic()
-        if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
-            self._handler_before = signal.signal(signal.SIGINT, self._interrupt)
-
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self.interrupted:
-            raise KeyboardInterrupt
-        self.interrupted = True
-        print(
-            "\nstopping after this step, with a checkpoint; Ctrl-C again stops at once", flush=True
-        )
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self._handler_before is not None:
-            signal.signal(signal.SIGINT, self._handler_before)
-            self._handler_before = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -83,7 +60,7 @@ class RunEnd(callbacks.Callback):
         if self.max_seconds is not None:
             out_of_time = self.seconds >= self.max_seconds
             self.out_of_time = trainer.strategy.reduce_boolean_decision(out_of_time, all=False)
-        if self.interrupted or self.out_of_time or trainer.global_step >= trainer.max_steps:
+        if self.out_of_time or trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True  # Lightning validates before it obeys
 
     def state_dict(self) -> dict[str, Any]:

@@ -103,11 +103,15 @@ class TokenData(LightningDataModule):
         """How often the training split has been gone through."""
         return self.sequences / len(self.train_blocks)
 
+    def leave_out(self, sequences: int) -> None:
+        """Begin, or go on, behind so many sequences: those before made bad numbers."""
+        self._sequences_before = sequences
+
     def state_dict(self) -> dict[str, Any]:
         return {"sequences": self.sequences}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._sequences_before = int(state_dict["sequences"])
+        self._sequences_before = max(int(state_dict["sequences"]), self._sequences_before)
 
     def setup(self, stage: str) -> None:
         """Open what the stage needs. Raises DataError before the first step rather than at it."""

@@ -145,7 +145,8 @@ def test_null_turns_milestones_off(corpus: Path, tmp_path: Path) -> None:
 
 def test_null_turns_checkpoints_off(corpus: Path, tmp_path: Path) -> None:
     run = train(tmp_path / "run", corpus, "--checkpoint=null")
-    assert not (run / "checkpoints").exists()
+    assert not list(run.rglob("*.ckpt"))
+    assert not (run / "checkpoints" / "best.json").exists()
 
 
 @pytest.mark.parametrize("setting", [{"milestones": 0}, {"every_minutes": 0.0}])

@@ -1,7 +1,6 @@
 """Validation losses, steps and the clock -> the end of a run."""
 
 import json
-import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +10,7 @@ import pytest
 from lmtemplate.callbacks import EarlyStopping, stopping
 from lmtemplate.callbacks.stopping import RunEnd
 from lmtemplate.module import LitLanguageModel
-from tests.conftest import Command
-from tests.runs import equal, load, steps, train
+from tests.runs import load, steps, train
 
 STUCK = ["--model.optimizer.lr=0", "--trainer.val_check_interval=2", "--trainer.max_steps=20"]
 
@@ -121,38 +119,3 @@ def test_max_seconds_counts_over_all_restarts(
     run = train(tmp_path / "run", corpus, *words, "--resume=must")
     assert summary(run)["step"] == 7  # 4 seconds before, 3 now
     assert summary(run)["max_steps"] == planned  # the schedule depends on it
-
-
-def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Press Ctrl-C in the middle of a step."""
-    original = LitLanguageModel.training_step
-
-    def training_step(self: LitLanguageModel, *words: Any) -> Any:
-        if self.global_step == step - 1:
-            signal.raise_signal(signal.SIGINT)
-        return original(self, *words)
-
-    monkeypatch.setattr(LitLanguageModel, "training_step", training_step)
-
-
-def test_control_c_ends_the_step_and_saves_it(
-    fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        interrupt_at(7, patch)
-        shown = fit(tmp_path / "run")
-    assert shown.code == 130
-    assert "stopped  interrupted at step 7" in shown.out
-    assert f"make resume RUN={tmp_path / 'run'}" in shown.out
-    assert load(tmp_path / "run", 7)["global_step"] == 7
-    assert fit(tmp_path / "run", "--resume=must").code == 0
-    fit(tmp_path / "whole")
-    assert equal(
-        load(tmp_path / "run", 12)["state_dict"], load(tmp_path / "whole", 12)["state_dict"]
-    )
-
-
-def test_control_c_is_python_s_own_again_after_a_run(fit: Command, tmp_path: Path) -> None:
-    before = signal.getsignal(signal.SIGINT)
-    fit(tmp_path / "run")
-    assert signal.getsignal(signal.SIGINT) is before

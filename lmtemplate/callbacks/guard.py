@@ -1,0 +1,77 @@
+"""Gradients -> an update, or none where they are not finite; too many of those end the attempt."""
+
+import math
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
+
+from lmtemplate.errors import ConfigError, NumbersError
+from lmtemplate.module import LitLanguageModel, is_log_step
+from lmtemplate.optimizers import hold_if
+
+
+class Guard(Callback):
+    """Keeps numbers that are not finite out of weights, moments and checkpoints.
+
+    An update whose gradient is not finite is skipped. After more than `skips` in a row, or a
+    validation loss that is not finite, the run goes back to its last checkpoint and leaves out what
+    it read since then, `rewinds` times at most; then it ends. On a GPU the skipping itself waits
+    for nothing: what happened is read with the other values, when they are logged.
+
+    Args:
+        skips: updates that may be skipped one after the other.
+        rewinds: times that the run may go back.
+    """
+
+    def __init__(self, skips: int = 3, rewinds: int = 2) -> None:
+        for name, value in (("skips", skips), ("rewinds", rewinds)):
+            if value < 0:
+                raise ConfigError(f"guard.{name}={value} has to be 0 or more; guard: null is off")
+        self.skips = skips
+        self.rewinds = rewinds
+        self.norms: list[torch.Tensor] = []  # of the steps since the last look
+        self.in_a_row = 0
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Measure the gradient, and hold the optimizer for this step if it is not finite."""
+        assert isinstance(pl_module, LitLanguageModel)
+        if trainer.precision == "16-mixed":
+            return  # the gradient scaler skips by itself, and more often
+        norm = pl_module.measure_gradient(optimizer)
+        hold_if(~norm.isfinite(), optimizer)
+        self.norms.append(norm)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not self.norms or not is_log_step(trainer, batch_idx):
+            return
+        norms = torch.stack(self.norms).tolist()
+        self.norms = []
+        for step, norm in enumerate(norms, start=trainer.global_step - len(norms) + 1):
+            self._judge(trainer, pl_module, step, norm)
+
+    def _judge(self, trainer: Trainer, module: LightningModule, step: int, norm: float) -> None:
+        if math.isfinite(norm):
+            self.in_a_row = 0
+            return
+        self.in_a_row += 1
+        for logger in trainer.loggers:
+            logger.log_metrics({"train/loss": math.nan}, step=step)
+        count = f"{self.in_a_row}/{self.skips}"
+        module.print(f"step {step:,}: the gradient is {norm}, update skipped ({count})")
+        if self.in_a_row > self.skips:
+            raise NumbersError(
+                f"the gradient was {norm} {self.in_a_row} times, up to step {step:,}"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"in_a_row": self.in_a_row, "norms": [float(norm) for norm in self.norms]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.in_a_row = int(state_dict["in_a_row"])
+        self.norms = [torch.tensor(norm) for norm in state_dict["norms"]]

@@ -1,0 +1,122 @@
+"""SIGINT, SIGTERM, SIGUSR1 -> a checkpoint at the end of the step, and an exit code that tells."""
+
+import faulthandler
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lmtemplate.callbacks.checkpointing import Checkpoint
+from lmtemplate.module import is_logged
+
+EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 85}  # 85: send me to the queue again
+
+
+class SignalError(Exception):
+    """A signal has ended the run after a step, and after its checkpoint."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"stopped by {name}")
+        self.exit_code = EXIT_CODES[name]
+
+
+class _Watchdog(threading.Thread):
+    """Hears each signal when the process gets it, also while the main thread hangs.
+
+    Python runs handlers between two instructions of the main thread, which a data loader or a
+    collective may keep from coming; the wake-up socket is written by the system's own handler.
+    """
+
+    def __init__(self, grace_seconds: float) -> None:
+        super().__init__(daemon=True)
+        self.grace_seconds = grace_seconds
+        self._ears, self._mouth = socket.socketpair()
+        self._mouth.setblocking(False)
+        self._before = signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
+
+    def run(self) -> None:
+        names = (name for name in EXIT_CODES if hasattr(signal, name))
+        codes = {int(signal.Signals[name]): EXIT_CODES[name] for name in names}
+        code: int | None = None
+        while True:
+            try:
+                number = self._ears.recv(1)
+            except TimeoutError:
+                print(f"no step ended in {self.grace_seconds:g} s: stopping at once", flush=True)
+                faulthandler.dump_traceback()
+                os._exit(code or 1)
+            if not number:
+                return  # closed: the run is over
+            if code is not None and number[0] in codes:
+                os._exit(code)  # the second one; every file is written whole or not at all
+            if number[0] in codes:
+                code = codes[number[0]]
+                self._ears.settimeout(self.grace_seconds)
+
+    def close(self) -> None:
+        signal.set_wakeup_fd(self._before)
+        self._mouth.close()
+        self.join()
+        self._ears.close()
+
+
+class Signals(Callback):
+    """Ends a run at the next optimizer step, without losing one; a second signal ends it at once.
+
+    The run that goes on from the checkpoint is the uninterrupted one: nothing is validated or
+    logged that would not have been. Lightning's own handling of SIGTERM loses the steps since the
+    last checkpoint and exits with 0.
+
+    Args:
+        grace_seconds: after which a run that comes to no end of a step is ended where it is.
+    """
+
+    def __init__(self, grace_seconds: float = 60.0) -> None:
+        self.grace_seconds = grace_seconds
+        self.received: str | None = None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number).name
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hear signals, around the whole of `Trainer.fit`: Lightning restores what it finds."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread may
+            return
+        self.received = None
+        names = [name for name in EXIT_CODES if hasattr(signal, name)]  # Windows has no SIGUSR1
+        before = {name: signal.signal(signal.Signals[name], self._note) for name in names}
+        watchdog = _Watchdog(self.grace_seconds)
+        watchdog.start()
+        try:
+            yield
+        finally:
+            watchdog.close()
+            for name, handler in before.items():
+                signal.signal(signal.Signals[name], handler)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._note)  # Lightning's own handler came before it
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx % trainer.accumulate_grad_batches:
+            return
+        if trainer.world_size > 1 and not is_logged(trainer, trainer.global_step):
+            return  # ranks have to agree, which is not worth a wait at every step
+        stop = self.received is not None
+        if not trainer.strategy.reduce_boolean_decision(stop, all=False):
+            return
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Checkpoint):
+                callback.save_if_new(trainer)
+        raise SignalError(self.received or "SIGTERM")

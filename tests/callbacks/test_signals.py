@@ -1,0 +1,181 @@
+"""A signal -> the end of the step, a checkpoint, an exit code; and the run goes on as if nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmtemplate.callbacks.signals import EXIT_CODES
+from lmtemplate.module import LitLanguageModel
+from tests.conftest import TINY, Command
+from tests.runs import equal, load, train
+
+ROOT = Path(__file__).parents[2]
+FLAGS = ["--model.net.dropout=0.1", "--trainer.log_every_n_steps=5"]
+
+Send = Callable[..., None]
+
+
+@pytest.fixture
+def send(monkeypatch: pytest.MonkeyPatch) -> Send:
+    """Send a signal in the middle of a step, at a micro-batch of it, or in its validation."""
+
+    def at(number: int, step: int, hook: str = "training_step", batch: int | None = None) -> None:
+        original = getattr(LitLanguageModel, hook)
+
+        def signalled(self: LitLanguageModel, *words: Any) -> Any:
+            begun = self.global_step + (hook == "training_step")
+            here = batch is None or words[1] == batch
+            if begun == step and here and not self.trainer.sanity_checking:
+                signal.raise_signal(number)
+                monkeypatch.setattr(LitLanguageModel, hook, original)
+            return original(self, *words)
+
+        monkeypatch.setattr(LitLanguageModel, hook, signalled)
+
+    return at
+
+
+@pytest.fixture(scope="module")
+def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("signals") / "whole", corpus, *FLAGS)
+
+
+def check_same(one: Path, other: Path) -> None:
+    """The last checkpoints and the records are equal to the last bit."""
+    ends = [load(run, 12) for run in (one, other)]
+    for end in ends:
+        for volatile in ("config", "loops"):  # run_dir; Lightning's own counts, which we set anew
+            end.pop(volatile)
+        for name in ("RunEnd", "Throughput"):  # clocks
+            end["callbacks"].pop(name)
+    for key in ends[0]:
+        assert equal(ends[0][key], ends[1][key]), key
+    for name in ("training_metrics.json", "best.json"):
+        texts = [(run / "checkpoints" / name).read_text() for run in (one, other)]
+        assert texts[0] == texts[1], name
+
+
+@pytest.mark.parametrize("name", EXIT_CODES)
+def test_each_signal_has_its_exit_code_and_loses_no_step(
+    fit: Command, send: Send, tmp_path: Path, whole: Path, name: str
+) -> None:
+    send(signal.Signals[name], step=7)
+    shown = fit(tmp_path / "run", *FLAGS)
+    assert shown.code == EXIT_CODES[name]
+    assert "stopped  interrupted at step 7" in shown.out
+    assert f"make resume RUN={tmp_path / 'run'}" in shown.out
+    assert load(tmp_path / "run", 7)["global_step"] == 7
+    assert fit(tmp_path / "run", *FLAGS, "--resume=auto").code == 0
+    check_same(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize(
+    ("step", "hook"), [(1, "training_step"), (4, "validation_step"), (12, "validation_step")]
+)
+def test_at_any_moment_the_resumed_run_is_the_uninterrupted_one(
+    fit: Command, send: Send, tmp_path: Path, whole: Path, step: int, hook: str
+) -> None:
+    send(signal.SIGTERM, step, hook)
+    code = fit(tmp_path / "run", *FLAGS).code
+    assert code == (0 if step == 12 else 143)  # the run was over when it came
+    fit(tmp_path / "run", *FLAGS, "--resume=auto")
+    check_same(tmp_path / "run", whole)
+
+
+def test_between_micro_batches_the_step_is_finished_first(
+    fit: Command, send: Send, corpus: Path, tmp_path: Path
+) -> None:
+    flags = [*FLAGS, "--trainer.accumulate_grad_batches=3"]
+    whole = train(tmp_path / "whole", corpus, *flags)
+    send(signal.SIGTERM, step=6, batch=5 * 3 + 1)
+    assert fit(tmp_path / "run", *flags).code == 143
+    assert load(tmp_path / "run", 6)["global_step"] == 6
+    fit(tmp_path / "run", *flags, "--resume=auto")
+    check_same(tmp_path / "run", whole)
+
+
+def test_the_handlers_of_before_are_there_again(fit: Command, send: Send, tmp_path: Path) -> None:
+    before = [signal.getsignal(signal.Signals[name]) for name in EXIT_CODES]
+    send(signal.SIGTERM, step=2)
+    fit(tmp_path / "run")
+    fit(tmp_path / "other")
+    assert [signal.getsignal(signal.Signals[name]) for name in EXIT_CODES] == before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_null_leaves_signals_alone(fit: Command, tmp_path: Path) -> None:
+    handlers = []
+    before = signal.getsignal(signal.SIGUSR1)
+    assert fit(tmp_path / "run", "--signals=null").code == 0
+    handlers.append(signal.getsignal(signal.SIGUSR1))
+    assert handlers == [before]
+
+
+HANGS = """
+import sys, time
+from lmtemplate.__main__ import main
+from lmtemplate.module import LitLanguageModel
+step_of = LitLanguageModel.training_step
+def training_step(self, *words):
+    if self.global_step == 5:
+        print("hanging", flush=True)
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            sum(range(1000))
+    return step_of(self, *words)
+LitLanguageModel.training_step = training_step
+main()
+"""
+
+
+@pytest.fixture
+def hanging(corpus: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """A run that hangs in its 6th step, whatever comes."""
+
+    def start(*flags: str) -> subprocess.Popen[str]:
+        words = ["fit", "--data.path", str(corpus), *TINY, "--run_dir", str(tmp_path / "run")]
+        child = subprocess.Popen(
+            [sys.executable, "-c", HANGS, *words, *flags],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert child.stdout is not None
+        while "hanging" not in child.stdout.readline():
+            assert child.poll() is None
+        return child
+
+    return start
+
+
+def test_a_step_that_does_not_end_is_ended_with_its_stack(
+    hanging: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    child = hanging("--signals.grace_seconds=0.3")
+    child.send_signal(signal.SIGTERM)
+    out, error = child.communicate(timeout=30)
+    assert child.returncode == 143
+    assert "no step ended in 0.3 s" in out
+    assert "training_step" in error
+    assert load(tmp_path / "run", 4)["global_step"] == 4
+
+
+def test_a_second_signal_ends_it_at_once(
+    hanging: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    child = hanging()
+    child.send_signal(signal.SIGINT)
+    time.sleep(0.2)  # two at once may come as one
+    assert child.poll() is None
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=30)
+    assert child.returncode == 130
+    assert load(tmp_path / "run", 4)["global_step"] == 4
