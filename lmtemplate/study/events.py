@@ -1,0 +1,108 @@
+"""Anybody's TensorBoard event files -> a record, as far as its tags tell."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
+from tensorboard.util import tensor_util  # type: ignore[import-untyped]
+
+from lmtemplate.errors import ConfigError
+from lmtemplate.record import RATE, TRAIN, VAL, Floats, Ints, Record
+
+Curve = dict[int, float]  # step -> value
+
+
+def read_curves(folder: Path) -> dict[str, Curve]:
+    """Every scalar in a folder's event files: tag -> curve; what was logged last counts.
+
+    Raises ConfigError where the folder has no event files.
+    """
+    if not list(folder.glob("*tfevents*")):
+        below = sorted({str(path.parent) for path in folder.glob("**/*tfevents*")})
+        hint = f"; there are some in {', '.join(below[:3])}" if below else ""
+        raise ConfigError(f"--events {folder}: no TensorBoard event files there{hint}")
+    board = event_accumulator.EventAccumulator(
+        str(folder), size_guidance={"scalars": 0, "tensors": 0}
+    )
+    board.Reload()
+    tags = board.Tags()
+    curves = {tag: {e.step: float(e.value) for e in board.Scalars(tag)} for tag in tags["scalars"]}
+    for tag in tags["tensors"]:  # TensorFlow 2 and others write numbers as tensors
+        values = {e.step: tensor_util.make_ndarray(e.tensor_proto) for e in board.Tensors(tag)}
+        if all(value.ndim == 0 and value.dtype.kind in "fiu" for value in values.values()):
+            curves[tag] = {step: float(value) for step, value in values.items()}
+    return curves
+
+
+def _choose(curves: Mapping[str, Curve], flag: str, tag: str | None) -> Curve:
+    if tag is None:
+        return {}
+    if tag not in curves:
+        raise ConfigError(
+            f"--{flag} {tag}: no such tag in the event files; there are: "
+            f"{', '.join(sorted(curves)) or 'none'}"
+        )
+    return curves[tag]
+
+
+def _before(steps: Ints, curve: Curve) -> Floats:
+    """The curve's latest value at each step; its first one before that; NaN for no curve."""
+    known = np.array(sorted(curve), dtype=np.int64)
+    if not len(known):
+        return np.full(len(steps), math.nan)
+    place = np.maximum(np.searchsorted(known, steps, side="right") - 1, 0)
+    return np.array([curve[int(step)] for step in known[place]])
+
+
+def _validations(steps: Ints, curve: Curve) -> Floats:
+    """Each validation on the row of its step, or on the one before it; NaN on the others."""
+    losses = np.full(len(steps), math.nan)
+    for step, loss in sorted(curve.items()):
+        row = int(np.searchsorted(steps, step, side="right")) - 1
+        if row >= 0:
+            losses[row] = loss
+    return losses
+
+
+def read_events(
+    folder: Path,
+    train_loss: str = TRAIN,
+    val_loss: str | None = VAL,
+    lr: str | None = RATE,
+) -> Record:
+    """A record of what TensorBoard would draw. Its rows are the points of the training loss.
+
+    Args:
+        folder: with event files in it.
+        train_loss: tag of the training loss, in nats per token.
+        val_loss: tag of the validation loss; None for a run without.
+        lr: tag of the learning rate; None for a run without.
+
+    Raises ConfigError where there are no event files, or a tag is not in them; it names all tags.
+    """
+    curves = read_curves(folder)
+    training = _choose(curves, "train_loss", train_loss)
+    validation = _choose(curves, "val_loss", val_loss)
+    rate = _choose(curves, "lr", lr)
+    finite = sorted(step for step, loss in training.items() if math.isfinite(loss))
+    steps = np.array(finite, dtype=np.int64)
+    first = finite[0] if finite else 0
+    bad = {s for curve in (training, validation) for s, v in curve.items() if not math.isfinite(v)}
+    sound = {step: loss for step, loss in validation.items() if step not in bad}
+    others = {tag: c for tag, c in curves.items() if tag not in (train_loss, val_loss, lr)}
+    return Record(
+        steps=steps,
+        train_loss=np.array([training[step] for step in finite], dtype=np.float64),
+        val_loss=_validations(steps, sound),
+        learning_rate=_before(steps, rate),
+        epochs=np.zeros(len(steps), dtype=np.int64),
+        initial_val_loss=next((loss for step, loss in sorted(sound.items()) if step < first), None),
+        nonfinite_steps=tuple(sorted(bad)),
+        values={
+            tag: np.array([curve.get(step, math.nan) for step in finite])
+            for tag, curve in others.items()
+        },
+        initial={tag: curve[0] for tag, curve in others.items() if 0 in curve},
+    )

@@ -1,0 +1,131 @@
+"""A run's manifest -> the same run again, and whether its losses are the same bit for bit."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lmtemplate.data.shards import read_index
+from lmtemplate.errors import CheckpointError, ConfigError, DataError
+from lmtemplate.record import TRAIN, VAL, read_lines
+from lmtemplate.run import manifest as describe
+from lmtemplate.run import read_json
+
+LIMITS = ("max_epochs", "max_tokens", "max_flops", "max_seconds", "tokens_per_parameter")
+
+
+def settings_of(run: Path) -> tuple[dict[str, Any], int | None]:
+    """The settings that a run began with, and the step from which on it had others, if any.
+
+    Raises CheckpointError where there is no manifest.
+    """
+    manifest = read_json(run / "manifest.json")
+    if manifest is None or "settings" not in manifest:
+        raise CheckpointError(f"no manifest {run / 'manifest.json'}; is {run} a run directory?")
+    settings = dict(manifest["settings"])
+    summary = read_json(run / "summary.json") or {}
+    if "max_steps" in summary and not manifest.get("resumed"):
+        # in steps: other limits may come to other lengths here, as a measured time does
+        settings["trainer"] = {**settings["trainer"], "max_steps": summary["max_steps"]}
+        settings.update(dict.fromkeys(LIMITS))
+    changed = [start["step"] for start in manifest.get("resumed", []) if start["changed"]]
+    return settings, min(changed, default=None)
+
+
+def surroundings(run: Path) -> list[str]:
+    """What is not as it was when the run was made: code, versions, machine."""
+    before = read_json(run / "manifest.json") or {}
+    now = describe(None, {}, {})
+    rows = [
+        (f"version of {name}", version, now["versions"].get(name))
+        for name, version in before["versions"].items()
+    ]
+    rows.append(("git commit", before["git"]["commit"], now["git"]["commit"]))
+    rows.append(("python", before["python"], now["python"]))
+    rows.append(("platform", before["platform"], now["platform"]))
+    differing = [f"{what}: {old} -> {new}" for what, old, new in rows if old != new]
+    if before["git"]["dirty"]:
+        differing.append("the code had changes that were not committed")
+    return differing
+
+
+def check_data(run: Path, settings: dict[str, Any]) -> None:
+    """Raises DataError where the run's corpus is missing or another one."""
+    folder = Path(settings["data"]["path"])
+    expected = (read_json(run / "manifest.json") or {})["data"]["fingerprint"]
+    if read_index(folder)["fingerprint"] != expected:
+        raise DataError(f"{folder} is not the corpus of {run}; prepare that one again")
+
+
+def losses(run: Path, last_step: int | None) -> dict[tuple[int, str], float]:
+    """(step, name) -> loss, for all that the record has up to a step."""
+    return {
+        (entry["step"], name): entry[name]
+        for entry in read_lines(run)
+        for name in (TRAIN, VAL)
+        if name in entry and (last_step is None or entry["step"] <= last_step)
+    }
+
+
+def verdict(first: Path, again: Path, last_step: int | None) -> tuple[bool, str]:
+    """Whether all losses are the same, and a sentence about it."""
+    before, now = losses(first, last_step), losses(again, last_step)
+    common = sorted(before.keys() & now.keys())
+    differing = [key for key in common if before[key] != now[key]]
+    if differing:
+        step, name = differing[0]
+        largest = max(abs(before[key] - now[key]) for key in differing)
+        return False, (
+            f"{len(differing):,} of {len(common):,} losses differ, first {name} at step {step:,}: "
+            f"{before[step, name]!r} -> {now[step, name]!r}; the largest difference is "
+            f"{largest:.3g}"
+        )
+    if not common or before.keys() != now.keys():
+        missing = len(before.keys() ^ now.keys())
+        return False, f"{len(common):,} losses are the same, but {missing:,} are in one run alone"
+    return True, f"all {len(common):,} losses are the same, bit for bit"
+
+
+def repeat(settings: dict[str, Any], again: Path, threads: int, allow: list[str]) -> int:
+    """Train in a child process; returns its exit code."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "config.yaml"
+        config.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        words = ["fit", "--config", str(config), "--run_dir", str(again), "--report", "false"]
+        words += [word for package in allow for word in ("--allow", package)]
+        # sums of floats depend on how many threads share them
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        command = [sys.executable, "-m", "lmtemplate", *words]
+        return subprocess.run(command, env=environment, check=False).returncode
+
+
+def reproduce(run: Path, output: Path | None = None, allow: list[str] | None = None) -> None:
+    """Repeat a run from its manifest, and say whether the losses match bit for bit.
+
+    Exits with 0 if they do, 1 if they do not.
+
+    Args:
+        run: run directory.
+        output: directory of the repeated run; RUN-again if not given.
+        allow: packages outside lmtemplate whose classes the run's config names.
+    """
+    settings, last_step = settings_of(run)
+    check_data(run, settings)
+    again = output or run.with_name(f"{run.name}-again")
+    if again.exists():
+        raise ConfigError(f"{again} is there already; remove it, or name another with --output")
+    for row in surroundings(run):
+        print(f"  differs: {row}")
+    manifest = read_json(run / "manifest.json") or {}
+    code = repeat(settings, again, manifest["hardware"].get("threads", 1), allow or [])
+    if code:
+        sys.exit(code)
+    same, sentence = verdict(run, again, last_step)
+    if last_step is not None:
+        sentence += f" (up to step {last_step:,}, where the run's settings changed)"
+    print(f"{run} and {again}: {sentence}")
+    sys.exit(0 if same else 1)
