@@ -14,6 +14,8 @@ CONFIG ?= configs/quickstart.yaml
 ARGS ?=
 ## the folder of the run
 RUN ?= runs/$(basename $(notdir $(CONFIG)))
+## the folders of the runs to compare
+RUNS ?= $(wildcard runs/*)
 ## the port of `make board`
 PORT ?= 6006
 # Some systems (WSL, Windows) have a NAME or a PROMPT in the environment: these come from the command line alone.
@@ -28,7 +30,7 @@ VOCAB_SIZE =
 ## what the model is to continue
 PROMPT = The United States
 
-SETTINGS := CONFIG ARGS RUN PORT INPUT NAME TOKENIZER VOCAB_SIZE PROMPT
+SETTINGS := CONFIG ARGS RUN RUNS PORT INPUT NAME TOKENIZER VOCAB_SIZE PROMPT
 
 # Any text -> one word of the shell, whatever quotes or spaces it has. `value` keeps a `$` as it was typed.
 quote = '$(subst ','\'',$(1))'
@@ -38,7 +40,7 @@ for_config = --for_config $(call quote,$(CONFIG))
 run_dir = --run_dir $(call quote,$(RUN))
 
 .DEFAULT_GOAL := help
-.PHONY: help install data train resume eval sample board test test-all lint bench clean rename name-given
+.PHONY: help install data train resume eval sample diagnose report compare reproduce board test test-all lint bench clean rename name-given
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -73,6 +75,18 @@ eval: install ## RUN's best checkpoint -> its validation loss
 
 sample: install ## RUN's best checkpoint and PROMPT -> text
 	$(PY) -m $(PACKAGE) generate $(call quote,$(RUN)) --prompt $(call quote,$(value PROMPT)) $(ARGS)
+
+diagnose: install ## RUN -> healthy, or what is wrong and what to try
+	$(PY) -m $(PACKAGE) diagnose $(call quote,$(RUN)) $(ARGS)
+
+report: install ## RUN -> RUN/report.html, everything about it in one page
+	$(PY) -m $(PACKAGE) report $(call quote,$(RUN)) $(ARGS)
+
+compare: install ## RUNS -> a table, and compare.html with all their curves
+	$(PY) -m $(PACKAGE) compare $(RUNS) $(ARGS)
+
+reproduce: install ## RUN again, from its manifest: are the losses the same, bit for bit?
+	$(PY) -m $(PACKAGE) reproduce $(call quote,$(RUN)) $(ARGS)
 
 board: install ## all of runs/ in TensorBoard, on 127.0.0.1:PORT
 	$(PY) -m tensorboard.main --logdir runs --host 127.0.0.1 --port $(PORT) $(ARGS)
