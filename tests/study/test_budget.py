@@ -87,6 +87,10 @@ def test_a_small_text_is_read_four_times_by_a_smaller_net() -> None:
     assert limited.flops < 1e18
 
 
+def test_up_to_four_passes_nothing_changes() -> None:
+    assert solve(None, None, 1.2e20, fresh=6e9) == solve(None, None, 1.2e20)  # of 2e10 tokens
+
+
 def test_a_text_alone_is_enough_to_plan_from() -> None:
     budget = solve(None, None, None, fresh=1e6)
     assert (budget.parameters, budget.tokens) == pytest.approx((2e5, 4e6))

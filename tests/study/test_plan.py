@@ -131,17 +131,13 @@ def test_the_config_s_net_has_the_parameters_shown(
     assert net.parameter_count() == shown["parameters"] == pytest.approx(2e4, rel=0.15)
 
 
-def test_the_config_opens_with_a_lab_note(written: Path) -> None:
+def test_the_config_opens_with_a_lab_note(written: Path, corpus: Path) -> None:
     text = written.read_text(encoding="utf-8")
     note = text.partition("\nrun_dir:")[0]
     assert text.startswith("# ")
-    for word in (
-        "make train",
-        "hardware",
-        "result",
-        "lmtemplate plan --parameters 20000 --tokens 1500",
-    ):
-        assert word in note
+    asked = "--parameters 20000 --tokens 1500 --speed 1000000000"
+    assert f"lmtemplate plan {asked} --data {corpus} --block_size 32\n" in note
+    assert all(word in note for word in ("make train", "hardware", "result"))
     assert yaml.safe_load(text)["run_dir"] == "runs/small"
 
 
