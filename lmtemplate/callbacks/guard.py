@@ -50,7 +50,7 @@ class Guard(Callback):
     ) -> None:
         if not self.norms or not is_log_step(trainer, batch_idx):
             return
-        norms = torch.stack(self.norms).tolist()
+        norms = [float(norm) for norm in self.norms]
         self.norms = []
         for step, norm in enumerate(norms, start=trainer.global_step - len(norms) + 1):
             self._judge(trainer, pl_module, step, norm)
