@@ -82,10 +82,10 @@ diagnose: install ## RUN -> healthy, or what is wrong and what to try
 report: install ## RUN -> RUN/report.html, everything about it in one page
 	$(PY) -m $(PACKAGE) report $(call quote,$(RUN)) $(ARGS)
 
-compare: install ## RUNS -> a table, and compare.html with all their curves
+compare: install ## RUNS -> a table, and all their curves in compare.html
 	$(PY) -m $(PACKAGE) compare $(RUNS) $(ARGS)
 
-reproduce: install ## RUN again, from its manifest: are the losses the same, bit for bit?
+reproduce: install ## RUN again, from its manifest: the same bit for bit?
 	$(PY) -m $(PACKAGE) reproduce $(call quote,$(RUN)) $(ARGS)
 
 board: install ## all of runs/ in TensorBoard, on 127.0.0.1:PORT

@@ -1,4 +1,4 @@
-"""What Lightning and the callbacks cost: ms a step beside a plain loop of the same net.
+"""What Lightning and the callbacks cost: ms a step beside a plain loop, and without parts of them.
 
     python benchmarks/overhead.py
 
@@ -22,9 +22,15 @@ from lmtemplate.loss import cross_entropy
 from lmtemplate.models import GPT
 from lmtemplate.optimizers import AdamW
 
-STEPS, ROUNDS = 300, 5
+STEPS, ROUNDS = 300, 7
 BLOCK, BATCH = 32, 4
 SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 32}
+# What is switched off -> how. With the loggers go the record and TensorBoard.
+WITHOUT = {
+    "nothing": [],
+    "record, TensorBoard, watch": ["--trainer.logger=false", "--watch=null"],
+    "guard, signals": ["--guard=null", "--signals=null"],
+}
 
 
 def plain_loop(corpus: Path) -> float:
@@ -45,7 +51,7 @@ def plain_loop(corpus: Path) -> float:
     return 1000 * statistics.median(times)
 
 
-def lightning(corpus: Path, folder: Path) -> float:
+def lightning(corpus: Path, folder: Path, *flags: str) -> float:
     """Milliseconds per step of `lmtemplate fit`, by its own meter."""
     meters: list[Throughput] = []
     create = Throughput.__init__
@@ -61,7 +67,8 @@ def lightning(corpus: Path, folder: Path) -> float:
         *(f"--data.block_size={BLOCK}", f"--data.batch_size={BATCH}", "--data.max_val_blocks=4"),
         *(f"--trainer.max_steps={STEPS}", f"--trainer.val_check_interval={STEPS}"),
         *("--trainer.precision=32-true", "--trainer.gradient_clip_val=1.0", "--samples=null"),
-        *("--trainer.accelerator=cpu", "--checkpoint.milestones=null"),
+        *("--trainer.accelerator=cpu", "--checkpoint.milestones=null", "--report=false"),
+        *flags,
     ]
     with contextlib.redirect_stdout(io.StringIO()):
         run(words)
@@ -76,12 +83,18 @@ def main() -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             run(["prepare", "--input=grammar:5000", f"--output={folder}/data", "--tokenizer=byte"])
         rounds = [
-            (plain_loop(folder / "data"), lightning(folder / "data", folder / f"run{number}"))
+            [plain_loop(folder / "data")]
+            + [
+                lightning(folder / "data", folder / f"run{number}-{kind}", *flags)
+                for kind, flags in enumerate(WITHOUT.values())
+            ]
             for number in range(ROUNDS)
         ]
-    plain, full = (statistics.median(times) for times in zip(*rounds, strict=True))
+    plain, full, *others = (statistics.median(times) for times in zip(*rounds, strict=True))
     print(f"plain loop      {plain:6.2f} ms a step")
     print(f"lmtemplate fit  {full:6.2f} ms a step: {full - plain:+.2f} ms, x{full / plain:.2f}")
+    for name, times in zip(list(WITHOUT)[1:], others, strict=True):
+        print(f"  of that {full - times:+.2f} ms for {name}")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-TARGETS = "install data train resume eval sample board test test-all lint bench clean rename help"
-SETTINGS = "CONFIG ARGS RUN INPUT NAME TOKENIZER VOCAB_SIZE PROMPT PORT"
+TARGETS = (
+    "install data train resume eval sample diagnose report compare reproduce board test test-all lint "
+    "bench clean rename help"
+)
+SETTINGS = "CONFIG ARGS RUN RUNS INPUT NAME TOKENIZER VOCAB_SIZE PROMPT PORT"
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("make") and shutil.which("git")), reason="needs make and git"
@@ -279,3 +282,12 @@ def test_git_ignores_prepared_data_but_not_the_code_that_prepares(clone: Path) -
     code = ["lmtemplate/data/text.py", "tests/data/test_text.py"]
     ignored = run("git", "check-ignore", *prepared, *code, folder=clone).stdout.split()
     assert ignored == prepared
+
+
+@pytest.mark.parametrize("verb", ["diagnose", "report", "reproduce"])
+def test_the_verbs_that_look_at_a_run_look_at_run(verb: str) -> None:
+    assert commands(verb, "RUN=runs/a b") == [[verb, "runs/a b"]]
+
+
+def test_compare_takes_several_runs() -> None:
+    assert commands("compare", "RUNS=runs/a runs/b") == [["compare", "runs/a", "runs/b"]]
