@@ -1,10 +1,15 @@
 """`lmtemplate VERB ...` -> the module that does it, imported only then."""
 
+import contextlib
 import importlib
 import inspect
 import itertools
+import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +32,12 @@ VERBS = {
     "report": ("lmtemplate.study.report", "report", "RUN: everything about it in one HTML file"),
     "compare": ("lmtemplate.study.compare", "compare", "RUN RUN ...: a table and one plot of all"),
     "reproduce": ("lmtemplate.study.reproduce", "reproduce", "RUN: repeat it, compare bit for bit"),
+    "verify": ("lmtemplate.study.verify", "verify", "PATH: every checksum of a corpus or a run"),
+    "doctor": ("lmtemplate.study.doctor", "doctor", "check machine, corpus and run directory"),
     "landscape": ("lmtemplate.study.landscape", "landscape", "a page: optimizers at work"),
 }
+
+CRASH_LOG = "lmtemplate-crash.log"
 
 
 def usage() -> str:
@@ -86,7 +95,7 @@ def call_with_flags(
     skip: set[str | int] = {"allow", "run", "runs"}
     if "run" in parameters:
         optional = parameters["run"].default is None
-        parser.add_argument("run", type=Path, nargs="?" if optional else None, help="run directory")
+        parser.add_argument("run", type=Path, nargs="?" if optional else None, help="directory")
     if "runs" in parameters:
         parser.add_argument("runs", type=Path, nargs="+", help="run directories")
     parser.add_function_arguments(function, skip=skip, sub_configs=False)
@@ -119,8 +128,40 @@ def run(words: list[str]) -> None:
         call_with_flags(verb, function, rest, allowed)
 
 
+def log_crash(error: Exception) -> tuple[str, str]:
+    """Add the traceback, without secrets, to a file; returns what it comes to, and the file."""
+    from lmtemplate import redact
+
+    command = redact.words(sys.argv)
+    trace = redact.text("".join(traceback.format_exception(error)), sys.argv)
+    entry = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, lmtemplate {__version__}, {command}\n"
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if frame.filename.startswith(os.path.dirname(__file__))]
+    place = f"{os.path.basename(ours[-1].filename)}:{ours[-1].lineno}"
+    message = redact.text(" ".join(f"{type(error).__name__}: {error}".split()), sys.argv)[:200]
+    for folder in (os.getcwd(), tempfile.gettempdir()):
+        path = os.path.join(folder, CRASH_LOG)
+        # no link that lies here is followed: it could lead to any file of the user
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+        with contextlib.suppress(OSError):
+            with os.fdopen(os.open(path, flags, 0o600), "a", encoding="utf-8") as file:
+                file.write(f"{entry}{trace}\n")
+            return f"{message} ({place})", path
+    return f"{message} ({place})", "no file: neither this folder nor the temporary one takes one"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device, or the machine itself, has no memory left."""
+    torch = sys.modules.get("torch")  # without it, nothing but Python can have run out
+    on_device = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    return on_device or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+
+
 def main() -> None:
-    """Entry point. A user's mistake is one line on standard error and an exit code."""
+    """Entry point. A user's mistake is one line on standard error and an exit code.
+
+    A mistake of the program is one, too: its traceback goes to a file.
+    """
     try:
         run(sys.argv[1:])
     except UserError as error:
@@ -130,6 +171,14 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)  # `lmtemplate generate ... | head`
+    except Exception as error:
+        what, path = log_crash(error)
+        if is_out_of_memory(error):
+            says, code = "too little memory; lower data.batch_size, the model or the context", 6
+        else:
+            says, code = f"unexpected {what}: a fault of the program, or of a file it read", 1
+        print(f"error: {says}; the traceback is in {path}", file=sys.stderr)
+        sys.exit(code)
 
 
 if __name__ == "__main__":

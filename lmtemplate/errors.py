@@ -6,6 +6,10 @@ class UserError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        # from a process that reads data, torch hands on the whole traceback as the message
+        return super().__str__().strip().rpartition(f"{type(self).__name__}: ")[2]
+
 
 class ConfigError(UserError):
     """A setting, a flag or a config file is wrong."""

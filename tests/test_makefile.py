@@ -14,8 +14,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 TARGETS = (
-    "install data train resume eval sample diagnose report compare reproduce board test test-all lint "
-    "bench clean rename help"
+    "install data train resume eval sample diagnose report compare reproduce board test test-all "
+    "lint bench clean rename help"
 )
 SETTINGS = "CONFIG ARGS RUN RUNS INPUT NAME TOKENIZER VOCAB_SIZE PROMPT PORT"
 

@@ -9,8 +9,9 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lmtemplate.data.index import read_index
 from lmtemplate.data.sampler import FixedOrder, TrainOrder
-from lmtemplate.data.shards import Blocks, Ints, Shards, read_index
+from lmtemplate.data.shards import Blocks, Ints, Shards
 from lmtemplate.data.tokenizer import Tokenizer, load_tokenizer
 from lmtemplate.errors import ConfigError, DataError
 

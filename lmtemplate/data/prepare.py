@@ -13,6 +13,7 @@ import yaml
 
 from lmtemplate.data import shards
 from lmtemplate.data.corpus import PRESETS, SOTU, open_corpus
+from lmtemplate.data.index import dtype_for, read_index, write_index
 from lmtemplate.data.split import Event, SplitCorpus
 from lmtemplate.data.tokenizer import Tokenizer, train_tokenizer
 from lmtemplate.errors import ConfigError, DataError, DiskError
@@ -121,12 +122,14 @@ def _new_folder(output: Path) -> Iterator[Path]:
         _clear(output)
 
 
-def _read_whole(output: Path) -> dict[str, Any]:
+def _read_whole(output: Path, every_block: bool) -> dict[str, Any]:
     """The index of a prepared corpus; raises DataError if that is damaged."""
     try:
-        index = shards.read_index(output)
+        index = read_index(output)
         for split in index["splits"]:
-            shards.Shards(output, split)
+            for shard in shards.Shards(output, split).shards:
+                if every_block:
+                    shard.verify_all()
     except DataError as error:
         raise DataError(f"{error} (remove {output} before)") from error
     return index
@@ -138,14 +141,14 @@ def _is_done(output: Path, source: dict[str, Any], overwrite: bool) -> bool:
         return False
     if not (output / "index.json").is_file():
         raise ConfigError(f"{output} is there, and not made by prepare; choose another --output")
-    before = _read_whole(output)["source"]
+    before = _read_whole(output, every_block=True).get("source", {})
     changes = [
         f"{key} {before.get(key)}, now {value}"
         for key, value in source.items()
         if key not in ("input", "signature") and before.get(key) != value
     ]
-    if before["signature"] != source["signature"]:
-        changes.append(f"the text of {before['input']}, now other text of {source['input']}")
+    if before.get("signature") != source["signature"]:
+        changes.append(f"the text of {before.get('input')}, now other text of {source['input']}")
     if changes and not overwrite:
         raise ConfigError(
             f"{output} was prepared from {'; '.join(changes)}; replace it by --overwrite true, or "
@@ -205,14 +208,14 @@ def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
     with _new_folder(output) as folder:
         (folder / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8", newline="")
         index = {
-            "dtype": shards.dtype_for(tokenizer.vocab_size),
+            "dtype": dtype_for(tokenizer.vocab_size),
             "vocab_size": tokenizer.vocab_size,
             "eot_id": tokenizer.eot_id,
             "tokenizer": {"kind": tokenizer.kind, "file": TOKENIZER, "sha256": tokenizer.digest},
             "source": source,
             "splits": _write_shards(folder, text, tokenizer),
         }
-        shards.write_index(folder, index)
+        write_index(folder, index)
     _report(index, text, time.perf_counter() - start)
 
 
@@ -246,7 +249,7 @@ def prepare(
     if for_config is not None:
         output = _read_data_path(for_config)
         if (output / "index.json").exists() and not overwrite:
-            _read_whole(output)
+            _read_whole(output, every_block=False)  # `make train` comes by here each time
             print(f"{output} is prepared already")
             return
         input = _preset_of(output, for_config)

@@ -2,19 +2,26 @@
 
 A shard is 256 little-endian int32 words (magic, version, number of tokens, zeros) and then the
 tokens: llm.c's pair of formats, so that its readers take our files. `index.json` beside them is
-written last.
+written last. It has a CRC-32 of every MiB of a shard's tokens, compared when that is first read,
+and a SHA-256 of the whole file, which `lmtemplate verify` compares.
 """
 
 import hashlib
-import json
 import os
-import re
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lmtemplate.data.index import (
+    BLOCK_BYTES,
+    block_sums,
+    check_not_a_pointer,
+    dtype_for,
+    read_index,
+)
 from lmtemplate.errors import DataError
 
 Ints = npt.NDArray[np.int64]
@@ -22,13 +29,7 @@ Ints = npt.NDArray[np.int64]
 HEADER_WORDS = 256
 HEADER_BYTES = HEADER_WORDS * 4
 MAGIC_AND_VERSION = {"uint16": (20240520, 1), "uint32": (20240801, 7)}
-FORMAT = "lmtemplate-shards-1"
 IGNORED = -100  # target that carries no loss: torch's own default for `ignore_index`
-
-
-def dtype_for(vocab_size: int) -> str:
-    """Smallest shard type that holds every id of the vocabulary."""
-    return "uint16" if vocab_size <= 2**16 else "uint32"
 
 
 def file_sha256(path: Path) -> str:
@@ -36,45 +37,10 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fingerprint(index: dict[str, Any]) -> str:
-    """SHA-256 of what an index says of tokens and tokenizer: equal corpora, equal fingerprints.
-
-    Where the text came from is left out: the same text, moved or touched, is the same corpus.
-    """
-    content = {k: v for k, v in index.items() if k not in ("fingerprint", "source")}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def write_index(folder: Path, index: dict[str, Any]) -> None:
-    """Add format and fingerprint to the index and write it: from now on the corpus is complete."""
-    index = {"format": FORMAT, **index}
-    index["fingerprint"] = fingerprint(index)
-    with (folder / "index.json").open("w", encoding="utf-8") as file:
-        json.dump(index, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_index(folder: Path) -> dict[str, Any]:
-    """Raises DataError where there is no complete, untouched index."""
-    path = folder / "index.json"
-    if not path.is_file():
-        raise DataError(
-            f"no prepared corpus in {folder} (no index.json); type: lmtemplate prepare "
-            f"--input TEXT --output {folder} (TEXT: a file, a folder, or a preset like sotu-tiny)"
-        )
-    try:
-        index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        sound = index["format"] == FORMAT and index["fingerprint"] == fingerprint(index)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} is not an index of shards ({error}); prepare the corpus again"
-        ) from error
-    if not sound:
-        raise DataError(
-            f"{path} was changed by hand or by another version; prepare the corpus again"
-        )
-    return index
+def _header(dtype: str, tokens: int) -> bytes:
+    words = np.zeros(HEADER_WORDS, dtype="<i4")
+    words[:3] = (*MAGIC_AND_VERSION[dtype], tokens)
+    return words.tobytes()
 
 
 class ShardWriter:
@@ -105,19 +71,30 @@ class ShardWriter:
     def _open_next(self) -> None:
         name = f"{self.split}_{len(self.shards):06d}.bin"
         self.shards.append({"file": name, "tokens": 0})
+        self._sums: list[int] = []  # CRC-32 of each block, the last one as far as it has come
         self._file = (self.folder / name).open("wb")
         self._file.write(bytes(HEADER_BYTES))
 
     def _finish_shard(self) -> None:
         shard = self.shards[-1]
-        header = np.zeros(HEADER_WORDS, dtype="<i4")
-        header[:3] = (*MAGIC_AND_VERSION[self.dtype], shard["tokens"])
         self._file.seek(0)
-        self._file.write(header.tobytes())
+        self._file.write(_header(self.dtype, shard["tokens"]))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
         shard["sha256"] = file_sha256(self.folder / shard["file"])
+        shard["crc32"] = " ".join(f"{one:08x}" for one in self._sums)
+
+    def _append(self, content: bytes) -> None:
+        at = self._file.tell() - HEADER_BYTES
+        self._file.write(content)
+        rest = memoryview(content)
+        while rest:
+            if at % BLOCK_BYTES == 0:
+                self._sums.append(0)
+            part = rest[: BLOCK_BYTES - at % BLOCK_BYTES]
+            self._sums[-1] = zlib.crc32(part, self._sums[-1])
+            at, rest = at + len(part), rest[len(part) :]
 
     def write(self, ids: npt.NDArray[np.integer[Any]]) -> None:
         """Append (N,) ids. Raises DataError for one outside the vocabulary: none is wrapped."""
@@ -131,36 +108,86 @@ class ShardWriter:
                 self._finish_shard()
                 self._open_next()
             part = ids[: self.shard_tokens - self.shards[-1]["tokens"]]
-            self._file.write(part.astype(f"<u{np.dtype(self.dtype).itemsize}").tobytes())
+            self._append(part.astype(f"<u{np.dtype(self.dtype).itemsize}").tobytes())
             self.shards[-1]["tokens"] += len(part)
             ids = ids[len(part) :]
 
     def close(self) -> list[dict[str, Any]]:
-        """Finish the last shard; returns the index entries {file, tokens, sha256}."""
+        """Finish the last shard; returns the index entries {file, tokens, sha256, crc32}."""
         self._finish_shard()
         return self.shards
 
 
-def _open_shard(folder: Path, entry: dict[str, Any], dtype: str) -> npt.NDArray[Any]:
-    """Memory-map the tokens of one shard. Raises DataError if it is not what the index says."""
-    name, tokens = str(entry["file"]), int(entry["tokens"])
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
-        raise DataError(
-            f"{folder / 'index.json'} names a shard {name!r} outside its folder; refused"
-        )
-    path = folder / name
-    if not path.is_file():
-        raise DataError(f"shard {path} is missing; prepare the corpus again")
-    expected = HEADER_BYTES + tokens * np.dtype(dtype).itemsize
-    if path.stat().st_size != expected:
-        raise DataError(
-            f"shard {path} has {path.stat().st_size:,} bytes, the index says {expected:,}: "
-            "it was truncated or replaced; prepare the corpus again"
-        )
-    header = np.fromfile(path, dtype="<i4", count=3)
-    if tuple(header) != (*MAGIC_AND_VERSION[dtype], tokens):
-        raise DataError(f"shard {path} has a wrong header; prepare the corpus again")
-    return np.memmap(path, dtype=f"<u{np.dtype(dtype).itemsize}", mode="r", offset=HEADER_BYTES)
+class Shard:
+    """One token file, memory-mapped. A block of it is verified when it is first read.
+
+    Args:
+        folder: the corpus.
+        index: what `read_index` returns.
+        entry: the shard's own entry in it.
+
+    Raises DataError if it is missing, or its size or header are not what the index says.
+    """
+
+    def __init__(self, folder: Path, index: dict[str, Any], entry: dict[str, Any]) -> None:
+        self.path = folder / entry["file"]
+        self.vocab_size: int = index["vocab_size"]
+        width = np.dtype(index["dtype"]).itemsize
+        if not self.path.is_file():  # nor a pipe, which would wait for ever
+            raise DataError(f"shard {self.path} is missing; prepare the corpus again")
+        if self.path.resolve().parent != folder.resolve():
+            raise DataError(f"shard {self.path} is a link that leaves its folder; refused")
+        try:
+            self._check_file(HEADER_BYTES + entry["tokens"] * width)
+            with self.path.open("rb") as file:
+                sound = file.read(HEADER_BYTES) == _header(index["dtype"], entry["tokens"])
+            self.tokens = np.memmap(self.path, f"<u{width}", mode="r", offset=HEADER_BYTES)
+        except OSError as error:
+            raise DataError(f"shard {self.path} cannot be read: {error.strerror}") from error
+        if not sound:
+            raise DataError(f"shard {self.path} has a wrong header; prepare the corpus again")
+        self.block_tokens = BLOCK_BYTES // width
+        self.sums = block_sums(entry, index["dtype"])
+        self.unread = np.ones(-(-len(self.tokens) // self.block_tokens), dtype=bool)
+
+    def _check_file(self, expected: int) -> None:
+        check_not_a_pointer(self.path)
+        if (size := self.path.stat().st_size) != expected:
+            raise DataError(
+                f"shard {self.path} has {size:,} bytes, the index says {expected:,}: "
+                "it was truncated or replaced; prepare the corpus again"
+            )
+
+    def verify(self, block: int) -> None:
+        """Compare one block with its CRC-32, and its ids with the vocabulary. Raises DataError."""
+        tokens = self.tokens[block * self.block_tokens : (block + 1) * self.block_tokens]
+        found = f"{zlib.crc32(tokens.data):08x}"
+        expected = self.sums[block] if self.sums else found
+        if found != expected:
+            raise DataError(
+                f"shard {self.path}: block at byte offset {HEADER_BYTES + block * BLOCK_BYTES:,} "
+                f"fails its CRC-32 (expected {expected}, got {found}): prepare the corpus again, "
+                "or restore the file"
+            )
+        if (largest := int(tokens.max())) >= self.vocab_size:
+            raise DataError(
+                f"shard {self.path}: token id {largest:,} is outside the vocabulary of "
+                f"{self.vocab_size:,} ids; prepare the corpus again"
+            )
+        self.unread[block] = False
+
+    def verify_all(self) -> None:
+        """Verify every block, those that were read before too. Raises DataError at the first."""
+        for block in range(len(self.unread)):
+            self.verify(block)
+
+    def take(self, positions: Ints) -> npt.NDArray[Any]:
+        """The tokens at these positions, in the same shape. Raises DataError."""
+        if self.unread.any():
+            blocks = positions // self.block_tokens
+            for block in np.unique(blocks[self.unread[blocks]]):
+                self.verify(int(block))
+        return self.tokens[positions]
 
 
 class Shards:
@@ -178,9 +205,9 @@ class Shards:
             )
         self.folder = folder
         self.split = split
-        self.dtype = str(index["dtype"])
-        self.entries: list[dict[str, Any]] = index["splits"][split]["shards"]
-        self.files = [_open_shard(folder, entry, self.dtype) for entry in self.entries]
+        entries = index["splits"][split]["shards"]
+        self.shards = [Shard(folder, index, entry) for entry in entries]
+        self.files = [shard.tokens for shard in self.shards]
         self.ends = np.cumsum([len(file) for file in self.files])
         self.tokens = int(self.ends[-1])
 
@@ -191,15 +218,18 @@ class Shards:
         self.__init__(*state)  # type: ignore[misc]
 
     def gather(self, positions: Ints) -> Ints:
-        """Tokens at these positions of the stream, in the same shape."""
-        if len(self.files) == 1:
-            return self.files[0][positions].astype(np.int64)
+        """Tokens at these positions of the stream, in the same shape.
+
+        Raises DataError where what is read for the first time is damaged.
+        """
+        if len(self.shards) == 1:
+            return self.shards[0].take(positions).astype(np.int64)
         shard_of = np.searchsorted(self.ends, positions, side="right")
         tokens = np.empty(positions.shape, dtype=np.int64)
-        for shard in np.unique(shard_of):
-            here = shard_of == shard
-            start = self.ends[shard] - len(self.files[shard])
-            tokens[here] = self.files[shard][positions[here] - start]
+        for number in np.unique(shard_of):
+            here = shard_of == number
+            start = self.ends[number] - len(self.files[number])
+            tokens[here] = self.shards[number].take(positions[here] - start)
         return tokens
 
 

@@ -14,7 +14,8 @@ import torch
 import yaml
 
 from lmtemplate.checkpoint import build_net, flatten, read, resolve
-from lmtemplate.data.shards import Blocks, Ints, Shards, read_index
+from lmtemplate.data.index import read_index
+from lmtemplate.data.shards import Blocks, Ints, Shards
 from lmtemplate.data.tokenizer import Tokenizer, load_tokenizer, parse_tokenizer
 from lmtemplate.errors import DataError, UserError
 from lmtemplate.models.base import LanguageModel

@@ -29,6 +29,11 @@ def _loss_lines(record: Record) -> list[str]:
     ]
     if record.initial_val_loss is not None:
         lines.insert(1, f"Before step 1: {record.initial_val_loss:.4f} (validation)")
+    if len(record.validations[0]):
+        gap = record.validations[1][-1] - last
+        lines.append(
+            f"Gap: {gap:.4f} (last validation - final training; above 0.5, mind overfitting)"
+        )
     passes = epoch_averages(record)
     shown = ", ".join(f"{of.loss:.3f}" + ("" if of.complete else " (unfinished)") for of in passes)
     return [*lines, f"Average loss per epoch: {shown}"] if len(passes) <= 12 else lines
@@ -103,7 +108,7 @@ def costs(summary: dict[str, Any]) -> str:
     rows = []
     if summary.get("seconds"):
         rows.append(f"time     {duration(summary['seconds'])}, over all starts")
-    if summary.get("flops"):
+    if summary.get("flops") and summary.get("flops_6nd"):
         rows.append(
             f"cost     {summary['flops']:.3g} FLOPs by the model's own count "
             f"({summary['flops_6nd']:.3g} by 6ND), {summary['tokens']:,} tokens"

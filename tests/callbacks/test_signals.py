@@ -1,4 +1,4 @@
-"""A signal -> the end of the step, a checkpoint, an exit code; and the run goes on as if nothing."""
+"""A signal -> the end of the step, a checkpoint, an exit code; then the run goes on unchanged."""
 
 import os
 import signal

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from lmtemplate.data.datamodule import TokenData
-from lmtemplate.data.shards import IGNORED, Shards, write_index
+from lmtemplate.data.index import write_index
+from lmtemplate.data.shards import IGNORED, Shards
 from lmtemplate.errors import ConfigError, DataError
 
 BLOCK = 32
@@ -209,7 +210,7 @@ def test_a_test_split_that_was_not_made_is_refused(corpus: Path) -> None:
 def test_a_tokenizer_that_did_not_make_the_shards_is_refused(corpus: Path, tmp_path: Path) -> None:
     index = json.loads((corpus / "index.json").read_text())
     for file in corpus.glob("*.bin"):
-        (tmp_path / file.name).symlink_to(file)
+        (tmp_path / file.name).hardlink_to(file)
     write_index(tmp_path, {k: v for k, v in index.items() if k not in ("fingerprint", "format")})
     (tmp_path / "tokenizer.json").write_text('{"kind": "char", "characters": "abc"}')
     with pytest.raises(DataError, match=r"tokenizer\.json is not the tokenizer that made"):

@@ -12,8 +12,9 @@ import pytest
 
 from lmtemplate.data import corpus
 from lmtemplate.data import prepare as verb
+from lmtemplate.data.index import read_index
 from lmtemplate.data.prepare import prepare
-from lmtemplate.data.shards import Shards, read_index
+from lmtemplate.data.shards import Shards
 from lmtemplate.data.tokenizer import load_tokenizer
 from lmtemplate.errors import ConfigError, DataError, DiskError
 
@@ -174,14 +175,14 @@ def test_the_index_is_the_last_file_written(
     books: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     others: list[str] = []
-    write_index = verb.shards.write_index
+    write_index = verb.write_index
 
     def spy(folder: Path, index: dict[str, Any]) -> None:
         assert folder.name == ".data.partial"
         others.extend(sorted(path.name for path in folder.iterdir()))
         write_index(folder, index)
 
-    monkeypatch.setattr(verb.shards, "write_index", spy)
+    monkeypatch.setattr(verb, "write_index", spy)
     prepare(str(books), tmp_path / "data", "byte")
     assert others == ["tokenizer.json", "train_000000.bin", "val_000000.bin"]
 
@@ -284,6 +285,27 @@ def test_a_damaged_folder_does_not_count_as_finished(books: Path, tmp_path: Path
     prepare(str(books), output, "byte")
     (output / "val_000000.bin").unlink()
     with pytest.raises(DataError, match=r"val_000000\.bin is missing.*remove"):
+        prepare(str(books), output, "byte")
+
+
+def test_preparing_again_finds_a_flipped_bit(books: Path, tmp_path: Path) -> None:
+    output = tmp_path / "data"
+    prepare(str(books), output, "byte")
+    content = bytearray((output / "train_000000.bin").read_bytes())
+    content[-1] ^= 1
+    (output / "train_000000.bin").write_bytes(content)
+    with pytest.raises(DataError, match=r"train_000000\.bin: block .* CRC-32 .*remove .*data"):
+        prepare(str(books), output, "byte")
+
+
+def test_an_index_without_a_source_counts_as_another_text(books: Path, tmp_path: Path) -> None:
+    output = tmp_path / "data"
+    prepare(str(books), output, "byte")
+    index = json.loads((output / "index.json").read_text())
+    (output / "index.json").write_text(
+        json.dumps({key: value for key, value in index.items() if key != "source"})
+    )
+    with pytest.raises(ConfigError, match="--overwrite"):
         prepare(str(books), output, "byte")
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lmtemplate.data.shards import ShardWriter, read_index, write_index
+from lmtemplate.data.index import read_index, write_index
+from lmtemplate.data.shards import ShardWriter
 from lmtemplate.study.sources import Corpus
 
 VOCABULARY, END = 50, 49

@@ -71,6 +71,10 @@ def test_each_pass_has_its_average(record: Record) -> None:
     assert "Average loss per epoch: 3.500, 1.950" in training_summary(record)
 
 
+def test_the_gap_between_validation_and_training_is_told(record: Record) -> None:
+    assert "Gap: 0.6000 (last validation - final training" in training_summary(record)
+
+
 def test_an_empty_record_says_so() -> None:
     assert "nothing was logged yet" in training_summary(from_lines([]))
 
