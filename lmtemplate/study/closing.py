@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from lmtemplate.record import is_recorded
 from lmtemplate.study.diagnose import Examination, examine, sentences
 from lmtemplate.study.report import write_report
 from lmtemplate.study.summary import summary
@@ -31,15 +32,18 @@ def explain(run: Path, allow: Sequence[str] = ()) -> None:
         run: run directory.
         allow: packages outside lmtemplate whose classes its checkpoints may name.
     """
+    if not is_recorded(run):
+        return
     words = ["plot", str(run), "--quiet"]
     pictures = subprocess.Popen([sys.executable, "-m", "lmtemplate", *words])
     try:
         examination = examine(run, allow=allow)
+        said = sentences(examination)
         summary(run)
-        print(f"\n{sentences(examination)}")
+        print(f"\n{said}")
         _on_the_board(run, examination)
         print(f"\n  report   {write_report(run, examination)}", flush=True)
     except Exception as error:
-        print(f"note: the run is complete, but lmtemplate diagnose {run} fails: {error!r}")
+        print(f"note: the run is safe, but cannot be explained: {error!r} (see {run})")
     finally:
         pictures.wait()

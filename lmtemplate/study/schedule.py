@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from lmtemplate.errors import ConfigError
 from lmtemplate.record import Floats, Ints
 from lmtemplate.schedules import Schedule
 from lmtemplate.study.curves import rate_in_terminal
@@ -36,6 +37,8 @@ def drawing(schedule: Schedule, steps: int, peaks: Mapping[str, float]) -> str:
         peaks: group of parameters -> its full rate; the first one is drawn.
     """
     name, peak = next(iter(peaks.items()))
+    if not peak > 0:
+        raise ConfigError(f"the learning rate of {name} is {peak:g}: nothing would be learned")
     chosen, values = rates(schedule, steps, peak)
     top = chosen[values >= values.max() * (1 - 1e-9)]
     others = ", ".join(f"{group} {rate:g}" for group, rate in peaks.items() if group != name)

@@ -1,6 +1,5 @@
 """A run's record and summary.json -> the figures that a person asks for first."""
 
-import math
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -67,9 +66,9 @@ def _best_lines(record: Record) -> list[str]:
         bits = record.values.get("val/bits_per_byte")
         in_bits = "" if bits is None else f", {bits[row]:.4f} bits per byte"
         lines.append(f"  Step: {steps[best]:,} (by validation loss)")
-        lines.append(
-            f"  Loss: {losses[best]:.4f}{in_bits}, perplexity {math.exp(losses[best]):.2f}"
-        )
+        with np.errstate(over="ignore"):  # a run that diverged
+            perplexity = np.exp(losses[best])
+        lines.append(f"  Loss: {losses[best]:.4f}{in_bits}, perplexity {perplexity:.2f}")
     lines.append(
         f"  Lowest training loss: {record.train_loss[lowest]:.4f} at step "
         f"{record.steps[lowest]:,} (noise and memory lower it, too: not what is kept)"

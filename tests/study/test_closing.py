@@ -67,7 +67,7 @@ def test_what_goes_wrong_in_explaining_does_not_spoil_the_run(
     monkeypatch.setattr(closing, "examine", fail)
     shown = fit(tmp_path / "run", "--report=true", "--trainer.max_steps=4")
     assert shown.code == 0
-    assert "the run is complete, but lmtemplate diagnose" in shown.out
+    assert "the run is safe, but cannot be explained" in shown.out
     assert "a bug" in shown.out
 
 

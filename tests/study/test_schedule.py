@@ -69,6 +69,7 @@ def test_the_verb_draws_a_config_s_run_without_making_it(
         ("--model.schedule.warmup_steps=20", "warmup_steps=20 is longer than the run of 12 steps"),
         ("--model.schedule.floor_ratio=2", "floor_ratio=2"),
         ("--trainer.max_steps=0", "max_steps=0 has to be above 0"),
+        ("--model.optimizer.lr=0", "nothing would be learned"),
     ],
 )
 def test_nonsense_is_refused(command: Command, corpus: Path, flag: str, named: str) -> None:

@@ -75,6 +75,15 @@ def test_adam_rests_under_a_rate_that_is_far_too_high(peak: float, found: bool) 
     assert (finding is not None) is found
 
 
+def test_a_rest_that_passes_without_warmup_is_missing_warmup() -> None:
+    loss = stopping(UNIGRAM)
+    loss[35:] -= np.linspace(0, 1.5, 65)
+    cold = replace(FACTS, warmup_steps=0)
+    rate = np.full(100, 0.2)
+    assert name(resting(trend(loss, rate=rate), cold)) == "missing_warmup"
+    assert name(resting(trend(loss, rate=rate), FACTS)) == "learning_rate_too_high"
+
+
 @pytest.mark.parametrize("optimizer", ["SGD", None])
 def test_other_optimizers_have_other_rates(optimizer: str | None) -> None:
     found = trend(stopping(UNIGRAM), rate=rested(0.5))

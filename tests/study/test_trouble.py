@@ -77,6 +77,18 @@ def test_a_copied_span_counts_in_tokens_and_in_bytes(
     assert (name(memorising(trend(power_law()), facts)) == "memorising") is found
 
 
+@pytest.mark.parametrize(
+    ("end", "validation", "found"),
+    [(0.02, 3.0, True), (0.3, 3.0, False), (0.02, 0.05, False), (0.02, None, False)],
+)
+def test_text_known_by_heart_is_read_without_surprise(
+    end: float, validation: float | None, found: bool
+) -> None:
+    val = None if validation is None else np.array([validation])
+    loss = np.maximum(end, np.linspace(START, -3, 100))
+    assert (name(memorising(trend(loss, val=val), FACTS)) == "memorising") is found
+
+
 @pytest.mark.parametrize(("turn", "found"), [(0.02, False), (0.3, True)])
 def test_validation_that_turns_up_while_training_falls_is_overfitting(
     turn: float, found: bool

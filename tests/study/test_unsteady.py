@@ -83,6 +83,19 @@ def test_a_hump_rises_above_the_start(size: float, found: bool) -> None:
     assert (hump(trend(humped(size))) is not None) is found
 
 
+@pytest.mark.parametrize(("size", "found"), [(0.2, False), (0.8, True)])
+def test_an_early_rise_above_the_best_so_far_is_a_hump_too(size: float, found: bool) -> None:
+    loss = power_law()
+    loss[3:6] = loss[2] + size  # below the start: a vocabulary may be larger than what is used
+    assert (hump(trend(loss, initial=START + 2)) is not None) is found
+
+
+def test_the_same_rise_a_little_later_is_a_spike() -> None:
+    loss = power_law()
+    loss[15:18] += 0.8
+    assert hump(trend(loss, initial=START + 2)) is None
+
+
 def test_a_hump_without_warmup_that_passes_is_missing_warmup() -> None:
     finding = early_hump(trend(humped(1.0)), Facts(warmup_steps=0))
     assert name(finding) == "missing_warmup"
