@@ -3,12 +3,13 @@
 import contextlib
 import importlib
 import inspect
+import io
 import itertools
 import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -64,15 +65,17 @@ def take_allowed(words: list[str]) -> tuple[list[str], list[str]]:
     return allowed, others
 
 
-def spelled_out(words: list[str], switches: set[str]) -> list[str]:
-    """`--train-loss X --json` -> `--train_loss X --json true`."""
+def spelled_out(words: list[str], flags: Mapping[str, inspect.Parameter]) -> list[str]:
+    """`--train-loss X --json` -> `--train_loss X --json true`, where these are flags."""
     spelled = list[str]()
     for word, following in itertools.zip_longest(words, words[1:]):
         name, equals, value = word.partition("=")
-        if name.startswith("--"):
-            word = name.replace("-", "_").replace("__", "--", 1) + equals + value
-        spelled.append(word)
-        if word.removeprefix("--") in switches and following not in ("true", "false"):
+        flag = name.removeprefix("--").replace("-", "_")
+        if not name.startswith("--") or flag not in flags:
+            spelled.append(word)
+            continue
+        spelled.append(f"--{flag}{equals}{value}")
+        if flags[flag].default is False and not equals and following not in ("true", "false"):
             spelled.append("true")
     return spelled
 
@@ -99,8 +102,7 @@ def call_with_flags(
     if "runs" in parameters:
         parser.add_argument("runs", type=Path, nargs="+", help="run directories")
     parser.add_function_arguments(function, skip=skip, sub_configs=False)
-    switches = {name for name, of in parameters.items() if of.default is False}
-    parsed = parser.parse_args(spelled_out(words, switches))
+    parsed = parser.parse_args(spelled_out(words, parameters))
     settings = parser.instantiate(parsed).as_dict()
     if "allow" in parameters:
         settings["allow"] = allowed
@@ -150,11 +152,17 @@ def log_crash(error: Exception) -> tuple[str, str]:
     return f"{message} ({place})", "no file: neither this folder nor the temporary one takes one"
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device, or the machine itself, has no memory left."""
-    torch = sys.modules.get("torch")  # without it, nothing but Python can have run out
+def explain(error: Exception, what: str) -> tuple[str, int]:
+    """What a user can do about an error that nobody expected, and its exit code."""
+    torch = sys.modules.get("torch")  # without it, nothing but Python can have run out of memory
     on_device = torch is not None and isinstance(error, torch.OutOfMemoryError)
-    return on_device or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+    if on_device or isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return "too little memory; lower data.batch_size, the model or the context", 6
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith(__package__):
+        return f"the package {error.name} is missing; type: make install", 1
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.strerror}: {error.filename}", 5
+    return f"unexpected {what}: a fault of the program, or of a file it read", 1
 
 
 def main() -> None:
@@ -162,6 +170,9 @@ def main() -> None:
 
     A mistake of the program is one, too: its traceback goes to a file.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal of ASCII cannot show every text
+            stream.reconfigure(errors="replace")
     try:
         run(sys.argv[1:])
     except UserError as error:
@@ -173,10 +184,7 @@ def main() -> None:
         sys.exit(0)  # `lmtemplate generate ... | head`
     except Exception as error:
         what, path = log_crash(error)
-        if is_out_of_memory(error):
-            says, code = "too little memory; lower data.batch_size, the model or the context", 6
-        else:
-            says, code = f"unexpected {what}: a fault of the program, or of a file it read", 1
+        says, code = explain(error, what)
         print(f"error: {says}; the traceback is in {path}", file=sys.stderr)
         sys.exit(code)
 

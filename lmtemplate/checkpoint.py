@@ -6,12 +6,14 @@ block_size, fingerprint, length. Checksums stand in SHA256SUMS beside the files,
 `sha256sum -c`.
 """
 
+import contextlib
+import errno
 import hashlib
 import importlib
-import json
+import itertools
 import os
-import pickle
 import re
+import shutil
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +23,9 @@ import torch
 from torch import nn
 
 from lmtemplate.data.shards import file_sha256
-from lmtemplate.errors import CheckpointError, ConfigError, DiskError
+from lmtemplate.errors import CheckpointError, ConfigError, DiskError, UserError
 from lmtemplate.models.base import LanguageModel
-from lmtemplate.run import is_used, sync_folder, write_json
+from lmtemplate.run import is_used, read_json, sync_folder, write_json, write_text
 
 Checkpoint = dict[str, Any]
 ResumeMode = Literal["never", "auto", "must"]
@@ -37,15 +39,24 @@ def file_name(step: int) -> str:
 
 
 class _Digesting:
-    """A file that hashes what is written to it; `torch.save` writes front to back."""
+    """A file that hashes what is written to it; `torch.save` writes front to back.
+
+    Of a full disk torch would only say "unexpected pos": the first error is kept for `_save`.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
         self.sha256 = hashlib.sha256()
+        self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        self.sha256.update(data)
-        return self.file.write(data)
+        try:
+            if self.error is None:
+                self.sha256.update(data)
+                self.file.write(data)
+        except OSError as error:
+            self.error = error
+        return memoryview(data).nbytes
 
     def flush(self) -> None:
         self.file.flush()
@@ -53,20 +64,52 @@ class _Digesting:
 
 def _read_sums(folder: Path) -> dict[str, str]:
     path = folder / SUMS
-    if not path.is_file():
-        return {}
-    rows = (line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines())
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    rows = re.findall(r"^([0-9a-f]{64}) [ *](.+)$", text, re.MULTILINE)
     return {name: digest for digest, name in rows}
 
 
 def _write_sums(folder: Path, sums: dict[str, str]) -> None:
-    text = "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))
-    temporary = folder / f".{SUMS}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
+    write_text(folder / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
+
+
+def _sums_beside(path: Path) -> dict[str, str]:
+    """Checksums of the other files in the folder; a kill may have left some of files now gone."""
+    sums = _read_sums(path.parent).items()
+    return {k: v for k, v in sums if k != path.name and (path.parent / k).is_file()}
+
+
+def size(content: Any) -> int:
+    """Bytes of all tensors in a nest: about what its file takes."""
+    if isinstance(content, torch.Tensor):
+        return content.nbytes
+    values = content.values() if isinstance(content, dict) else content
+    return sum(map(size, values)) if isinstance(content, dict | list | tuple) else 0
+
+
+def _reason(error: OSError, checkpoint: Checkpoint, temporary: Path) -> str:
+    """Why it could not be written, with the room that it takes where that is why."""
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        begun = temporary.stat().st_size if temporary.exists() else 0
+        free = shutil.disk_usage(temporary.parent).free + begun
+        reason += f" (it takes {size(checkpoint) / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free)"
+    return reason
+
+
+def _save(checkpoint: Checkpoint, path: Path) -> str:
+    """Write a file, synchronise it, read it back; returns its SHA-256. Raises OSError."""
+    with path.open("wb") as file:
+        digesting = _Digesting(file)
+        torch.save(checkpoint, digesting)  # type: ignore[arg-type]
+        if digesting.error is not None:
+            raise digesting.error
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(folder / SUMS)
+    digest = digesting.sha256.hexdigest()
+    if file_sha256(path) != digest:
+        raise OSError("it does not read back as it was written; check the disk")
+    return digest
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
@@ -77,37 +120,78 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
     temporary = path.parent / f".{path.name}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            digesting = _Digesting(file)
-            torch.save(checkpoint, digesting)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        digest = digesting.sha256.hexdigest()
-        if file_sha256(temporary) != digest:
-            raise DiskError(f"{path} does not read back as it was written; check the disk")
-        sums = _read_sums(path.parent)
-        if sums.pop(path.name, None):  # else a crash right here leaves a new file with an old sum
-            _write_sums(path.parent, sums)
+        digest = _save(checkpoint, temporary)
+        others, replaces = _sums_beside(path), path.exists()
+        # a new file has its sum before its name; of two that a crash may leave, neither has one
+        _write_sums(path.parent, others if replaces else {**others, path.name: digest})
         temporary.replace(path)
         sync_folder(path.parent)
-        _write_sums(path.parent, {**sums, path.name: digest})
+        if replaces:
+            _write_sums(path.parent, {**others, path.name: digest})
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
+        reason = _reason(error, checkpoint, temporary)
+        raise DiskError(f"cannot write {path}: {reason}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _foreign(entries: list[zipfile.ZipInfo], size: int) -> str | None:
+    """Why a zip file of this size is none of `torch.save`; None if it may be one."""
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        return "its entries are compressed"
+    if sum(entry.file_size for entry in entries) > size:
+        return "its entries unpack to more than it holds"
+    if any(entry.external_attr for entry in entries):  # torch reads "a folder" as no numbers
+        return "its entries have attributes"
+    if any(Path(entry.filename).name == "constants.pkl" for entry in entries):
+        return "it is a TorchScript program"
+    return None
 
 
 def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint file, in words; None if it is sound."""
     expected = _read_sums(path.parent).get(path.name)
-    if expected is not None:
-        found = file_sha256(path)
-        return None if found == expected else f"sha256 is {found[:8]}.., expected {expected[:8]}.."
-    try:  # a file from elsewhere: its zip entries carry CRC-32 sums, which torch does not look at
+    try:
+        if expected is not None:
+            found = file_sha256(path)
+            same = found == expected
+            return None if same else f"sha256 is {found[:8]}.., {SUMS} says {expected[:8]}.."
+        # a file from elsewhere: its zip entries carry CRC-32 sums, which torch does not look at
         with zipfile.ZipFile(path) as archive:
+            if problem := _foreign(archive.infolist(), path.stat().st_size):
+                return problem
             broken = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        return str(error)
+    except OSError as error:
+        return error.strerror or str(error)
+    except Exception as error:  # of a damaged file, zipfile raises what it stumbles over
+        return str(error) or type(error).__name__
     return None if broken is None else f"entry {broken} fails its CRC"
+
+
+def _load(path: Path) -> Any:
+    """Unpickle tensors and plain types. Raises CheckpointError for anything else."""
+    with path.open("rb") as file:
+        is_zip = file.read(4) == b"PK\x03\x04"  # else torch takes it for its old format, or a tar
+    what = "it is not a torch checkpoint"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            problem = _foreign(archive.infolist(), path.stat().st_size)
+        if is_zip and problem is None:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        what = problem or what
+    except Exception as error:  # a hostile file finds its way to any error of these parsers
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"it contains the global {found[1]}" if found else what
+    raise CheckpointError(f"{path} is refused: {what}; only tensors and plain types load")
+
+
+# What a checkpoint says -> of which kind it has to be, where it is there.
+KINDS: dict[str, type] = {
+    **dict.fromkeys(("state_dict", "config", "length"), dict),
+    **dict.fromkeys(("global_step", "vocab_size", "block_size"), int),
+    **dict.fromkeys(("tokenizer", "fingerprint"), str),
+}
 
 
 def read(path: Path) -> Checkpoint:
@@ -115,24 +199,26 @@ def read(path: Path) -> Checkpoint:
 
     Raises CheckpointError if it is missing, damaged, or holds more than tensors and plain types.
     """
-    if re.match(r"\w{2,}:/", str(path)):
+    if re.match(r"\w{2,}:/|\\\\", str(path)):
         raise CheckpointError(
             f"remote checkpoints are not loaded; download {path} and give its path"
         )
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint {path}")
-    if problem := damage(path):
-        raise CheckpointError(f"checkpoint {path} is damaged ({problem}); use an earlier one")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"it contains the global {found[1]}" if found else "it is not a torch checkpoint"
-        raise CheckpointError(
-            f"{path} is refused: {what}; only tensors and plain types load"
-        ) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise CheckpointError(f"{path} is not a checkpoint: it has no state_dict")
+        if not path.is_file():
+            raise CheckpointError(f"no checkpoint {path}")
+        if problem := damage(path):
+            raise CheckpointError(f"checkpoint {path} is damaged ({problem}); use an earlier one")
+        checkpoint = _load(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot read checkpoint {path}: {error.strerror}") from error
+    for key in ("state_dict", "global_step"):
+        if not isinstance(checkpoint, dict) or key not in checkpoint:
+            raise CheckpointError(f"{path} is not a checkpoint: it has no {key}")
+    weights = checkpoint["state_dict"]
+    wrong = [k for k, kind in KINDS.items() if not isinstance(checkpoint.get(k, kind()), kind)]
+    if wrong or not all(isinstance(weight, torch.Tensor) for weight in weights.values()):
+        key = [*wrong, "state_dict"][0]
+        raise CheckpointError(f"{path} is not a checkpoint: its {key} is of another kind")
     return checkpoint
 
 
@@ -149,9 +235,15 @@ def steps_saved(run: Path) -> list[int]:
 
 
 def read_best(run: Path) -> dict[str, Any] | None:
-    """What best.json says: step, val_loss, file."""
+    """What best.json says: step, val_loss, file. Raises CheckpointError where it says none."""
     path = folder_of(run) / "best.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    best = read_json(path) or {}
+    step, value = best.get("step"), best.get("val_loss")
+    if not (isinstance(step, int) and 0 <= step < 10**12 and isinstance(value, (int, float))):
+        raise CheckpointError(f"{path} names no checkpoint; remove it, and the latest one is taken")
+    return {"step": step, "val_loss": value, "file": file_name(step)}
 
 
 def write_best(run: Path, step: int, val_loss: float) -> None:
@@ -161,7 +253,7 @@ def write_best(run: Path, step: int, val_loss: float) -> None:
 
 
 def prune(run: Path, newest: int, keep: int = 2) -> None:
-    """Delete all but the `keep` newest up to step `newest`, and the best one.
+    """Delete all but the `keep` newest up to step `newest`, and the best one. Raises DiskError.
 
     Files of later steps are from before a resume that could not read them: they stay, and do not
     count. Milestones live elsewhere.
@@ -169,12 +261,21 @@ def prune(run: Path, newest: int, keep: int = 2) -> None:
     best = read_best(run)
     steps = [step for step in steps_saved(run) if step <= newest]
     kept = {*steps[-keep:], *([best["step"]] if best else [])}
-    gone = [file_name(step) for step in steps if step not in kept]
-    folder = folder_of(run)
-    for name in gone:
-        (folder / name).unlink(missing_ok=True)
+    gone = [folder_of(run) / file_name(step) for step in steps if step not in kept]
+    for path in gone:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise DiskError(f"cannot delete {path}: {error.strerror}") from error
     if gone:
-        _write_sums(folder, {k: v for k, v in _read_sums(folder).items() if k not in gone})
+        _write_sums(folder_of(run), _sums_beside(gone[-1]))
+
+
+def clear_leftovers(run: Path) -> None:
+    """Delete the temporary files that a kill in the middle of a write has left."""
+    for folder in (run, folder_of(run), folder_of(run) / "milestones"):
+        for path in folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
 
 
 def resolve(run: Path, which: str) -> Path:
@@ -190,11 +291,42 @@ def resolve(run: Path, which: str) -> Path:
     return folder_of(run) / file_name(steps[-1])
 
 
+def _set_aside(path: Path) -> Path:
+    """Keep a damaged file under a name that nothing reads; returns that name."""
+    numbers = itertools.count(1)
+    names = (path.with_name(f"{path.name}.corrupt{'' if n == 1 else n}") for n in numbers)
+    aside = next(name for name in names if not name.exists())
+    with contextlib.suppress(OSError):  # another process of this run was faster
+        path.rename(aside)
+    return aside
+
+
+def _newest_sound(run: Path) -> Path | None:
+    """The newest checkpoint that is not damaged; those after it are set aside, and named."""
+    damaged = list[tuple[Path, str]]()
+    steps = steps_saved(run)
+    for step in reversed(steps):
+        path = folder_of(run) / file_name(step)
+        if problem := damage(path):
+            damaged.append((path, problem))
+            continue
+        for bad, why in damaged:
+            name = _set_aside(bad).name
+            print(f"checkpoint {bad} is damaged ({why}); going on from step {step:,}, it is {name}")
+        return path
+    if damaged:  # they keep their names: without any, the next start would be one at step 0
+        raise CheckpointError(
+            f"all checkpoints in {folder_of(run)} are damaged (the newest: {damaged[0][1]}); start "
+            "anew with another --run_dir"
+        )
+    return None
+
+
 def resume_from(run: Path, mode: ResumeMode) -> Path | None:
     """The checkpoint that a new start in this directory continues; None to begin at step 0.
 
     Raises ConfigError for `never` in a used directory, CheckpointError for `must` without a
-    checkpoint.
+    checkpoint, or where all are damaged.
     """
     if run.exists() and not run.is_dir():
         raise ConfigError(f"run directory {run} is a file; name another with --run_dir")
@@ -205,23 +337,13 @@ def resume_from(run: Path, mode: ResumeMode) -> Path | None:
                 "--resume auto), or start anew with another --run_dir"
             )
         return None
-    steps = steps_saved(run)
-    for step in reversed(steps):
-        path = folder_of(run) / file_name(step)
-        problem = damage(path)
-        if problem is None:
-            return path
-        print(f"checkpoint {path} is damaged ({problem}); trying the one before it")
-    if steps:
-        raise CheckpointError(
-            f"all checkpoints in {folder_of(run)} are damaged; start anew with another --run_dir"
-        )
-    if mode == "must":
+    path = _newest_sound(run)
+    if path is None and mode == "must":
         raise CheckpointError(
             f"no checkpoint in {folder_of(run)}; begin it with --resume auto (as make train does), "
             "or name the directory of the run to continue with --run_dir"
         )
-    return None
+    return path
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -310,21 +432,26 @@ def build_net(checkpoint: Checkpoint, allowed: Sequence[str] = ()) -> LanguageMo
     """
     try:
         described = checkpoint["config"]["model"]["net"]
-        sizes = {key: checkpoint[key] for key in ("vocab_size", "block_size")}
-    except (KeyError, TypeError) as error:
+        class_path, settings = str(described["class_path"]), dict(described.get("init_args", {}))
+        settings |= {key: checkpoint[key] for key in ("vocab_size", "block_size")}
+        if "tokenizer" not in checkpoint:  # nobody could read what the net writes
+            raise KeyError("tokenizer")
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            "the checkpoint does not describe its net (no config in it)"
+            "the checkpoint does not describe its net (no config or tokenizer in it)"
         ) from error
-    check_allowed(described["class_path"], allowed)
-    module, _, name = described["class_path"].rpartition(".")
+    check_allowed(class_path, allowed)
+    module, _, name = class_path.rpartition(".")
     try:
         architecture = getattr(importlib.import_module(module), name)
         if not (isinstance(architecture, type) and issubclass(architecture, LanguageModel)):
             raise TypeError("it is not a LanguageModel")
-        net = architecture(**{**described.get("init_args", {}), **sizes})
-    except (ImportError, AttributeError, TypeError) as error:
+        net = architecture(**settings)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a constructor makes of settings that are not its own
         raise CheckpointError(
-            f"the checkpoint's net {described['class_path']} cannot be built here: {error}; "
+            f"the checkpoint's net {class_path} cannot be built here: {error}; "
             "use the version of the code that trained it"
         ) from error
     load_net(net, checkpoint)

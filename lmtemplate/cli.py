@@ -17,12 +17,12 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lmtemplate import callbacks as ours
 from lmtemplate import checkpoint as files
+from lmtemplate import redact
 from lmtemplate import run as run_files
 from lmtemplate.errors import ConfigError, NumbersError, OutOfMemoryError
 from lmtemplate.hardware import device_name
 from lmtemplate.parsing import TrainingCLI, configure_parsing
-from lmtemplate.record import read_record
-from lmtemplate.study.closing import explain
+from lmtemplate.record import is_recorded, read_record
 from lmtemplate.study.schedule import drawing
 from lmtemplate.trainer import (
     Machine,
@@ -90,9 +90,10 @@ def quieten_and_allow(allowed: list[str]) -> None:
 def write_run_files(
     cli: TrainingCLI, machine: Machine, run: Path, start: dict[str, Any] | None
 ) -> None:
-    """config.yaml, as the user gave it, and manifest.json."""
-    data = cli.datamodule
-    run_files.write_text(run / "config.yaml", yaml.safe_dump(cli.settings, sort_keys=False))
+    """config.yaml, as the user gave it but for secrets, and manifest.json."""
+    data, settings = cli.datamodule, redact.settings(cli.settings)
+    (run / "summary.json").unlink(missing_ok=True)  # it tells of the start before
+    run_files.write_text(run / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
     hardware = {
         "device": machine.device.type,
         "name": device_name(machine.device),
@@ -107,8 +108,8 @@ def write_run_files(
         "tokenizer_sha256": data.index["tokenizer"]["sha256"],
     }
     manifest = run_files.manifest(cli.config.seed_everything, hardware, source)
-    manifest["settings"] = cli.settings
-    run_files.write_manifest(run, manifest, start)
+    manifest.update(settings=settings, command=redact.words(manifest["command"]))
+    run_files.write_manifest(run, manifest, redact.settings(start))
 
 
 def read_start(path: Path) -> files.Checkpoint:
@@ -181,9 +182,9 @@ def build(
 
 def last_points(run: Path, count: int = 5) -> str:
     """The end of a run's record in words: "step 50: loss 3.1, rate 0.01, gradient 4.2; ..."."""
-    record = read_record(run)
-    if not len(record):
-        return "nothing was logged before"
+    record = read_record(run) if is_recorded(run) else None
+    if not record:
+        return "nothing was logged"
     norms = record.values.get("optim/grad_norm", record.train_loss * math.nan)
     columns = (record.steps, record.train_loss, record.learning_rate, norms)
     rows = zip(*(column[-count:] for column in columns), strict=True)
@@ -205,8 +206,9 @@ def train_on(cli: TrainingCLI, words: list[str], run: Path, lock: run_files.Lock
             train(*built, cli)
             break
         except NumbersError as error:
-            guard = cli.config_init.guard
-            if guard is None or gone_back > guard.rewinds:
+            guard, alone = cli.config_init.guard, built[0].world_size == 1
+            # Lightning would start the other processes a second time
+            if guard is None or gone_back > guard.rewinds or not alone:
                 raise NumbersError(
                     f"{error}. Before: {last_points(run)}. Lower the learning rate, add warmup, or "
                     "set trainer.gradient_clip_val 1.0, and start again"
@@ -217,7 +219,16 @@ def train_on(cli: TrainingCLI, words: list[str], run: Path, lock: run_files.Lock
             )
             cli = TrainingCLI(words)
             cli.datamodule.leave_out(sequences)
+            cli.config_init.guard.went_back = True
     return True
+
+
+def explain(run: Path, cli: TrainingCLI, lock: run_files.Lock | None, allowed: list[str]) -> None:
+    """Say what came of the run, unless that is switched off; the first process speaks."""
+    if lock and cli.config.report:
+        from lmtemplate.study import closing  # loads what no other process needs
+
+        closing.explain(run, allowed)
 
 
 def fit(words: list[str], allowed: list[str]) -> None:
@@ -229,11 +240,10 @@ def fit(words: list[str], allowed: list[str]) -> None:
     try:
         if lock and lock.path.is_file():  # a refusal below should leave an unlocked one untouched
             lock.acquire()
-        if train_on(cli, words, run, lock) and lock and cli.config.report:
-            explain(run, allowed)
+        if train_on(cli, words, run, lock):
+            explain(run, cli, lock, allowed)
     except NumbersError:
-        if lock and cli.config.report:
-            explain(run, allowed)
+        explain(run, cli, lock, allowed)
         raise
     finally:
         if lock:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from lmtemplate.data.datamodule import TokenData
 from lmtemplate.errors import NumbersError
 from lmtemplate.hardware import auto_compile
 from lmtemplate.loss import cross_entropy
@@ -181,9 +182,13 @@ class LitLanguageModel(LightningModule):
         if not is_log_step(self.trainer, batch_idx):
             return
         nats, tokens = self._all_train_sums()
-        values = {"train/loss": nats / tokens}
+        values: dict[str, Tensor | float] = {"train/loss": nats / tokens}
         if norm is not None:
             values["optim/grad_norm"] = norm
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, TokenData):
+            values["data/tokens"] = float(data.sequences * data.block_size)
+            values["data/epoch"] = data.passes
         if tokens:  # none, where every loss since the last log was not finite
             log_values(self, values)
         self.train_sums.zero_()

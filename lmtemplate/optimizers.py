@@ -154,7 +154,9 @@ class SGD(OptimizerRecipe):
 
     def build(self, net: nn.Module) -> torch.optim.Optimizer:
         groups = decay_groups((p for _, p in named_parameters(net)), self.weight_decay)
-        return torch.optim.SGD(groups, self.lr, self.momentum, nesterov=self.nesterov)
+        return unscaled(
+            torch.optim.SGD(groups, self.lr, self.momentum, nesterov=self.nesterov, fused=True)
+        )
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
@@ -263,7 +265,7 @@ def hold_if(bad: Tensor, optimizer: torch.optim.Optimizer) -> None:
     On a GPU nothing waits for the answer where the optimizer takes a tensor for it, as fused ones
     do for torch's gradient scaler, and MuonAdamW does; any other has its gradients taken away.
     """
-    fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+    fused = optimizer.defaults.get("fused", False)
     if bad.device.type != "cpu" and (fused or isinstance(optimizer, MuonAdamWOptimizer)):
         optimizer.grad_scale = None  # type: ignore[attr-defined]
         optimizer.found_inf = bad.float()  # type: ignore[attr-defined]

@@ -40,6 +40,11 @@ def line(step: int, values: Mapping[str, Any]) -> str:
     return json.dumps(content, allow_nan=False) + "\n"
 
 
+def is_recorded(run: Path) -> bool:
+    """Whether there is a record at all: a run without loggers leaves none."""
+    return (folder_of(run) / LINES).is_file()
+
+
 def read_lines(run: Path) -> Iterator[Line]:
     """The lines of a run's JSONL file in their order; one that a kill has cut short is left out."""
     path = folder_of(run) / LINES
@@ -55,16 +60,21 @@ def read_lines(run: Path) -> Iterator[Line]:
                 yield content
 
 
-def cut(run: Path, first_step: int) -> None:
-    """Forget what a killed start logged from this step on: the run is about to log it again."""
-    path, kept = folder_of(run) / LINES, list[Line]()
+def cut(run: Path, first_step: int) -> list[Line]:
+    """Forget what a killed start logged from this step on, which is about to be logged again.
+
+    Returns the lines that are left.
+    """
+    kept = list[Line]()
     for entry in read_lines(run):
         if entry["step"] < first_step:
             kept.append(entry)
         elif "nonfinite" in entry:  # why a run went back is worth keeping
             kept.append({name: entry[name] for name in ("step", "nonfinite")})
-    if path.is_file():
-        write_text(path, "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in kept))
+    if is_recorded(run):
+        text = "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in kept)
+        write_text(folder_of(run) / LINES, text)
+    return kept
 
 
 @dataclass
@@ -83,18 +93,23 @@ class Columns:
         """Take one line of the JSONL file."""
         step = entry["step"]
         if {TRAIN, VAL} & set(entry.get("nonfinite", [])) and step not in self.nonfinite_steps:
-            self.nonfinite_steps.append(step)
+            self.nonfinite_steps = sorted({*self.nonfinite_steps, step})
         if TRAIN in entry:
-            self.steps.append(step)
-            self.train_loss.append(entry[TRAIN])
-            self.val_loss.append(None)
-            self.learning_rate.append(entry.get(RATE))
-            # 0-based: the pass that the step's last sequence belongs to
-            self.epochs.append(max(0, math.ceil(entry.get(EPOCH, 0)) - 1))
+            self._add_row(entry)
         if VAL in entry and step == 0:
             self.initial_val_loss = entry[VAL]
-        elif VAL in entry and self.steps and self.steps[-1] == step:
+        elif VAL in entry and self.steps:
+            if self.steps[-1] < step:  # all losses since the last row were not finite
+                self._add_row({EPOCH: self.epochs[-1] + 1, TRAIN: self.train_loss[-1], **entry})
             self.val_loss[-1] = entry[VAL]
+
+    def _add_row(self, entry: Line) -> None:
+        self.steps.append(entry["step"])
+        self.train_loss.append(entry[TRAIN])
+        self.val_loss.append(None)
+        self.learning_rate.append(entry.get(RATE))
+        # 0-based: the pass that the step's last sequence belongs to
+        self.epochs.append(max(0, math.ceil(entry.get(EPOCH, 0)) - 1))
 
     def write(self, run: Path) -> None:
         """Replace training_metrics.json at once. Raises DiskError."""
@@ -175,7 +190,7 @@ def from_lines(lines: Iterable[Line]) -> Record:
 
 def read_record(run: Path) -> Record:
     """A run's record. Raises CheckpointError where there is none."""
-    if not (folder_of(run) / LINES).is_file():
+    if not is_recorded(run):
         raise CheckpointError(
             f"no record {folder_of(run) / LINES}; a run directory is what `lmtemplate fit` has made"
         )
@@ -183,7 +198,9 @@ def read_record(run: Path) -> Record:
 
 
 class Writer:
-    """Appends lines to a run's record and keeps the arrays beside them. Raises DiskError.
+    """Appends lines to a run's record and keeps the arrays beside them.
+
+    A full disk costs neither the run nor a line: what cannot be written now is written later.
 
     Args:
         run: the run directory.
@@ -193,21 +210,35 @@ class Writer:
     def __init__(self, run: Path, first_step: int) -> None:
         self.run = run
         self.columns = Columns()
-        cut(run, first_step)
-        for entry in read_lines(run):
+        self.changed = False  # since the arrays were written
+        self._unwritten: list[str] = []
+        for entry in cut(run, first_step):
             self.columns.add(entry)
 
     def append(self, step: int, values: Mapping[str, Any]) -> None:
         """Add a logging point; it outlives a kill of this process."""
         text, path = line(step, values), folder_of(self.run) / LINES
+        failed_before = bool(self._unwritten)
+        self._unwritten.append(text)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a", encoding="utf-8") as file:
-                file.write(text)
+                # the failure may have left half a line
+                file.write("\n" * failed_before + "".join(self._unwritten))
+            self._unwritten = []
         except OSError as error:
-            raise DiskError(f"cannot write {path}: {error.strerror}") from error
+            self._warn(error.strerror, failed_before)
         self.columns.add(json.loads(text))
+        self.changed = True
 
     def write_arrays(self) -> None:
         """Bring training_metrics.json up to date."""
-        self.columns.write(self.run)
+        try:
+            self.columns.write(self.run)
+            self.changed = False
+        except DiskError as error:
+            self._warn(str(error), bool(self._unwritten))
+
+    def _warn(self, problem: str | None, again: bool) -> None:
+        if not again:
+            print(f"the record waits in memory: {problem}", flush=True)

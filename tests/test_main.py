@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from lmtemplate import __main__ as program
 from lmtemplate import __version__
@@ -130,3 +131,83 @@ def test_an_interrupt_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_reader_that_goes_away_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_main(monkeypatch, BrokenPipeError()) == 0
+
+
+@pytest.fixture
+def workplace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A working directory for one command line that holds secrets."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lmtemplate", "fit", "--x.api_key", "hush", "--n", "1"])
+    return tmp_path
+
+
+def test_a_fault_of_the_program_is_one_line_and_its_traceback_a_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], workplace: Path
+) -> None:
+    assert run_main(monkeypatch, KeyError("no\nsuch key for hush")) == 1
+    (log,) = workplace.iterdir()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "error: unexpected KeyError: 'no\\nsuch key for ***' (__main__.py:" in line
+    assert line.endswith(f"the traceback is in {log}")
+    text = log.read_text()
+    assert "Traceback (most recent call last)" in text
+    assert "'--x.api_key', '***', '--n', '1'" in text
+    assert "hush" not in text
+
+
+def test_a_second_fault_adds_to_the_file(monkeypatch: pytest.MonkeyPatch, workplace: Path) -> None:
+    for error in (KeyError("one"), ValueError("two")):
+        run_main(monkeypatch, error)
+    text = (workplace / program.CRASH_LOG).read_text()
+    assert text.index("KeyError: 'one'") < text.index("ValueError: two")
+
+
+def test_the_file_goes_elsewhere_where_the_working_directory_takes_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], workplace: Path
+) -> None:
+    (workplace / program.CRASH_LOG).symlink_to(workplace / "mine.txt")  # is not followed
+    (workplace / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(workplace / "temporary"))
+    assert run_main(monkeypatch, KeyError("x")) == 1
+    assert not (workplace / "mine.txt").exists()
+    assert str(workplace / "temporary" / program.CRASH_LOG) in capsys.readouterr().err
+    (workplace / "temporary" / program.CRASH_LOG).unlink()
+    (workplace / "temporary").rmdir()
+    assert run_main(monkeypatch, KeyError("x")) == 1
+    assert "the traceback is in no file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+        MemoryError(),
+    ],
+    ids=["device", "machine", "Python"],
+)
+def test_too_little_memory_is_one_line_and_exit_6(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    workplace: Path,
+    error: Exception,
+) -> None:
+    assert run_main(monkeypatch, error) == 6
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "too little memory; lower data.batch_size" in line
+    assert program.CRASH_LOG in line
+
+
+def test_a_missing_package_is_named_with_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], workplace: Path
+) -> None:
+    missing = ModuleNotFoundError("No module named 'plotly'", name="plotly")
+    assert run_main(monkeypatch, missing) == 1
+    assert "the package plotly is missing; type: make install" in capsys.readouterr().err
+
+
+def test_a_file_that_the_system_refuses_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], workplace: Path
+) -> None:
+    assert run_main(monkeypatch, PermissionError(13, "Permission denied", "/a/b")) == 5
+    assert "error: Permission denied: /a/b; the traceback is in" in capsys.readouterr().err

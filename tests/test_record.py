@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lmtemplate.errors import CheckpointError, DiskError
+from lmtemplate.errors import CheckpointError
 from lmtemplate.record import ARRAYS, LINES, Writer, folder_of, from_lines, line, read_record
 
 
@@ -28,7 +28,8 @@ def write_run(run: Path, first_step: int = 0) -> Writer:
     for step in (5, 10, 15):
         rates = {"optim/lr": 0.1 / step, "data/epoch": step / 10}
         writer.append(step, {"train/loss": 4.0 - step / 10, **rates})
-    writer.append(10, {"val/loss": 3.3, "val/bits_per_byte": 1.6})
+        if step == 10:
+            writer.append(10, {"val/loss": 3.3, "val/bits_per_byte": 1.6})
     writer.write_arrays()
     return writer
 
@@ -161,7 +162,45 @@ def test_a_folder_without_a_record_is_one_line(tmp_path: Path) -> None:
         read_record(tmp_path)
 
 
-def test_a_record_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+def test_a_validation_after_nothing_but_bad_losses_has_a_row(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, 0)
+    writer.append(5, {"train/loss": 3.0, "data/epoch": 1.5, "optim/lr": 0.1})
+    writer.append(8, {"train/loss": math.nan})
+    writer.append(8, {"val/loss": 2.5})
+    writer.write_arrays()
+    content = arrays(tmp_path)
+    assert (content["steps"], content["val_loss"]) == ([5, 8], [None, 2.5])
+    assert (content["train_loss"], content["epochs"]) == ([3.0, 3.0], [1, 1])
+
+
+def test_a_full_disk_costs_neither_the_run_nor_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writer = Writer(tmp_path, 0)
+    writer.append(5, {"train/loss": 3.0})
+    open_file = Path.open
+
+    def full(path: Path, mode: str = "r", **words: Any) -> Any:
+        file = open_file(path, mode, **words)
+        if "a" in mode:
+            file.write('{"step": 10, "tra')
+            file.close()
+            raise OSError(28, "No space left on device")
+        return file
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        for step in (10, 15):
+            writer.append(step, {"train/loss": 3.0})
+    assert capsys.readouterr().out.count("No space left on device") == 1
+    assert read_record(tmp_path).steps.tolist() == [5]
+    writer.append(20, {"train/loss": 3.0})
+    assert read_record(tmp_path).steps.tolist() == [5, 10, 15, 20]
+
+
+def test_a_folder_that_cannot_be_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "checkpoints").write_text("a file")
-    with pytest.raises(DiskError, match="cannot write"):
-        Writer(tmp_path, 0).append(5, {"train/loss": 3.0})
+    Writer(tmp_path, 0).append(5, {"train/loss": 3.0})
+    assert "the record waits in memory" in capsys.readouterr().out

@@ -6,6 +6,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from lmtemplate import redact
 from lmtemplate.checkpoint import flatten, read_best
 
 LAYOUT = {
@@ -80,7 +81,7 @@ class Board(Callback):
         if best is None or not isinstance(trainer.logger, RunLogger):
             return
         trainer.logger.log_hyperparams(
-            hyperparameters(self.settings),
+            hyperparameters(redact.settings(self.settings)),
             {"best/val_loss": best["val_loss"]},
             step=trainer.global_step,
         )

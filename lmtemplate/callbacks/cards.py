@@ -74,9 +74,10 @@ class Cards(Callback):
             return
         assert isinstance(pl_module, LitLanguageModel)
         speed = pl_module.latest.get("speed/tokens_per_second")
-        tokens = pl_module.latest.get("data/tokens")
-        if speed and tokens:
-            left = tokens / trainer.global_step * (trainer.max_steps - trainer.global_step) / speed
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if speed and isinstance(data, TokenData):
+            per_step = data.sequences * data.block_size / trainer.global_step
+            left = per_step * (trainer.max_steps - trainer.global_step) / speed
             pl_module.print(f"about {duration(left)} of training to go ({speed:,.0f} tokens/s)")
             self._estimated = True
 
@@ -141,7 +142,7 @@ class Cards(Callback):
             mfu = f", MFU {summary['mfu']:.1%}" if summary["mfu"] else ""
             rows["speed"] = f"{speed:,.0f} tokens/s, {summary['tokens']:,} tokens{mfu}"
         rows["files"] = f"{run} (curves: make board; weights: {run}/checkpoints)"
-        if summary["stop_reason"] == "interrupted":
+        if summary["stop_reason"] == "interrupted" and steps_saved(run):
             rows["next"] = f"make resume RUN={run}"
         elif steps_saved(run):
             rows["next"] = f'make sample RUN={run} PROMPT="The" (or lmtemplate generate {run})'
@@ -154,7 +155,7 @@ class Cards(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         if isinstance(exception, NumbersError):
-            self._bad_numbers = "a loss that is not finite"
+            self._bad_numbers = str(exception)
         stopped = KeyboardInterrupt | NumbersError | SignalError
         if isinstance(exception, stopped) and trainer.global_step:
             self._close(trainer, pl_module)

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lmtemplate import checkpoint as files
 from lmtemplate.callbacks.throughput import Throughput
-from lmtemplate.errors import ConfigError, NumbersError
+from lmtemplate.errors import ConfigError, DiskError, NumbersError
 from lmtemplate.module import LitLanguageModel, is_logged
 
 
@@ -96,7 +96,9 @@ def all_finite(trainer: Trainer) -> bool:
     states = [state for optimizer in trainer.optimizers for state in optimizer.state.values()]
     moments = [v for state in states for v in state.values() if isinstance(v, torch.Tensor)]
     tensors = [*trainer.lightning_module.parameters(), *moments]
-    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
+    # smallest and largest show what is not finite, and `isfinite` would copy each tensor first
+    extremes = (torch.stack(tensor.aminmax()) for tensor in tensors if tensor.numel())
+    return all(bool(extreme.isfinite().all()) for extreme in extremes)
 
 
 def milestone_steps(count: int, max_steps: int) -> set[int]:
@@ -105,8 +107,14 @@ def milestone_steps(count: int, max_steps: int) -> set[int]:
     return {0, *(int(step) for step in spaced.round())}
 
 
+MOST_FAILURES = 3  # saves in a row
+
+
 class Checkpoint(ModelCheckpoint):
     """One verified file per step; the best and the newest two stay, weights-only milestones always.
+
+    A save that fails is told at once and costs the run nothing; the third in a row ends it, and so
+    does that of the last step.
 
     Lightning's own triggers are replaced: with a monitor they save stale scores or an old `last`,
     and pruning in the same class deletes before the new file is known to be good (see
@@ -130,6 +138,8 @@ class Checkpoint(ModelCheckpoint):
         self.milestones = milestones
         self.best: tuple[float, int] | None = None  # value, step
         self.saved_step: int | None = None
+        self.failures = 0  # in a row
+        self._milestone_saved: int | None = None
         self._random_states: list[dict[str, Any]] = []
 
     @property
@@ -141,26 +151,50 @@ class Checkpoint(ModelCheckpoint):
         self.dirpath = str(files.folder_of(self.run))
 
     def _write(self, trainer: Trainer, path: Path, *, weights_only: bool = False) -> None:
-        """Save while the clock of tokens per second stands. Raises NumbersError."""
+        """Save while the clock of tokens per second stands. Raises NumbersError, DiskError."""
         if not all_finite(trainer):
             raise NumbersError(f"weights or moments are not finite at step {trainer.global_step:,}")
         meters = [c for c in trainer.callbacks if isinstance(c, Throughput)]  # type: ignore[attr-defined]
         running = [meter for meter in meters if meter.pause(trainer)]
-        trainer.save_checkpoint(path, weights_only=weights_only)
-        for meter in running:
-            meter.resume()
+        try:
+            trainer.save_checkpoint(path, weights_only=weights_only)
+        except DiskError:
+            trainer.strategy.barrier()  # the other processes wait in save_checkpoint for this one
+            raise
+        finally:
+            for meter in running:
+                meter.resume()
 
-    def _save(self, trainer: Trainer) -> None:
+    def _write_and_prune(self, trainer: Trainer) -> None:
+        """Raises DiskError, and OSError where a logger has met one."""
         step = trainer.global_step
         self._write(trainer, files.folder_of(self.run) / files.file_name(step))
         for logger in trainer.loggers:
             logger.save()  # the curves up to here should outlive a kill, too
-        self.saved_step = step
-        self.saved_at = time.monotonic()
         if trainer.is_global_zero:
             if self.best is not None and self.best[1] in files.steps_saved(self.run):
                 files.write_best(self.run, self.best[1], self.best[0])
             files.prune(self.run, newest=step)
+
+    def _save(self, trainer: Trainer) -> None:
+        """Raises DiskError at the third failure in a row, and where no other save will follow."""
+        self.saved_at, problem = time.monotonic(), ""
+        try:
+            self._write_and_prune(trainer)
+        except (DiskError, OSError) as error:
+            problem = str(error)
+        if not trainer.strategy.reduce_boolean_decision(bool(problem), all=False):
+            self.saved_step, self.failures = trainer.global_step, 0
+            return
+        self.failures += 1
+        last = f"last good: step {self.saved_step:,}" if self.saved_step else "none is saved yet"
+        count = f"{self.failures}/{MOST_FAILURES}"
+        trainer.lightning_module.print(f"save failed ({count}): {problem}; {last}", flush=True)
+        if self.failures == MOST_FAILURES or trainer.should_stop:
+            raise DiskError(
+                f"step {trainer.global_step:,} is not saved: {problem or 'see the first process'}; "
+                f"{last}. Mend that, then go on with make resume RUN={self.run}"
+            )
 
     def save_if_new(self, trainer: Trainer) -> None:
         """Save, unless this very step is saved already or nothing is trained yet."""
@@ -168,10 +202,23 @@ class Checkpoint(ModelCheckpoint):
             self._save(trainer)
 
     def _save_milestone(self, trainer: Trainer) -> None:
-        if self.milestones and trainer.global_step in self.milestone_steps:
-            folder = files.folder_of(self.run) / "milestones"
-            path = folder / files.file_name(trainer.global_step)
+        step = trainer.global_step
+        if not self.milestones or step not in self.milestone_steps - {self._milestone_saved}:
+            return
+        self._milestone_saved = step
+        try:
+            path = files.folder_of(self.run) / "milestones" / files.file_name(step)
             self._write(trainer, path, weights_only=True)
+        except DiskError as error:
+            trainer.lightning_module.print(f"milestone not saved: {error}", flush=True)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Finish what a kill has cut short."""
+        if not trainer.is_global_zero:
+            return
+        files.clear_leftovers(self.run)
+        if self.best is not None and self.best[1] in files.steps_saved(self.run):
+            files.write_best(self.run, self.best[1], self.best[0])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_at = time.monotonic()
@@ -206,6 +253,7 @@ class Checkpoint(ModelCheckpoint):
             self.best = (value, trainer.global_step)
             self.best_model_score = torch.tensor(value)
             self.best_model_path = f"{self.dirpath}/{files.file_name(trainer.global_step)}"
+        self._save_milestone(trainer)  # before what may be the end of the run
         self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

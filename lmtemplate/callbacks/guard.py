@@ -31,6 +31,7 @@ class Guard(Callback):
                 raise ConfigError(f"guard.{name}={value} has to be 0 or more; guard: null is off")
         self.skips = skips
         self.rewinds = rewinds
+        self.went_back = False  # this start, for the numbers of the one before
         self.norms: list[torch.Tensor] = []  # of the steps since the last look
         self.in_a_row = 0
 
@@ -73,5 +74,7 @@ class Guard(Callback):
         return {"in_a_row": self.in_a_row, "norms": [float(norm) for norm in self.norms]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self.went_back:
+            return
         self.in_a_row = int(state_dict["in_a_row"])
         self.norms = [torch.tensor(norm) for norm in state_dict["norms"]]

@@ -49,14 +49,21 @@ class RecordLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         step = step or 0
-        if not all(map(math.isfinite, metrics.values())):
-            self._append(step, metrics)  # bad news wait for nothing
+        values = {name: value for name, value in metrics.items() if name != "epoch"}
+        losses = [value for name, value in values.items() if name in (TRAIN, VAL)]
+        if not all(map(math.isfinite, losses)):
+            self._append(step, values)  # bad news wait for nothing
             return
-        self._pending.setdefault(step, {}).update(metrics)
-        if TRAIN in metrics or VAL in metrics:
-            self._append(step, self._pending.pop(step))
-        if VAL in metrics or time.monotonic() >= self._next_arrays:
+        self._pending.setdefault(step, {}).update(values)
+        if losses:
+            self._write_pending(step)
+        if VAL in values or time.monotonic() >= self._next_arrays:
             self.save()
+
+    def _write_pending(self, last_step: float) -> None:
+        """Lines of the steps up to this one: what callbacks log themselves comes a step late."""
+        for step in sorted(step for step in self._pending if step <= last_step):
+            self._append(step, self._pending.pop(step))
 
     @rank_zero_only
     def log_samples(self, texts: Mapping[str, str], step: int) -> None:
@@ -71,7 +78,7 @@ class RecordLogger(Logger):
     @rank_zero_only
     def save(self) -> None:
         """Bring the arrays up to date."""
-        if self.writer is None:
+        if self.writer is None or not self.writer.changed:
             return
         start = time.monotonic()
         self.writer.write_arrays()
@@ -80,6 +87,7 @@ class RecordLogger(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
+        self._write_pending(math.inf)
         self.save()
 
 
@@ -96,7 +104,8 @@ class Pictures(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not trainer.is_global_zero or not is_log_step(trainer, batch_idx):
+        recorded = any(isinstance(logger, RecordLogger) for logger in trainer.loggers)
+        if not (recorded and trainer.is_global_zero and is_log_step(trainer, batch_idx)):
             return
         since = time.monotonic() - self._drawn_at
         if self._child is not None and self._child.poll() is None:
@@ -108,4 +117,5 @@ class Pictures(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._child is not None:
+            self._child.terminate()  # the finished run is drawn by itself
             self._child.wait()

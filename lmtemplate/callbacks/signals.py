@@ -6,7 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -33,6 +33,8 @@ class _Watchdog(threading.Thread):
     collective may keep from coming; the wake-up socket is written by the system's own handler.
     """
 
+    ALIVE, PATIENT = b"\xff", b"\xfe"  # no numbers of signals
+
     def __init__(self, grace_seconds: float) -> None:
         super().__init__(daemon=True)
         self.grace_seconds = grace_seconds
@@ -40,30 +42,48 @@ class _Watchdog(threading.Thread):
         self._mouth.setblocking(False)
         self._before = signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
 
+    def tell(self, word: bytes) -> None:
+        """ALIVE: the grace begins anew. PATIENT: what is done now may take as long as it takes."""
+        with suppress(BlockingIOError):
+            self._mouth.send(word)
+
     def run(self) -> None:
         names = (name for name in EXIT_CODES if hasattr(signal, name))
         codes = {int(signal.Signals[name]): EXIT_CODES[name] for name in names}
         code: int | None = None
         while True:
             try:
-                number = self._ears.recv(1)
+                word = self._ears.recv(1)
             except TimeoutError:
-                print(f"no step ended in {self.grace_seconds:g} s: stopping at once", flush=True)
+                print(
+                    f"nothing has moved in {self.grace_seconds:g} s: stopping at once", flush=True
+                )
                 faulthandler.dump_traceback()
                 os._exit(code or 1)
-            if not number:
+            if not word:
                 return  # closed: the run is over
-            if code is not None and number[0] in codes:
+            if code is not None and word[0] in codes:
                 os._exit(code)  # the second one; every file is written whole or not at all
-            if number[0] in codes:
-                code = codes[number[0]]
-                self._ears.settimeout(self.grace_seconds)
+            code = codes.get(word[0], code)
+            self._ears.settimeout(
+                None if word == self.PATIENT or code is None else self.grace_seconds
+            )
 
     def close(self) -> None:
         signal.set_wakeup_fd(self._before)
         self._mouth.close()
         self.join()
         self._ears.close()
+
+
+def _forget_in_child() -> None:
+    """A data loader's worker must not wake its parent's watchdog with the signals of its own."""
+    if threading.current_thread() is threading.main_thread() and Signals.listens:
+        signal.set_wakeup_fd(-1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
 
 
 class Signals(Callback):
@@ -74,12 +94,16 @@ class Signals(Callback):
     last checkpoint and exits with 0.
 
     Args:
-        grace_seconds: after which a run that comes to no end of a step is ended where it is.
+        grace_seconds: after which a run in which nothing moves, no batch and no validation, is
+            ended where it is.
     """
+
+    listens = False  # in this process
 
     def __init__(self, grace_seconds: float = 60.0) -> None:
         self.grace_seconds = grace_seconds
         self.received: str | None = None
+        self._watchdog: _Watchdog | None = None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
@@ -93,12 +117,15 @@ class Signals(Callback):
         self.received = None
         names = [name for name in EXIT_CODES if hasattr(signal, name)]  # Windows has no SIGUSR1
         before = {name: signal.signal(signal.Signals[name], self._note) for name in names}
-        watchdog = _Watchdog(self.grace_seconds)
-        watchdog.start()
+        self._watchdog = _Watchdog(self.grace_seconds)
+        self._watchdog.start()
+        Signals.listens = True
         try:
             yield
         finally:
-            watchdog.close()
+            Signals.listens = False
+            self._watchdog.close()
+            self._watchdog = None
             for name, handler in before.items():
                 signal.signal(signal.Signals[name], handler)
 
@@ -116,7 +143,18 @@ class Signals(Callback):
         stop = self.received is not None
         if not trainer.strategy.reduce_boolean_decision(stop, all=False):
             return
+        self._tell(_Watchdog.PATIENT)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Checkpoint):
                 callback.save_if_new(trainer)
         raise SignalError(self.received or "SIGTERM")
+
+    def _tell(self, word: bytes) -> None:
+        if self.received is not None and self._watchdog is not None:
+            self._watchdog.tell(word)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._tell(_Watchdog.ALIVE)
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        self._tell(_Watchdog.ALIVE)

@@ -81,8 +81,7 @@ class Throughput(Callback):
         if not is_log_step(trainer, batch_idx):
             return
         self.pause(trainer)
-        values = {"data/tokens": float(data.sequences * data.block_size), "data/epoch": data.passes}
-        values["speed/seconds"] = self.seconds
+        values = {"speed/seconds": self.seconds}
         seconds, tokens = self.seconds - self._logged[0], self.tokens - self._logged[1]
         if seconds:
             speed = values["speed/tokens_per_second"] = tokens / seconds

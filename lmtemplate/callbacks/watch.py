@@ -8,9 +8,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmtemplate.callbacks.record import RecordLogger
 from lmtemplate.module import LitLanguageModel, is_log_step
-from lmtemplate.study.verdict import Facts, Finding, turning_bad
-
-ROWS = 60  # of the record, the last ones, that are looked at
+from lmtemplate.study.live import WINDOW, turning_bad
+from lmtemplate.study.verdict import Facts, Finding
 
 
 class Watch(Callback):
@@ -30,8 +29,8 @@ class Watch(Callback):
                     vocab_size=module.net.vocab_size,
                 )
                 return turning_bad(
-                    np.array(columns.steps[-ROWS:]),
-                    np.array(columns.train_loss[-ROWS:]),
+                    np.array(columns.steps[-WINDOW:]),
+                    np.array(columns.train_loss[-WINDOW:]),
                     columns.initial_val_loss or math.log(module.net.vocab_size),
                     facts,
                 )

@@ -11,29 +11,37 @@ import yaml
 
 from lmtemplate.data.index import read_index
 from lmtemplate.errors import CheckpointError, ConfigError, DataError
+from lmtemplate.length import LIMITS
 from lmtemplate.record import TRAIN, VAL, read_lines
 from lmtemplate.run import manifest as describe
 from lmtemplate.run import read_json
 
-LIMITS = ("max_epochs", "max_tokens", "max_flops", "max_seconds", "tokens_per_parameter")
+# Settings that no loss depends on.
+HARMLESS = ("run_dir", "report", "checkpoint", "samples", "signals", "throughput", "watch")
 
 
-def settings_of(run: Path) -> tuple[dict[str, Any], int | None]:
-    """The settings that a run began with, and the step from which on it had others, if any.
+def settings_of(run: Path) -> tuple[dict[str, Any], int]:
+    """The settings that a run began with, and the last step that was made with them.
 
-    Raises CheckpointError where there is no manifest.
+    Raises CheckpointError where there is no manifest, or nothing to compare.
     """
-    manifest = read_json(run / "manifest.json")
+    manifest, recorded = read_json(run / "manifest.json"), losses(run, None)
     if manifest is None or "settings" not in manifest:
         raise CheckpointError(f"no manifest {run / 'manifest.json'}; is {run} a run directory?")
-    settings = dict(manifest["settings"])
+    if not recorded:
+        raise CheckpointError(f"{run} has no record of its losses, so there is nothing to compare")
+    settings, last_step = dict(manifest["settings"]), max(step for step, _ in recorded)
+    changes = [
+        start["step"]
+        for start in manifest.get("resumed", [])
+        if any(not key.startswith(HARMLESS) for key in start["changed"])
+    ]
     summary = read_json(run / "summary.json") or {}
-    if "max_steps" in summary and not manifest.get("resumed"):
+    if "max_steps" in summary and not changes:
         # in steps: other limits may come to other lengths here, as a measured time does
         settings["trainer"] = {**settings["trainer"], "max_steps": summary["max_steps"]}
-        settings.update(dict.fromkeys(LIMITS))
-    changed = [start["step"] for start in manifest.get("resumed", []) if start["changed"]]
-    return settings, min(changed, default=None)
+        settings.update({name: None for name in LIMITS if "." not in name})
+    return settings, min([*changes, last_step])
 
 
 def surroundings(run: Path) -> list[str]:
@@ -51,6 +59,14 @@ def surroundings(run: Path) -> list[str]:
     if before["git"]["dirty"]:
         differing.append("the code had changes that were not committed")
     return differing
+
+
+def other_machine(run: Path, again: Path) -> list[str]:
+    """What of the machine was not as it was: device, precision, threads."""
+    before, now = (
+        (read_json(of / "manifest.json") or {}).get("hardware", {}) for of in (run, again)
+    )
+    return [f"{k}: {before[k]} -> {now.get(k)}" for k in before if before[k] != now.get(k)]
 
 
 def check_data(run: Path, settings: dict[str, Any]) -> None:
@@ -71,8 +87,8 @@ def losses(run: Path, last_step: int | None) -> dict[tuple[int, str], float]:
     }
 
 
-def verdict(first: Path, again: Path, last_step: int | None) -> tuple[bool, str]:
-    """Whether all losses are the same, and a sentence about it."""
+def verdict(first: Path, again: Path, last_step: int) -> tuple[bool, str]:
+    """Whether all losses up to a step are the same, and a sentence about it."""
     before, now = losses(first, last_step), losses(again, last_step)
     common = sorted(before.keys() & now.keys())
     differing = [key for key in common if before[key] != now[key]]
@@ -84,10 +100,14 @@ def verdict(first: Path, again: Path, last_step: int | None) -> tuple[bool, str]
             f"{before[step, name]!r} -> {now[step, name]!r}; the largest difference is "
             f"{largest:.3g}"
         )
-    if not common or before.keys() != now.keys():
-        missing = len(before.keys() ^ now.keys())
-        return False, f"{len(common):,} losses are the same, but {missing:,} are in one run alone"
-    return True, f"all {len(common):,} losses are the same, bit for bit"
+    # a run that was ended early has a last row, and a validation, that nobody planned
+    alone = [step for step, _ in before.keys() ^ now.keys() if step < last_step]
+    if not common or alone:
+        return (
+            False,
+            f"{len(common):,} losses are the same, but {len(alone):,} are in one run alone",
+        )
+    return True, f"all {len(common):,} losses up to step {last_step:,} are the same, bit for bit"
 
 
 def repeat(settings: dict[str, Any], again: Path, threads: int, allow: list[str]) -> int:
@@ -124,8 +144,8 @@ def reproduce(run: Path, output: Path | None = None, allow: list[str] | None = N
     code = repeat(settings, again, manifest["hardware"].get("threads", 1), allow or [])
     if code:
         sys.exit(code)
+    for row in other_machine(run, again):
+        print(f"  differs: {row}")
     same, sentence = verdict(run, again, last_step)
-    if last_step is not None:
-        sentence += f" (up to step {last_step:,}, where the run's settings changed)"
     print(f"{run} and {again}: {sentence}")
     sys.exit(0 if same else 1)

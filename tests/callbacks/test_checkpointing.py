@@ -196,11 +196,11 @@ def test_without_a_timer_only_validations_save(
 
 
 def test_lightning_can_neither_leave_a_torn_file_nor_load_one(tmp_path: Path) -> None:
-    door = SafeCheckpointIO({"config": 1})
+    door = SafeCheckpointIO({"config": {"a": 1}})
     door.save_checkpoint({"state_dict": {}, "global_step": 1}, str(tmp_path / "a.ckpt"))
     assert contents(tmp_path).keys() == {"a.ckpt", "SHA256SUMS"}
     loaded = door.load_checkpoint(str(tmp_path / "a.ckpt"), map_location="cpu")
-    assert loaded == {"config": 1, "state_dict": {}, "global_step": 1}
+    assert loaded == {"config": {"a": 1}, "state_dict": {}, "global_step": 1}
 
 
 def test_every_checkpoint_restores_the_rest_of_the_run_from_its_own_best(

@@ -11,7 +11,7 @@ import torch
 
 from lmtemplate.callbacks.guard import Guard
 from lmtemplate.errors import ConfigError
-from lmtemplate.loss import cross_entropy
+from lmtemplate.loss import Loss, cross_entropy
 from lmtemplate.models import GPT
 from lmtemplate.module import Batch, LitLanguageModel
 from lmtemplate.optimizers import SGD, Adam, AdamW, MuonAdamW, OptimizerRecipe, hold_if
@@ -24,15 +24,21 @@ Poison = Callable[..., None]
 
 @pytest.fixture
 def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
-    """Let the objective be such a number at these steps."""
-    step_of = LitLanguageModel.training_step
+    """Let the loss be such a number at these steps."""
+    step_of, now = LitLanguageModel.training_step, [0]
 
     def at(steps: set[int], number: float = math.nan) -> None:
         def training_step(module: LitLanguageModel, batch: Batch, batch_idx: int) -> torch.Tensor:
-            bad = module.global_step + 1 in steps
-            return step_of(module, batch, batch_idx) * (number if bad else 1.0)
+            now[0] = module.global_step + 1
+            return step_of(module, batch, batch_idx)
+
+        def bad_loss(logits: torch.Tensor, targets: torch.Tensor, *rest: float) -> Loss:
+            loss = cross_entropy(logits, targets, *rest)
+            bad = number if now[0] in steps and logits.requires_grad else 1.0
+            return Loss(loss.objective * bad, loss.nats * bad, loss.tokens)
 
         monkeypatch.setattr(LitLanguageModel, "training_step", training_step)
+        monkeypatch.setattr("lmtemplate.module.cross_entropy", bad_loss)
 
     return at
 
@@ -82,6 +88,14 @@ def test_a_held_step_changes_neither_weights_nor_moments(recipe: OptimizerRecipe
     assert not equal(dict(net.state_dict()), weights)
 
 
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: type(recipe).__name__)
+def test_on_a_gpu_nothing_waits_to_know_whether_a_step_is_held(recipe: OptimizerRecipe) -> None:
+    optimizer = recipe.build(GPT(20, 8, n_layer=1, n_head=2, n_embd=16))
+    hold_if(torch.tensor(True, device="meta"), optimizer)  # whose value nobody can ask for
+    with pytest.raises(RuntimeError):
+        hold_if(torch.tensor(True, device="meta"), torch.optim.Rprop(optimizer.param_groups))
+
+
 def test_muon_told_by_a_tensor_holds_as_still_as_without_gradients() -> None:
     """The way of a GPU, where nobody waits to know whether the step is held."""
     torch.manual_seed(1)
@@ -114,11 +128,14 @@ def test_a_bad_step_is_skipped_named_and_left_out_of_the_mean(
     fit: Command, poison: Poison, tmp_path: Path, number: float
 ) -> None:
     poison({5}, number)
-    shown = fit(tmp_path / "run", "--trainer.log_every_n_steps=1")
+    shown = fit(tmp_path / "run", "--trainer.log_every_n_steps=3")
     assert shown.code == 0
     assert re.search(r"step 5: the gradient is (nan|-?inf), update skipped \(1/3\)", shown.out)
     record = read_record(tmp_path / "run")
     assert record.nonfinite_steps == (5,)
+    assert record.steps.tolist() == [3, 4, 6, 8, 9, 12]
+    assert all(5 < loss < 6 for loss in record.train_loss)
+    assert not any(math.isnan(rate) for rate in record.learning_rate)
     assert all(finite(checkpoint) for checkpoint in checkpoints(tmp_path / "run"))
 
 
@@ -176,6 +193,17 @@ def test_a_rewind_leaves_out_what_was_read_since_the_checkpoint(
     assert record.nonfinite_steps == (6, 7)
     assert record.steps.tolist() == list(range(1, 13))
     assert record.values["data/tokens"][-1] == (12 + 3) * 64  # three steps were read in vain
+
+
+def test_each_attempt_may_skip_anew(fit: Command, poison: Poison, tmp_path: Path) -> None:
+    poison({7, 8, 9, 10})  # the checkpoint of step 8 stands in the middle of them
+    flags = ["--guard.skips=2", "--guard.rewinds=1", "--trainer.log_every_n_steps=1"]
+    shown = fit(tmp_path / "run", *flags)
+    assert re.findall(r"step (\d+): the gradient is nan, update skipped", shown.out) == [
+        *("7", "8", "9"),
+        *("9", "10"),  # and not the end, at the first one
+    ]
+    assert shown.code == 0
 
 
 def test_the_same_bad_data_give_the_same_run_again(

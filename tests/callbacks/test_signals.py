@@ -156,6 +156,27 @@ def hanging(corpus: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[str]
     return start
 
 
+def test_the_workers_of_a_data_loader_do_not_count_as_second_signals(
+    corpus: Path, tmp_path: Path
+) -> None:
+    flags = ["--data.num_workers=2", "--trainer.max_steps=100000", "--trainer.val_check_interval=9"]
+    words = ["fit", "--data.path", corpus, *TINY, "--run_dir", tmp_path / "run", *flags]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "lmtemplate", *map(str, words)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert child.stdout is not None
+    while "step 18/" not in child.stdout.readline():
+        assert child.poll() is None
+    os.killpg(child.pid, signal.SIGINT)  # as a terminal does
+    out, _ = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "stopped  interrupted at step" in out
+
+
 def test_a_step_that_does_not_end_is_ended_with_its_stack(
     hanging: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
@@ -163,7 +184,7 @@ def test_a_step_that_does_not_end_is_ended_with_its_stack(
     child.send_signal(signal.SIGTERM)
     out, error = child.communicate(timeout=30)
     assert child.returncode == 143
-    assert "no step ended in 0.3 s" in out
+    assert "nothing has moved in 0.3 s" in out
     assert "training_step" in error
     assert load(tmp_path / "run", 4)["global_step"] == 4
 

@@ -1,0 +1,362 @@
+"""Runs and files -> the same with faults, and what came of it; tests do few, the benchmark many."""
+
+import functools
+import itertools
+import math
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from lmtemplate import checkpoint as files
+from lmtemplate.callbacks import Checkpoint
+from lmtemplate.module import LitLanguageModel
+from lmtemplate.record import read_record
+from tests.conftest import TINY
+from tests.faults import harness
+from tests.runs import equal, load
+
+CLOCKS = ("Throughput", "RunEnd")  # callbacks whose state tells the time
+LATEST_OPERATION = 130  # of about 200 that a run of 18 steps does to files
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A run with dropout and validations, and moments that would tell a lost step."""
+
+    optimizer: str = "MuonAdamW"
+    workers: int = 0
+    accumulate: int = 1
+    steps: int = 18
+    flags: tuple[str, ...] = ()
+
+    def words(self, corpus: Path, run: Path) -> list[str]:
+        """`fit` it, going on where there is something to go on from."""
+        return [
+            *("fit", "--data.path", str(corpus), *TINY, "--run_dir", str(run), "--resume=auto"),
+            *("--samples=null", "--model.net.dropout=0.1", "--trainer.log_every_n_steps=1"),
+            f"--model.optimizer=lmtemplate.optimizers.{self.optimizer}",
+            "--model.optimizer.lr=0.01",
+            f"--data.num_workers={self.workers}",
+            f"--trainer.accumulate_grad_batches={self.accumulate}",
+            f"--trainer.max_steps={self.steps}",
+            "--trainer.val_check_interval=4",
+            "--checkpoint.milestones=4",
+            *self.flags,
+        ]
+
+
+CONFIGURATIONS = {
+    "muon": Configuration(),
+    "adamw, 2 workers, accumulation 3": Configuration("AdamW", workers=2, accumulate=3),
+    "muon, 2 workers, accumulation 3": Configuration(workers=2, accumulate=3),
+    "adamw": Configuration("AdamW"),
+}
+
+
+def end_of(run: Path, step: int) -> dict[str, Any]:
+    """All that a run comes to: the last checkpoint, the record, the best, less its clocks."""
+    end = load(run, step)
+    end.pop("loops")  # Lightning's own counts, which a resume sets anew
+    for setting in ("run_dir", "trainer"):
+        end["config"].pop(setting)
+    for name in CLOCKS:
+        end["callbacks"].pop(name)
+    for name in ("training_metrics.json", "best.json"):
+        end[name] = (files.folder_of(run) / name).read_text()
+    return end
+
+
+def different(one: Path, other: Path, step: int) -> list[str]:
+    """What is not equal, to the last bit, at the end of two runs."""
+    ends = [end_of(run, step) for run in (one, other)]
+    keys = sorted({*ends[0], *ends[1]})
+    return [key for key in keys if not equal(ends[0].get(key), ends[1].get(key))]
+
+
+def sound_steps(run: Path) -> list[int]:
+    """Steps of the checkpoints that are whole; that one is not fails here."""
+    for step in (steps := files.steps_saved(run)):
+        problem = files.damage(files.folder_of(run) / files.file_name(step))
+        assert problem is None, f"step {step}: {problem}"
+    return steps
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Temporary files below a folder."""
+    return [str(path) for path in folder.rglob("*.tmp")]
+
+
+@dataclass
+class Victim:
+    """A run that is killed again and again, and started again each time.
+
+    Args:
+        configuration: of the run.
+        corpus: it trains on.
+        run: its directory.
+        temporary: its TMPDIR.
+        chance: decides about the moments.
+    """
+
+    configuration: Configuration
+    corpus: Path
+    run: Path
+    temporary: Path
+    chance: random.Random
+    newest: int = 0  # step that was safe at the last look
+    told: list[str] = field(default_factory=list)
+
+    def _start(self, *prepare: harness.Prepare) -> harness.Run:
+        words = self.configuration.words(self.corpus, self.run)
+        environment = {"TMPDIR": str(self.temporary)}
+        return harness.start(words, self.run.with_suffix(".log"), *prepare, environment=environment)
+
+    def _look(self, what: str, code: int) -> bool:
+        """No file under its final name is torn, and what was once safe stays so."""
+        self.told.append(f"{what}: {code}")
+        newest = max(sound_steps(self.run), default=0)
+        assert newest >= self.newest, self.told
+        self.newest = newest
+        return code == -signal.SIGKILL
+
+    def kill_in_a_write(self) -> bool:
+        """Returns whether it came to that before the run was over."""
+        number, share = self.chance.randint(1, LATEST_OPERATION), self.chance.random()
+        code = self._start(functools.partial(harness.die_at, number, share)).wait()
+        return self._look(f"operation {number}", code)
+
+    def kill_at_any_time(self, seconds: float) -> bool:
+        """Within this time after the first step has begun."""
+        ready, child_end = multiprocessing.Pipe()
+        run = self._start(functools.partial(harness.tell_when_it_trains, child_end))
+        child_end.close()
+        run.wait_for(ready)
+        time.sleep(self.chance.random() * seconds)
+        return self._look("at any time", run.kill())
+
+    def finish(self) -> None:
+        """Let it run to its end."""
+        code = self._start().wait()
+        assert code == 0, self.run.with_suffix(".log").read_text()[-3000:]
+        self._look("finished", code)
+        assert self.newest == self.configuration.steps
+        assert (self.run / "summary.json").exists(), self.told
+        assert not leftovers(self.run), self.told
+        assert not [path for path in self.temporary.rglob("*") if path.is_file()]
+
+
+def uninterrupted(configuration: Configuration, corpus: Path, run: Path) -> float:
+    """Make the run that was never killed; returns the seconds that it trained."""
+    ready, child_end = multiprocessing.Pipe()
+    prepare = functools.partial(harness.tell_when_it_trains, child_end)
+    started = harness.start(configuration.words(corpus, run), run.with_suffix(".log"), prepare)
+    child_end.close()
+    assert started.wait_for(ready), started.printed()
+    begin = time.monotonic()
+    assert started.wait() == 0, started.printed()
+    return time.monotonic() - begin
+
+
+def kill_and_compare(
+    configuration: Configuration, corpus: Path, folder: Path, temporary: Path, kills: int, seed: int
+) -> list[str]:
+    """Kill so often, every other time inside a write, and finish; returns how it went.
+
+    A run that ends before it could be killed is compared with the uninterrupted one as well, and
+    another is begun.
+    """
+    reference = folder / "reference"
+    seconds = uninterrupted(configuration, corpus, reference)
+    told, killed = list[str](), 0
+    for number in range(10 * kills):
+        chance = random.Random(f"{seed} {number}")
+        victim = Victim(configuration, corpus, folder / str(number), temporary, chance)
+        hit = True
+        while hit and killed < kills:
+            inside = killed % 2 == 0
+            hit = victim.kill_in_a_write() if inside else victim.kill_at_any_time(seconds)
+            killed += hit
+        victim.finish()
+        assert not different(reference, victim.run, configuration.steps), victim.told
+        told += victim.told
+        if killed == kills:
+            return told
+    raise AssertionError(told)
+
+
+def resume_at_each(
+    configuration: Configuration, corpus: Path, folder: Path, cuts: Sequence[int]
+) -> dict[int, list[str]]:
+    """Resume what a power cut left after each of these steps: step -> what ended differently."""
+    reference = folder / "reference"
+    words = configuration.words(corpus, reference)
+    copy = functools.partial(harness.keep_copies, cuts, reference, folder)
+    run = harness.start(words, folder / "reference.log", copy)
+    assert run.wait(600) == 0, run.printed()
+    found = {}
+    for cut in cuts:
+        assert sound_steps(folder / str(cut))[-1] == cut
+        words = configuration.words(corpus, folder / str(cut))
+        run = harness.start(words, folder / f"{cut}.log")
+        assert run.wait() == 0, run.printed()
+        found[cut] = different(reference, folder / str(cut), configuration.steps)
+    return found
+
+
+def unnoticed_flips(
+    path: Path, look: Callable[[Path], object], flips: int, chance: random.Random
+) -> list[tuple[int, int]]:
+    """Turn so many bits of a file, one at a time; byte and bit where looking found nothing."""
+    content, unnoticed = path.read_bytes(), []
+    for _ in range(flips):
+        turned, place, bit = bytearray(content), chance.randrange(len(content)), chance.randrange(8)
+        turned[place] ^= 1 << bit
+        path.write_bytes(turned)
+        if not look(path):
+            unnoticed.append((place, bit))
+    path.write_bytes(content)
+    return unnoticed
+
+
+def shortened(share: float) -> Callable[[bytes], bytes]:
+    return lambda content: content[: int(share * len(content))]
+
+
+# What a disk, or a copy that was cut short, does to a file.
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "nothing left": lambda content: b"",
+    "1 byte left": lambda content: content[:1],
+    **{f"{percent} % left": shortened(percent / 100) for percent in (10, 50, 90, 99.9)},
+    "all zeros": lambda content: bytes(len(content)),
+    "zeros at the end": lambda content: content[: len(content) // 2].ljust(len(content), b"\0"),
+    "a byte more": lambda content: content + b"\0",
+    "twice": lambda content: content * 2,
+}
+
+
+def poison(bad_steps: int) -> None:
+    """Make 3 of every 4 steps bad: its objective, or one number of its gradient, nan or infinite.
+
+    And prune no checkpoint, so that all can be looked at later.
+    """
+    kinds = itertools.cycle(itertools.product((math.nan, math.inf, -math.inf), (True, False)))
+    step_of, measure = LitLanguageModel.training_step, LitLanguageModel.measure_gradient
+    number, in_objective, done = 1.0, True, 0
+
+    def training_step(module: LitLanguageModel, batch: Any, batch_idx: int) -> Any:
+        nonlocal number, in_objective, done
+        number, in_objective = 1.0, True
+        if batch_idx % 4 and done < bad_steps:
+            (number, in_objective), done = next(kinds), done + 1
+        return step_of(module, batch, batch_idx) * (number if in_objective else 1.0)
+
+    def measure_gradient(module: LitLanguageModel, optimizer: Any) -> Any:
+        if not in_objective:
+            gradients = [p.grad for p in module.parameters() if p.grad is not None]
+            gradient = gradients[done % len(gradients)].view(-1)
+            gradient[done % len(gradient)] = number
+        return measure(module, optimizer)
+
+    mock.patch.object(LitLanguageModel, "training_step", training_step).start()
+    mock.patch.object(LitLanguageModel, "measure_gradient", measure_gradient).start()
+    mock.patch.object(files, "prune").start()
+
+
+def is_finite(content: Any) -> bool:
+    """Whether all tensors and numbers of a nest are."""
+    if isinstance(content, torch.Tensor):
+        return bool(content.isfinite().all())
+    if isinstance(content, float):
+        return math.isfinite(content)
+    values = content.values() if isinstance(content, dict) else content
+    return not isinstance(content, dict | list | tuple) or all(map(is_finite, values))
+
+
+def inject_bad_numbers(corpus: Path, folder: Path, bad_steps: int) -> tuple[int, list[str]]:
+    """Returns how many updates were skipped, and the checkpoints that are not finite."""
+    steps = bad_steps * 4 // 3 + 8
+    flags = ("--trainer.val_check_interval=10", "--checkpoint.milestones=20")
+    configuration = Configuration(steps=steps, flags=flags)
+    words = configuration.words(corpus, folder / "run")
+    run = harness.start(words, folder / "log", functools.partial(poison, bad_steps))
+    assert run.wait(600) == 0, run.printed()[-3000:]
+    paths = sorted(files.folder_of(folder / "run").rglob("*.ckpt"))
+    assert len(paths) > steps // 10
+    keys = ("state_dict", "optimizer_states")
+    bad = [str(path) for path in paths if not is_finite([files.read(path).get(k) for k in keys])]
+    return run.printed().count("update skipped"), bad
+
+
+def _highest(of: str) -> int:
+    """Bytes of memory that this process holds (VmRSS), or has held at most (VmHWM)."""
+    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(of))
+    return int(line.split()[1]) * 1024
+
+
+def measure_memory(result: Connection) -> None:
+    """Send by how much a run's checkpoint writes ever raised the memory in use, and their size."""
+    write = Checkpoint._write
+    sizes, raised = list[int](), list[int]()
+
+    def measured(self: Checkpoint, trainer: Any, path: Path, **words: bool) -> None:
+        before = _highest("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # forget what was held at most
+        write(self, trainer, path, **words)
+        raised.append(_highest("VmHWM") - before)
+        sizes.append(path.stat().st_size)
+        result.send((max(raised), max(sizes)))
+
+    mock.patch.object(Checkpoint, "_write", measured).start()
+
+
+def memory_while_saving(corpus: Path, folder: Path) -> tuple[int, int]:
+    """Bytes beyond those in use before, and bytes of the checkpoint: about 200 MB."""
+    ready, child_end = multiprocessing.Pipe()
+    flags = ("--model.net.n_layer=1", "--model.net.n_embd=1184", "--trainer.max_steps=2")
+    flags += ("--trainer.val_check_interval=2", "--model.schedule.warmup_steps=0")
+    words = Configuration("AdamW", flags=flags).words(corpus, folder / "run")
+    run = harness.start(words, folder / "log", functools.partial(measure_memory, child_end))
+    child_end.close()
+    assert run.wait(300) == 0, run.printed()[-3000:]
+    raised, size = 0, 0
+    with suppress(EOFError):  # all that was sent is read
+        while True:
+            raised, size = ready.recv()
+    return raised, size
+
+
+@dataclass
+class Ending:
+    """What came of a SIGTERM."""
+
+    seconds: float  # until the process was gone
+    step: int  # of the checkpoint
+    lost: int  # steps that were logged, and are not in it
+
+
+def terminate(corpus: Path, folder: Path, chance: random.Random) -> Ending:
+    """Send a SIGTERM some time after a run has begun."""
+    ready, child_end = multiprocessing.Pipe()
+    words = Configuration(steps=100_000).words(corpus, folder)
+    prepare = functools.partial(harness.tell_when_it_trains, child_end)
+    run = harness.start(words, folder.with_suffix(".log"), prepare)
+    child_end.close()
+    assert run.wait_for(ready), run.printed()
+    time.sleep(0.05 + chance.random())
+    begin = time.monotonic()
+    os.kill(run.pid, signal.SIGTERM)
+    assert run.wait() == 128 + signal.SIGTERM, run.printed()[-3000:]
+    seconds = time.monotonic() - begin
+    step = sound_steps(folder)[-1]
+    return Ending(seconds, step, int(read_record(folder).steps[-1]) - step)

@@ -1,0 +1,59 @@
+"""SIGKILL at any moment, inside a write or not -> the run that was never killed, bit for bit."""
+
+import functools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults import harness
+from tests.faults.experiments import (
+    CONFIGURATIONS,
+    Configuration,
+    different,
+    kill_and_compare,
+    leftovers,
+    uninterrupted,
+)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """A folder on another device."""
+    shared = Path("/dev/shm")
+    if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second device")
+    with tempfile.TemporaryDirectory(dir=shared) as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("name", list(CONFIGURATIONS)[:2])
+def test_a_run_killed_3_times_ends_bitwise_like_one_that_was_not(
+    corpus: Path, tmp_path: Path, elsewhere: Path, name: str
+) -> None:
+    kill_and_compare(CONFIGURATIONS[name], corpus, tmp_path, elsewhere, kills=3, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_a_run_killed_5_times_ends_bitwise_like_one_that_was_not(
+    corpus: Path, tmp_path: Path, elsewhere: Path, name: str
+) -> None:
+    kill_and_compare(CONFIGURATIONS[name], corpus, tmp_path, elsewhere, kills=5, seed=2)
+
+
+def test_a_run_killed_after_its_last_checkpoint_is_brought_to_its_end(
+    corpus: Path, tmp_path: Path
+) -> None:
+    """Death comes before best.json is renamed at the second, last and best, validation."""
+    configuration = Configuration(steps=8)
+    uninterrupted(configuration, corpus, tmp_path / "reference")
+    run, words = tmp_path / "run", configuration.words(corpus, tmp_path / "run")
+    die = functools.partial(harness.die_at_rename_to, "best.json", 2)
+    assert harness.start(words, tmp_path / "log", die).wait() == -9
+    assert leftovers(run)
+    assert harness.start(words, tmp_path / "log").wait() == 0
+    assert not different(tmp_path / "reference", run, 8)
+    assert not leftovers(run)
+    assert (run / "summary.json").exists()

@@ -1,0 +1,43 @@
+"""A power cut, or a signal, after any step -> the run that never stopped, bit for bit."""
+
+import functools
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.faults import harness
+from tests.faults.experiments import Configuration, different, resume_at_each, sound_steps
+
+STEPS, ACCUMULATE = 12, 3  # validated at 4, 8 and 12; saved at each step
+EVERYWHERE = Configuration(
+    accumulate=ACCUMULATE, steps=STEPS, flags=("--checkpoint.every_minutes=1e-9",)
+)
+
+
+@pytest.fixture(scope="module")
+def resumed(
+    corpus: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[int, list[str]]]:
+    """The folder with the uninterrupted run, and what ended differently after each cut."""
+    folder = tmp_path_factory.mktemp("everywhere")
+    return folder, resume_at_each(EVERYWHERE, corpus, folder, [1, 3, 4, 5, STEPS - 1])
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4, 5, STEPS - 1])
+def test_a_run_resumed_after_this_step_ends_bitwise_like_the_uninterrupted_one(
+    resumed: tuple[Path, dict[int, list[str]]], cut: int
+) -> None:
+    assert resumed[1][cut] == []
+
+
+def test_a_run_stopped_inside_a_step_ends_bitwise_like_the_uninterrupted_one(
+    resumed: tuple[Path, dict[int, list[str]]], corpus: Path, tmp_path: Path
+) -> None:
+    words = EVERYWHERE.words(corpus, tmp_path / "run")
+    stop = functools.partial(harness.raise_signal_at, signal.SIGTERM, 6 * ACCUMULATE + 1)
+    run = harness.start(words, tmp_path / "log", stop)
+    assert run.wait() == 143, run.printed()
+    assert sound_steps(tmp_path / "run")[-1] == 7
+    assert harness.start(words, tmp_path / "log").wait() == 0
+    assert different(resumed[0] / "reference", tmp_path / "run", STEPS) == []
