@@ -16,6 +16,8 @@ ARGS ?=
 RUN ?= runs/$(basename $(notdir $(CONFIG)))
 ## the folders of the runs to compare
 RUNS ?= $(wildcard runs/*)
+## overhead; or verdicts, reliability (half an hour)
+BENCH ?= overhead
 ## the port of `make board`
 PORT ?= 6006
 # Some systems (WSL, Windows) have a NAME or a PROMPT in the environment: these come from the command line alone.
@@ -30,7 +32,7 @@ VOCAB_SIZE =
 ## what the model is to continue
 PROMPT = The United States
 
-SETTINGS := CONFIG ARGS RUN RUNS PORT INPUT NAME TOKENIZER VOCAB_SIZE PROMPT
+SETTINGS := CONFIG ARGS RUN RUNS BENCH PORT INPUT NAME TOKENIZER VOCAB_SIZE PROMPT
 
 # Any text -> one word of the shell, whatever quotes or spaces it has. `value` keeps a `$` as it was typed.
 quote = '$(subst ','\'',$(1))'
@@ -102,8 +104,8 @@ lint: install ## style and types
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-bench: install ## each file in benchmarks/
-	$(foreach file,$(wildcard benchmarks/*.py),$(PY) $(file) $(ARGS) &&) true
+bench: install ## one of benchmarks/, by BENCH
+	PYTHONPATH=. $(PY) benchmarks/$(BENCH).py $(ARGS)
 
 clean: ## remove caches and build output (.venv, data/ and runs/ stay)
 	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,6 +1,6 @@
 """What Lightning and the callbacks cost: ms a step beside a plain loop, and without parts of them.
 
-    python benchmarks/overhead.py
+    make bench
 
 Both run in one process, in turns, and medians are compared, since machines change speed. The net is
 small on purpose: the cost per step does not depend on it.

@@ -1,7 +1,7 @@
 """Faults, by the hundred -> the figures of what lmtemplate promises to survive.
 
-    python -m benchmarks.reliability                    all of it, about half an hour of one core
-    python -m benchmarks.reliability --only kills flips --kills 20 --cuts 10
+    make bench BENCH=reliability                        all of it, about half an hour of one core
+    make bench BENCH=reliability ARGS="--only kills flips --kills 20 --cuts 10"
 
 Each row says how many faults there were, and how many went as promised.
 """

@@ -14,6 +14,7 @@ import itertools
 import os
 import re
 import shutil
+import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -178,7 +179,8 @@ def _load(path: Path) -> Any:
         with zipfile.ZipFile(path) as archive:
             problem = _foreign(archive.infolist(), path.stat().st_size)
         if is_zip and problem is None:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # of what the error says better
+                return torch.load(path, map_location="cpu", weights_only=True)
         what = problem or what
     except Exception as error:  # a hostile file finds its way to any error of these parsers
         found = re.search(r"GLOBAL ([\w.]+)", str(error))

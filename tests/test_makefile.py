@@ -17,7 +17,7 @@ TARGETS = (
     "install data train resume eval sample diagnose report compare reproduce board test test-all "
     "lint bench clean rename help"
 )
-SETTINGS = "CONFIG ARGS RUN RUNS INPUT NAME TOKENIZER VOCAB_SIZE PROMPT PORT"
+SETTINGS = "CONFIG ARGS RUN RUNS BENCH INPUT NAME TOKENIZER VOCAB_SIZE PROMPT PORT"
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("make") and shutil.which("git")), reason="needs make and git"
@@ -291,3 +291,11 @@ def test_the_verbs_that_look_at_a_run_look_at_run(verb: str) -> None:
 
 def test_compare_takes_several_runs() -> None:
     assert commands("compare", "RUNS=runs/a runs/b") == [["compare", "runs/a", "runs/b"]]
+
+
+def test_every_benchmark_that_is_named_is_there() -> None:
+    shown = make("help").stdout
+    line = next(line for line in shown.splitlines() if line.startswith("  BENCH "))
+    for name in ("overhead", "verdicts", "reliability"):
+        assert name in line
+        assert (ROOT / "benchmarks" / f"{name}.py").is_file()

@@ -48,7 +48,8 @@ class Spy:
         if not isinstance(path, (str, bytes, os.PathLike)):
             return False  # a file that is open already
         real = os.path.realpath(os.fsdecode(path))
-        return not (real.startswith((self.folder + os.sep, "/dev/")) or "__pycache__" in real)
+        inside = f"{real}{os.sep}".startswith((self.folder + os.sep, "/dev/"))
+        return not (inside or "__pycache__" in real)
 
     def _is_ours_to_worry(self, event: str, arguments: tuple[Any, ...]) -> bool:
         if event in ALARMS:

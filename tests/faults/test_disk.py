@@ -25,6 +25,7 @@ from tests.runs import contents, equal, load, train
 
 # saves at 4, 8, 12 and 16
 FLAGS = ["--samples=null", "--checkpoint.milestones=null", "--trainer.max_steps=16"]
+FLAGS += ["--trainer.log_every_n_steps=1"]
 
 Fail = Callable[..., None]
 
@@ -223,7 +224,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_without_a_free_byte_for_a_while_costs_no_step_and_no_point(
     fit: Command, small_disk: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From step 5 on nothing can be written, logs included, until after the save of step 8."""
+    """From step 5 on nothing can be written, logs included, until after the save of step 12."""
     other, end_of = small_disk / "other", LitLanguageModel.on_train_batch_end
 
     def on_train_batch_end(module: LitLanguageModel, *words: Any) -> None:
@@ -231,7 +232,7 @@ def test_a_disk_without_a_free_byte_for_a_while_costs_no_step_and_no_point(
             with other.open("wb", buffering=0) as file, suppress(OSError):
                 while True:
                     file.write(bytes(4096))
-        if module.global_step == 9:
+        if module.global_step == 13:
             other.unlink()
         end_of(module, *words)
 
@@ -239,7 +240,7 @@ def test_a_disk_without_a_free_byte_for_a_while_costs_no_step_and_no_point(
     monkeypatch.setattr(threading, "excepthook", lambda _: None)  # TensorBoard's thread dies loudly
     shown = fit(small_disk / "run", *FLAGS)
     assert shown.code == 0
-    assert "save failed (1/3)" in shown.out
+    assert "save failed (2/3)" in shown.out
     assert "TensorBoard gets no more of this start" in shown.out
     assert equal(load(small_disk / "run", 16)["state_dict"], load(whole, 16)["state_dict"])
     arrays = [run / "checkpoints/training_metrics.json" for run in (small_disk / "run", whole)]

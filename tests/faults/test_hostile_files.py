@@ -22,6 +22,7 @@ from lmtemplate import checkpoint as files
 from lmtemplate.__main__ import run as run_words
 from lmtemplate.data.index import fingerprint
 from lmtemplate.errors import CheckpointError
+from lmtemplate.record import read_record
 from tests.conftest import TINY, Command, Result
 from tests.faults import payloads
 from tests.faults.spy import watching
@@ -508,16 +509,32 @@ YAMLS: dict[str, str] = {
 }
 
 
-@pytest.mark.parametrize("more", [[], ["--print_config"]], ids=["fit", "print_config"])
+@pytest.fixture
+def ask_with(ask: Command, corpus: Path, tmp_path: Path) -> Callable[..., Result]:
+    """Start a run with these settings."""
+
+    def call(text: str, *more: str) -> Result:
+        (tmp_path / "mine.yaml").write_text(text)
+        words = ["fit", "--data.path", corpus, "--run_dir", tmp_path / "run", *TINY]
+        answer = ask(*words, "--config", tmp_path / "mine.yaml", *more)
+        assert not (tmp_path / "run").exists()
+        return answer
+
+    return call
+
+
 @pytest.mark.parametrize("text", YAMLS.values(), ids=YAMLS)
-def test_a_config_makes_nothing_but_settings(
-    ask: Command, corpus: Path, tmp_path: Path, text: str, more: list[str]
+def test_a_config_makes_nothing_but_settings(ask_with: Callable[..., Result], text: str) -> None:
+    check_line(ask_with(text), 2, 3, 5, 8)
+
+
+@pytest.mark.parametrize(
+    "name", ["apply", "bomb of settings", "settings from the network", "a module like ours"]
+)
+def test_looking_at_a_config_makes_nothing_either(
+    ask_with: Callable[..., Result], name: str
 ) -> None:
-    (tmp_path / "mine.yaml").write_text(text)
-    words = ["fit", "--data.path", corpus, "--run_dir", tmp_path / "run", *TINY]
-    answer = ask(*words, "--config", tmp_path / "mine.yaml", *more)
-    check_line(answer, 2, 3, 5, 8, *([0] if more else []))  # some are settings, though bad ones
-    assert not (tmp_path / "run").exists()
+    check_line(ask_with(YAMLS[name], "--print_config"), 2)
 
 
 # ---- prepared corpora
@@ -687,15 +704,26 @@ LINES = {
 }
 
 
-@pytest.mark.parametrize("verb", ["summary", "diagnose", "report"])
-@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
-def test_a_record_of_a_stranger_is_read_or_refused(
-    ask: Command, run: Path, line: str, verb: str
-) -> None:
+def add_lines(run: Path, *lines: str) -> None:
     record = run / "checkpoints/training_metrics.jsonl"
-    text = record.read_text()
-    record.write_text(text + line + "\n", encoding="utf-8", errors="surrogateescape")
-    check_line(ask(verb, run), 0, 3)
+    text = record.read_text() + "".join(f"{line}\n" for line in lines)
+    record.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
+def test_a_line_that_makes_no_sense_is_left_out_of_a_record(run: Path, line: str) -> None:
+    before = read_record(run)
+    add_lines(run, line)
+    after = read_record(run)
+    assert after.steps.tolist() == before.steps.tolist()
+    assert after.train_loss.tolist() == before.train_loss.tolist()
+    assert after.samples == before.samples
+
+
+@pytest.mark.parametrize("verb", ["summary", "diagnose", "report"])
+def test_a_record_of_a_stranger_is_read(ask: Command, run: Path, verb: str) -> None:
+    add_lines(run, *LINES.values())
+    check_line(ask(verb, run), 0)
 
 
 SCRIPT = "</script><script>canary()</script><img src=x onerror=canary()>"
