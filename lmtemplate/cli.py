@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lmtemplate import callbacks as ours
 from lmtemplate import checkpoint as files
-from lmtemplate import redact
+from lmtemplate import redact, restore
 from lmtemplate import run as run_files
 from lmtemplate.errors import ConfigError, NumbersError, OutOfMemoryError
 from lmtemplate.hardware import device_name
@@ -55,7 +55,7 @@ def announce(
         if run_files.is_used(run):
             print(f"no checkpoint in {run} yet: starting at step 0")
         return None
-    changed = files.differences(before["config"], settings)
+    changed = restore.differences(before["config"], settings)
     print(f"continuing {run} at step {before['global_step']:,}")
     for key, (old, new) in changed.items():
         print(f"  changed: {key}: {old} -> {new}")
@@ -66,8 +66,8 @@ def start_weights(source: str, cli: TrainingCLI) -> None:
     """Begin with the weights of another run or file. Raises CheckpointError if they do not fit."""
     path = Path(source)
     state = files.read(files.resolve(path, "best") if path.is_dir() else path)
-    files.check_tokenizer(state, cli.datamodule.tokenizer.to_json(), cli.datamodule.path)
-    files.load_net(cli.model.net, state)
+    restore.check_tokenizer(state, cli.datamodule.tokenizer.to_json(), cli.datamodule.path)
+    restore.load_net(cli.model.net, state)
 
 
 def quieten_and_allow(allowed: list[str]) -> None:
@@ -167,7 +167,7 @@ def build(
     planned = make_plan(cli, before)
     check(cli, planned.length.steps)
     if before is not None:
-        files.check_same_model_and_data(before, describe(cli, planned.length))
+        restore.check_same_model_and_data(before, describe(cli, planned.length))
         if is_finished(run, before, cli, planned.length.steps):
             print(f"{run} is finished at step {before['global_step']:,}; raise its length to go on")
             return None
@@ -281,8 +281,8 @@ def evaluate(words: list[str], allowed: list[str], verb: Literal["validate", "te
     state = files.read(path)
     cli = TrainingCLI(["--config", str(asked.run / "config.yaml"), *flags])
     cli.datamodule.setup(verb)
-    files.check_tokenizer(state, cli.datamodule.tokenizer.to_json(), cli.datamodule.path)
-    files.load_net(cli.model.net, state)
+    restore.check_tokenizer(state, cli.datamodule.tokenizer.to_json(), cli.datamodule.path)
+    restore.load_net(cli.model.net, state)
     settings = cli.config_init.trainer.as_dict()
     trainer = lightning.Trainer(
         **machine_settings(cli),

@@ -8,10 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lmtemplate.checkpoint import build_net, read, resolve
+from lmtemplate.checkpoint import read, resolve
 from lmtemplate.data.tokenizer import Tokenizer, parse_tokenizer
 from lmtemplate.errors import ConfigError
 from lmtemplate.models.base import LanguageModel
+from lmtemplate.restore import build_net
 
 
 def next_probabilities(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import yaml
 
-from lmtemplate.checkpoint import differences
 from lmtemplate.cli import is_finished
 from lmtemplate.parsing import TrainingCLI
+from lmtemplate.restore import differences
 from tests.conftest import Command
 from tests.runs import curve, load, train
 

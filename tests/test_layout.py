@@ -22,6 +22,7 @@ ROWS: list[tuple[float, str]] = [
     (0.5, "data.split record"),
     (1, "models.gpt models.gpt2 loss data.prepare data.datamodule"),
     (2, "module checkpoint length"),
+    (2.5, "restore"),
     (3, "generate"),
     (5.5, "parsing"),
     (5.7, "trainer"),

@@ -7,7 +7,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lmtemplate import redact
-from lmtemplate.checkpoint import flatten, read_best
+from lmtemplate.checkpoint import read_best
+from lmtemplate.restore import flatten
 
 LAYOUT = {
     "losses": {

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lmtemplate import checkpoint as files
 from lmtemplate.callbacks.throughput import Throughput
-from lmtemplate.errors import ConfigError, DiskError, NumbersError
+from lmtemplate.errors import CheckpointError, ConfigError, DiskError, NumbersError
 from lmtemplate.module import LitLanguageModel, is_logged
 
 
@@ -166,7 +166,7 @@ class Checkpoint(ModelCheckpoint):
                 meter.resume()
 
     def _write_and_prune(self, trainer: Trainer) -> None:
-        """Raises DiskError, and OSError where a logger has met one."""
+        """Raises DiskError, CheckpointError, and OSError where a logger has met one."""
         step = trainer.global_step
         self._write(trainer, files.folder_of(self.run) / files.file_name(step))
         for logger in trainer.loggers:
@@ -181,7 +181,7 @@ class Checkpoint(ModelCheckpoint):
         self.saved_at, problem = time.monotonic(), ""
         try:
             self._write_and_prune(trainer)
-        except (DiskError, OSError) as error:
+        except (CheckpointError, DiskError, OSError) as error:  # or best.json is none
             problem = str(error)
         if not trainer.strategy.reduce_boolean_decision(bool(problem), all=False):
             self.saved_step, self.failures = trainer.global_step, 0

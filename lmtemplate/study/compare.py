@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lmtemplate.checkpoint import differences
 from lmtemplate.errors import ConfigError
 from lmtemplate.record import Ints
+from lmtemplate.restore import differences
 from lmtemplate.run import write_text
 from lmtemplate.study.curves import Curve, curves_of
 from lmtemplate.study.diagnose import examine

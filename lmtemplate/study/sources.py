@@ -13,12 +13,13 @@ import numpy as np
 import torch
 import yaml
 
-from lmtemplate.checkpoint import build_net, flatten, read, resolve
+from lmtemplate.checkpoint import read, resolve
 from lmtemplate.data.index import read_index
 from lmtemplate.data.shards import Blocks, Ints, Shards
 from lmtemplate.data.tokenizer import Tokenizer, load_tokenizer, parse_tokenizer
 from lmtemplate.errors import DataError, UserError
 from lmtemplate.models.base import LanguageModel
+from lmtemplate.restore import build_net, flatten
 from lmtemplate.run import read_json
 
 STRETCHES = 64  # that a sample of a large split consists of
