@@ -18,10 +18,10 @@ from pathlib import Path
 from lmtemplate import checkpoint as files
 from lmtemplate.data.shards import Shards
 from lmtemplate.errors import DataError
-from tests.faults import experiments, harness
+from tests.faults import experiments, figures, harness
 from tests.faults.experiments import CONFIGURATIONS, DAMAGES, Configuration
 
-EVERY_STEP = ("--checkpoint.every_minutes=1e-9",)
+SELDOM = ("--trainer.val_check_interval=20",)
 
 
 def prepare(folder: Path) -> Path:
@@ -49,7 +49,7 @@ def kills(corpus: Path, folder: Path, count: int) -> str:
 
 def cuts(corpus: Path, folder: Path, count: int) -> str:
     """Resume what a power cut leaves after each step of a run of so many steps."""
-    configuration = Configuration(accumulate=3, steps=count + 1, flags=EVERY_STEP)
+    configuration = Configuration(accumulate=3, steps=count + 1, flags=SELDOM)
     found = experiments.resume_at_each(configuration, corpus, folder, range(1, count + 1))
     wrong = {cut: what for cut, what in found.items() if what}
     return f"{len(found) - len(wrong)}/{len(found)} bitwise equal in the end {wrong or ''}"
@@ -91,7 +91,7 @@ def damages(corpus: Path, folder: Path, count: int) -> str:
 
 def signals(corpus: Path, folder: Path, count: int) -> str:
     """SIGTERM at random times of a tiny run."""
-    ends = [experiments.terminate(corpus, folder / str(n), random.Random(n)) for n in range(count)]
+    ends = [figures.terminate(corpus, folder / str(n), random.Random(n)) for n in range(count)]
     seconds = sorted(end.seconds for end in ends)
     lost = sum(max(0, end.lost) for end in ends)
     return (
@@ -102,13 +102,13 @@ def signals(corpus: Path, folder: Path, count: int) -> str:
 
 def numbers(corpus: Path, folder: Path, count: int) -> str:
     """Objectives and gradients that are not finite."""
-    skipped, bad = experiments.inject_bad_numbers(corpus, folder, count)
+    skipped, bad = figures.inject_bad_numbers(corpus, folder, count)
     return f"{skipped}/{count} updates skipped, {len(bad)} checkpoints with such a number"
 
 
 def memory(corpus: Path, folder: Path, count: int) -> str:
     """What a save holds besides the state itself."""
-    raised, size = experiments.memory_while_saving(corpus, folder)
+    raised, size = figures.memory_while_saving(corpus, folder)
     return f"{raised / 1e6:.1f} MB more while saving {size / 1e6:.0f} MB"
 
 

@@ -4,6 +4,7 @@ import argparse
 import itertools
 import logging
 import math
+import os
 import sys
 import warnings
 from contextlib import nullcontext
@@ -19,7 +20,7 @@ from lmtemplate import callbacks as ours
 from lmtemplate import checkpoint as files
 from lmtemplate import redact, restore
 from lmtemplate import run as run_files
-from lmtemplate.errors import ConfigError, NumbersError, OutOfMemoryError
+from lmtemplate.errors import CheckpointError, ConfigError, NumbersError, OutOfMemoryError
 from lmtemplate.hardware import device_name
 from lmtemplate.parsing import TrainingCLI, configure_parsing
 from lmtemplate.record import is_recorded, read_record
@@ -65,7 +66,7 @@ def announce(
 def start_weights(source: str, cli: TrainingCLI) -> None:
     """Begin with the weights of another run or file. Raises CheckpointError if they do not fit."""
     path = Path(source)
-    state = files.read(files.resolve(path, "best") if path.is_dir() else path)
+    state = files.read(files.resolve(path, "best") if os.path.isdir(source) else path)
     restore.check_tokenizer(state, cli.datamodule.tokenizer.to_json(), cli.datamodule.path)
     restore.load_net(cli.model.net, state)
 
@@ -91,9 +92,9 @@ def write_run_files(
     cli: TrainingCLI, machine: Machine, run: Path, start: dict[str, Any] | None
 ) -> None:
     """config.yaml, as the user gave it but for secrets, and manifest.json."""
-    data, settings = cli.datamodule, redact.settings(cli.settings)
+    data = cli.datamodule
     (run / "summary.json").unlink(missing_ok=True)  # it tells of the start before
-    run_files.write_text(run / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
+    run_files.write_text(run / "config.yaml", yaml.safe_dump(cli.settings, sort_keys=False))
     hardware = {
         "device": machine.device.type,
         "name": device_name(machine.device),
@@ -108,8 +109,8 @@ def write_run_files(
         "tokenizer_sha256": data.index["tokenizer"]["sha256"],
     }
     manifest = run_files.manifest(cli.config.seed_everything, hardware, source)
-    manifest.update(settings=settings, command=redact.words(manifest["command"]))
-    run_files.write_manifest(run, manifest, redact.settings(start))
+    manifest.update(settings=cli.settings, command=redact.words(manifest["command"]))
+    run_files.write_manifest(run, manifest, start)
 
 
 def read_start(path: Path) -> files.Checkpoint:
@@ -124,6 +125,8 @@ def read_start(path: Path) -> files.Checkpoint:
         "tokenizer",
         "fingerprint",
     )
+    if missing := [key for key in said if key not in state]:
+        raise CheckpointError(f"{path} does not describe its run (no {', '.join(missing)} in it)")
     return {key: state[key] for key in said}
 
 

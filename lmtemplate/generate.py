@@ -146,6 +146,8 @@ def generate(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         net = build_net(state, allow or []).to(device)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, AssertionError) as error:  # torch without that device
         raise ConfigError(f"--device {device} is not to be had here; use cpu") from error
     tokenizer = parse_tokenizer(state["tokenizer"])

@@ -14,7 +14,7 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lmtemplate import callbacks as ours
-from lmtemplate import models, optimizers, schedules
+from lmtemplate import models, optimizers, redact, schedules
 from lmtemplate.callbacks import (
     checkpointing,
     guard,
@@ -29,6 +29,7 @@ from lmtemplate.errors import ConfigError, UserError
 from lmtemplate.models import GPT
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.optimizers import AdamW
+from lmtemplate.run import parse_yaml
 from lmtemplate.schedules import WarmupCosine
 
 # Trainer arguments that lmtemplate sets itself, or has a better word for.
@@ -136,7 +137,7 @@ def one_line(message: str, parser: Parser, config_files: list[Path], words: list
 def check_yaml(path: Path) -> None:
     """Raises ConfigError with file, line and column where a config cannot be read."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
     except yaml.MarkedYAMLError as error:
@@ -169,11 +170,22 @@ def start_from_own_defaults(_: Any, before: Any, value: Any) -> None:
         before["init_args"] = type(before["init_args"])()
 
 
+load_yaml = jsonargparse.get_loader("yaml")  # knows numbers like 3e-4
+
+
+def load_settings(text: str) -> Any:
+    """Words of the command line, and files that a config names, with the limits of a config."""
+    parse_yaml(text)
+    return load_yaml(text)
+
+
 def configure_parsing(allowed: list[str]) -> None:
     """Let configs and flags name classes of these packages only; nothing else is even imported."""
     # no public switch; tests/test_parsing.py notices if it moves
     jsonargparse._typehints.discard_init_args_on_class_path_change = start_from_own_defaults
+    jsonargparse.set_loader("yaml", load_settings, (yaml.YAMLError,))
     jsonargparse.set_parsing_settings(
+        config_read_mode_fsspec_enabled=False,  # Lightning's: settings would come over the network
         import_path_denylist=["*"],
         import_path_allowlist=["lmtemplate", "lightning", "torch", *allowed],
     )
@@ -364,8 +376,8 @@ class TrainingCLI(LightningCLI):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The config as plain types, defaults included, what is linked left out."""
+        """The config as plain types, defaults included, what is linked left out, secrets hidden."""
         dumped = self.parser.dump(self.config, skip_unset=False)
         settings: dict[str, Any] = yaml.safe_load(dumped)
         settings.pop("resume")
-        return settings
+        return redact.settings(settings)

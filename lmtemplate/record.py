@@ -45,18 +45,34 @@ def is_recorded(run: Path) -> bool:
     return (folder_of(run) / LINES).is_file()
 
 
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < math.inf
+
+
+def _is_entry(content: Any) -> bool:
+    """Whether a line is one that `line` writes; a file may come from a stranger."""
+    if not isinstance(content, dict):
+        return False
+    samples, names = content.get("samples", {}), content.get("nonfinite", [])
+    texts = [*samples, *samples.values()] if isinstance(samples, dict) else [None]
+    texts += names if isinstance(names, list) else [None]
+    values = (v for k, v in content.items() if k not in ("step", "samples", "nonfinite"))
+    sound = all(isinstance(text, str) for text in texts) and all(map(_is_number, values))
+    return sound and type(content.get("step")) is int and 0 <= content["step"] < 2**53
+
+
 def read_lines(run: Path) -> Iterator[Line]:
     """The lines of a run's JSONL file in their order; one that a kill has cut short is left out."""
     path = folder_of(run) / LINES
     if not path.is_file():
         return
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8", errors="replace") as file:
         for text in file:
             try:
                 content = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
-            if isinstance(content, dict) and isinstance(content.get("step"), int):
+            if _is_entry(content):
                 yield content
 
 
@@ -71,7 +87,7 @@ def cut(run: Path, first_step: int) -> list[Line]:
             kept.append(entry)
         elif "nonfinite" in entry:  # why a run went back is worth keeping
             kept.append({name: entry[name] for name in ("step", "nonfinite")})
-    if is_recorded(run):
+    if is_recorded(run) or (folder_of(run) / LINES).is_symlink():  # it could lead anywhere
         text = "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in kept)
         write_text(folder_of(run) / LINES, text)
     return kept
@@ -94,7 +110,7 @@ class Columns:
         step = entry["step"]
         if {TRAIN, VAL} & set(entry.get("nonfinite", [])) and step not in self.nonfinite_steps:
             self.nonfinite_steps = sorted({*self.nonfinite_steps, step})
-        if TRAIN in entry:
+        if TRAIN in entry and step > max(self.steps[-1:], default=-1):
             self._add_row(entry)
         if VAL in entry and step == 0:
             self.initial_val_loss = entry[VAL]

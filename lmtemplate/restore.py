@@ -47,7 +47,11 @@ def check_same_model_and_data(checkpoint: Checkpoint, description: dict[str, Any
             "data": {k: of[k] for k in ("vocab_size", "block_size", "tokenizer", "fingerprint")},
         }
 
-    changed = differences(essence(checkpoint), essence(description))
+    try:
+        before = essence(checkpoint)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"the checkpoint does not describe its run (no {error})") from error
+    changed = differences(before, essence(description))
     if changed:
         if "data.tokenizer" in changed:  # a whole file each
             changed["data.tokenizer"] = ("..", "another")

@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
+import yaml
+
 from lmtemplate.errors import DiskError, LockedError
 
 try:
@@ -19,6 +21,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
+MOST_SETTINGS = 100_000  # in a file of settings
 
 PACKAGES = (
     "lightning",
@@ -55,7 +58,8 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.parent / f".{path.name}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
+        temporary.unlink(missing_ok=True)  # it could be a link that leads anywhere
+        with temporary.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -71,11 +75,27 @@ def write_json(path: Path, content: dict[str, Any], indent: int | None = 2) -> N
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The file's content; None if there is no such file or it is not JSON."""
+    """The file's content; None if there is no such file or it is no JSON object."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
+    return content if isinstance(content, dict) else None
+
+
+def parse_yaml(text: str) -> Any:
+    """Raises yaml.YAMLError, also where anchors make a few lines into more than anyone can read."""
+    try:
+        content = yaml.safe_load(text)
+    except (ValueError, RecursionError) as error:  # a date that is none; [[[[...
+        raise yaml.YAMLError(str(error)[:100]) from error
+    waiting, seen = [content], 0
+    while waiting and seen < MOST_SETTINGS:
+        item, seen = waiting.pop(), seen + 1
+        if isinstance(item, dict | list):
+            waiting += item.values() if isinstance(item, dict) else item
+    if waiting:
+        raise yaml.YAMLError(f"anchors repeat its settings more than {MOST_SETTINGS:,} times")
     return content
 
 
@@ -98,8 +118,8 @@ class Lock:
         try:
             self.run.mkdir(parents=True, exist_ok=True)
             file = self.path.open("a+", encoding="utf-8")
-        except OSError as error:
-            raise DiskError(f"cannot write {self.run}: {error.strerror}") from error
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            raise DiskError(f"cannot write {self.run}: {error}") from error
         file.seek(0)
         holder = file.read()
         try:

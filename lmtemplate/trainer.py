@@ -12,7 +12,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lmtemplate import callbacks as ours
 from lmtemplate import checkpoint as files
-from lmtemplate import redact
 from lmtemplate.errors import ConfigError
 from lmtemplate.hardware import auto_precision
 from lmtemplate.length import RunLength, accumulation, measure_step, only_limit, run_length
@@ -155,7 +154,7 @@ def describe(cli: TrainingCLI, length: RunLength) -> dict[str, Any]:
     """What joins every checkpoint, so that one file is enough to use it or to go on."""
     data = cli.datamodule
     return {
-        "config": redact.settings(cli.settings),
+        "config": cli.settings,
         "vocab_size": data.vocab_size,
         "block_size": data.block_size,
         "tokenizer": data.tokenizer.to_json(),

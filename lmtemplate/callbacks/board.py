@@ -6,7 +6,6 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lmtemplate import redact
 from lmtemplate.checkpoint import read_best
 from lmtemplate.restore import flatten
 
@@ -82,7 +81,7 @@ class Board(Callback):
         if best is None or not isinstance(trainer.logger, RunLogger):
             return
         trainer.logger.log_hyperparams(
-            hyperparameters(redact.settings(self.settings)),
+            hyperparameters(self.settings),
             {"best/val_loss": best["val_loss"]},
             step=trainer.global_step,
         )

@@ -161,6 +161,8 @@ class LibraryTokenizer(Tokenizer):
             raise DataError(f"the `tokenizers` library cannot read it: {error}") from None
         ids = self._library.get_vocab(with_added_tokens=True)
         self.vocab_size = max(ids.values(), default=-1) + 1
+        if self.vocab_size > 2**24:  # one id may claim all the memory
+            raise DataError(f"its largest id is {self.vocab_size - 1:,}; no vocabulary needs that")
         self._pieces = [""] * self.vocab_size
         for piece, number in ids.items():
             self._pieces[number] = piece
@@ -279,7 +281,7 @@ def parse_tokenizer(json_text: str) -> Tokenizer:
     """The tokenizer whose `to_json` this is, or a pretrained one; DataError if it is neither."""
     try:
         content = json.loads(json_text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"not a tokenizer.json: {error}") from None
     match content:
         case {"kind": "char", "characters": str(characters)}:

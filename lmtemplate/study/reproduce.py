@@ -133,15 +133,20 @@ def reproduce(run: Path, output: Path | None = None, allow: list[str] | None = N
         output: directory of the repeated run; RUN-again if not given.
         allow: packages outside lmtemplate whose classes the run's config names.
     """
-    settings, last_step = settings_of(run)
-    check_data(run, settings)
+    try:
+        settings, last_step = settings_of(run)
+        check_data(run, settings)
+        differing = surroundings(run)
+        threads = int((read_json(run / "manifest.json") or {})["hardware"].get("threads", 1))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        path = run / "manifest.json"
+        raise CheckpointError(f"{path} is not the manifest of a run ({error!r})") from error
     again = output or run.with_name(f"{run.name}-again")
     if again.exists():
         raise ConfigError(f"{again} is there already; remove it, or name another with --output")
-    for row in surroundings(run):
+    for row in differing:
         print(f"  differs: {row}")
-    manifest = read_json(run / "manifest.json") or {}
-    code = repeat(settings, again, manifest["hardware"].get("threads", 1), allow or [])
+    code = repeat(settings, again, threads, allow or [])
     if code:
         sys.exit(code)
     for row in other_machine(run, again):

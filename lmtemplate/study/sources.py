@@ -20,7 +20,7 @@ from lmtemplate.data.tokenizer import Tokenizer, load_tokenizer, parse_tokenizer
 from lmtemplate.errors import DataError, UserError
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.restore import build_net, flatten
-from lmtemplate.run import read_json
+from lmtemplate.run import parse_yaml, read_json
 
 STRETCHES = 64  # that a sample of a large split consists of
 SEARCHED = 2**22  # tokens looked at in one go
@@ -30,7 +30,7 @@ ROOM_BYTES = 2 * 10**9  # on a GPU, for what a net computes
 def read_settings(run: Path) -> dict[str, Any]:
     """What config.yaml says, as "data.path" -> value; empty where it is missing or broken."""
     try:
-        settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        settings = parse_yaml((run / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return flatten(settings) if isinstance(settings, dict) else {}

@@ -1,27 +1,16 @@
 """Runs and files -> the same with faults, and what came of it; tests do few, the benchmark many."""
 
 import functools
-import itertools
-import math
 import multiprocessing
-import os
 import random
 import signal
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
-from unittest import mock
-
-import torch
 
 from lmtemplate import checkpoint as files
-from lmtemplate.callbacks import Checkpoint
-from lmtemplate.module import LitLanguageModel
-from lmtemplate.record import read_record
 from tests.conftest import TINY
 from tests.faults import harness
 from tests.runs import equal, load
@@ -68,7 +57,7 @@ def end_of(run: Path, step: int) -> dict[str, Any]:
     """All that a run comes to: the last checkpoint, the record, the best, less its clocks."""
     end = load(run, step)
     end.pop("loops")  # Lightning's own counts, which a resume sets anew
-    for setting in ("run_dir", "trainer"):
+    for setting in ("run_dir", "checkpoint"):  # where, and how often
         end["config"].pop(setting)
     for name in CLOCKS:
         end["callbacks"].pop(name)
@@ -198,9 +187,12 @@ def kill_and_compare(
 def resume_at_each(
     configuration: Configuration, corpus: Path, folder: Path, cuts: Sequence[int]
 ) -> dict[int, list[str]]:
-    """Resume what a power cut left after each of these steps: step -> what ended differently."""
+    """Resume what a power cut left after each of these steps: step -> what ended differently.
+
+    Only the uninterrupted run saves at each step.
+    """
     reference = folder / "reference"
-    words = configuration.words(corpus, reference)
+    words = [*configuration.words(corpus, reference), "--checkpoint.every_minutes=1e-9"]
     copy = functools.partial(harness.keep_copies, cuts, reference, folder)
     run = harness.start(words, folder / "reference.log", copy)
     assert run.wait(600) == 0, run.printed()
@@ -243,120 +235,3 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "a byte more": lambda content: content + b"\0",
     "twice": lambda content: content * 2,
 }
-
-
-def poison(bad_steps: int) -> None:
-    """Make 3 of every 4 steps bad: its objective, or one number of its gradient, nan or infinite.
-
-    And prune no checkpoint, so that all can be looked at later.
-    """
-    kinds = itertools.cycle(itertools.product((math.nan, math.inf, -math.inf), (True, False)))
-    step_of, measure = LitLanguageModel.training_step, LitLanguageModel.measure_gradient
-    number, in_objective, done = 1.0, True, 0
-
-    def training_step(module: LitLanguageModel, batch: Any, batch_idx: int) -> Any:
-        nonlocal number, in_objective, done
-        number, in_objective = 1.0, True
-        if batch_idx % 4 and done < bad_steps:
-            (number, in_objective), done = next(kinds), done + 1
-        return step_of(module, batch, batch_idx) * (number if in_objective else 1.0)
-
-    def measure_gradient(module: LitLanguageModel, optimizer: Any) -> Any:
-        if not in_objective:
-            gradients = [p.grad for p in module.parameters() if p.grad is not None]
-            gradient = gradients[done % len(gradients)].view(-1)
-            gradient[done % len(gradient)] = number
-        return measure(module, optimizer)
-
-    mock.patch.object(LitLanguageModel, "training_step", training_step).start()
-    mock.patch.object(LitLanguageModel, "measure_gradient", measure_gradient).start()
-    mock.patch.object(files, "prune").start()
-
-
-def is_finite(content: Any) -> bool:
-    """Whether all tensors and numbers of a nest are."""
-    if isinstance(content, torch.Tensor):
-        return bool(content.isfinite().all())
-    if isinstance(content, float):
-        return math.isfinite(content)
-    values = content.values() if isinstance(content, dict) else content
-    return not isinstance(content, dict | list | tuple) or all(map(is_finite, values))
-
-
-def inject_bad_numbers(corpus: Path, folder: Path, bad_steps: int) -> tuple[int, list[str]]:
-    """Returns how many updates were skipped, and the checkpoints that are not finite."""
-    steps = bad_steps * 4 // 3 + 8
-    flags = ("--trainer.val_check_interval=10", "--checkpoint.milestones=20")
-    configuration = Configuration(steps=steps, flags=flags)
-    words = configuration.words(corpus, folder / "run")
-    run = harness.start(words, folder / "log", functools.partial(poison, bad_steps))
-    assert run.wait(600) == 0, run.printed()[-3000:]
-    paths = sorted(files.folder_of(folder / "run").rglob("*.ckpt"))
-    assert len(paths) > steps // 10
-    keys = ("state_dict", "optimizer_states")
-    bad = [str(path) for path in paths if not is_finite([files.read(path).get(k) for k in keys])]
-    return run.printed().count("update skipped"), bad
-
-
-def _highest(of: str) -> int:
-    """Bytes of memory that this process holds (VmRSS), or has held at most (VmHWM)."""
-    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(of))
-    return int(line.split()[1]) * 1024
-
-
-def measure_memory(result: Connection) -> None:
-    """Send by how much a run's checkpoint writes ever raised the memory in use, and their size."""
-    write = Checkpoint._write
-    sizes, raised = list[int](), list[int]()
-
-    def measured(self: Checkpoint, trainer: Any, path: Path, **words: bool) -> None:
-        before = _highest("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # forget what was held at most
-        write(self, trainer, path, **words)
-        raised.append(_highest("VmHWM") - before)
-        sizes.append(path.stat().st_size)
-        result.send((max(raised), max(sizes)))
-
-    mock.patch.object(Checkpoint, "_write", measured).start()
-
-
-def memory_while_saving(corpus: Path, folder: Path) -> tuple[int, int]:
-    """Bytes beyond those in use before, and bytes of the checkpoint: about 200 MB."""
-    ready, child_end = multiprocessing.Pipe()
-    flags = ("--model.net.n_layer=1", "--model.net.n_embd=1184", "--trainer.max_steps=2")
-    flags += ("--trainer.val_check_interval=2", "--model.schedule.warmup_steps=0")
-    words = Configuration("AdamW", flags=flags).words(corpus, folder / "run")
-    run = harness.start(words, folder / "log", functools.partial(measure_memory, child_end))
-    child_end.close()
-    assert run.wait(300) == 0, run.printed()[-3000:]
-    raised, size = 0, 0
-    with suppress(EOFError):  # all that was sent is read
-        while True:
-            raised, size = ready.recv()
-    return raised, size
-
-
-@dataclass
-class Ending:
-    """What came of a SIGTERM."""
-
-    seconds: float  # until the process was gone
-    step: int  # of the checkpoint
-    lost: int  # steps that were logged, and are not in it
-
-
-def terminate(corpus: Path, folder: Path, chance: random.Random) -> Ending:
-    """Send a SIGTERM some time after a run has begun."""
-    ready, child_end = multiprocessing.Pipe()
-    words = Configuration(steps=100_000).words(corpus, folder)
-    prepare = functools.partial(harness.tell_when_it_trains, child_end)
-    run = harness.start(words, folder.with_suffix(".log"), prepare)
-    child_end.close()
-    assert run.wait_for(ready), run.printed()
-    time.sleep(0.05 + chance.random())
-    begin = time.monotonic()
-    os.kill(run.pid, signal.SIGTERM)
-    assert run.wait() == 128 + signal.SIGTERM, run.printed()[-3000:]
-    seconds = time.monotonic() - begin
-    step = sound_steps(folder)[-1]
-    return Ending(seconds, step, int(read_record(folder).steps[-1]) - step)
