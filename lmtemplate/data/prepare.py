@@ -17,6 +17,7 @@ from lmtemplate.data.index import dtype_for, read_index, write_index
 from lmtemplate.data.split import Event, SplitCorpus
 from lmtemplate.data.tokenizer import Tokenizer, train_tokenizer
 from lmtemplate.errors import ConfigError, DataError, DiskError
+from lmtemplate.run import parse_yaml
 
 BATCH = 2_000_000  # characters tokenized at a time: enough for all cores, little enough for memory
 TOKENIZER = "tokenizer.json"
@@ -159,7 +160,7 @@ def _is_done(output: Path, source: dict[str, Any], overwrite: bool) -> bool:
 
 def _read_data_path(config: Path) -> Path:
     try:
-        return Path(yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["path"])
+        return Path(parse_yaml(config.read_text(encoding="utf-8"))["data"]["path"])
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{config} has no data.path; give --input and --output") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -15,6 +15,7 @@ from lmtemplate.data.index import check_not_a_pointer, read_index
 from lmtemplate.data.shards import Shard, file_sha256
 from lmtemplate.data.tokenizer import load_tokenizer
 from lmtemplate.errors import CheckpointError, ConfigError, DataError, UserError
+from lmtemplate.run import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -185,8 +186,8 @@ def _json_problem(path: Path) -> str:
 
 def _yaml_problem(path: Path) -> str:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, RecursionError) as error:
+        content = parse_yaml(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
         return " ".join(str(error).split())
     return "" if isinstance(content, dict) else "it holds no settings"
 
