@@ -41,7 +41,7 @@ def is_finished(run: Path, before: files.Checkpoint, cli: TrainingCLI, steps: in
     summary = run_files.read_json(run / "summary.json") or {}
     step, reason = before["global_step"], summary.get("stop_reason")
     if step >= steps:
-        return True
+        return bool(summary)  # else it was killed between its last step and its end
     if summary.get("step") != step or reason in ("interrupted", "numbers"):
         return False
     patient = before["config"]["early_stopping"] != cli.settings["early_stopping"]

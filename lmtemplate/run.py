@@ -171,7 +171,7 @@ def git_state() -> dict[str, Any]:
             ).stdout.strip()
         )
 
-    status = git("status", "--porcelain")
+    status = git("status", "--porcelain", "--untracked-files=no")
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 

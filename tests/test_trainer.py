@@ -64,6 +64,7 @@ def test_a_run_without_logger_checkpoints_and_samples_still_trains(
     assert shown.code == 0
     assert "reached trainer.max_steps 12 at step 12" in shown.out
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        ".lock",
         "config.yaml",
         "manifest.json",
         "summary.json",

@@ -49,6 +49,8 @@ class RunLogger(TensorBoardLogger):
         first_step: steps from here on are new; what an earlier, killed start wrote there is hidden.
     """
 
+    _warned = False
+
     def __init__(self, run_dir: Path, first_step: int) -> None:
         super().__init__(
             run_dir, name="", version="", default_hp_metric=False, purge_step=first_step
@@ -56,10 +58,25 @@ class RunLogger(TensorBoardLogger):
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # type: ignore[override]
         # Lightning adds its epoch, which is always 0 here: the data's is data/epoch
-        super().log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step)
+        values = {k: v for k, v in metrics.items() if k != "epoch"}
+        try:
+            super().log_metrics(values, step)
+        except ValueError as error:  # its word for whatever the writer met
+            if not isinstance(error.__cause__, OSError):
+                raise
+            self._warn(error.__cause__)
 
     def save(self) -> None:
-        self.experiment.flush()  # and no hparams.yaml: config.yaml says it already
+        try:
+            self.experiment.flush()  # and no hparams.yaml: config.yaml says it already
+        except OSError as error:
+            self._warn(error)
+
+    def _warn(self, error: OSError) -> None:
+        """A full disk costs curves, not the run: the record has them, too."""
+        if not self._warned:
+            print(f"TensorBoard's files cannot be written: {error.strerror}", flush=True)
+        self._warned = True
 
 
 class Board(Callback):

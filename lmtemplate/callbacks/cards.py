@@ -148,7 +148,7 @@ class Cards(Callback):
             rows["next"] = f'make sample RUN={run} PROMPT="The" (or lmtemplate generate {run})'
         print(card("done", rows), flush=True)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close(trainer, pl_module)
 
     def on_exception(

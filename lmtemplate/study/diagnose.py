@@ -109,6 +109,8 @@ def verdict_sentences(verdict: Verdict) -> list[str]:
     faults = [finding for finding in verdict.findings if finding.fault]
     notes = [finding for finding in verdict.findings if not finding.fault]
     headline = "healthy" if verdict.healthy else f"not healthy: {len(faults)} fault"
+    if verdict.healthy and any(note.name == "too_short" for note in notes):
+        headline = "too short to judge, and no fault to see"
     return [
         f"verdict: {headline}{'s' if len(faults) > 1 else ''}",
         *map(_finding_text, faults),

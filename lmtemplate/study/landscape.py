@@ -187,7 +187,11 @@ def landscape_figure(opening: float = 0.03) -> Json:
 
 def schedule_figure(opening: int = 100) -> Json:
     """Every shape of schedules.py over a run, with a slider for the warm-up."""
-    shapes = schedules.Schedule.__subclasses__()
+    shapes = [
+        shape
+        for shape in schedules.Schedule.__subclasses__()
+        if shape.__module__ == schedules.__name__  # not those of whoever imports this
+    ]
     steps = [*range(0, RUN_STEPS, 4), RUN_STEPS - 1]
     moves: Json = {}
     for warmup in WARMUPS:

@@ -21,7 +21,7 @@ from lmtemplate.study.thresholds import (
     VALIDATIONS,
 )
 from lmtemplate.study.trend import Trend
-from lmtemplate.study.unsteady import missing_warmup, no_warmup, too_high, wild
+from lmtemplate.study.unsteady import absurd, missing_warmup, no_warmup, too_high, wild
 
 
 def is_flat(trend: Trend) -> bool:
@@ -51,7 +51,7 @@ def resting(trend: Trend, facts: Facts) -> Finding | None:
         f"as much as token frequencies alone give ({unigram:.2f}), and the learning rate is up to "
         f"{rate:.2g}"
     )
-    if cold:
+    if cold and not absurd(trend, facts):
         return missing_warmup(f"{says} from the first step on.", *steps)
     return too_high(f"{says}.", *steps)
 

@@ -9,6 +9,7 @@ ROWS = 20  # with fewer, trend and noise cannot be told apart, and nobody is acc
 # The start
 OFF_START = 0.5  # of the first loss above ln V: GPT-2's own initialisation is 0.1 above it
 HUMP = 0.3  # above the start, where no healthy row is, or early above the best so far
+ABSURD = {"Muon": 1.0, "Adam": 0.5}  # rates that no warmup makes good ones
 FIRST = 0.1  # of a run, whose rows may not rise above the best so far
 EARLY = 0.25  # of a run: later, warmup would not have prevented it
 NO_WARMUP = 0.5  # of the peak rate at the first row: there was next to no warmup

@@ -6,6 +6,7 @@ import numpy as np
 
 from lmtemplate.study.finding import Facts, Finding
 from lmtemplate.study.thresholds import (
+    ABSURD,
     BACK,
     EARLY,
     FIRST,
@@ -120,6 +121,12 @@ def wild(trend: Trend) -> float:
     return swings(blocks, PEAK + 2 * trend.noise) / fall
 
 
+def absurd(trend: Trend, facts: Facts) -> bool:
+    """Whether nobody trains with such a rate, with or without warmup."""
+    most = [rate for name, rate in ABSURD.items() if (facts.optimizer or "").startswith(name)]
+    return trend.peak_rate is not None and any(trend.peak_rate >= rate for rate in most)
+
+
 def early_hump(trend: Trend, facts: Facts) -> Finding | None:
     """A loss above the start, early: warmup is missing where the run got over it."""
     found = hump(trend)
@@ -131,7 +138,8 @@ def early_hump(trend: Trend, facts: Facts) -> Finding | None:
         f"between steps {first:,} and {last:,} the training loss rises to {highest:.2f} nats "
         f"(it began at {trend.start:.2f})"
     )
-    if not no_warmup(trend, facts) or trend.final > trend.start - HUMP or wild(trend) > PEAKS:
+    over = trend.final <= trend.start - HUMP and wild(trend) <= PEAKS
+    if absurd(trend, facts) or not no_warmup(trend, facts) or not over:
         return too_high(f"{says}, and it ends at {trend.final:.2f}.", first, last)
     return missing_warmup(
         f"{says}; the learning rate was at its peak from the first step on, and the run got over "

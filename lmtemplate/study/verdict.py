@@ -64,6 +64,8 @@ def judge(record: Record, facts: Facts) -> Verdict:
         found.append(_course(trend, facts, turned is not None) if enough else None)
         found += [rule(trend, facts) for rule in NOTES]
     there = [finding for finding in found if finding is not None]
+    if any(finding.fault for finding in there):  # whose advice comes before any about the pace
+        there = [finding for finding in there if finding.name not in ("too_slow", "plateau")]
     verdict = Verdict(tuple(sorted(there, key=lambda finding: not finding.fault)))
     if trend is None or not verdict.healthy or trend.rows < ROWS:
         return verdict
