@@ -1,5 +1,7 @@
 """Run -> TensorBoard: one curve across resumes, losses in one chart, hparams with the best loss."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,25 +60,33 @@ class RunLogger(TensorBoardLogger):
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # type: ignore[override]
         # Lightning adds its epoch, which is always 0 here: the data's is data/epoch
-        values = {k: v for k, v in metrics.items() if k != "epoch"}
-        try:
-            super().log_metrics(values, step)
-        except ValueError as error:  # its word for whatever the writer met
-            if not isinstance(error.__cause__, OSError):
-                raise
-            self._warn(error.__cause__)
+        with self.forgiving():
+            super().log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step)
+
+    def log_hyperparams(self, *words: Any, **more: Any) -> None:
+        with self.forgiving():
+            super().log_hyperparams(*words, **more)
 
     def save(self) -> None:
-        try:
+        with self.forgiving():
             self.experiment.flush()  # and no hparams.yaml: config.yaml says it already
-        except OSError as error:
-            self._warn(error)
 
-    def _warn(self, error: OSError) -> None:
+    def finalize(self, status: str) -> None:
+        with self.forgiving():
+            super().finalize(status)
+
+    @contextmanager
+    def forgiving(self) -> Iterator[None]:
         """A full disk costs curves, not the run: the record has them, too."""
-        if not self._warned:
-            print(f"TensorBoard's files cannot be written: {error.strerror}", flush=True)
-        self._warned = True
+        try:
+            yield
+        except (OSError, ValueError) as error:  # ValueError: Lightning's word for any error
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(cause, OSError):
+                raise
+            if not self._warned:
+                print(f"TensorBoard's files cannot be written: {cause.strerror}", flush=True)
+            self._warned = True
 
 
 class Board(Callback):

@@ -1,6 +1,7 @@
 """Weights -> text that they write, in the record and in TensorBoard, after each validation."""
 
 import textwrap
+from contextlib import suppress
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -69,4 +70,5 @@ class Samples(Callback):
                 lines = (textwrap.wrap(line, 100) for line in f"{prompt}{text}".splitlines())
                 # indented, so that Markdown keeps the text's characters as they are
                 quoted = "\n".join(f"    {part}" for line in lines for part in line or [""])
-                board.add_text(f"samples/{number}", quoted, trainer.global_step)
+                with suppress(OSError):  # a full disk is told by the loggers
+                    board.add_text(f"samples/{number}", quoted, trainer.global_step)
