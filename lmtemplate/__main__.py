@@ -93,7 +93,12 @@ def call_with_flags(
         def error(self, message: str, ex: Exception | None = None) -> Any:
             raise ConfigError(f"{' '.join(message.split())} (see lmtemplate {verb} --help)")
 
-    parser = Parser(prog=f"lmtemplate {verb}", description=VERBS[verb][2], exit_on_error=True)
+    parser = Parser(
+        prog=f"lmtemplate {verb}",
+        description=VERBS[verb][2],
+        exit_on_error=True,
+        allow_abbrev=False,
+    )
     parameters = inspect.signature(function).parameters
     skip: set[str | int] = {"allow", "run", "runs"}
     if "run" in parameters:

@@ -330,8 +330,8 @@ def resume_from(run: Path, mode: ResumeMode) -> Path | None:
     if mode == "never":
         if is_used(run):
             raise ConfigError(
-                f"run directory {run} is in use; continue it with make resume RUN={run} (or add "
-                "--resume auto), or start anew with another --run_dir"
+                f"run directory {run} holds a run already; continue it with make resume RUN={run} "
+                "(or add --resume auto), or start anew with another --run_dir"
             )
         return None
     path = _newest_sound(run)

@@ -173,6 +173,7 @@ def build(
         restore.check_same_model_and_data(before, describe(cli, planned.length))
         if is_finished(run, before, cli, planned.length.steps):
             print(f"{run} is finished at step {before['global_step']:,}; raise its length to go on")
+            print("for other settings, name another run: make train RUN=runs/NAME (or --run_dir)")
             return None
     elif cli.config.init_from:
         start_weights(cli.config.init_from, cli)

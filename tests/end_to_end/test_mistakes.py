@@ -322,7 +322,7 @@ def test_a_used_run_directory_is_refused_and_untouched(fit: Command, tmp_path: P
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
     before = contents(tmp_path)
-    assert "is in use" in check_line(fit(tmp_path / "run"), 2)
+    assert "holds a run already" in check_line(fit(tmp_path / "run"), 2)
     assert contents(tmp_path) == before
 
 
