@@ -180,13 +180,16 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     try:
         run(sys.argv[1:])
+        print(end="", flush=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        sys.exit(0)  # `lmtemplate generate ... | head`
+        # `lmtemplate generate ... | head`: end as others do; what Python still flushes goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(141)
     except Exception as error:
         what, path = log_crash(error)
         says, code = explain(error, what)

@@ -15,12 +15,19 @@ import lightning.pytorch as lightning
 import torch
 import yaml
 from lightning.pytorch.utilities import rank_zero_only
+from torch.distributed import DistError
 
 from lmtemplate import callbacks as ours
 from lmtemplate import checkpoint as files
 from lmtemplate import redact, restore
 from lmtemplate import run as run_files
-from lmtemplate.errors import CheckpointError, ConfigError, NumbersError, OutOfMemoryError
+from lmtemplate.errors import (
+    CheckpointError,
+    ConfigError,
+    LostProcessError,
+    NumbersError,
+    OutOfMemoryError,
+)
 from lmtemplate.hardware import device_name
 from lmtemplate.parsing import TrainingCLI, configure_parsing
 from lmtemplate.record import is_recorded, read_record
@@ -145,6 +152,14 @@ def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> No
         ) from error
     except ours.SignalError as stop:
         sys.exit(stop.exit_code)
+    except RuntimeError as error:
+        if trainer.world_size == 1 or not (isinstance(error, DistError) or "gloo" in str(error)):
+            raise
+        raise LostProcessError(
+            f"process {trainer.global_rank} of {trainer.world_size} has lost another one at step "
+            f"{trainer.global_step:,}, which died or stands still (see what that one said); go on "
+            f"with --resume auto. {' '.join(str(error).split())[:200]}"
+        ) from error
     except SystemExit:
         if trainer.interrupted:  # Lightning ends with 1 after a Ctrl-C before the first step
             sys.exit(130)
@@ -210,17 +225,16 @@ def train_on(cli: TrainingCLI, words: list[str], run: Path, lock: run_files.Lock
             train(*built, cli)
             break
         except NumbersError as error:
-            guard, alone = cli.config_init.guard, built[0].world_size == 1
-            # Lightning would start the other processes a second time
-            if guard is None or gone_back > guard.rewinds or not alone:
+            guard = cli.config_init.guard
+            if guard is None or gone_back > guard.rewinds:
                 raise NumbersError(
                     f"{error}. Before: {last_points(run)}. Lower the learning rate, add warmup, or "
                     "set trainer.gradient_clip_val 1.0, and start again"
                 ) from error
             sequences, resume = cli.datamodule.sequences, "auto"
-            print(
-                f"{error}: going back ({gone_back}/{guard.rewinds}) and leaving out what was read"
-            )
+            if lock:
+                count = f"{gone_back}/{guard.rewinds}"
+                print(f"{error}: going back ({count}) and leaving out what was read", flush=True)
             cli = TrainingCLI(words)
             cli.datamodule.leave_out(sequences)
             cli.config_init.guard.went_back = True

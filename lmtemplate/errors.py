@@ -47,6 +47,12 @@ class LockedError(UserError):
     exit_code = 7
 
 
+class LostProcessError(UserError):
+    """Another process of the same run has died, or does not answer in time."""
+
+    exit_code = 9
+
+
 class DataError(UserError):
     """Text or shards are missing, damaged, or do not fit the model."""
 

@@ -1,5 +1,6 @@
 """A run directory's other files: manifest, summary, config."""
 
+import contextlib
 import json
 import os
 import platform
@@ -66,6 +67,8 @@ def write_text(path: Path, text: str) -> None:
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
 
 
@@ -100,26 +103,35 @@ def parse_yaml(text: str) -> Any:
 
 
 class Lock:
-    """Keeps a run directory to one process. The system frees it when that process dies, however.
+    """Keeps a folder to one process. The system frees it when that process dies, however.
 
     Args:
-        run: the run directory.
+        folder: the run directory, or another folder that nobody else may write to meanwhile.
+        path: the lock's file; FOLDER/.lock if not given.
+        flag: names another folder, on the command line.
     """
 
-    def __init__(self, run: Path) -> None:
-        self.run = run
-        self.path = run / LOCK
+    def __init__(self, folder: Path, path: Path | None = None, flag: str = "--run_dir") -> None:
+        self.folder = folder
+        self.path = path or folder / LOCK
+        self.flag = flag
         self._file: IO[str] | None = None
+
+    def _is_there(self, file: IO[str]) -> bool:
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), self.path.stat())
+        except FileNotFoundError:
+            return False
 
     def acquire(self) -> None:
         """Raises LockedError, with who has it, DiskError where there can be no lock file."""
         if self._file is not None:
             return
         try:
-            self.run.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             file = self.path.open("a+", encoding="utf-8")
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-            raise DiskError(f"cannot write {self.run}: {error}") from error
+            raise DiskError(f"cannot write {self.path.parent}: {error}") from error
         file.seek(0)
         holder = file.read()
         try:
@@ -129,11 +141,15 @@ class Lock:
         except OSError as error:
             file.close()
             raise LockedError(
-                f"{self.run} is in use by {holder or 'another process'}; wait for it, or name "
-                "another directory with --run_dir"
+                f"{self.folder} is in use by {holder or 'another process'}; wait for it, or name "
+                f"another directory with {self.flag}"
             ) from error
+        if not self._is_there(file):  # its holder has just removed it
+            file.close()
+            self.acquire()
+            return
         if holder:
-            print(f"taking over {self.run} from {holder}, which has died")
+            print(f"taking over {self.folder} from {holder}, which has died")
         file.truncate(0)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         file.write(f"pid {os.getpid()} on host {platform.node()} since {now}")
@@ -144,6 +160,8 @@ class Lock:
         """Let the next process in."""
         if self._file is not None:
             self._file.truncate(0)
+            with contextlib.suppress(OSError):  # Windows removes no file that is open
+                self.path.unlink()
             self._file.close()
             self._file = None
 
@@ -151,6 +169,12 @@ class Lock:
 def is_used(run: Path) -> bool:
     """Whether there is more in the directory than its lock."""
     return run.is_dir() and any(path.name != LOCK for path in run.iterdir())
+
+
+def command(*words: str) -> list[str]:
+    """This program as another process, which imports from no folder that this one does not."""
+    unsafe = os.getcwd() in sys.path  # where `python -m` would look first
+    return [sys.executable, *([] if unsafe else ["-P"]), "-m", "lmtemplate", *words]
 
 
 def _or_none(ask: Callable[[], str]) -> str | None:

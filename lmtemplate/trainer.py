@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import lightning.pytorch as lightning
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies import DDPStrategy
 
 from lmtemplate import callbacks as ours
 from lmtemplate import checkpoint as files
@@ -163,6 +165,17 @@ def describe(cli: TrainingCLI, length: RunLength) -> dict[str, Any]:
     }
 
 
+# A process that waits longer for the others has lost one. Lightning's 30 minutes are for somebody
+# who sits beside it; the longest wait that is none is for the first process to save.
+LONGEST_WAIT = timedelta(minutes=10)
+
+
+def patient_for_so_long(strategy: Any, world_size: int) -> Any:
+    """The strategy, with our timeout if it is one that a word chose."""
+    chosen_by_word = strategy in ("auto", "ddp") and world_size > 1
+    return DDPStrategy(timeout=LONGEST_WAIT) if chosen_by_word else strategy
+
+
 def build_trainer(cli: TrainingCLI, plan: Plan, run: Path, first_step: int) -> Trainer:
     """Lightning's Trainer in Lightning's units, with the callbacks of every run."""
     settings = cli.config_init.trainer.as_dict()
@@ -177,6 +190,7 @@ def build_trainer(cli: TrainingCLI, plan: Plan, run: Path, first_step: int) -> T
         added = as_list(None if loggers is True else loggers)
         loggers = [ours.RunLogger(run, first_step), ours.RecordLogger(run, first_step), *added]
     settings.update(
+        strategy=patient_for_so_long(settings["strategy"], plan.machine.world_size),
         precision=plan.machine.precision,
         max_steps=plan.length.steps,
         max_epochs=-1,

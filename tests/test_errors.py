@@ -19,6 +19,7 @@ CODES = {
     "OutOfMemoryError": 6,
     "LockedError": 7,
     "DataError": 8,
+    "LostProcessError": 9,
 }
 
 

@@ -1,5 +1,7 @@
 """Words of the command line -> a verb's module, called; mistakes -> one line and an exit code."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -129,8 +131,13 @@ def test_an_interrupt_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch) 
     assert run_main(monkeypatch, KeyboardInterrupt()) == 130
 
 
-def test_a_reader_that_goes_away_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run_main(monkeypatch, BrokenPipeError()) == 0
+def test_a_reader_that_goes_away_ends_it_as_it_ends_other_programs() -> None:
+    ear, mouth = os.pipe()
+    os.close(ear)
+    words = [sys.executable, "-m", "lmtemplate", "--help"]
+    ended = subprocess.run(words, stdout=mouth, stderr=subprocess.PIPE, check=False)
+    os.close(mouth)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -16,7 +17,6 @@ from lmtemplate.run import (
     Lock,
     duration,
     git_state,
-    is_used,
     manifest,
     read_json,
     write_json,
@@ -213,4 +213,23 @@ def test_a_released_lock_leaves_nothing_to_say(
         lock.acquire()
         lock.release()
     assert capsys.readouterr().out == ""
-    assert not is_used(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@needs_locks
+def test_a_lock_that_its_holder_removes_meanwhile_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    lock, take, times = Lock(tmp_path), fcntl.lockf, iter(range(9))
+
+    def removed_at_first(file: IO[str], how: int) -> None:
+        if next(times) == 0:
+            lock.path.unlink()
+        take(file, how)
+
+    monkeypatch.setattr(fcntl, "lockf", removed_at_first)
+    lock.acquire()
+    assert lock.path.read_text().startswith(f"pid {os.getpid()} ")
+    lock.release()

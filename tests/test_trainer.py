@@ -1,16 +1,26 @@
 """A config in steps, tokens and `auto` -> Lightning's Trainer: lengths, precision, devices."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from lightning.pytorch.strategies import DDPStrategy
 
 from lmtemplate.errors import ConfigError
 from lmtemplate.hardware import auto_precision
 from lmtemplate.parsing import TrainingCLI
-from lmtemplate.trainer import Machine, as_list, describe, find_machine, make_plan, measured_seconds
+from lmtemplate.trainer import (
+    Machine,
+    as_list,
+    describe,
+    find_machine,
+    make_plan,
+    measured_seconds,
+    patient_for_so_long,
+)
 from tests.conftest import TINY, Command
 from tests.runs import load, steps, train
 
@@ -64,7 +74,6 @@ def test_a_run_without_logger_checkpoints_and_samples_still_trains(
     assert shown.code == 0
     assert "reached trainer.max_steps 12 at step 12" in shown.out
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        ".lock",
         "config.yaml",
         "manifest.json",
         "summary.json",
@@ -112,3 +121,12 @@ def test_a_description_is_of_plain_types_and_holds_what_a_net_needs(corpus: Path
     assert yaml.safe_load(yaml.safe_dump(description)) == description
     assert (description["vocab_size"], description["block_size"]) == (257, 16)
     assert description["length"]["steps"] == 12
+
+
+def test_a_process_waits_ten_minutes_for_the_others_unless_the_strategy_says_otherwise() -> None:
+    strategy = patient_for_so_long("auto", 2)
+    assert strategy._timeout.total_seconds() == 600
+    own = DDPStrategy(timeout=timedelta(seconds=5))
+    assert patient_for_so_long(own, 2) is own
+    assert patient_for_so_long("auto", 1) == "auto"
+    assert patient_for_so_long("fsdp", 2) == "fsdp"

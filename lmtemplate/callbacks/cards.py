@@ -132,6 +132,8 @@ class Cards(Callback):
         run = Path(trainer.default_root_dir)
         summary = self.summary(trainer, module, data)
         write_json(run / "summary.json", summary)
+        if self._bad_numbers:
+            return  # the run may go back and on; if not, the error says more
         best, speed = summary["best"], summary["tokens_per_second"]
         rows = {"stopped": f"{summary['stop_message']} at step {summary['step']:,}"}
         if best:

@@ -2,7 +2,6 @@
 
 import math
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lmtemplate.module import is_log_step
 from lmtemplate.record import TRAIN, VAL, Writer
+from lmtemplate.run import command
 
 SECONDS_BETWEEN_ARRAYS = 2.0
 SHARE_OF_TIME = 1 / 200  # that rewriting the arrays, which grow with the run, may cost
@@ -112,8 +112,7 @@ class Pictures(Callback):
             self._wait = max(self._wait, TIMES_AS_LONG * since)  # a long record takes long to draw
         elif since >= self._wait:
             self._drawn_at = time.monotonic()
-            words = ["plot", trainer.default_root_dir, "--quiet"]
-            self._child = subprocess.Popen([sys.executable, "-m", "lmtemplate", *words])
+            self._child = subprocess.Popen(command("plot", trainer.default_root_dir, "--quiet"))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._child is not None:

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM, SIGUSR1 -> a checkpoint at the end of the step, and an exit code that tells."""
+"""Signals that end a program -> a checkpoint at the end of the step, and an exit code that tells."""
 
 import faulthandler
 import os
@@ -15,7 +15,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lmtemplate.callbacks.checkpointing import Checkpoint
 from lmtemplate.module import is_logged
 
-EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 85}  # 85: send me to the queue again
+# SIGHUP: its terminal was closed; 85: send me to the queue again
+EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 85}
+
+
+def _heard() -> list[str]:
+    """Those that this system knows, and that nobody (nohup, a shell's &) has told us to ignore."""
+    known = [name for name in EXIT_CODES if hasattr(signal, name)]  # Windows has not all of them
+    return [n for n in known if signal.getsignal(signal.Signals[n]) is not signal.SIG_IGN]
 
 
 class SignalError(Exception):
@@ -41,11 +48,19 @@ class _Watchdog(threading.Thread):
         self._ears, self._mouth = socket.socketpair()
         self._mouth.setblocking(False)
         self._before = signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
+        self._terminals = [handle for handle in (1, 2) if os.isatty(handle)]
 
     def tell(self, word: bytes) -> None:
         """ALIVE: the grace begins anew. PATIENT: what is done now may take as long as it takes."""
         with suppress(BlockingIOError):
             self._mouth.send(word)
+
+    def _forget_terminals(self) -> None:
+        """Print nowhere from now on: to a terminal that is closed, a print is an error."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        while self._terminals:
+            os.dup2(nowhere, self._terminals.pop())
+        os.close(nowhere)
 
     def run(self) -> None:
         names = (name for name in EXIT_CODES if hasattr(signal, name))
@@ -65,6 +80,8 @@ class _Watchdog(threading.Thread):
             if code is not None and word[0] in codes:
                 os._exit(code)  # the second one; every file is written whole or not at all
             code = codes.get(word[0], code)
+            if code == EXIT_CODES["SIGHUP"]:
+                self._forget_terminals()
             self._ears.settimeout(
                 None if word == self.PATIENT or code is None else self.grace_seconds
             )
@@ -115,8 +132,7 @@ class Signals(Callback):
             yield  # only the main thread may
             return
         self.received = None
-        names = [name for name in EXIT_CODES if hasattr(signal, name)]  # Windows has no SIGUSR1
-        before = {name: signal.signal(signal.Signals[name], self._note) for name in names}
+        before = {name: signal.signal(signal.Signals[name], self._note) for name in _heard()}
         self._watchdog = _Watchdog(self.grace_seconds)
         self._watchdog.start()
         Signals.listens = True

@@ -26,11 +26,27 @@ class EarlyStopping(callbacks.EarlyStopping):
         mode: str = "min",
     ) -> None:
         super().__init__(monitor, min_delta=min_delta, patience=patience, mode=mode)
+        self._ended_at: int | None = None  # the length of a run that this has ended
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring a run to its end that was killed between its last save and that."""
+        if self._ended_at == trainer.max_steps:
+            trainer.should_stop = True
+        else:
+            self.stopping_reason_message = None  # of the start before
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        self._ended_at = trainer.max_steps if self.stopping_reason_message else None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "ended_at": self._ended_at}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # Lightning restores the patience as well, so that a new one would do nothing
         super().load_state_dict({**state_dict, "patience": self.patience})
-        self.stopping_reason_message = None  # of the start before
+        impatient = self.wait_count >= self.patience
+        self._ended_at = state_dict.get("ended_at") if impatient else None
 
 
 class RunEnd(callbacks.Callback):
@@ -51,6 +67,10 @@ class RunEnd(callbacks.Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.max_seconds is not None and self.seconds_before >= self.max_seconds:
+            self.out_of_time = trainer.should_stop = True  # it was killed before its end
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -58,10 +58,8 @@ def _field(fields: Any, name: str, kind: type, within: range | None = None) -> A
     return value
 
 
-def block_sums(entry: dict[str, Any], dtype: str) -> list[str] | None:
-    """CRC-32 of each block of a shard; None in an index from before there were any."""
-    if "crc32" not in entry:
-        return None
+def block_sums(entry: dict[str, Any], dtype: str) -> list[str]:
+    """CRC-32 of each block of a shard. Raises ValueError where they are not so many."""
     sums: list[str] = _field(entry, "crc32", str).split(" ")
     blocks = -(-entry["tokens"] * np.dtype(dtype).itemsize // BLOCK_BYTES)
     if len(sums) != blocks or not all(re.fullmatch("[0-9a-f]{8}", one) for one in sums):

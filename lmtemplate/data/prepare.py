@@ -17,7 +17,7 @@ from lmtemplate.data.index import dtype_for, read_index, write_index
 from lmtemplate.data.split import Event, SplitCorpus
 from lmtemplate.data.tokenizer import Tokenizer, train_tokenizer
 from lmtemplate.errors import ConfigError, DataError, DiskError
-from lmtemplate.run import parse_yaml
+from lmtemplate.run import Lock, parse_yaml
 
 BATCH = 2_000_000  # characters tokenized at a time: enough for all cores, little enough for memory
 TOKENIZER = "tokenizer.json"
@@ -271,6 +271,8 @@ def prepare(
     }
     if Path(tokenizer).is_file():
         source["tokenizer_sha256"] = shards.file_sha256(Path(tokenizer))
+    lock = Lock(output, output.resolve().with_name(f".{output.name}.lock"), "--output")
+    lock.acquire()
     try:
         _clear(output)
         if _is_done(output, source, overwrite):
@@ -279,4 +281,6 @@ def prepare(
         _build(output, text, source)
     except OSError as error:
         raise DiskError(f"cannot write {output}: {error}") from error
+    finally:
+        lock.release()
     _say_next(output, for_config)

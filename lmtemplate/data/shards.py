@@ -162,8 +162,7 @@ class Shard:
         """Compare one block with its CRC-32, and its ids with the vocabulary. Raises DataError."""
         tokens = self.tokens[block * self.block_tokens : (block + 1) * self.block_tokens]
         found = f"{zlib.crc32(tokens.data):08x}"
-        expected = self.sums[block] if self.sums else found
-        if found != expected:
+        if found != (expected := self.sums[block]):
             raise DataError(
                 f"shard {self.path}: block at byte offset {HEADER_BYTES + block * BLOCK_BYTES:,} "
                 f"fails its CRC-32 (expected {expected}, got {found}): prepare the corpus again, "

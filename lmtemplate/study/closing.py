@@ -1,12 +1,12 @@
 """A run that has ended -> the verdict and the figures in the terminal, and everything in a page."""
 
 import subprocess
-import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from lmtemplate.record import is_recorded
+from lmtemplate.run import command
 from lmtemplate.study.diagnose import Examination, examine, sentences
 from lmtemplate.study.report import write_report
 from lmtemplate.study.summary import summary
@@ -34,8 +34,7 @@ def explain(run: Path, allow: Sequence[str] = ()) -> None:
     """
     if not is_recorded(run):
         return
-    words = ["plot", str(run), "--quiet"]
-    pictures = subprocess.Popen([sys.executable, "-m", "lmtemplate", *words])
+    pictures = subprocess.Popen(command("plot", str(run), "--quiet"))
     try:
         examination = examine(run, allow=allow)
         said = sentences(examination)

@@ -13,8 +13,8 @@ from lmtemplate.data.index import read_index
 from lmtemplate.errors import CheckpointError, ConfigError, DataError
 from lmtemplate.length import LIMITS
 from lmtemplate.record import TRAIN, VAL, read_lines
+from lmtemplate.run import command, read_json
 from lmtemplate.run import manifest as describe
-from lmtemplate.run import read_json
 
 # Settings that no loss depends on.
 HARMLESS = ("run_dir", "report", "checkpoint", "samples", "signals", "throughput", "watch")
@@ -119,8 +119,7 @@ def repeat(settings: dict[str, Any], again: Path, threads: int, allow: list[str]
         words += [word for package in allow for word in ("--allow", package)]
         # sums of floats depend on how many threads share them
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        command = [sys.executable, "-m", "lmtemplate", *words]
-        return subprocess.run(command, env=environment, check=False).returncode
+        return subprocess.run(command(*words), env=environment, check=False).returncode
 
 
 def reproduce(run: Path, output: Path | None = None, allow: list[str] | None = None) -> None:

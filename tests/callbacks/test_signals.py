@@ -110,6 +110,17 @@ def test_the_handlers_of_before_are_there_again(fit: Command, send: Send, tmp_pa
     assert signal.set_wakeup_fd(-1) == -1
 
 
+def test_a_signal_that_was_to_be_ignored_stays_so(
+    fit: Command, send: Send, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    send(signal.SIGHUP, step=7)
+    try:
+        assert fit(tmp_path / "run", *FLAGS).code == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_null_leaves_signals_alone(fit: Command, tmp_path: Path) -> None:
     handlers = []
     before = signal.getsignal(signal.SIGUSR1)

@@ -63,6 +63,28 @@ def test_a_patience_from_before_does_not_beat_the_one_given_now() -> None:
     assert (now.patience, now.wait_count) == (7, 1)
 
 
+def test_a_run_that_was_killed_before_its_summary_ends_where_it_had_stopped(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*STUCK, "--early_stopping.patience=3", "--resume=auto"]
+    run = train(tmp_path / "run", corpus, *flags)
+    (run / "summary.json").unlink()
+    train(run, corpus, *flags)
+    assert steps(run, "val/loss") == [0, 2, 4, 6, 8]
+    assert (summary(run)["stop_reason"], summary(run)["step"]) == ("early_stopping", 8)
+    train(run, corpus, *flags)
+    assert "is finished at step 8" in capsys.readouterr().out
+
+
+def test_a_run_that_stopped_early_goes_on_when_its_length_grows(
+    corpus: Path, tmp_path: Path
+) -> None:
+    flags = [*STUCK, "--early_stopping.patience=3", "--resume=auto"]
+    run = train(tmp_path / "run", corpus, *flags)
+    train(run, corpus, *flags, "--trainer.max_steps=22")
+    assert steps(run, "val/loss") == [0, 2, 4, 6, 8, 10]
+
+
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_the_final_weights_are_validated_though_the_interval_does_not_divide_the_run(
     corpus: Path, tmp_path: Path, accumulate: int

@@ -230,18 +230,6 @@ def test_only_blocks_that_are_read_are_verified(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("stream")
-def test_an_older_index_without_block_sums_is_read(
-    stream: np.ndarray[Any, Any], tmp_path: Path
-) -> None:
-    index = read_index(tmp_path)
-    for entry in index["splits"]["train"]["shards"]:
-        del entry["crc32"]
-    fingerprint = index.pop("fingerprint")
-    write_index(tmp_path, index)
-    assert read_index(tmp_path)["fingerprint"] == fingerprint  # still the same corpus
-    assert np.array_equal(read_all(tmp_path), stream)
-
-
 def test_a_token_outside_the_vocabulary_is_named_before_it_reaches_the_model(
     stream: np.ndarray[Any, Any], tmp_path: Path
 ) -> None:

@@ -54,7 +54,7 @@ def test_events_lie_directly_in_the_run(run: Path) -> None:
 
 def test_the_run_directory_holds_what_is_documented_and_nothing_else(run: Path) -> None:
     names = {path.name for path in run.iterdir() if not path.name.startswith("events.")}
-    assert names == {".lock", "config.yaml", "manifest.json", "summary.json", "checkpoints"}
+    assert names == {"config.yaml", "manifest.json", "summary.json", "checkpoints"}
 
 
 def test_the_metric_names_are_the_documented_ones(run: Path) -> None:

@@ -199,7 +199,8 @@ def tell_when_it_trains(ready: Connection) -> None:
 
     def on_train_start(self: Checkpoint, *words: Any) -> None:
         begin(self, *words)
-        ready.send("training")
+        with suppress(BrokenPipeError):  # of a second start, nobody waits for a word
+            ready.send("training")
 
     mock.patch.object(Checkpoint, "on_train_start", on_train_start).start()
 
@@ -224,6 +225,21 @@ def raise_signal_at(number: int, batch_idx: int) -> None:
     def act(module: LitLanguageModel, index: int) -> None:
         if index == batch_idx:
             signal.raise_signal(number)
+
+    before_each_batch(act)
+
+
+def close_terminal_at(batch_idx: int) -> None:
+    """Run in a terminal, which is closed at this micro-batch."""
+    master, slave = os.openpty()
+    for standard in (1, 2):
+        os.dup2(slave, standard)
+    os.close(slave)
+
+    def act(module: LitLanguageModel, index: int) -> None:
+        if index == batch_idx:
+            os.close(master)
+            signal.raise_signal(signal.SIGHUP)
 
     before_each_batch(act)
 

@@ -1,6 +1,7 @@
 """One of two processes (gloo) dies or stands still -> the other ends and says so; both go on."""
 
 import functools
+import math
 import multiprocessing
 import os
 import signal
@@ -11,12 +12,17 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 
+from lmtemplate.module import LitLanguageModel
 from tests.faults import harness
 from tests.faults.experiments import Configuration, different, sound_steps
+from tests.runs import load
 
+SEQUENCES = 8  # that both read in a step
 TIMEOUT, PATIENCE = 5, 10  # seconds of a collective; and those that an end may take besides
 TWO = (
     "--trainer.devices=2",
@@ -68,10 +74,10 @@ def test_when_one_process_dies_or_stands_still_the_other_ends_with_a_line(
     try:
         time.sleep(0.5)
         os.kill(runs[victim].pid, signal.Signals[name])
-        code = runs[1 - victim].wait(TIMEOUT + PATIENCE)
-        assert code not in (0, None)
+        assert runs[1 - victim].wait(TIMEOUT + PATIENCE) == 9
         lines = runs[1 - victim].printed().splitlines()
-        assert [line for line in lines if line.startswith("error: ")]
+        told = f"error: process {1 - victim} of 2 has lost another one at step "
+        assert [line for line in lines if line.startswith(told)]
         assert not [line for line in lines if line.startswith("Traceback")]
     finally:
         for run in runs:
@@ -93,6 +99,31 @@ def test_when_the_first_process_cannot_save_both_go_on_or_both_end(
     assert [run.wait() for run in runs] == [code, code], runs[1].printed()
     assert "save failed (2/3): " in runs[0].printed()
     assert sound_steps(tmp_path / "run") == ([16, 20] if code == 0 else [])
+
+
+def bad_between(first: int, last: int) -> None:
+    """What is read in these steps makes bad numbers, at the first attempt."""
+    step_of = LitLanguageModel.training_step
+
+    def training_step(module: LitLanguageModel, batch: Any, batch_idx: int) -> Any:
+        read = module.trainer.datamodule.sequences  # type: ignore[attr-defined]
+        bad = first * SEQUENCES <= read < last * SEQUENCES
+        return step_of(module, batch, batch_idx) * (math.nan if bad else 1.0)
+
+    mock.patch.object(LitLanguageModel, "training_step", training_step).start()
+
+
+def test_two_processes_go_back_together_and_leave_out_what_was_bad(
+    corpus: Path, tmp_path: Path
+) -> None:
+    words = Configuration(steps=12, flags=TWO).words(corpus, tmp_path / "run")
+    bad = functools.partial(bad_between, 4, 8)
+    runs = [run for run, _ in start_two(words, tmp_path, bad)]
+    assert [run.wait() for run in runs] == [0, 0], runs[0].printed()
+    assert "up to step 8: going back (1/2) and leaving out what was read" in runs[0].printed()
+    assert "going back" not in runs[1].printed()
+    data = load(tmp_path / "run", 12)["TokenData"]
+    assert data["sequences"] == (12 + 4) * SEQUENCES
 
 
 # else those started again may read the addresses of those that died (pytorch issue 135712)
