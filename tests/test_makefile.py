@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
+SET_UP = ("Makefile", "pyproject.toml", "constraints.txt", "requirements.lock")
 TARGETS = (
     "install data train resume eval sample diagnose report compare reproduce board test test-all "
     "lint bench clean rename help"
@@ -167,7 +168,7 @@ def test_clean_never_names_what_was_trained_or_prepared() -> None:
 
 
 def test_the_set_up_is_repeated_only_when_the_pins_change(tmp_path: Path) -> None:
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+    for name in SET_UP:
         shutil.copy(ROOT / name, tmp_path)
     assert "pip" in make("-n", "install", folder=tmp_path).stdout
     (tmp_path / ".venv").mkdir()
@@ -178,7 +179,7 @@ def test_the_set_up_is_repeated_only_when_the_pins_change(tmp_path: Path) -> Non
 
 
 def test_an_old_python_is_refused_in_one_line(tmp_path: Path) -> None:
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+    for name in SET_UP:
         shutil.copy(ROOT / name, tmp_path)
     old = tmp_path / "python3.9"
     old.write_text('#!/bin/sh\nexec python3 -c "import sys; sys.version_info = (3, 9, 2); $2"\n')
@@ -192,6 +193,14 @@ def test_an_old_python_is_refused_in_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("requirement", requirements(), ids=str)
 def test_every_requirement_has_a_pin_within_its_range(requirement: Requirement) -> None:
     assert requirement.specifier.contains(pins()[canonicalize_name(requirement.name)])
+
+
+def test_the_lock_has_hashes_of_just_these_pins_but_torch() -> None:
+    text = (ROOT / "requirements.lock").read_text()
+    entry = r"^(\S+)==(\S+)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$"
+    locked = {canonicalize_name(m[1]): m[2] for m in re.finditer(entry, text, re.MULTILINE)}
+    assert locked == {name: version for name, version in pins().items() if name != "torch"}
+    assert "require-hashes" in make("-n", "-W", "requirements.lock", "install").stdout
 
 
 def test_lightning_is_not_a_version_known_to_be_harmful() -> None:
@@ -209,7 +218,7 @@ def test_the_corpus_package_is_pinned_to_the_text_that_the_presets_know() -> Non
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """The set-up files around a package of two lines, in a repository of their own."""
-    for name in ("Makefile", "pyproject.toml", "constraints.txt", "LICENSE", ".gitignore"):
+    for name in (*SET_UP, "LICENSE", ".gitignore"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / ".ci").mkdir()
     shutil.copy(ROOT / ".ci" / "rename.py", tmp_path / ".ci")
