@@ -1,6 +1,6 @@
 """Faults, by the hundred -> the figures of what lmtemplate promises to survive.
 
-    make bench BENCH=reliability                        all of it, about half an hour of one core
+    make bench BENCH=reliability                        all of it, about 45 minutes
     make bench BENCH=reliability ARGS="--only kills flips --kills 20 --cuts 10"
 
 Each row says how many faults there were, and how many went as promised.
@@ -16,6 +16,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from lmtemplate import checkpoint as files
+from lmtemplate import resume
 from lmtemplate.data.shards import Shards
 from lmtemplate.errors import DataError
 from tests.faults import experiments, figures, harness
@@ -33,18 +34,20 @@ def prepare(folder: Path) -> Path:
 
 def kills(corpus: Path, folder: Path, count: int) -> str:
     """SIGKILL, every other time inside a write; TMPDIR is on another device where there is one."""
-    told, share = list[str](), count // len(CONFIGURATIONS)
+    told, (share, rest) = list[str](), divmod(count, len(CONFIGURATIONS))
     device = Path("/dev/shm") if Path("/dev/shm").is_dir() else folder
     for number, (name, configuration) in enumerate(CONFIGURATIONS.items()):
+        if not (times := share + (number < rest)):
+            continue
         (folder / str(number)).mkdir()
         with tempfile.TemporaryDirectory(dir=device) as temporary:
             told += experiments.kill_and_compare(
-                configuration, corpus, folder / str(number), Path(temporary), share, seed=number
+                configuration, corpus, folder / str(number), Path(temporary), times, seed=number
             )
-        print(f"    {share} kills: {name}", flush=True)
+        print(f"    {times} kills: {name}", flush=True)
     killed = [line for line in told if line.endswith(": -9")]
     inside = [line for line in killed if line.startswith("operation")]
-    return f"{len(killed)}/{len(killed)} bitwise equal in the end, {len(inside)} inside a write"
+    return f"{len(killed)}/{count} bitwise equal in the end, {len(inside)} inside a write"
 
 
 def cuts(corpus: Path, folder: Path, count: int) -> str:
@@ -85,7 +88,7 @@ def damages(corpus: Path, folder: Path, count: int) -> str:
     with redirect_stdout(io.StringIO()):
         for damage in DAMAGES.values():
             newest.write_bytes(damage(content))
-            taken += files.resume_from(folder / "run", "auto") == before
+            taken += resume.resume_from(folder / "run", "auto") == before
     return f"{taken}/{len(DAMAGES)} found and fallen back from"
 
 
@@ -108,8 +111,21 @@ def numbers(corpus: Path, folder: Path, count: int) -> str:
 
 def memory(corpus: Path, folder: Path, count: int) -> str:
     """What a save holds besides the state itself."""
+    if not figures.FORGET.exists():
+        return "not measured: only Linux counts the memory that was held"
     raised, size = figures.memory_while_saving(corpus, folder)
     return f"{raised / 1e6:.1f} MB more while saving {size / 1e6:.0f} MB"
+
+
+def plugs(corpus: Path, folder: Path, count: int) -> str:
+    """`make train`, whose plug is pulled at random moments, and `make resume` each time."""
+    runs = [run for run in figures.pull_plugs(folder, count, random.Random(0)) if run[0]]
+    steps = [step for pulled, _ in runs for step in pulled]
+    wrong = [what for _, what in runs if what]
+    return (
+        f"{len(steps)} plugs pulled ({sum(map(bool, steps))} after a checkpoint); best.json, "
+        f"weights and record equal at {len(runs) - len(wrong)}/{len(runs)} ends {wrong or ''}"
+    )
 
 
 ROWS: dict[str, tuple[Callable[[Path, Path, int], str], int]] = {
@@ -120,6 +136,7 @@ ROWS: dict[str, tuple[Callable[[Path, Path, int], str], int]] = {
     "signals": (signals, 20),
     "numbers": (numbers, 500),
     "memory": (memory, 0),
+    "plugs": (plugs, 10),
 }
 
 

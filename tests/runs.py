@@ -1,14 +1,18 @@
-"""A tiny run to look at: train it, read its curves, its checkpoints and the bytes of its files."""
+"""A tiny run to look at: train it, read its curves and checkpoints, compare it with another."""
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lmtemplate import checkpoint as files
 from lmtemplate.__main__ import run as run_words
-from tests.conftest import TINY
+from tests.conftest import TINY, Result
+
+CLOCKS = ("Throughput", "RunEnd")  # callbacks whose state tells the time
 
 
 def train(run: Path, corpus: Path, *flags: object) -> Path:
@@ -59,3 +63,60 @@ def equal(one: Any, other: Any) -> bool:
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(equal, one, other))
     return bool(one == other)
+
+
+def end_of(run: Path, step: int) -> dict[str, Any]:
+    """All that a run comes to: the last checkpoint, the record, the best, less its clocks."""
+    end = load(run, step)
+    end.pop("loops")  # Lightning's own counts, which a resume sets anew
+    for setting in ("run_dir", "checkpoint"):  # where, and how often
+        end["config"].pop(setting)
+    for name in CLOCKS:
+        end["callbacks"].pop(name)
+    for name in ("training_metrics.json", "best.json"):
+        end[name] = (run / "checkpoints" / name).read_text()
+    return end
+
+
+def different(one: Path, other: Path, step: int) -> list[str]:
+    """What is not equal, to the last bit, at the end of two runs."""
+    ends = [end_of(run, step) for run in (one, other)]
+    keys = sorted({*ends[0], *ends[1]})
+    return [key for key in keys if not equal(ends[0].get(key), ends[1].get(key))]
+
+
+def is_finite(content: Any) -> bool:
+    """Whether all tensors and numbers of a nest are."""
+    if isinstance(content, torch.Tensor):
+        return bool(content.isfinite().all())
+    if isinstance(content, float):
+        return math.isfinite(content)
+    values = content.values() if isinstance(content, dict) else content
+    return not isinstance(content, dict | list | tuple) or all(map(is_finite, values))
+
+
+def check_line(answer: Result, *codes: int) -> str:
+    """The message, if the answer was one of these exit codes and, unless that is 0, one line."""
+    assert answer.code in codes, answer
+    if answer.code:
+        assert len(answer.error.strip().splitlines()) == 1
+        assert len(answer.error) < 700
+    assert "Traceback" not in answer.error
+    return answer.error
+
+
+def state(step: int = 1, **more: Any) -> dict[str, Any]:
+    """What the smallest checkpoint holds."""
+    return {"state_dict": {"net.a": torch.arange(6.0).view(2, 3)}, "global_step": step, **more}
+
+
+def save(run: Path, *steps: int) -> None:
+    for step in steps:
+        files.write(state(step), run / "checkpoints" / files.file_name(step))
+
+
+def flip_bit(path: Path, place: float = 0.5) -> None:
+    """Turn one bit at this share of the file."""
+    content = bytearray(path.read_bytes())
+    content[int(place * (len(content) - 1))] ^= 1
+    path.write_bytes(content)

@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lmtemplate import checkpoint as files
+from lmtemplate import resume
+from lmtemplate.run import folder_of
 from tests.conftest import TINY
 from tests.faults import harness
-from tests.runs import equal, load
+from tests.runs import different
 
-CLOCKS = ("Throughput", "RunEnd")  # callbacks whose state tells the time
 LATEST_OPERATION = 130  # of about 200 that a run of 18 steps does to files
 
 
@@ -53,30 +53,10 @@ CONFIGURATIONS = {
 }
 
 
-def end_of(run: Path, step: int) -> dict[str, Any]:
-    """All that a run comes to: the last checkpoint, the record, the best, less its clocks."""
-    end = load(run, step)
-    end.pop("loops")  # Lightning's own counts, which a resume sets anew
-    for setting in ("run_dir", "checkpoint"):  # where, and how often
-        end["config"].pop(setting)
-    for name in CLOCKS:
-        end["callbacks"].pop(name)
-    for name in ("training_metrics.json", "best.json"):
-        end[name] = (files.folder_of(run) / name).read_text()
-    return end
-
-
-def different(one: Path, other: Path, step: int) -> list[str]:
-    """What is not equal, to the last bit, at the end of two runs."""
-    ends = [end_of(run, step) for run in (one, other)]
-    keys = sorted({*ends[0], *ends[1]})
-    return [key for key in keys if not equal(ends[0].get(key), ends[1].get(key))]
-
-
 def sound_steps(run: Path) -> list[int]:
     """Steps of the checkpoints that are whole; that one is not fails here."""
-    for step in (steps := files.steps_saved(run)):
-        problem = files.damage(files.folder_of(run) / files.file_name(step))
+    for step in (steps := resume.steps_saved(run)):
+        problem = files.damage(folder_of(run) / files.file_name(step))
         assert problem is None, f"step {step}: {problem}"
     return steps
 

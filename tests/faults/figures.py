@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,14 +16,17 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import torch
-
 from lmtemplate import checkpoint as files
+from lmtemplate import resume
 from lmtemplate.callbacks import Checkpoint
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.record import read_record
+from lmtemplate.run import folder_of
 from tests.faults import harness
 from tests.faults.experiments import Configuration, sound_steps
+from tests.runs import different, is_finite
+
+FORGET = Path("/proc/self/clear_refs")  # 5 written there: begin anew to count the highest memory
 
 
 def poison(bad_steps: int) -> None:
@@ -50,17 +54,7 @@ def poison(bad_steps: int) -> None:
 
     mock.patch.object(LitLanguageModel, "training_step", training_step).start()
     mock.patch.object(LitLanguageModel, "measure_gradient", measure_gradient).start()
-    mock.patch.object(files, "prune").start()
-
-
-def is_finite(content: Any) -> bool:
-    """Whether all tensors and numbers of a nest are."""
-    if isinstance(content, torch.Tensor):
-        return bool(content.isfinite().all())
-    if isinstance(content, float):
-        return math.isfinite(content)
-    values = content.values() if isinstance(content, dict) else content
-    return not isinstance(content, dict | list | tuple) or all(map(is_finite, values))
+    mock.patch.object(resume, "prune").start()
 
 
 def inject_bad_numbers(corpus: Path, folder: Path, bad_steps: int) -> tuple[int, list[str]]:
@@ -71,7 +65,7 @@ def inject_bad_numbers(corpus: Path, folder: Path, bad_steps: int) -> tuple[int,
     words = configuration.words(corpus, folder / "run")
     run = harness.start(words, folder / "log", functools.partial(poison, bad_steps))
     assert run.wait(600) == 0, run.printed()[-3000:]
-    paths = sorted(files.folder_of(folder / "run").rglob("*.ckpt"))
+    paths = sorted(folder_of(folder / "run").rglob("*.ckpt"))
     assert len(paths) > steps // 10
     keys = ("state_dict", "optimizer_states")
     bad = [str(path) for path in paths if not is_finite([files.read(path).get(k) for k in keys])]
@@ -91,7 +85,7 @@ def measure_memory(result: Connection) -> None:
 
     def measured(self: Checkpoint, trainer: Any, path: Path, **words: bool) -> None:
         before = _highest("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # forget what was held at most
+        FORGET.write_text("5")
         write(self, trainer, path, **words)
         raised.append(_highest("VmHWM") - before)
         sizes.append(path.stat().st_size)
@@ -140,3 +134,54 @@ def terminate(corpus: Path, folder: Path, chance: random.Random) -> Ending:
     seconds = time.monotonic() - begin
     step = sound_steps(folder)[-1]
     return Ending(seconds, step, int(read_record(folder).steps[-1]) - step)
+
+
+def type_make(run: Path, seconds: float | None) -> bool:
+    """`make resume`, or `make train` where there is nothing to go on from yet.
+
+    Returns whether it ended by itself; after so many seconds, if any, the plug is pulled: SIGKILL
+    for `make` and all that it has started.
+    """
+    word = "resume" if resume.steps_saved(run) else "train"
+    # a `make` around this one hands down its own words, and ARGS among them
+    around = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS")
+    with run.with_suffix(".log").open("a") as log:
+        process = subprocess.Popen(
+            ["make", word, f"RUN={run}", "CONFIG=configs/quickstart.yaml", "ARGS="],
+            cwd=harness.ROOT,
+            env={name: value for name, value in os.environ.items() if name not in around},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        code = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return False
+    assert code == 0, run.with_suffix(".log").read_text()[-3000:]
+    return True
+
+
+def pull_plugs(
+    folder: Path, count: int, chance: random.Random, seconds: tuple[float, float] = (5, 45)
+) -> list[tuple[list[int], list[str]]]:
+    """Pull the plug so often, go on each time until the run ends; then begin another one.
+
+    Returns:
+        for each run: the step of its newest checkpoint at each pull, 0 if there was none, and what
+        ended differently than in one whose plug was never pulled.
+    """
+    reference = folder / "reference"
+    assert type_make(reference, None)
+    last = resume.steps_saved(reference)[-1]
+    runs, left = list[tuple[list[int], list[str]]](), count
+    while left:
+        run, pulled = folder / f"run{len(runs)}", list[int]()
+        while not type_make(run, chance.uniform(*seconds) if left else None):
+            pulled.append(max(sound_steps(run), default=0))
+            left -= 1
+        runs.append((pulled, different(reference, run, last)))
+    return runs

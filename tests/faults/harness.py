@@ -235,6 +235,8 @@ def close_terminal_at(batch_idx: int) -> None:
     for standard in (1, 2):
         os.dup2(slave, standard)
     os.close(slave)
+    # those of the fork server take it for a file, in which one may seek
+    sys.stdout, sys.stderr = (os.fdopen(standard, "w", closefd=False) for standard in (1, 2))
 
     def act(module: LitLanguageModel, index: int) -> None:
         if index == batch_idx:

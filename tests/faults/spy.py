@@ -5,6 +5,7 @@ A name, a path or a source with CANARY in it belongs to an attacker.
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ CHANGES = {
     "os.symlink": (1,),
     "os.truncate": (0,),
 }
+ON_LINKS = ("os.link", "os.remove", "os.rename", "os.symlink")  # not on what a link points to
 
 
 class Spy:
@@ -44,10 +46,13 @@ class Spy:
         self.folder = os.path.realpath(folder)
         self.seen: list[str] = []
 
-    def _is_outside(self, path: Any) -> bool:
+    def _is_outside(self, path: Any, follow: bool = True) -> bool:
         if not isinstance(path, (str, bytes, os.PathLike)):
             return False  # a file that is open already
-        real = os.path.realpath(os.fsdecode(path))
+        name = os.fsdecode(path)
+        folder, last = os.path.split(name)
+        real = os.path.realpath(name if follow else folder)
+        real = real if follow else os.path.join(real, last)
         inside = f"{real}{os.sep}".startswith((self.folder + os.sep, "/dev/"))
         return not (inside or "__pycache__" in real)
 
@@ -66,8 +71,10 @@ class Spy:
             path, mode, flags = arguments
             changing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
             writes = bool(set(mode) & set("wax+")) if mode else bool(flags & changing)
-            return writes and self._is_outside(path)
-        return any(self._is_outside(arguments[place]) for place in CHANGES.get(event, ()))
+            follows = not flags & getattr(os, "O_NOFOLLOW", 0)
+            return writes and self._is_outside(path, follows)
+        paths = [arguments[place] for place in CHANGES.get(event, ())]
+        return any(self._is_outside(path, event not in ON_LINKS) for path in paths)
 
     def see(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self._is_ours_to_worry(event, arguments):
@@ -75,15 +82,18 @@ class Spy:
 
 
 _watching: list[Spy] = []
+_looking = threading.local()
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
-    if _watching:
-        spy = _watching.pop()  # what the spy itself does is nobody's business
-        try:
+    if not _watching or getattr(_looking, "now", False):
+        return  # what the spies themselves do is nobody's business
+    _looking.now = True
+    try:
+        for spy in list(_watching):
             spy.see(event, arguments)
-        finally:
-            _watching.append(spy)
+    finally:
+        _looking.now = False
 
 
 @contextmanager

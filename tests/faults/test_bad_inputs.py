@@ -16,7 +16,7 @@ import torch
 
 from lmtemplate import __main__ as program
 from tests.conftest import TINY, Command, Result
-from tests.runs import train
+from tests.runs import check_line
 
 ROOT = Path(__file__).parents[2]
 MISTAKES = "end_to_end/test_mistakes.py"
@@ -140,13 +140,6 @@ def test_every_row_is_tested_somewhere() -> None:
     assert len(ELSEWHERE) == 30
 
 
-def check_line(mistake: Result, code: int) -> str:
-    assert mistake.code == code, mistake
-    assert len(mistake.error.strip().splitlines()) == 1
-    assert "Traceback" not in mistake.error
-    return mistake.error
-
-
 @pytest.fixture
 def refused(fit: Command, tmp_path: Path) -> Callable[..., str]:
     """Message of a `fit` that has to be refused before it makes a directory."""
@@ -219,12 +212,6 @@ def test_row_12_odd_characters_are_kept_byte_for_byte(
     line = b"one" + odd + b"two\n"
     assert prepare(line * 200).code == 0
     assert tokens(tmp_path / "data").count(b"one" + odd + b"two") >= 199
-
-
-@pytest.fixture(scope="module")
-def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    flags = ["--trainer.max_steps=4", "--samples=null"]
-    return train(tmp_path_factory.mktemp("runs") / "run", corpus, *flags)
 
 
 @pytest.mark.parametrize("content", [b"", bytes(5000), b"PK\x03\x04", b"text"])
@@ -304,7 +291,7 @@ def test_row_30_odd_surroundings_do_not_matter(
     done = child(corpus, tmp_path / "run", ["--report=true"], **environment)
     assert done.code == 0, done.error
     assert "Traceback" not in done.error
-    assert "note: the run is complete, but" not in done.out
+    assert "cannot be explained" not in done.out
     assert (tmp_path / "run/report.html").is_file()
 
 
@@ -316,9 +303,7 @@ def test_row_30_a_device_that_is_not_there_is_refused_by_name(
     assert "trainer.accelerator" in refused(2, "--trainer.accelerator=gpu")
 
 
-@pytest.mark.parametrize(
-    "name", ["with spaces", "ünïcode 文", "x" * 200, "quote'\"s", "--dashes", "$HOME", "%s{}"]
-)
+@pytest.mark.parametrize("name", ["--spaces, ünïcode 文", "quote'\"s, $HOME, %s{}", "x" * 200])
 def test_row_30_a_run_directory_may_have_any_name(fit: Command, tmp_path: Path, name: str) -> None:
     done = fit(tmp_path / name, "--trainer.max_steps=2", "--trainer.val_check_interval=2")
     assert done.code == 0
@@ -336,8 +321,8 @@ def test_row_30_a_name_that_is_too_long_is_one_line(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         program.main()
-    assert ended.value.code == 5
-    assert "ame too long" in check_line(Result(5, "", capsys.readouterr().err), 5)
+    assert ended.value.code == 2
+    assert "ame too long" in check_line(Result(2, "", capsys.readouterr().err), 2)
 
 
 def test_row_30_a_config_may_come_from_windows(fit: Command, tmp_path: Path) -> None:

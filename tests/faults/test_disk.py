@@ -1,7 +1,6 @@
 """A disk that is full, slow to refuse, or not ours -> a line at once, and a run that goes on."""
 
 import errno
-import functools
 import os
 import re
 import resource
@@ -16,11 +15,12 @@ import pytest
 import torch
 
 from lmtemplate import checkpoint as files
+from lmtemplate import resume
 from lmtemplate.callbacks import Checkpoint
 from lmtemplate.module import LitLanguageModel
+from lmtemplate.run import folder_of
 from tests.conftest import Command
-from tests.faults import harness
-from tests.faults.experiments import Configuration, leftovers, sound_steps
+from tests.faults.experiments import leftovers, sound_steps
 from tests.runs import contents, equal, load, train
 
 # saves at 4, 8, 12 and 16
@@ -87,7 +87,7 @@ def test_a_failed_save_is_told_and_changes_nothing_else(
     assert sound_steps(tmp_path / "run") == [12, 16]
     assert not leftovers(tmp_path / "run")
     assert equal(load(tmp_path / "run", 16)["state_dict"], load(whole, 16)["state_dict"])
-    assert files.read_best(tmp_path / "run") == files.read_best(whole)
+    assert resume.read_best(tmp_path / "run") == resume.read_best(whole)
 
 
 def test_a_full_disk_is_told_with_the_room_that_is_needed(
@@ -108,7 +108,7 @@ def test_the_good_files_of_before_stay_while_saves_fail(
     save = Checkpoint._save
 
     def looked_at(self: Checkpoint, trainer: Any) -> None:
-        folder = files.folder_of(self.run)
+        folder = folder_of(self.run)
         seen.append({k: v for k, v in contents(folder).items() if ".jsonl" not in k})
         save(self, trainer)
 
@@ -194,23 +194,25 @@ def test_a_pruning_that_fails_is_told_and_made_up_for(
     assert sound_steps(tmp_path / "run") == [12, 16]
 
 
-def limit_file_size(size: int) -> None:
-    """The system refuses to let any file grow beyond so many bytes."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """The system lets no file grow beyond 200,000 bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.usefixtures("small_files")
 def test_a_limit_on_the_size_of_files_is_a_failed_save_like_others(
-    corpus: Path, tmp_path: Path
+    fit: Command, tmp_path: Path
 ) -> None:
     """The real thing: torch writes, and the system says no in the middle of it."""
-    flags = ("--trainer.max_steps=40", "--checkpoint.milestones=null")
-    words = Configuration(steps=40, flags=flags).words(corpus, tmp_path / "run")
-    limit = functools.partial(limit_file_size, 200_000)
-    run = harness.start(words, tmp_path / "log", limit)
-    assert run.wait() == 5
-    assert "save failed (1/3): cannot write" in run.printed()
-    assert "File too large" in run.printed()
-    assert "Traceback" not in run.printed()
+    stopped = fit(tmp_path / "run", *FLAGS)
+    assert stopped.code == 5
+    assert "save failed (1/3): cannot write" in stopped.out
+    assert "File too large" in stopped.out
+    assert "Traceback" not in stopped.out + stopped.error
     assert sound_steps(tmp_path / "run") == []
     assert not leftovers(tmp_path / "run")
 

@@ -21,14 +21,16 @@ import torch
 import yaml
 
 from lmtemplate import checkpoint as files
+from lmtemplate import resume
 from lmtemplate.__main__ import run as run_words
+from lmtemplate.data.datamodule import TokenData
 from lmtemplate.data.index import fingerprint
-from lmtemplate.errors import CheckpointError
+from lmtemplate.errors import CheckpointError, DataError
 from lmtemplate.record import read_record
 from tests.conftest import TINY, Command, Result
 from tests.faults import payloads
 from tests.faults.spy import watching
-from tests.runs import train
+from tests.runs import check_line, contents
 
 MODULE = "open({!r}, 'w')\n"  # what canary_module.py does when it is imported
 Refusal = Callable[[Path], str]
@@ -99,16 +101,6 @@ def refusal(tmp_path: Path, canary: Path) -> Callable[[Path], str]:
     return call
 
 
-def check_line(mistake: Result, *codes: int) -> str:
-    """The message, if the answer was one line and one of these exit codes."""
-    assert mistake.code in codes, mistake
-    if mistake.code:
-        assert len(mistake.error.strip().splitlines()) == 1
-        assert len(mistake.error) < 700
-    assert "Traceback" not in mistake.error
-    return mistake.error
-
-
 def test_the_spy_would_see_what_careless_loading_does(tmp_path: Path, canary: Path) -> None:
     calls = payloads.calls(canary)
     for name, event in (
@@ -129,9 +121,19 @@ def test_the_spy_would_see_what_careless_loading_does(tmp_path: Path, canary: Pa
         assert any(line.startswith(event) for line in events), (name, events)
         sys.modules.pop("canary_module", None)
     assert canary.exists()
-    with watching(tmp_path / "inside") as events:
-        (tmp_path / "outside").write_text("x")
-    assert [line.split()[0] for line in events] == ["open"]
+
+
+def test_the_spy_would_see_what_leaves_a_folder_however_it_is_told_to(tmp_path: Path) -> None:
+    (tmp_path / "inside").mkdir()
+    link, outside = tmp_path / "inside/link", tmp_path / "outside"
+    with watching(tmp_path / "inside") as events, watching(tmp_path) as others:
+        link.symlink_to(outside)
+        assert events == []
+        link.write_text("x")
+        outside.rename(tmp_path / "elsewhere")
+        link.unlink()  # which is of that folder, whatever it points to
+    assert [line.split()[0] for line in events] == ["open", "os.rename"]
+    assert others == []
 
 
 # ---- checkpoints
@@ -146,7 +148,6 @@ def force(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 NAMES = list(payloads.calls(Path("canary")))
 
 
-@pytest.mark.usefixtures("force")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_call_in_a_checkpoint_is_refused_by_name(
     canary: Path, tmp_path: Path, refusal: Refusal, name: str
@@ -156,7 +157,6 @@ def test_a_call_in_a_checkpoint_is_refused_by_name(
     assert "refused" in refusal(tmp_path / "x.ckpt")
 
 
-@pytest.mark.usefixtures("force")
 @pytest.mark.parametrize("place", payloads.PLACES)
 def test_a_call_is_found_wherever_it_stands(
     canary: Path, tmp_path: Path, refusal: Refusal, place: str
@@ -203,12 +203,6 @@ def test_a_file_without_a_lie_is_read(tmp_path: Path) -> None:
     assert torch.equal(files.read(tmp_path / "x.ckpt")["state_dict"]["a"], torch.zeros(2, 2))
 
 
-@pytest.fixture(scope="module")
-def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("runs") / "run"
-    return train(run, corpus, "--trainer.max_steps=4", "--samples=null")
-
-
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
     """A copy of a run, to make hostile."""
@@ -240,9 +234,17 @@ class Touch:
         return os.system, (f"touch {self.canary}",)
 
 
+# the places where each reader looks; all others: test_a_call_is_found_wherever_it_stands
+LOOKED_AT = {
+    "generate": "config",
+    "validate": "evil",
+    "resume": "optimizer_states",
+    "init_from": "loops",
+}
+
+
 @pytest.mark.usefixtures("force")
-@pytest.mark.parametrize("place", ["evil", "loops", "optimizer_states", "config"])
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(("reader", "place"), LOOKED_AT.items())
 def test_no_verb_runs_what_a_checkpoint_holds(
     ask: Command, run: Path, canary: Path, reader: str, place: str
 ) -> None:
@@ -345,19 +347,22 @@ def test_what_a_checkpoint_says_of_its_run_is_not_relied_on(
     check_line(answer, *([0] if harmless & said.keys() else []), 2, 3, 8)
 
 
-@pytest.mark.parametrize("key", ["config", "tokenizer", "length", "global_step", "vocab_size"])
-@pytest.mark.parametrize("reader", READERS)
+NEEDED = {
+    "generate": ["config", "tokenizer", "global_step", "vocab_size"],
+    "validate": ["tokenizer", "global_step"],
+    "resume": ["config", "tokenizer", "length", "global_step", "vocab_size"],
+    "init_from": ["tokenizer", "global_step"],
+}
+
+
+@pytest.mark.parametrize(
+    ("reader", "key"), [(reader, key) for reader, keys in NEEDED.items() for key in keys]
+)
 def test_a_checkpoint_that_says_less_than_ours_is_refused(
     ask: Command, run: Path, key: str, reader: str
 ) -> None:
     rewrite(run / LAST, lambda checkpoint: checkpoint.pop(key))
-    needs_not = {
-        "generate": {"length", "global_step"},
-        "validate": {"config", "length", "vocab_size"},
-        "init_from": {"config", "length", "global_step", "vocab_size"},
-    }
-    if key not in needs_not.get(reader, set()):
-        check_line(ask(*READERS[reader](run)), 3)
+    check_line(ask(*READERS[reader](run)), 3)
 
 
 REMOTE = [
@@ -418,7 +423,7 @@ def test_best_json_cannot_name_another_file(ask: Command, run: Path, content: st
 def test_the_file_that_best_json_names_is_not_what_is_read(ask: Command, run: Path) -> None:
     best = {"step": 4, "val_loss": 1.0, "file": "../../../etc/passwd"}
     (run / "checkpoints/best.json").write_text(json.dumps(best))
-    assert files.read_best(run) == {**best, "file": "step-000000004.ckpt"}
+    assert resume.read_best(run) == {**best, "file": "step-000000004.ckpt"}
     assert ask("generate", run, "--max_new_tokens=1").code == 0
 
 
@@ -432,42 +437,66 @@ def test_a_list_of_checksums_that_is_none_counts_as_missing(
     assert ask("generate", run, "--max_new_tokens=1").code == 0
 
 
-@pytest.mark.parametrize("name", ["summary.json", "manifest.json", "checkpoints/best.json"])
 @pytest.mark.parametrize("content", ["[]", "5", '"x"', "[" * 100_000, "{", '{"step": "x"}'])
 def test_files_of_a_run_that_make_no_sense_cannot_crash_a_resume(
-    ask: Command, run: Path, name: str, content: str
+    ask: Command, run: Path, content: str
 ) -> None:
-    (run / name).write_text(content)
-    check_line(ask(*READERS["resume"](run)), 0, 2, 3)
+    for name in ("summary.json", "manifest.json", "checkpoints/best.json"):
+        (run / name).write_text(content)
+    assert ask(*READERS["resume"](run), "--trainer.max_steps=5").code == 0
+    assert json.loads((run / "manifest.json").read_text())  # an object again
+    assert resume.read_best(run)
 
 
-@pytest.mark.parametrize(
-    "link",
-    [
-        "config.yaml",
-        ".config.yaml.tmp",
-        ".manifest.json.tmp",
-        "checkpoints/.SHA256SUMS.tmp",
-        "checkpoints/.step-000000008.ckpt.tmp",
-        "checkpoints/.best.json.tmp",
-        "checkpoints/training_metrics.jsonl",
-        "checkpoints/.training_metrics.json.tmp",
-    ],
-)
-def test_links_in_a_run_lead_no_write_out_of_it(
-    ask: Command, run: Path, canary: Path, link: str
-) -> None:
-    """`seen` would not do: it takes the folder above the run for allowed ground."""
-    words = [*READERS["resume"](run), "--trainer.max_steps=8"]
-    config = run.with_name("config.yaml")
-    shutil.copy(run / "config.yaml", config)
-    words[words.index("--config") + 1] = config
-    (run / link).unlink(missing_ok=True)
-    (run / link).symlink_to(canary)
-    with watching(run) as events:
-        ask(*words)
-    assert [line for line in events if "subprocess.Popen" not in line] == []
-    assert not canary.exists()
+LINKS = [
+    "config.yaml",
+    ".config.yaml.tmp",
+    ".manifest.json.tmp",
+    ".summary.json.tmp",
+    "checkpoints/.SHA256SUMS.tmp",
+    "checkpoints/.best.json.tmp",
+    "checkpoints/.step-000000008.ckpt.tmp",
+    "checkpoints/milestones/.step-000000008.ckpt.tmp",
+    "checkpoints/training_metrics.jsonl",
+    "checkpoints/.training_metrics.json.tmp",
+]
+
+
+@pytest.fixture
+def go_on(ask: Command, run: Path, canary: Path) -> Callable[[list[str]], tuple[Result, list[str]]]:
+    """Resume a run in which these names lead to the canary; also what happened outside of it."""
+
+    def call(links: list[str]) -> tuple[Result, list[str]]:
+        words = [*READERS["resume"](run), "--trainer.max_steps=8"]
+        config = shutil.copy(run / "config.yaml", run.with_name("config.yaml"))
+        words[words.index("--config") + 1] = config
+        for link in links:
+            (run / link).unlink(missing_ok=True)
+            (run / link).symlink_to(canary)
+        with watching(run) as events:
+            answer = ask(*words)
+        return answer, [line for line in events if "subprocess.Popen" not in line]
+
+    return call
+
+
+Going = Callable[[list[str]], tuple[Result, list[str]]]
+
+
+def test_links_in_a_run_lead_no_write_out_of_it(go_on: Going, run: Path) -> None:
+    answer, outside = go_on(LINKS)
+    assert answer.code == 0
+    assert outside == []
+    assert not [link for link in LINKS if (run / link).is_symlink()]  # each was in the way
+    assert (run / "checkpoints/step-000000008.ckpt").is_file()
+
+
+def test_a_lock_that_is_a_link_is_refused(go_on: Going, run: Path) -> None:
+    before = contents(run)
+    answer, outside = go_on([".lock"])
+    check_line(answer, 5)
+    assert outside == []
+    assert contents(run) == before
 
 
 # ---- configs
@@ -566,6 +595,34 @@ def prepared(corpus: Path, tmp_path: Path) -> Path:
     return shutil.copytree(corpus, tmp_path / "data")
 
 
+Change = Callable[[dict[str, Any]], Any]
+Refuses = Callable[..., None]
+
+
+def say(prepared: Path, change: Change) -> None:
+    """Let an index say something else; its fingerprint is right."""
+    index = json.loads((prepared / "index.json").read_text())
+    change(index)
+    index["fingerprint"] = fingerprint(index)
+    (prepared / "index.json").write_text(json.dumps(index))
+
+
+@pytest.fixture
+def refuses(prepared: Path, tmp_path: Path, canary: Path) -> Refuses:
+    """All that a run opens of a corpus is opened, and refused in a line; nothing happens."""
+
+    def call(change: Change | None = None) -> None:
+        if change is not None:
+            say(prepared, change)
+        with watching(tmp_path) as events, within(60), pytest.raises(DataError) as refused:
+            TokenData(prepared, block_size=16).setup("fit")
+        assert events == []
+        assert not canary.exists()
+        check_line(Result(refused.value.exit_code, "", str(refused.value)), 8)
+
+    return call
+
+
 def first_shard(index: dict[str, Any]) -> dict[str, Any]:
     entry: dict[str, Any] = index["splits"]["train"]["shards"][0]
     return entry
@@ -594,28 +651,13 @@ SHARD_NAMES: list[Any] = [
 
 @pytest.mark.parametrize("name", SHARD_NAMES, ids=[str(name)[:24] for name in SHARD_NAMES])
 def test_an_index_cannot_name_a_file_outside_its_folder(
-    ask: Command, prepared: Path, tmp_path: Path, name: Any
+    refuses: Refuses, prepared: Path, tmp_path: Path, name: Any
 ) -> None:
     shutil.copy(prepared / "train_000000.bin", tmp_path / "outside.bin")
-    answer = ask_for(ask, prepared, lambda index: first_shard(index).update(file=name))
-    check_line(answer, 8)
+    refuses(lambda index: first_shard(index).update(file=name))
 
 
-def ask_for(
-    ask: Command, prepared: Path, change: Callable[[dict[str, Any]], Any], *more: object
-) -> Result:
-    """Start a run on a corpus whose index says something else; its fingerprint is right."""
-    index = json.loads((prepared / "index.json").read_text())
-    change(index)
-    index["fingerprint"] = fingerprint(index)
-    (prepared / "index.json").write_text(json.dumps(index))
-    run = prepared.with_name("run")
-    answer = ask("fit", "--data.path", prepared, *TINY, "--run_dir", run, *more)
-    assert not run.exists()
-    return answer
-
-
-INDICES: dict[str, Callable[[dict[str, Any]], Any]] = {
+INDICES: dict[str, Change] = {
     "tokens in words": lambda index: first_shard(index).update(tokens="1000"),
     "tokens below 0": lambda index: first_shard(index).update(tokens=-1),
     "tokens beyond all": lambda index: first_shard(index).update(tokens=10**30),
@@ -644,25 +686,22 @@ INDICES: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 @pytest.mark.parametrize("change", INDICES.values(), ids=INDICES)
-def test_an_index_that_makes_no_sense_is_refused(
-    ask: Command, prepared: Path, change: Callable[[dict[str, Any]], Any]
-) -> None:
-    check_line(ask_for(ask, prepared, change), 8)
+def test_an_index_that_makes_no_sense_is_refused(refuses: Refuses, change: Change) -> None:
+    refuses(change)
 
 
 @pytest.mark.parametrize(
     "content", ["[" * 100_000, '{"a":' * 100_000, "9" * 10_000, "\0", "null", '"x"', "[[]]"]
 )
-def test_an_index_that_is_none_is_refused(ask: Command, prepared: Path, content: str) -> None:
+def test_an_index_that_is_none_is_refused(refuses: Refuses, prepared: Path, content: str) -> None:
     (prepared / "index.json").write_text(content)
-    answer = ask("fit", "--data.path", prepared, *TINY, "--run_dir", prepared.with_name("run"))
-    check_line(answer, 8)
+    refuses()
 
 
 @pytest.mark.parametrize("name", ["train_000000.bin", "val_000000.bin"])
 @pytest.mark.parametrize("kind", ["link to another file", "fifo", "folder", "device"])
 def test_a_shard_is_a_file_of_its_folder(
-    ask: Command, prepared: Path, tmp_path: Path, name: str, kind: str
+    refuses: Refuses, prepared: Path, tmp_path: Path, name: str, kind: str
 ) -> None:
     shard = prepared / name
     shard.rename(tmp_path / "outside.bin")
@@ -673,7 +712,7 @@ def test_a_shard_is_a_file_of_its_folder(
     else:
         target = Path("/dev/zero") if kind == "device" else tmp_path / "outside.bin"
         shard.symlink_to(target)
-    check_line(ask_for(ask, prepared, lambda index: None), 8)
+    refuses()
 
 
 TOKENIZERS = {
@@ -693,11 +732,23 @@ TOKENIZERS = {
 
 @pytest.mark.parametrize("content", TOKENIZERS.values(), ids=TOKENIZERS)
 def test_a_tokenizer_that_makes_no_sense_is_refused(
-    ask: Command, prepared: Path, content: str
+    refuses: Refuses, prepared: Path, content: str
 ) -> None:
     (prepared / "tokenizer.json").write_text(content)
     digest = hashlib.sha256(content.encode()).hexdigest()
-    check_line(ask_for(ask, prepared, lambda index: index["tokenizer"].update(sha256=digest)), 8)
+    refuses(lambda index: index["tokenizer"].update(sha256=digest))
+
+
+@pytest.mark.parametrize(
+    "change", [INDICES["objects for tokens"], INDICES["a tokenizer of the system"]]
+)
+def test_a_refused_corpus_ends_a_run_before_it_has_a_directory(
+    ask: Command, prepared: Path, change: Change
+) -> None:
+    say(prepared, change)
+    run = prepared.with_name("run")
+    check_line(ask("fit", "--data.path", prepared, *TINY, "--run_dir", run), 8)
+    assert not run.exists()
 
 
 # ---- records and manifests

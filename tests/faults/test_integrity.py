@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from lmtemplate import checkpoint as files
+from lmtemplate import resume
 from lmtemplate.errors import CheckpointError
+from lmtemplate.run import folder_of
 from tests.conftest import Command
 from tests.faults.experiments import DAMAGES, unnoticed_flips
 from tests.runs import contents, equal, train
@@ -30,7 +32,7 @@ def run(made: Path, tmp_path: Path) -> Path:
 
 
 def file_of(run: Path, step: int) -> Path:
-    return files.folder_of(run) / files.file_name(step)
+    return folder_of(run) / files.file_name(step)
 
 
 def spoil(path: Path, how: str) -> None:
@@ -78,7 +80,7 @@ def test_a_spoilt_file_is_found_named_and_kept_and_the_one_before_it_taken(
     path = file_of(run, 12)
     spoil(path, how)
     spoilt = path.read_bytes()
-    assert files.resume_from(run, "auto") == file_of(run, 8)
+    assert resume.resume_from(run, "auto") == file_of(run, 8)
     (line,) = capsys.readouterr().out.splitlines()
     assert str(path) in line
     assert "is damaged (sha256 is " in line
@@ -91,26 +93,26 @@ def test_a_spoilt_file_is_found_named_and_kept_and_the_one_before_it_taken(
 
 @pytest.mark.parametrize("how", [how for how in DAMAGES if how not in LIKE_BEFORE])
 def test_without_a_checksum_a_spoilt_file_is_found_too(run: Path, how: str) -> None:
-    (files.folder_of(run) / "SHA256SUMS").unlink()
+    (folder_of(run) / "SHA256SUMS").unlink()
     path = file_of(run, 12)
     assert files.damage(path) is None
     spoil(path, how)
-    assert files.resume_from(run, "auto") == file_of(run, 8)
+    assert resume.resume_from(run, "auto") == file_of(run, 8)
 
 
 def test_a_second_spoilt_file_of_a_step_is_kept_as_well(run: Path) -> None:
     for place in (b"1", b"2"):
         file_of(run, 12).write_bytes(place)
-        assert files.resume_from(run, "must") == file_of(run, 8)
+        assert resume.resume_from(run, "must") == file_of(run, 8)
     name = files.file_name(12)
-    kept = {path.name: path.read_bytes() for path in files.folder_of(run).glob("*.corrupt*")}
+    kept = {path.name: path.read_bytes() for path in folder_of(run).glob("*.corrupt*")}
     assert kept == {f"{name}.corrupt": b"1", f"{name}.corrupt2": b"2"}
 
 
 def test_where_all_are_spoilt_nothing_is_touched_and_nothing_begun_anew(
     fit: Command, run: Path
 ) -> None:
-    for step in files.steps_saved(run):
+    for step in resume.steps_saved(run):
         spoil(file_of(run, step), "50 % left")
     before = contents(run)
     for _ in range(2):
@@ -123,14 +125,14 @@ def test_where_all_are_spoilt_nothing_is_touched_and_nothing_begun_anew(
 def test_a_run_goes_on_from_the_checkpoint_before_and_ends_the_same(
     fit: Command, run: Path, made: Path
 ) -> None:
-    best = files.read_best(made)
+    best = resume.read_best(made)
     assert best is not None
     assert best["step"] == 12
     spoil(file_of(run, 12), "90 % left")
     shown = fit(run, "--samples=null", "--resume=auto")
     assert shown.code == 0
     assert f"continuing {run} at step 8" in shown.out
-    assert files.read_best(run) == best
+    assert resume.read_best(run) == best
     states = [files.read(file_of(folder, 12))["state_dict"] for folder in (run, made)]
     assert equal(*states)
 
@@ -168,21 +170,21 @@ SPOILT_SUMS = {
 def test_without_a_list_of_checksums_the_sums_inside_the_files_count(
     run: Path, content: bytes | None
 ) -> None:
-    path = files.folder_of(run) / "SHA256SUMS"
+    path = folder_of(run) / "SHA256SUMS"
     path.unlink() if content is None else path.write_bytes(content)
-    assert files.resume_from(run, "auto") == file_of(run, 12)
+    assert resume.resume_from(run, "auto") == file_of(run, 12)
     spoil(file_of(run, 12), "50 % left")
-    assert files.resume_from(run, "auto") == file_of(run, 8)
+    assert resume.resume_from(run, "auto") == file_of(run, 8)
 
 
 def test_a_wrong_checksum_counts_and_the_file_is_kept(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = files.folder_of(run) / "SHA256SUMS"
+    path = folder_of(run) / "SHA256SUMS"
     before = file_of(run, 12).read_bytes()
     listed = [line for line in path.read_text().splitlines() if "000012" not in line]
     path.write_text("\n".join([f"{'0' * 64}  {files.file_name(12)}", *listed]))
-    assert files.resume_from(run, "auto") == file_of(run, 8)
+    assert resume.resume_from(run, "auto") == file_of(run, 8)
     assert "SHA256SUMS says 00000000.." in capsys.readouterr().out
     assert file_of(run, 12).with_name(f"{files.file_name(12)}.corrupt").read_bytes() == before
 
@@ -199,7 +201,7 @@ def test_a_file_that_cannot_be_read_is_passed_over(
         return digest(path)
 
     monkeypatch.setattr(files, "file_sha256", read)
-    assert files.resume_from(run, "auto") == file_of(run, 8)
+    assert resume.resume_from(run, "auto") == file_of(run, 8)
     assert "is damaged (Input/output error)" in capsys.readouterr().out
 
 

@@ -1,4 +1,8 @@
-"""A power cut, or a signal, after any step -> the run that never stopped, bit for bit."""
+"""A power cut, or a signal, after any step -> the run that never stopped, bit for bit.
+
+With the signal in the middle of step 7 and the kill after the last checkpoint (test_kill.py), these
+are six places.
+"""
 
 import functools
 import signal
@@ -7,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.faults import harness
-from tests.faults.experiments import Configuration, different, resume_at_each, sound_steps
+from tests.faults.experiments import Configuration, resume_at_each, sound_steps
+from tests.runs import different
 
 STEPS, ACCUMULATE = 12, 3  # validated at 4, 8 and 12
+CUTS = [1, 4, 5, STEPS - 1]
 EVERYWHERE = Configuration(accumulate=ACCUMULATE, steps=STEPS)
 
 
@@ -19,10 +25,10 @@ def resumed(
 ) -> tuple[Path, dict[int, list[str]]]:
     """The folder with the uninterrupted run, and what ended differently after each cut."""
     folder = tmp_path_factory.mktemp("everywhere")
-    return folder, resume_at_each(EVERYWHERE, corpus, folder, [1, 3, 4, 5, STEPS - 1])
+    return folder, resume_at_each(EVERYWHERE, corpus, folder, CUTS)
 
 
-@pytest.mark.parametrize("cut", [1, 3, 4, 5, STEPS - 1])
+@pytest.mark.parametrize("cut", CUTS)
 def test_a_run_resumed_after_this_step_ends_bitwise_like_the_uninterrupted_one(
     resumed: tuple[Path, dict[int, list[str]]], cut: int
 ) -> None:

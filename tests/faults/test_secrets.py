@@ -2,7 +2,9 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -81,12 +83,23 @@ def own(
     sys.modules.pop("uploads", None)
 
 
-def test_no_file_of_a_run_holds_a_secret(own: Callable[..., Result], tmp_path: Path) -> None:
+def draw_here(words: list[str]) -> AbstractContextManager[None]:
+    """The process that draws the curves, as a call in this one."""
+    program.run(words[words.index("lmtemplate") + 1 :])
+    return nullcontext()
+
+
+def test_no_file_of_a_run_holds_a_secret(
+    own: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmtemplate.study.closing.subprocess", SimpleNamespace(Popen=draw_here))
     more = ["--trainer.callbacks.api_key", "Canary-on-the-command-line"]
     more += ["--trainer.callbacks.password=Canary-on-the-command-line"]
     assert own("--report=true", *more).code == 0
     left = {path.name for path in (tmp_path / "run").rglob("*")}
+    drawn = {path.name for path in (tmp_path / "run").rglob("*.png")}
     assert {"config.yaml", "manifest.json", "report.html", "SHA256SUMS"} <= left
+    assert drawn
     assert leaks(tmp_path / "run") == []
     assert "SOME_SERVICE_API_KEY" not in (tmp_path / "run/manifest.json").read_text()
     kept = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
@@ -116,7 +129,7 @@ def test_a_crash_log_holds_no_secret(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         program.main()
-    assert ended.value.code == 1
+    assert ended.value.code == 70
     assert (tmp_path / program.CRASH_LOG).is_file()
     assert leaks(tmp_path) == []
     assert "Canary" not in capsys.readouterr().err

@@ -17,8 +17,11 @@ CALLS = "openat,creat,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat"
 
 
 def follow(run: harness.Run, trace: Path) -> subprocess.Popen[str]:
-    """Have strace write down what a process does; skips where it may not."""
-    words = ["strace", "-f", "-y", "-p", str(run.pid), "-o", str(trace), "-e", f"trace={CALLS}"]
+    """Have strace write down what a process does, each thread in TRACE.ID; skips where it may not.
+
+    In one file for all, a call that another thread interrupts comes in two pieces.
+    """
+    words = ["strace", "-ff", "-y", "-p", str(run.pid), "-o", str(trace), "-e", f"trace={CALLS}"]
     tracer = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     assert tracer.stderr is not None
     if "attached" not in (said := tracer.stderr.readline()):
@@ -28,8 +31,8 @@ def follow(run: harness.Run, trace: Path) -> subprocess.Popen[str]:
 
 
 @pytest.fixture(scope="module")
-def traced(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """TMPDIR of a run with saves at 4, 8 and 12, and its calls, as `fsync(5</run/a>) = 0`."""
+def traced(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """The folder of a run with saves at 4, 8 and 12, and of its traces; and its process."""
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
     folder = tmp_path_factory.mktemp("traced")
@@ -43,8 +46,14 @@ def traced(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     go.send("go")
     assert run.wait() == 0, run.printed()
     tracer.communicate(timeout=30)
-    lines = (folder / "trace").read_text().splitlines()
-    return folder / "temporary", [line.split(maxsplit=1)[1] for line in lines]
+    return folder, run.pid
+
+
+@pytest.fixture
+def calls(traced: tuple[Path, int]) -> list[str]:
+    """What the thread that saves asked for, as `fsync(5</run/a>) = 0`."""
+    folder, pid = traced
+    return (folder / f"trace.{pid}").read_text().splitlines()
 
 
 def first(calls: list[str], pattern: str, after: int = -1) -> int:
@@ -56,10 +65,7 @@ def first(calls: list[str], pattern: str, after: int = -1) -> int:
 
 
 @pytest.mark.parametrize("step", [4, 8, 12])
-def test_a_file_is_synced_then_renamed_and_its_folder_synced(
-    traced: tuple[Path, list[str]], step: int
-) -> None:
-    _, calls = traced
+def test_a_file_is_synced_then_renamed_and_its_folder_synced(calls: list[str], step: int) -> None:
     name = re.escape(files.file_name(step))
     folder = r"fsync\(\d+<[^>]*/checkpoints>\) += 0"
     opened = first(calls, rf'openat\(.*checkpoints/\.{name}\.tmp", O_WRONLY.*O_CREAT')
@@ -71,9 +77,8 @@ def test_a_file_is_synced_then_renamed_and_its_folder_synced(
 
 
 def test_an_old_file_is_deleted_only_when_the_folder_with_the_new_one_is_synced(
-    traced: tuple[Path, list[str]],
+    calls: list[str],
 ) -> None:
-    _, calls = traced
     newest, oldest = re.escape(files.file_name(12)), re.escape(files.file_name(4))
     renamed = first(calls, rf'rename\(.*/checkpoints/\.{newest}\.tmp"')
     synced = first(calls, r"fsync\(\d+<[^>]*/checkpoints>\) += 0", renamed)
@@ -81,14 +86,16 @@ def test_an_old_file_is_deleted_only_when_the_folder_with_the_new_one_is_synced(
     assert renamed < synced < deleted
 
 
-def test_best_json_is_written_like_a_checkpoint(traced: tuple[Path, list[str]]) -> None:
-    _, calls = traced
+def test_best_json_is_written_like_a_checkpoint(calls: list[str]) -> None:
     synced = first(calls, r"fsync\(\d+<[^>]*/\.best\.json\.tmp>\) += 0")
     renamed = first(calls, r'rename\(".*/\.best\.json\.tmp", ".*/best\.json"\) += 0', synced)
     first(calls, r"fsync\(\d+<[^>]*/checkpoints>\) += 0", renamed)
 
 
-def test_no_file_is_opened_in_tmpdir(traced: tuple[Path, list[str]]) -> None:
-    temporary, calls = traced
-    assert not [call for call in calls if call.startswith("open") and str(temporary) in call]
-    assert list(temporary.iterdir()) == []
+def test_no_file_is_opened_in_tmpdir(traced: tuple[Path, int]) -> None:
+    folder, _ = traced
+    lines = [line for trace in folder.glob("trace.*") for line in trace.read_text().splitlines()]
+    opened = [line for line in lines if line.startswith(("open", "creat"))]
+    assert opened
+    assert not [line for line in opened if str(folder / "temporary") in line]
+    assert list((folder / "temporary").iterdir()) == []
