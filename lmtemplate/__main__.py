@@ -6,11 +6,13 @@ import inspect
 import io
 import itertools
 import os
+import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,8 @@ VERBS = {
     "plan": ("lmtemplate.study.plan", "plan", "a budget -> model, tokens, batch, rate, a config"),
     "schedule": ("lmtemplate.cli", "schedule", "draw a config's learning rate before the run"),
     "fit": ("lmtemplate.cli", "fit", "train: shards -> checkpoints, curves, samples in a run"),
-    "validate": ("lmtemplate.cli", "validate", "RUN: validation loss of a checkpoint"),
-    "test": ("lmtemplate.cli", "test", "RUN: loss of a checkpoint on the test split"),
+    "validate": ("lmtemplate.evaluate", "validate", "RUN: validation loss of a checkpoint"),
+    "test": ("lmtemplate.evaluate", "test", "RUN: loss of a checkpoint on the test split"),
     "generate": ("lmtemplate.generate", "generate", "RUN: continue a prompt with a trained model"),
     "diagnose": ("lmtemplate.study.diagnose", "diagnose", "RUN: healthy, or what is wrong and why"),
     "summary": ("lmtemplate.study.summary", "summary", "RUN: its losses and rates in figures"),
@@ -37,6 +39,9 @@ VERBS = {
     "doctor": ("lmtemplate.study.doctor", "doctor", "check machine, corpus and run directory"),
     "landscape": ("lmtemplate.study.landscape", "landscape", "a page: optimizers at work"),
 }
+
+READ_CONFIGS = ("lmtemplate.cli", "lmtemplate.evaluate")  # with Lightning
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")
 
 CRASH_LOG = "lmtemplate-crash.log"
 
@@ -80,6 +85,33 @@ def spelled_out(words: list[str], flags: Mapping[str, inspect.Parameter]) -> lis
     return spelled
 
 
+def mistake(message: str, verb: str, flags: Iterable[str]) -> str:
+    """What jsonargparse says of a verb's words, put in one line.
+
+    Args:
+        message: jsonargparse's, of any number of lines.
+        verb: as typed.
+        flags: the names of what it takes.
+    """
+    from lmtemplate.mistakes import in_words
+
+    message, help_is = " ".join(message.split()), f"(see lmtemplate {verb} --help)"
+    unknown = re.search(r"unrecognized arguments: ([^\s=]+)", message)
+    if unknown is None:
+        wrong = re.match(r"Parser key \"(\w+)\": (.*)", message)
+        return f"--{wrong[1]}: {in_words(wrong[2])} {help_is}" if wrong else f"{message} {help_is}"
+    word = unknown[1]
+    if not word.startswith("-"):
+        meant = f"; did you mean --input {word}?" if "input" in flags else ""
+        return f"{word!r} is not a flag{meant} {help_is}"
+    if word == "--run" and "run" in flags:
+        return f"RUN is a word, not a flag: lmtemplate {verb} RUN {help_is}"
+    known = [flag for flag in flags if flag not in ("run", "runs")]
+    close = get_close_matches(word.lstrip("-").replace("-", "_"), known, n=1)
+    meant = f"; did you mean --{close[0]}?" if close else ""
+    return f"no flag {word}{meant} {help_is}"
+
+
 def call_with_flags(
     verb: str, function: Callable[..., None], words: list[str], allowed: list[str]
 ) -> None:
@@ -91,15 +123,15 @@ def call_with_flags(
 
     class Parser(jsonargparse.ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> Any:
-            raise ConfigError(f"{' '.join(message.split())} (see lmtemplate {verb} --help)")
+            raise ConfigError(mistake(message, verb, parameters)) from ex
 
+    parameters = inspect.signature(function).parameters
     parser = Parser(
         prog=f"lmtemplate {verb}",
         description=VERBS[verb][2],
         exit_on_error=True,
         allow_abbrev=False,
     )
-    parameters = inspect.signature(function).parameters
     skip: set[str | int] = {"allow", "run", "runs"}
     if "run" in parameters:
         optional = parameters["run"].default is None
@@ -114,22 +146,36 @@ def call_with_flags(
     function(**settings)
 
 
+def check_ranks() -> None:
+    """Raises ConfigError for what Lightning would fail over while it is imported."""
+    for name in RANKS:
+        if not os.environ.get(name, "0").isdecimal():
+            raise ConfigError(
+                f"the environment says {name}={os.environ[name]}, which is no whole number; type: "
+                f"unset {name}"
+            )
+
+
 def run(words: list[str]) -> None:
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
         return
     verb, *rest = words
-    if verb == "--version":
+    if verb in ("--version", "-V"):
         print(__version__)
         return
     if verb not in VERBS:
-        raise ConfigError(f"no verb {verb!r}; there are: {', '.join(VERBS)}")
+        close = get_close_matches(verb.lower(), [*VERBS, "train"], n=1)
+        meant = f"; did you mean {close[0].replace('train', 'fit')}?" if close else ""
+        raise ConfigError(f"no verb {verb!r}{meant} (there are: {', '.join(VERBS)})")
     module, name, _ = VERBS[verb]
+    if module in READ_CONFIGS:
+        check_ranks()
     allowed, rest = take_allowed(rest)
     if allowed:
         sys.path.append("")  # an allowed package may lie in the working directory
     function = getattr(importlib.import_module(module), name)
-    if module == "lmtemplate.cli":
+    if "words" in inspect.signature(function).parameters:
         function(rest, allowed)
     else:
         call_with_flags(verb, function, rest, allowed)
@@ -167,7 +213,23 @@ def explain(error: Exception, what: str) -> tuple[str, int]:
         return f"the package {error.name} is missing; type: make install", 1
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.strerror}: {error.filename}", 5
-    return f"unexpected {what}: a fault of the program, or of a file it read", 1
+    return f"unexpected {what}: a fault of the program, or of a file it read", 70
+
+
+def output_fails(error: Exception) -> bool:
+    """Whether this is because nothing more can be printed."""
+    if not isinstance(error, OSError) or error.filename is not None:
+        return False
+    try:
+        print(flush=True)
+    except OSError:
+        return True
+    return False
+
+
+def discard_output() -> None:
+    """Let what Python still flushes go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def main() -> None:
@@ -175,6 +237,9 @@ def main() -> None:
 
     A mistake of the program is one, too: its traceback goes to a file.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # started with a closed one
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal of ASCII cannot show every text
             stream.reconfigure(errors="replace")
@@ -187,10 +252,15 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # `lmtemplate generate ... | head`: end as others do; what Python still flushes goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        # `lmtemplate generate ... | head`: end as others do
+        discard_output()
         sys.exit(141)
     except Exception as error:
+        if output_fails(error):
+            discard_output()
+            reason = getattr(error, "strerror", None) or error
+            print(f"error: cannot write standard output: {reason}", file=sys.stderr)
+            sys.exit(5)
         what, path = log_crash(error)
         says, code = explain(error, what)
         print(f"error: {says}; the traceback is in {path}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Training state <-> file: alone writes and loads checkpoints, and decides where to resume.
+"""Training state <-> file: alone writes and loads checkpoints.
 
 A checkpoint is a dictionary of tensors and plain types. Lightning's keys (state_dict, global_step,
 optimizer_states ...) are joined by the run's description: config, tokenizer, vocab_size,
@@ -9,23 +9,21 @@ block_size, fingerprint, length. Checksums stand in SHA256SUMS beside the files,
 import contextlib
 import errno
 import hashlib
-import itertools
 import os
 import re
 import shutil
 import warnings
 import zipfile
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import torch
 
 from lmtemplate.data.shards import file_sha256
-from lmtemplate.errors import CheckpointError, ConfigError, DiskError
-from lmtemplate.run import is_used, read_json, sync_folder, write_json, write_text
+from lmtemplate.errors import CheckpointError, DiskError
+from lmtemplate.run import sync_folder, write_text
 
 Checkpoint = dict[str, Any]
-ResumeMode = Literal["never", "auto", "must"]
 
 SUMS = "SHA256SUMS"
 
@@ -75,6 +73,12 @@ def _sums_beside(path: Path) -> dict[str, str]:
     return {k: v for k, v in sums if k != path.name and (path.parent / k).is_file()}
 
 
+def drop_sums(folder: Path) -> None:
+    """Forget the checksums of files that are gone. Raises DiskError."""
+    sums = _read_sums(folder).items()
+    _write_sums(folder, {name: digest for name, digest in sums if (folder / name).is_file()})
+
+
 def size(content: Any) -> int:
     """Bytes of all tensors in a nest: about what its file takes."""
     if isinstance(content, torch.Tensor):
@@ -117,10 +121,15 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         digest = _save(checkpoint, temporary)
-        others, replaces = _sums_beside(path), path.exists()
+        before, others = _read_sums(path.parent), _sums_beside(path)
+        replaces = path.exists()
         # a new file has its sum before its name; of two that a crash may leave, neither has one
         _write_sums(path.parent, others if replaces else {**others, path.name: digest})
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except OSError:
+            _write_sums(path.parent, before)
+            raise
         sync_folder(path.parent)
         if replaces:
             _write_sums(path.parent, {**others, path.name: digest})
@@ -191,18 +200,25 @@ KINDS: dict[str, type] = {
 }
 
 
+def check_local(source: str) -> str:
+    """Raises CheckpointError for an address."""
+    if re.match(r"\w{2,}:/|\\\\", source):
+        raise CheckpointError(
+            f"remote checkpoints are not loaded; download {source}, compare its sha256 with one "
+            "that you trust, and give its path"
+        )
+    return source
+
+
 def read(path: Path) -> Checkpoint:
     """Verify and load onto the CPU; nothing in the file is ever run.
 
     Raises CheckpointError if it is missing, damaged, or holds more than tensors and plain types.
     """
-    if re.match(r"\w{2,}:/|\\\\", str(path)):
-        raise CheckpointError(
-            f"remote checkpoints are not loaded; download {path} and give its path"
-        )
+    check_local(str(path))
     try:
         if not path.is_file():
-            raise CheckpointError(f"no checkpoint {path}")
+            raise CheckpointError(f"no checkpoint {path}; give best, latest, or a file")
         if problem := damage(path):
             raise CheckpointError(f"checkpoint {path} is damaged ({problem}); use an earlier one")
         checkpoint = _load(path)
@@ -217,127 +233,3 @@ def read(path: Path) -> Checkpoint:
         key = [*wrong, "state_dict"][0]
         raise CheckpointError(f"{path} is not a checkpoint: its {key} is of another kind")
     return checkpoint
-
-
-def folder_of(run: Path) -> Path:
-    return run / "checkpoints"
-
-
-def steps_saved(run: Path) -> list[int]:
-    """Steps of the run's checkpoints, ascending."""
-    names = (
-        re.fullmatch(r"step-(\d{9,})\.ckpt", p.name) for p in folder_of(run).glob("step-*.ckpt")
-    )
-    return sorted(int(name[1]) for name in names if name)
-
-
-def read_best(run: Path) -> dict[str, Any] | None:
-    """What best.json says: step, val_loss, file. Raises CheckpointError where it says none."""
-    path = folder_of(run) / "best.json"
-    if not path.is_file():
-        return None
-    best = read_json(path) or {}
-    step, value = best.get("step"), best.get("val_loss")
-    if not (isinstance(step, int) and 0 <= step < 10**12 and isinstance(value, (int, float))):
-        raise CheckpointError(f"{path} names no checkpoint; remove it, and the latest one is taken")
-    return {"step": step, "val_loss": value, "file": file_name(step)}
-
-
-def write_best(run: Path, step: int, val_loss: float) -> None:
-    """Point at the best checkpoint so far."""
-    best = {"step": step, "val_loss": val_loss, "file": file_name(step)}
-    write_json(folder_of(run) / "best.json", best)
-
-
-def prune(run: Path, newest: int, keep: int = 2) -> None:
-    """Delete all but the `keep` newest up to step `newest`, and the best one. Raises DiskError.
-
-    Files of later steps are from before a resume that could not read them: they stay, and do not
-    count. Milestones live elsewhere.
-    """
-    best = read_best(run)
-    steps = [step for step in steps_saved(run) if step <= newest]
-    kept = {*steps[-keep:], *([best["step"]] if best else [])}
-    gone = [folder_of(run) / file_name(step) for step in steps if step not in kept]
-    for path in gone:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise DiskError(f"cannot delete {path}: {error.strerror}") from error
-    if gone:
-        _write_sums(folder_of(run), _sums_beside(gone[-1]))
-
-
-def clear_leftovers(run: Path) -> None:
-    """Delete the temporary files that a kill in the middle of a write has left."""
-    for folder in (run, folder_of(run), folder_of(run) / "milestones"):
-        for path in folder.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
-
-
-def resolve(run: Path, which: str) -> Path:
-    """`best`, `latest` or a path -> file. Raises CheckpointError if there is none."""
-    if which not in ("best", "latest"):
-        return Path(which)
-    if not run.is_dir():
-        raise CheckpointError(f"no run {run}; a run directory is what `lmtemplate fit` has made")
-    best = read_best(run) if which == "best" else None
-    steps = [best["step"]] if best else steps_saved(run)
-    if not steps:
-        raise CheckpointError(f"no checkpoint in {folder_of(run)}; train first: lmtemplate fit")
-    return folder_of(run) / file_name(steps[-1])
-
-
-def _set_aside(path: Path) -> Path:
-    """Keep a damaged file under a name that nothing reads; returns that name."""
-    numbers = itertools.count(1)
-    names = (path.with_name(f"{path.name}.corrupt{'' if n == 1 else n}") for n in numbers)
-    aside = next(name for name in names if not name.exists())
-    with contextlib.suppress(OSError):  # another process of this run was faster
-        path.rename(aside)
-    return aside
-
-
-def _newest_sound(run: Path) -> Path | None:
-    """The newest checkpoint that is not damaged; those after it are set aside, and named."""
-    damaged = list[tuple[Path, str]]()
-    steps = steps_saved(run)
-    for step in reversed(steps):
-        path = folder_of(run) / file_name(step)
-        if problem := damage(path):
-            damaged.append((path, problem))
-            continue
-        for bad, why in damaged:
-            name = _set_aside(bad).name
-            print(f"checkpoint {bad} is damaged ({why}); going on from step {step:,}, it is {name}")
-        return path
-    if damaged:  # they keep their names: without any, the next start would be one at step 0
-        raise CheckpointError(
-            f"all checkpoints in {folder_of(run)} are damaged (the newest: {damaged[0][1]}); start "
-            "anew with another --run_dir"
-        )
-    return None
-
-
-def resume_from(run: Path, mode: ResumeMode) -> Path | None:
-    """The checkpoint that a new start in this directory continues; None to begin at step 0.
-
-    Raises ConfigError for `never` in a used directory, CheckpointError for `must` without a
-    checkpoint, or where all are damaged.
-    """
-    if run.exists() and not run.is_dir():
-        raise ConfigError(f"run directory {run} is a file; name another with --run_dir")
-    if mode == "never":
-        if is_used(run):
-            raise ConfigError(
-                f"run directory {run} holds a run already; continue it with make resume RUN={run} "
-                "(or add --resume auto), or start anew with another --run_dir"
-            )
-        return None
-    path = _newest_sound(run)
-    if path is None and mode == "must":
-        raise CheckpointError(
-            f"no checkpoint in {folder_of(run)}; begin it with --resume auto (as make train does), "
-            "or name the directory of the run to continue with --run_dir"
-        )
-    return path

@@ -1,15 +1,12 @@
-"""The verbs fit, validate, test: a config becomes a run, or a run a number."""
+"""The verbs fit and schedule: a config becomes a run, or a drawing of its learning rate."""
 
-import argparse
 import itertools
-import logging
 import math
 import os
 import sys
-import warnings
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any
 
 import lightning.pytorch as lightning
 import torch
@@ -21,25 +18,29 @@ from lmtemplate import callbacks as ours
 from lmtemplate import checkpoint as files
 from lmtemplate import redact, restore
 from lmtemplate import run as run_files
+from lmtemplate.callbacks.signals import EXIT_CODES
+from lmtemplate.data.datamodule import TokenData
 from lmtemplate.errors import (
     CheckpointError,
     ConfigError,
     LostProcessError,
     NumbersError,
     OutOfMemoryError,
+    UserError,
 )
-from lmtemplate.hardware import device_name
+from lmtemplate.hardware import device_name, is_out_of_memory
 from lmtemplate.parsing import TrainingCLI, configure_parsing
 from lmtemplate.record import is_recorded, read_record
+from lmtemplate.resume import ResumeMode, resolve, resume_from
+from lmtemplate.streams import forgiving
 from lmtemplate.study.schedule import drawing
 from lmtemplate.trainer import (
     Machine,
     build_trainer,
     check,
     describe,
-    find_machine,
-    machine_settings,
     make_plan,
+    quieten,
 )
 
 
@@ -52,7 +53,7 @@ def is_finished(run: Path, before: files.Checkpoint, cli: TrainingCLI, steps: in
     if summary.get("step") != step or reason in ("interrupted", "numbers"):
         return False
     patient = before["config"]["early_stopping"] != cli.settings["early_stopping"]
-    return steps <= summary["max_steps"] and not (reason == "early_stopping" and patient)
+    return steps <= summary.get("max_steps", steps) and not (reason == "early_stopping" and patient)
 
 
 def announce(
@@ -72,27 +73,10 @@ def announce(
 
 def start_weights(source: str, cli: TrainingCLI) -> None:
     """Begin with the weights of another run or file. Raises CheckpointError if they do not fit."""
-    path = Path(source)
-    state = files.read(files.resolve(path, "best") if os.path.isdir(source) else path)
+    path = Path(files.check_local(source))
+    state = files.read(resolve(path, "best") if os.path.isdir(source) else path)
     restore.check_tokenizer(state, cli.datamodule.tokenizer.to_json(), cli.datamodule.path)
     restore.load_net(cli.model.net, state)
-
-
-def quieten_and_allow(allowed: list[str]) -> None:
-    """Silence what is no news to a user, and let configs name classes of these packages."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        # tips and adverts; the card says what counts
-        logging.getLogger(name).setLevel(logging.WARNING)
-    harmless = (
-        ".*LeafSpec",
-        ".*many workers",
-        ".*dataloader is not resumable",
-        ".*sync_dist=True",
-        ".*smaller than the logging interval",
-    )
-    for message in harmless:
-        warnings.filterwarnings("ignore", message)  # of Lightning, to its own developers
-    configure_parsing(allowed)
 
 
 def write_run_files(
@@ -137,37 +121,46 @@ def read_start(path: Path) -> files.Checkpoint:
     return {key: state[key] for key in said}
 
 
+def mistake_in(error: Exception, trainer: lightning.Trainer, data: TokenData) -> UserError | None:
+    """What a user can do about an error of torch, where that is known."""
+    if is_out_of_memory(error):
+        return OutOfMemoryError(
+            f"too little memory for data.batch_size={data.batch_size} x data.block_size="
+            f"{data.block_size}; halve the batch and double trainer.accumulate_grad_batches, or "
+            "shrink the model"
+        )
+    what = " ".join(str(error).split())[:200]
+    if trainer.world_size > 1 and (isinstance(error, DistError) or "gloo" in what):
+        return LostProcessError(
+            f"process {trainer.global_rank} of {trainer.world_size} has lost another one at step "
+            f"{trainer.global_step:,}, which died or stands still (see what that one said); go on "
+            f"with --resume auto. {what}"
+        )
+    return None
+
+
 def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> None:
     """Run Lightning's loop. What ends it early becomes a line and an exit code."""
     signals = cli.config_init.signals
     try:
         with signals.listening() if signals else nullcontext():
             trainer.fit(cli.model, cli.datamodule, ckpt_path=path, weights_only=True)
-    except torch.OutOfMemoryError as error:
-        data = cli.datamodule
-        raise OutOfMemoryError(
-            f"too little memory for data.batch_size={data.batch_size} x data.block_size="
-            f"{data.block_size}; halve the batch and double trainer.accumulate_grad_batches, or "
-            "shrink the model"
-        ) from error
     except ours.SignalError as stop:
         sys.exit(stop.exit_code)
-    except RuntimeError as error:
-        if trainer.world_size == 1 or not (isinstance(error, DistError) or "gloo" in str(error)):
-            raise
-        raise LostProcessError(
-            f"process {trainer.global_rank} of {trainer.world_size} has lost another one at step "
-            f"{trainer.global_step:,}, which died or stands still (see what that one said); go on "
-            f"with --resume auto. {' '.join(str(error).split())[:200]}"
-        ) from error
-    except SystemExit:
-        if trainer.interrupted:  # Lightning ends with 1 after a Ctrl-C before the first step
-            sys.exit(130)
+    except (NumbersError, SystemExit) as error:
+        if signals and signals.received:  # it came first
+            sys.exit(EXIT_CODES[signals.received])
+        if isinstance(error, SystemExit) and trainer.interrupted:
+            sys.exit(130)  # Lightning ends with 1 after a Ctrl-C before the first step
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if mistake := mistake_in(error, trainer, cli.datamodule):
+            raise mistake from error
         raise
 
 
 def build(
-    cli: TrainingCLI, run: Path, resume: files.ResumeMode, lock: run_files.Lock | None
+    cli: TrainingCLI, run: Path, resume: ResumeMode, lock: run_files.Lock | None
 ) -> tuple[lightning.Trainer, Path | None] | None:
     """Check all that can be checked, then build the Trainer and write the run's own files.
 
@@ -179,7 +172,7 @@ def build(
         resume: whether to go on there.
         lock: of the first process, which alone writes.
     """
-    path = files.resume_from(run, resume)
+    path = resume_from(run, resume)
     before = read_start(path) if path else None
     cli.datamodule.setup("fit")
     planned = make_plan(cli, before)
@@ -194,7 +187,6 @@ def build(
         start_weights(cli.config.init_from, cli)
     trainer = build_trainer(cli, planned, run, before["global_step"] + 1 if before else 0)
     if lock:
-        lock.acquire()
         write_run_files(cli, planned.machine, run, announce(run, before, cli.settings))
     return trainer, path
 
@@ -217,7 +209,7 @@ def train_on(cli: TrainingCLI, words: list[str], run: Path, lock: run_files.Lock
 
     Returns whether there was anything to do. Raises NumbersError when going back has not helped.
     """
-    resume: files.ResumeMode = cli.config.resume if lock else "auto"
+    resume: ResumeMode = cli.config.resume if lock else "auto"
     for gone_back in itertools.count(1):
         if (built := build(cli, run, resume, lock)) is None:
             return False
@@ -249,17 +241,36 @@ def explain(run: Path, cli: TrainingCLI, lock: run_files.Lock | None, allowed: l
         closing.explain(run, allowed)
 
 
+def run_directory(cli: TrainingCLI) -> Path:
+    """Raises ConfigError for a name that cannot be one."""
+    name = str(cli.config.run_dir)
+    try:
+        name.encode()
+        run = Path(name).expanduser()
+        os.stat(run)
+    except (FileNotFoundError, NotADirectoryError):  # the lock says what is in the way
+        return run
+    except (OSError, ValueError, RuntimeError) as error:  # too long; a NUL, not UTF-8; ~nobody
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(
+            f"run_dir {ascii(name)[:60]} cannot be a folder here: {reason}; name another"
+        ) from error
+    return run
+
+
 def fit(words: list[str], allowed: list[str]) -> None:
-    """Train. Nothing is written before all that can be checked is."""
-    quieten_and_allow(allowed)
+    """Train. Nothing stays written before all that can be checked is."""
+    quieten()
+    configure_parsing(allowed)
     cli = TrainingCLI(words)
-    run, first_process = Path(cli.config.run_dir), getattr(rank_zero_only, "rank", 0) == 0
+    run, first_process = run_directory(cli), getattr(rank_zero_only, "rank", 0) == 0
     lock = run_files.Lock(run) if first_process else None
     try:
-        if lock and lock.path.is_file():  # a refusal below should leave an unlocked one untouched
+        if lock and not run.is_file():  # which is refused below
             lock.acquire()
-        if train_on(cli, words, run, lock):
-            explain(run, cli, lock, allowed)
+        with forgiving():
+            if train_on(cli, words, run, lock):
+                explain(run, cli, lock, allowed)
     except NumbersError:
         explain(run, cli, lock, allowed)
         raise
@@ -270,61 +281,11 @@ def fit(words: list[str], allowed: list[str]) -> None:
 
 def schedule(words: list[str], allowed: list[str]) -> None:
     """Draw the learning rate of a planned run."""
-    quieten_and_allow(allowed)
+    quieten()
+    configure_parsing(allowed)
     cli = TrainingCLI(words, "schedule")
     steps = make_plan(cli, None).length.steps
     check(cli, steps)
     groups = cli.model.recipe.build(cli.model.net).param_groups
     peaks = {str(group.get("name", number)): group["lr"] for number, group in enumerate(groups)}
     print(drawing(cli.model.schedule, steps, peaks))
-
-
-class RunReader(argparse.ArgumentParser):
-    """Reads the words that `validate` and `test` take beside the flags of `fit`."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} (see {self.prog} --help)")
-
-
-def evaluate(words: list[str], allowed: list[str], verb: Literal["validate", "test"]) -> None:
-    """Print the metrics of a run's checkpoint on one split, in its training precision."""
-    quieten_and_allow(allowed)
-    reader = RunReader(
-        prog=f"lmtemplate {verb}", description="Any flag of `lmtemplate fit` may follow, too."
-    )
-    reader.add_argument("run", metavar="RUN", type=Path, help="run directory")
-    reader.add_argument("--checkpoint", default="best", help="best, latest, or a file")
-    asked, flags = reader.parse_known_args(words)
-    path = files.resolve(asked.run, asked.checkpoint)
-    state = files.read(path)
-    cli = TrainingCLI(["--config", str(asked.run / "config.yaml"), *flags])
-    cli.datamodule.setup(verb)
-    restore.check_tokenizer(state, cli.datamodule.tokenizer.to_json(), cli.datamodule.path)
-    restore.load_net(cli.model.net, state)
-    settings = cli.config_init.trainer.as_dict()
-    trainer = lightning.Trainer(
-        **machine_settings(cli),
-        **{key: settings[key] for key in ("limit_val_batches", "limit_test_batches")},
-        precision=find_machine(cli).precision,  # type: ignore[arg-type]
-        use_distributed_sampler=False,
-        logger=False,
-        enable_checkpointing=False,
-        callbacks=[ours.ProgressBar()],
-    )
-    run_split = trainer.validate if verb == "validate" else trainer.test
-    run_split(cli.model, cli.datamodule, verbose=False)
-    if not trainer.is_global_zero:
-        return
-    print(f"{path} (step {state['global_step']:,})")
-    for name, value in cli.model.latest.items():
-        print(f"  {name:<20} {value:.6f}")
-
-
-def validate(words: list[str], allowed: list[str]) -> None:
-    """Loss of a run's checkpoint on the validation split."""
-    evaluate(words, allowed, "validate")
-
-
-def test(words: list[str], allowed: list[str]) -> None:
-    """Loss of a run's checkpoint on the test split."""
-    evaluate(words, allowed, "test")

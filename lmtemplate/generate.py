@@ -3,16 +3,20 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from lmtemplate.checkpoint import read, resolve
+from lmtemplate.checkpoint import read
 from lmtemplate.data.tokenizer import Tokenizer, parse_tokenizer
 from lmtemplate.errors import ConfigError
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.restore import build_net
+from lmtemplate.resume import resolve
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+COLDEST = 1e-6  # temperature; logits divided by less can be infinite
 
 
 def next_probabilities(
@@ -25,14 +29,14 @@ def next_probabilities(
 
     Args:
         logits: of the next token.
-        temperature: above 0; below 1 sharpens, above 1 flattens. 0 puts everything on the
+        temperature: below 1 sharpens, above 1 flattens. One below COLDEST puts everything on the
             likeliest.
         top_k: keep the k likeliest tokens.
         top_p: keep the fewest likeliest tokens that together reach this probability (Holtzman et
             al. 2020, section 3.1); taken after temperature and top_k.
     """
     logits = logits.float()
-    if temperature == 0:
+    if temperature < COLDEST:
         return torch.nn.functional.one_hot(logits.argmax(), len(logits)).float()
     logits = logits / temperature
     if top_k is not None and top_k < len(logits):
@@ -107,6 +111,33 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
     return [int(token) for token in tokenizer.encode([prompt])[0]] or [tokenizer.eot_id]
 
 
+def check_draw(
+    max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None, seed: int
+) -> None:
+    """Raises ConfigError, with the flag, for a number that nothing can be drawn with."""
+    for name, value, sound, says in (
+        ("max_new_tokens", max_new_tokens, max_new_tokens >= 0, "0 or more"),
+        ("temperature", temperature, temperature >= 0, "0 or more"),
+        ("top_k", top_k, top_k is None or top_k >= 1, "1 or more"),
+        ("top_p", top_p, top_p is None or 0 < top_p <= 1, "above 0, at most 1"),
+        ("seed", seed, -(2**63) <= seed < 2**64, "of 64 bits: from -2^63 to below 2^64"),
+    ):
+        if not sound:
+            raise ConfigError(f"--{name} {value} has to be {says}")
+
+
+def build_net_on(device: Device, state: dict[str, Any], allow: list[str]) -> LanguageModel:
+    """The net of a checkpoint, on a device. Raises ConfigError where there is no such device."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return build_net(state, allow).to(device)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, AssertionError) as error:  # torch without that device
+        raise ConfigError(f"--device {device} is not to be had here; use cpu") from error
+
+
 def generate(
     run: Path,
     prompt: str = "",
@@ -116,7 +147,7 @@ def generate(
     top_p: float | None = None,
     seed: int = 1337,
     checkpoint: str = "best",
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    device: Device = "auto",
     allow: list[str] | None = None,
 ) -> None:
     """Continue a prompt with a trained model; the text alone goes to standard output.
@@ -133,23 +164,9 @@ def generate(
         device: where to compute; auto takes CUDA if there is any.
         allow: packages outside lmtemplate whose classes the checkpoint may name.
     """
-    for name, value, sound in (
-        ("max_new_tokens", max_new_tokens, max_new_tokens >= 0),
-        ("temperature", temperature, temperature >= 0),
-        ("top_k", top_k, top_k is None or top_k >= 1),
-        ("top_p", top_p, top_p is None or 0 < top_p <= 1),
-    ):
-        if not sound:
-            raise ConfigError(f"--{name} {value} is out of range; see lmtemplate generate --help")
+    check_draw(max_new_tokens, temperature, top_k, top_p, seed)
     state = read(resolve(run, checkpoint))
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        net = build_net(state, allow or []).to(device)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, AssertionError) as error:  # torch without that device
-        raise ConfigError(f"--device {device} is not to be had here; use cpu") from error
+    net = build_net_on(device, state, allow or [])
     tokenizer = parse_tokenizer(state["tokenizer"])
     start = encode_prompt(tokenizer, prompt)
     tokens = continue_tokens(

@@ -82,6 +82,9 @@ def accumulation(tokens_per_step: int | None, accumulate: int, tokens_per_batch:
     return tokens_per_step // tokens_per_batch
 
 
+MOST_STEPS = 2**53  # a float counts no further
+
+
 def run_length(
     limit: str,
     value: float,
@@ -116,6 +119,10 @@ def run_length(
     else:
         assert seconds_per_step is not None
         steps = (1 - VALIDATION_SHARE) * value / seconds_per_step
+    if steps >= MOST_STEPS:
+        raise ConfigError(
+            f"{limit}={value:g} comes to {steps:.1e} steps, more than anyone can make"
+        )
     return RunLength(limit, value, max(1, int(steps)))
 
 

@@ -5,16 +5,15 @@ What a config names are recipes: settings now, an optimizer once there is a net.
 
 import re
 from abc import ABC, abstractmethod
-from collections import defaultdict
-from collections.abc import Callable, Iterable
-from typing import Any, overload
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adamw import adamw
 
 from lmtemplate.errors import ConfigError
 from lmtemplate.hardware import fast_bfloat16
+from lmtemplate.muon import MuonAdamWOptimizer
 
 Group = dict[str, Any]
 
@@ -55,7 +54,7 @@ def hidden_matrices(net: nn.Module) -> list[nn.Parameter]:
 
 
 def check_rates(**rates: float) -> None:
-    """Raises ConfigError for a negative learning rate."""
+    """Raises ConfigError for a negative learning rate or weight decay."""
     for name, rate in rates.items():
         if not rate >= 0:
             raise ConfigError(f"model.optimizer.{name}={rate} has to be 0 or more")
@@ -92,7 +91,7 @@ class AdamW(OptimizerRecipe):
         eps: float = 1e-8,
         weight_decay: float = 0.1,
     ) -> None:
-        check_rates(lr=lr)
+        check_rates(lr=lr, weight_decay=weight_decay)
         self.lr = lr
         self.betas = betas
         self.eps = eps
@@ -146,7 +145,7 @@ class SGD(OptimizerRecipe):
         nesterov: bool = False,
         weight_decay: float = 0.0,
     ) -> None:
-        check_rates(lr=lr)
+        check_rates(lr=lr, weight_decay=weight_decay)
         self.lr = lr
         self.momentum = momentum
         self.nesterov = nesterov
@@ -159,114 +158,16 @@ class SGD(OptimizerRecipe):
         )
 
 
-def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
-    """(N, rows, columns) -> nearly the U V' of each matrix's singular value decomposition.
-
-    Quintic Newton-Schulz iteration with the coefficients of Jordan et al. 2024 ("Muon: an optimizer
-    for hidden layers in neural networks"): singular values end between about 0.7 and 1.2. Runs in
-    the dtype it is given.
-    """
-    a, b, c = 3.4445, -4.7750, 2.0315
-    tall = matrices.size(-2) > matrices.size(-1)
-    x = matrices.mT if tall else matrices
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
-
-
-class MuonAdamWOptimizer(torch.optim.Optimizer):
-    """One optimizer whose groups are stepped by Muon or by AdamW, as their `algorithm` says.
-
-    Muon is batched over matrices of equal shape: 1.5 times faster than one by one at width 128.
-    With a tensor `found_inf` of 1 a step changes nothing (see `hold_if`).
-    """
-
-    found_inf: Tensor | None = None
-
-    def __init__(self, groups: list[Group], matmul_dtype: torch.dtype) -> None:
-        super().__init__(groups, defaults={})
-        self.matmul_dtype = matmul_dtype
-
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            if group["algorithm"] == "muon":
-                self._muon(group, parameters)
-            elif parameters:
-                self._adamw(group, parameters)
-        return loss
-
-    def _muon(self, group: Group, parameters: list[Tensor]) -> None:
-        alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
-        for parameter in parameters:
-            alike[parameter.shape].append(parameter)
-        for shape, members in alike.items():
-            for parameter in members:
-                if not self.state[parameter]:
-                    self.state[parameter]["momentum"] = torch.zeros_like(parameter)
-            gradients = [p.grad for p in members if p.grad is not None]
-            momenta = [self.state[p]["momentum"] for p in members]
-            decay: float | Tensor = group["lr"] * group["weight_decay"]
-            if self.found_inf is not None:  # a momentum that meets itself stays what it is
-                pairs = zip(momenta, gradients, strict=True)
-                gradients = [torch.where(self.found_inf > 0, m, g) for m, g in pairs]
-                decay = decay * (1 - self.found_inf)
-            torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-            ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov
-            updates = orthogonalise(torch.stack(ahead).to(self.matmul_dtype))
-            scale = max(1.0, shape[0] / shape[1]) ** 0.5
-            updates = updates.to(members[0].dtype)
-            if self.found_inf is not None:
-                updates = updates * (1 - self.found_inf)
-            torch._foreach_mul_(members, 1 - decay)
-            torch._foreach_add_(members, list(updates), alpha=-group["lr"] * scale)
-
-    def _adamw(self, group: Group, parameters: list[Tensor]) -> None:
-        for parameter in parameters:
-            state = self.state[parameter]
-            if not state:
-                state["step"] = torch.zeros((), device=parameter.device)
-                state["exp_avg"] = torch.zeros_like(parameter)
-                state["exp_avg_sq"] = torch.zeros_like(parameter)
-        states = [self.state[p] for p in parameters]
-        adamw(
-            parameters,
-            [p.grad for p in parameters if p.grad is not None],
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [],
-            [state["step"] for state in states],
-            fused=True,
-            amsgrad=False,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,
-            found_inf=self.found_inf,
-        )
-
-
 def hold_if(bad: Tensor, optimizer: torch.optim.Optimizer) -> None:
     """Let the next step of the optimizer change nothing, neither weights nor moments, if `bad`.
 
     On a GPU nothing waits for the answer where the optimizer takes a tensor for it, as fused ones
     do for torch's gradient scaler, and MuonAdamW does; any other has its gradients taken away.
     """
-    fused = optimizer.defaults.get("fused", False)
-    if bad.device.type != "cpu" and (fused or isinstance(optimizer, MuonAdamWOptimizer)):
+    takes_tensor = optimizer.defaults.get("fused") or isinstance(optimizer, MuonAdamWOptimizer)
+    # fused SGD whose first step is held would leave its momenta unset, yet count them as there
+    begun = bool(optimizer.state) or not optimizer.defaults.get("momentum")
+    if bad.device.type != "cpu" and takes_tensor and begun:
         optimizer.grad_scale = None  # type: ignore[attr-defined]
         optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
     elif bad:
@@ -297,6 +198,7 @@ class MuonAdamW(OptimizerRecipe):
         adamw_weight_decay: float = 0.0,
     ) -> None:
         check_rates(lr=lr, adamw_lr=adamw_lr)
+        check_rates(weight_decay=weight_decay, adamw_weight_decay=adamw_weight_decay)
         self.lr = lr
         self.momentum = momentum
         self.weight_decay = weight_decay

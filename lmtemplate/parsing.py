@@ -1,11 +1,8 @@
 """Command line and config files -> settings and objects, or one line that says what is wrong."""
 
-import difflib
-import inspect
-import itertools
-import re
+import warnings
+from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import jsonargparse
@@ -14,58 +11,29 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lmtemplate import callbacks as ours
-from lmtemplate import models, optimizers, redact, schedules
-from lmtemplate.callbacks import (
-    checkpointing,
-    guard,
-    samples,
-    signals,
-    stopping,
-    throughput,
-)
-from lmtemplate.checkpoint import ResumeMode
+from lmtemplate import redact
 from lmtemplate.data.datamodule import TokenData
 from lmtemplate.errors import ConfigError, UserError
+from lmtemplate.mistakes import (
+    GROUPS,
+    LARGEST_SEED,
+    OWNED,
+    configs_in,
+    find,
+    one_line,
+    places,
+    read_config,
+)
 from lmtemplate.models import GPT
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.optimizers import AdamW
+from lmtemplate.resume import ResumeMode
 from lmtemplate.run import parse_yaml
 from lmtemplate.schedules import WarmupCosine
 
-# Trainer arguments that lmtemplate sets itself, or has a better word for.
-OWNED = {
-    "barebones": "",
-    "check_val_every_n_epoch": "trainer.val_check_interval, in optimizer steps",
-    "default_root_dir": "run_dir",
-    "enable_checkpointing": "checkpoint: null",
-    "fast_dev_run": "--config configs/debug.yaml",
-    "limit_train_batches": "trainer.max_steps",
-    "max_epochs": "max_epochs, in passes over the data",
-    "max_time": "max_seconds",
-    "min_epochs": "",
-    "min_steps": "",
-    "overfit_batches": "",
-    "reload_dataloaders_every_n_epochs": "",
-    "use_distributed_sampler": "",
-}
-
-
-# Setting that names a class -> where such classes live, for "did you mean".
-ROOMS: dict[str, ModuleType] = {
-    "model.optimizer": optimizers,
-    "model.schedule": schedules,
-    "model.net": models,
-    "early_stopping": stopping,
-    "checkpoint": checkpointing,
-    "guard": guard,
-    "samples": samples,
-    "signals": signals,
-    "throughput": throughput,
-}
-
-
-# What the data states; a net takes it, but nobody sets it there.
-LINKED = ("model.net.vocab_size", "model.net.block_size")
+Seed = jsonargparse.typing.restricted_number_type(
+    "Seed", int, [(">=", 0), ("<=", LARGEST_SEED)], docstring="what NumPy takes"
+)
 
 
 class ParseError(Exception):
@@ -79,82 +47,25 @@ class Parser(LightningArgumentParser):
         raise ParseError(message) from ex
 
 
-def settings_by_name(parser: Parser) -> dict[str, str]:
-    """Last word of every setting -> its whole key path, those of our own classes included."""
-    names = {action.dest.rpartition(".")[2]: action.dest for action in parser._actions}
-    for path, room in ROOMS.items():
-        for _, kind in inspect.getmembers(room, inspect.isclass):
-            if kind.__module__.startswith(room.__name__):
-                for name in inspect.signature(kind).parameters:
-                    names.setdefault(name, f"{path}.{name}")
-    return {name: path for name, path in names.items() if not path.startswith(LINKED)}
-
-
-def where_is(word: str, config_files: list[Path]) -> str:
-    """ "file:line" of a key in the last config that has it, else the command line."""
-    for path in reversed(config_files):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            if re.search(rf"\b{re.escape(word)}\b", line.partition("#")[0]):
-                return f"{path}:{number}"
-    return "command line"
-
-
-def one_line(message: str, parser: Parser, config_files: list[Path], words: list[str]) -> str:
-    """jsonargparse's message -> what is wrong, where, what to do."""
-    message = " ".join(message.split())
-    denied = re.search(r"Importing '([\w.]+)' is not allowed", message)
-    if denied:
-        package = denied[1].split(".")[0]
-        return (
-            f"class {denied[1]} ({where_is(denied[1], config_files)}) is of a package that is not "
-            f"allowed; add --allow {package} on the command line if you trust it"
-        )
-    unknown = re.search(r"[Oo]ption '([\w.]+)'|unrecognized arguments: --([\w.]+)", message)
-    if unknown:
-        key = unknown[1] or unknown[2]
-        name = key.rpartition(".")[2]
-        typed = any(word.startswith(f"--{key}") for word in words)
-        where = "command line" if typed else where_is(name, config_files)
-        in_config = "Group 'trainer'" in message
-        if name in OWNED and (in_config or key.startswith("trainer.")):
-            return f"trainer.{name} ({where}) is not a setting here" + (
-                OWNED[name] and f"; use {OWNED[name]}"
-            )
-        known = settings_by_name(parser)
-        close = [name] if name in known else difflib.get_close_matches(name, known, n=1)
-        meant = f"; did you mean {known[close[0]]}?" if close else ""
-        return f"unknown setting {key!r} ({where}){meant} (all: lmtemplate fit --help)"
-    wrong = re.search(r"Parser key \"([\w.]+)\": (.*)", message)
-    if wrong:
-        key, problem = wrong[1], re.sub(r"an? <class '(\w+)'>", r"\1", wrong[2])
-        value = re.search(r"Got value: (\S+)", problem)
-        typed = value is not None and any(word.endswith(value[1]) for word in words)
-        where = "command line" if typed else where_is(key.rpartition(".")[2], config_files)
-        return f"{key} ({where}): {problem[:400]}"
-    return message[:400]
-
-
 def check_yaml(path: Path) -> None:
     """Raises ConfigError with file, line and column where a config cannot be read."""
+    text = read_config(path)
     try:
-        content = parse_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
+        content = parse_yaml(text)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        spot = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}{spot} is not YAML: {error.problem}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark, spot, line = error.problem_mark, "", ""
+        if mark is not None:
+            spot = f":{mark.line + 1}:{mark.column + 1}"
+            line = f": `{(text.splitlines()[mark.line : mark.line + 1] or [''])[0].strip()[:60]}`"
+        raise ConfigError(f"{path}{spot} is not YAML: {error.problem}{line}") from error
+    except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no settings; a config is a mapping of keys to values")
-
-
-def configs_in(words: list[str]) -> list[Path]:
-    """Files that the command line names with --config."""
-    following = [b for a, b in itertools.pairwise(words) if a in ("-c", "--config")]
-    joined = [word.partition("=")[2] for word in words if word.startswith("--config=")]
-    return [Path(name) for name in following + joined]
+    for key in GROUPS.keys() & content.keys():
+        if content[key] is None:
+            where = find(key, places([path], [])).where
+            raise ConfigError(f"{key} ({where}) is empty; remove that line")
 
 
 def start_from_own_defaults(_: Any, before: Any, value: Any) -> None:
@@ -199,7 +110,7 @@ def parse(parser: Parser, words: list[str]) -> jsonargparse.Namespace:
     try:
         config = parser.parse_args(words)
         if not isinstance(config.trainer, jsonargparse.Namespace):
-            raise ParseError('Parser key "trainer": expected settings, not a single value')
+            raise ParseError('Parser key "trainer": Unable to load config')
         return config
     except ParseError as error:
         raise ConfigError(one_line(str(error), parser, config_files, words)) from error
@@ -207,7 +118,7 @@ def parse(parser: Parser, words: list[str]) -> jsonargparse.Namespace:
 
 Precision = Literal["auto", "bf16-mixed", "16-mixed", "32-true", "bf16-true", "16-true", "64-true"]
 
-
+# Key -> the unit that it gives a run its length in.
 RUN_LENGTHS = {
     "max_epochs": "passes over the training data",
     "max_tokens": "tokens",
@@ -350,7 +261,7 @@ class TrainingCLI(LightningCLI):
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
             "--seed_everything",
-            type=jsonargparse.typing.NonNegativeInt,
+            type=Seed,
             default=self.seed_everything_default,
             help="seed of weights, dropout and the order of the data",
         )
@@ -362,7 +273,9 @@ class TrainingCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build data, net and callbacks. What their constructors object to becomes one line."""
         try:
-            super().instantiate_classes()
+            with warnings.catch_warnings():  # Lightning calls jsonargparse by an old name
+                warnings.simplefilter("ignore", DeprecationWarning)
+                super().instantiate_classes()
         except (ValueError, TypeError, ArithmeticError) as error:
             cause: BaseException | None = error
             while cause is not None:  # jsonargparse wraps what a constructor raised
@@ -374,7 +287,7 @@ class TrainingCLI(LightningCLI):
     def instantiate_trainer(self, **_: Any) -> Trainer:
         return None  # type: ignore[return-value]  # built by the verb, when it knows the Plan
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """The config as plain types, defaults included, what is linked left out, secrets hidden."""
         dumped = self.parser.dump(self.config, skip_unset=False)

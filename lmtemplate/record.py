@@ -5,8 +5,10 @@ The JSONL file is the truth: one line of strict JSON per logging point, `{"step"
 of their own. The JSON file is made from it: the arrays that scripts and plots read.
 """
 
+import errno
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmtemplate.errors import CheckpointError, DiskError
-from lmtemplate.run import write_json, write_text
+from lmtemplate.run import folder_of, write_json, write_text
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -25,11 +27,6 @@ Line = dict[str, Any]
 LINES = "training_metrics.jsonl"
 ARRAYS = "training_metrics.json"
 TRAIN, VAL, RATE, EPOCH = "train/loss", "val/loss", "optim/lr", "data/epoch"
-
-
-def folder_of(run: Path) -> Path:
-    """Where the record's files stand in a run directory."""
-    return run / "checkpoints"
 
 
 def line(step: int, values: Mapping[str, Any]) -> str:
@@ -213,6 +210,15 @@ def read_record(run: Path) -> Record:
     return from_lines(read_lines(run))
 
 
+def _append(content: bytes, path: Path) -> None:
+    """All of it or, where a disk fills up, nothing. Raises OSError."""
+    with path.open("ab", buffering=0) as file:
+        end = file.tell()
+        if file.write(content) < len(content):
+            file.truncate(end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 class Writer:
     """Appends lines to a run's record and keeps the arrays beside them.
 
@@ -238,9 +244,7 @@ class Writer:
         self._unwritten.append(text)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as file:
-                # the failure may have left half a line
-                file.write("\n" * failed_before + "".join(self._unwritten))
+            _append("".join(self._unwritten).encode(), path)
             self._unwritten = []
         except OSError as error:
             self._warn(error.strerror, failed_before)
@@ -248,11 +252,13 @@ class Writer:
         self.changed = True
 
     def write_arrays(self) -> None:
-        """Bring training_metrics.json up to date."""
+        """Bring training_metrics.json up to date; both files outlive a power cut then."""
         try:
+            with (folder_of(self.run) / LINES).open("ab") as file:
+                os.fsync(file.fileno())
             self.columns.write(self.run)
             self.changed = False
-        except DiskError as error:
+        except (DiskError, OSError) as error:
             self._warn(str(error), bool(self._unwritten))
 
     def _warn(self, problem: str | None, again: bool) -> None:

@@ -35,6 +35,11 @@ PACKAGES = (
 )
 
 
+def folder_of(run: Path) -> Path:
+    """Where a run keeps its checkpoints and its record."""
+    return run / "checkpoints"
+
+
 def duration(seconds: float) -> str:
     """75 -> "1 min 15 s"."""
     minutes, seconds = divmod(round(seconds), 60)
@@ -60,7 +65,7 @@ def write_text(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)  # it could be a link that leads anywhere
-        with temporary.open("x", encoding="utf-8") as file:
+        with temporary.open("x", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -102,6 +107,15 @@ def parse_yaml(text: str) -> Any:
     return content
 
 
+def _whose(path: Path) -> str:
+    """ "(/a/b: owner root, mode 0555)" of the nearest folder there is; "" where nobody can tell."""
+    try:
+        there = next(folder for folder in path.absolute().parents if folder.exists())
+        return f" ({there}: owner {there.owner()}, mode {there.stat().st_mode & 0o7777:04o})"
+    except (OSError, KeyError, NotImplementedError):  # KeyError: an owner without a name
+        return ""
+
+
 class Lock:
     """Keeps a folder to one process. The system frees it when that process dies, however.
 
@@ -116,6 +130,7 @@ class Lock:
         self.path = path or folder / LOCK
         self.flag = flag
         self._file: IO[str] | None = None
+        self._made = False
 
     def _is_there(self, file: IO[str]) -> bool:
         try:
@@ -128,12 +143,17 @@ class Lock:
         if self._file is not None:
             return
         try:
+            self._made = not self.path.parent.exists()
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = self.path.open("a+", encoding="utf-8")
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-            raise DiskError(f"cannot write {self.path.parent}: {error}") from error
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+            file = os.fdopen(os.open(self.path, flags, 0o644), "a+", encoding="utf-8")
+        except OSError as error:
+            raise DiskError(
+                f"cannot write {self.path.parent}: {error.strerror}{_whose(self.path)}; name "
+                f"another folder with {self.flag}"
+            ) from error
         file.seek(0)
-        holder = file.read()
+        holder = file.read(200)
         try:
             if fcntl is not None:
                 # of the process, not of the file: a worker that outlives its parent has no part
@@ -157,11 +177,13 @@ class Lock:
         self._file = file
 
     def release(self) -> None:
-        """Let the next process in."""
+        """Let the next process in; a folder that was made for the lock alone goes with it."""
         if self._file is not None:
             self._file.truncate(0)
             with contextlib.suppress(OSError):  # Windows removes no file that is open
                 self.path.unlink()
+                if self._made:
+                    self.path.parent.rmdir()
             self._file.close()
             self._file = None
 

@@ -2,6 +2,9 @@
 
 import copy
 import dataclasses
+import logging
+import os
+import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,22 @@ from lmtemplate.errors import ConfigError
 from lmtemplate.hardware import auto_precision
 from lmtemplate.length import RunLength, accumulation, measure_step, only_limit, run_length
 from lmtemplate.parsing import RUN_LENGTHS, Trainer, TrainingCLI
+
+
+def quieten() -> None:
+    """Silence what Lightning says that is no news to a user."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        # tips and adverts; the card says what counts
+        logging.getLogger(name).setLevel(logging.WARNING)
+    harmless = (
+        ".*LeafSpec",
+        ".*many workers",
+        ".*dataloader is not resumable",
+        ".*sync_dist=True",
+        ".*smaller than the logging interval",
+    )
+    for message in harmless:
+        warnings.filterwarnings("ignore", message)
 
 
 @dataclasses.dataclass
@@ -54,10 +73,12 @@ def find_machine(cli: TrainingCLI) -> Machine:
             enable_checkpointing=False,
             enable_progress_bar=False,
         )
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
+    except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        hidden = "" if visible is None else f" (CUDA_VISIBLE_DEVICES is {visible!r})"
         raise ConfigError(
             "trainer.accelerator, devices or strategy is not to be had here: "
-            + " ".join(str(error).split())[:300]
+            f"{' '.join(str(error).split())[:300]}{hidden}"
         ) from error
     device, precision = probe.strategy.root_device, cli.config.trainer.precision
     if device.type == "cuda":
@@ -120,15 +141,22 @@ def check(cli: TrainingCLI, steps: int) -> None:
     for name in ("val_check_interval", "log_every_n_steps"):
         if trainer[name] < 1:
             raise ConfigError(f"trainer.{name}={trainer[name]} has to be 1 or more")
+    if trainer.gradient_clip_val is not None and trainer.gradient_clip_val <= 0:
+        raise ConfigError(
+            f"trainer.gradient_clip_val={trainer.gradient_clip_val} has to be above 0, or null"
+        )
     if warmup > steps:
         raise ConfigError(
             f"model.schedule.warmup_steps={warmup} is longer than the run of {steps} steps; "
             "lower it"
         )
-    if trainer.limit_val_batches == 0:
+    share = trainer.limit_val_batches
+    if isinstance(share, float) and share < 1:
+        share *= len(cli.datamodule.val_dataloader())
+    if share is not None and share < 1:
         raise ConfigError(
-            "validation would never happen: trainer.limit_val_batches=0; for a short validation "
-            "lower data.max_val_blocks"
+            f"validation would never happen: trainer.limit_val_batches={trainer.limit_val_batches} "
+            "is less than one batch; for a short validation lower data.max_val_blocks"
         )
     if trainer.val_check_interval > steps:
         raise ConfigError(
@@ -213,4 +241,7 @@ def build_trainer(cli: TrainingCLI, plan: Plan, run: Path, first_step: int) -> T
     if SLURMEnvironment.detect():
         # Lightning's requeueing saves inside a signal handler, in the middle of a step
         settings["plugins"].append(SLURMEnvironment(auto_requeue=False))
-    return Trainer(**settings)
+    try:
+        return Trainer(**settings)
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise ConfigError(f"trainer: {' '.join(str(error).split())[:300]}") from error

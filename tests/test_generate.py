@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from lmtemplate import checkpoint as files
 from lmtemplate.data.tokenizer import ByteTokenizer, CharTokenizer
 from lmtemplate.errors import CheckpointError, ConfigError
 from lmtemplate.generate import (
+    check_draw,
     continue_tokens,
     encode_prompt,
     generate,
@@ -339,3 +341,36 @@ def test_the_gpu_is_taken_if_there_is_one(
 def test_a_missing_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no run"):
         generate(tmp_path / "nowhere")
+
+
+def test_the_coldest_temperature_takes_the_likeliest() -> None:
+    logits = torch.tensor([1.0, 3.0, 2.0])
+    for temperature in (0.0, 1e-45, 1e-7):
+        assert next_probabilities(logits, temperature).tolist() == [0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"max_new_tokens": -1}, "--max_new_tokens -1 has to be 0 or more"),
+        ({"temperature": -0.5}, "--temperature -0.5 has to be 0 or more"),
+        ({"temperature": math.nan}, "--temperature nan has to be 0 or more"),
+        ({"top_k": 0}, "--top_k 0 has to be 1 or more"),
+        ({"top_p": 90.0}, "--top_p 90.0 has to be above 0, at most 1"),
+        ({"top_p": 0.0}, "--top_p 0.0 has to be above 0, at most 1"),
+        ({"seed": 2**64}, f"--seed {2**64} has to be of 64 bits"),
+        ({"seed": -(2**63) - 1}, "has to be of 64 bits"),
+    ],
+)
+def test_what_nothing_can_be_drawn_with_is_refused_with_its_range(
+    changed: dict[str, Any], says: str
+) -> None:
+    sound = {"max_new_tokens": 0, "temperature": 0.0, "top_k": 1, "top_p": 1.0, "seed": 2**64 - 1}
+    check_draw(**sound)
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        check_draw(**{**sound, **changed})
+
+
+@pytest.mark.parametrize("seed", [-(2**63), 2**64 - 1])
+def test_every_seed_that_passes_is_one_of_torch(seed: int) -> None:
+    torch.Generator().manual_seed(seed)

@@ -151,7 +151,7 @@ def workplace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_a_fault_of_the_program_is_one_line_and_its_traceback_a_file(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], workplace: Path
 ) -> None:
-    assert run_main(monkeypatch, KeyError("no\nsuch key for hush")) == 1
+    assert run_main(monkeypatch, KeyError("no\nsuch key for hush")) == 70
     (log,) = workplace.iterdir()
     (line,) = capsys.readouterr().err.splitlines()
     assert "error: unexpected KeyError: 'no\\nsuch key for ***' (__main__.py:" in line
@@ -175,12 +175,12 @@ def test_the_file_goes_elsewhere_where_the_working_directory_takes_none(
     (workplace / program.CRASH_LOG).symlink_to(workplace / "mine.txt")  # is not followed
     (workplace / "temporary").mkdir()
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(workplace / "temporary"))
-    assert run_main(monkeypatch, KeyError("x")) == 1
+    assert run_main(monkeypatch, KeyError("x")) == 70
     assert not (workplace / "mine.txt").exists()
     assert str(workplace / "temporary" / program.CRASH_LOG) in capsys.readouterr().err
     (workplace / "temporary" / program.CRASH_LOG).unlink()
     (workplace / "temporary").rmdir()
-    assert run_main(monkeypatch, KeyError("x")) == 1
+    assert run_main(monkeypatch, KeyError("x")) == 70
     assert "the traceback is in no file" in capsys.readouterr().err
 
 

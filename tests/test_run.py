@@ -233,3 +233,13 @@ def test_a_lock_that_its_holder_removes_meanwhile_is_made_anew(
     lock.acquire()
     assert lock.path.read_text().startswith(f"pid {os.getpid()} ")
     lock.release()
+
+
+@needs_locks
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("text")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(DiskError, match="cannot write"):
+        Lock(tmp_path / "run").acquire()
+    assert (tmp_path / "precious").read_text() == "text"

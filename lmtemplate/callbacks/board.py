@@ -1,5 +1,6 @@
 """Run -> TensorBoard: one curve across resumes, losses in one chart, hparams with the best loss."""
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,8 +9,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lmtemplate.checkpoint import read_best
 from lmtemplate.restore import flatten
+from lmtemplate.resume import read_best
 
 LAYOUT = {
     "losses": {
@@ -54,6 +55,7 @@ class RunLogger(TensorBoardLogger):
     _warned = False
 
     def __init__(self, run_dir: Path, first_step: int) -> None:
+        importlib.import_module("torch.utils.tensorboard")  # a broken one fails before the run
         super().__init__(
             run_dir, name="", version="", default_hp_metric=False, purge_step=first_step
         )

@@ -9,12 +9,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lmtemplate.callbacks.signals import SignalError
 from lmtemplate.callbacks.stopping import EarlyStopping, RunEnd
 from lmtemplate.callbacks.throughput import Throughput
-from lmtemplate.checkpoint import read_best, steps_saved
 from lmtemplate.data.datamodule import TokenData
-from lmtemplate.errors import NumbersError
+from lmtemplate.errors import DiskError, NumbersError
 from lmtemplate.hardware import device_name
 from lmtemplate.length import RunLength
 from lmtemplate.module import LitLanguageModel, is_log_step
+from lmtemplate.resume import read_best, steps_saved
 from lmtemplate.run import duration, write_json
 
 
@@ -131,7 +131,10 @@ class Cards(Callback):
             return
         run = Path(trainer.default_root_dir)
         summary = self.summary(trainer, module, data)
-        write_json(run / "summary.json", summary)
+        try:
+            write_json(run / "summary.json", summary)
+        except DiskError as error:  # the run is safe, and its exit code should say what ended it
+            module.print(f"no summary: {error}", flush=True)
         if self._bad_numbers:
             return  # the run may go back and on; if not, the error says more
         best, speed = summary["best"], summary["tokens_per_second"]

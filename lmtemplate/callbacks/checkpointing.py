@@ -1,104 +1,21 @@
-"""Training state -> checkpoints: at each validation, on a timer, at the end; and exactly back."""
+"""Steps, validations and the clock -> checkpoints, and which of them is the best."""
 
-import random
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lmtemplate import checkpoint as files
+from lmtemplate import resume
+from lmtemplate.callbacks.state import all_finite, loops_at, random_states, set_random_states
 from lmtemplate.callbacks.throughput import Throughput
-from lmtemplate.errors import CheckpointError, ConfigError, DiskError, NumbersError
+from lmtemplate.errors import ConfigError, DiskError, NumbersError
 from lmtemplate.module import LitLanguageModel, is_logged
-
-
-class SafeCheckpointIO(CheckpointIO):
-    """Lightning's door to checkpoint.py. Its own writes pass through TMPDIR and are not synced.
-
-    Args:
-        description: joins every checkpoint (config, tokenizer ...), so that one file is enough to
-            use it.
-    """
-
-    def __init__(self, description: dict[str, Any]) -> None:
-        self.description = description
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
-    ) -> None:
-        files.write({**self.description, **checkpoint}, Path(path))
-
-    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
-        return files.read(Path(path))
-
-    def remove_checkpoint(self, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)
-
-
-def random_states() -> dict[str, Any]:
-    """State of every global random generator, in plain types."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
-    return {
-        "python": random.getstate(),
-        "numpy": (kind, keys.tolist(), position, has_gauss, gauss),  # type: ignore[union-attr]
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
-    }
-
-
-def set_random_states(states: dict[str, Any]) -> None:
-    version, internal, gauss = states["python"]
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, *rest = states["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
-    torch.set_rng_state(states["torch"])
-    if len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states["cuda"])
-    if states["mps"] is not None and torch.backends.mps.is_available():
-        torch.mps.set_rng_state(states["mps"])
-
-
-def _set_progress(progress: dict[str, Any], count: int) -> None:
-    for scope in ("total", "current"):
-        progress[scope] = dict.fromkeys(progress[scope], count)
-
-
-def loops_at(trainer: Trainer, step: int) -> dict[str, Any]:
-    """State of Lightning's fit loop after `step` optimizer steps.
-
-    What Lightning stores depends on the hook in which it was saved, and counts micro-batches, which
-    mean something else when the accumulation has changed.
-    """
-    loops = trainer.fit_loop.state_dict()
-    batches = loops["epoch_loop.batch_progress"]
-    _set_progress(batches, step * trainer.accumulate_grad_batches)
-    batches["is_last_batch"] = False
-    optimizer = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
-    _set_progress(optimizer["step"], step)
-    _set_progress(optimizer["zero_grad"], step)
-    _set_progress(loops["epoch_loop.scheduler_progress"], step)
-    # at a validation, Lightning passes once without training, and counts that pass
-    validated = step * trainer.accumulate_grad_batches % int(trainer.val_check_interval or 1) == 0
-    loops["epoch_loop.state_dict"]["_batches_that_stepped"] = step - validated
-    for scope in ("total", "current"):  # in the middle of the one epoch
-        loops["epoch_progress"][scope].update(ready=1, started=1, processed=0, completed=0)
-    return loops
-
-
-def all_finite(trainer: Trainer) -> bool:
-    """Whether what a checkpoint would hold could be trained on."""
-    states = [state for optimizer in trainer.optimizers for state in optimizer.state.values()]
-    moments = [v for state in states for v in state.values() if isinstance(v, torch.Tensor)]
-    tensors = [*trainer.lightning_module.parameters(), *moments]
-    # smallest and largest show what is not finite, and `isfinite` would copy each tensor first
-    extremes = (torch.stack(tensor.aminmax()) for tensor in tensors if tensor.numel())
-    return all(bool(extreme.isfinite().all()) for extreme in extremes)
+from lmtemplate.run import folder_of
 
 
 def milestone_steps(count: int, max_steps: int) -> set[int]:
@@ -118,7 +35,7 @@ class Checkpoint(ModelCheckpoint):
 
     Lightning's own triggers are replaced: with a monitor they save stale scores or an old `last`,
     and pruning in the same class deletes before the new file is known to be good (see
-    checkpoint.prune).
+    resume.prune).
 
     Args:
         every_minutes: also save this often between validations; null for never.
@@ -148,7 +65,7 @@ class Checkpoint(ModelCheckpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.run = Path(trainer.default_root_dir)
-        self.dirpath = str(files.folder_of(self.run))
+        self.dirpath = str(folder_of(self.run))
 
     def _write(self, trainer: Trainer, path: Path, *, weights_only: bool = False) -> None:
         """Save while the clock of tokens per second stands. Raises NumbersError, DiskError."""
@@ -165,23 +82,35 @@ class Checkpoint(ModelCheckpoint):
             for meter in running:
                 meter.resume()
 
-    def _write_and_prune(self, trainer: Trainer) -> None:
-        """Raises DiskError, CheckpointError, and OSError where a logger has met one."""
-        step = trainer.global_step
-        self._write(trainer, files.folder_of(self.run) / files.file_name(step))
+    def _save_curves(self, trainer: Trainer) -> None:
+        """Before the checkpoint: a resume cuts what is too long, but fills no gap."""
         for logger in trainer.loggers:
-            logger.save()  # the curves up to here should outlive a kill, too
+            try:
+                logger.save()
+            except OSError as error:
+                trainer.lightning_module.print(f"{type(logger).__name__} cannot save: {error}")
+
+    def _write_and_prune(self, trainer: Trainer) -> None:
+        """Raises DiskError."""
+        step = trainer.global_step
+        self._save_curves(trainer)
+        self._write(trainer, folder_of(self.run) / files.file_name(step))
         if trainer.is_global_zero:
-            if self.best is not None and self.best[1] in files.steps_saved(self.run):
-                files.write_best(self.run, self.best[1], self.best[0])
-            files.prune(self.run, newest=step)
+            resume.prune(self.run, newest=step, best=self._point_at_best())
+
+    def _point_at_best(self) -> int | None:
+        """Write best.json; returns its step, None where there is none (yet)."""
+        if self.best is None or self.best[1] not in resume.steps_saved(self.run):
+            return None
+        resume.write_best(self.run, self.best[1], self.best[0])
+        return self.best[1]
 
     def _save(self, trainer: Trainer) -> None:
         """Raises DiskError at the third failure in a row, and where no other save will follow."""
         self.saved_at, problem = time.monotonic(), ""
         try:
             self._write_and_prune(trainer)
-        except (CheckpointError, DiskError, OSError) as error:  # or best.json is none
+        except DiskError as error:
             problem = str(error)
         if not trainer.strategy.reduce_boolean_decision(bool(problem), all=False):
             self.saved_step, self.failures = trainer.global_step, 0
@@ -207,7 +136,7 @@ class Checkpoint(ModelCheckpoint):
             return
         self._milestone_saved = step
         try:
-            path = files.folder_of(self.run) / "milestones" / files.file_name(step)
+            path = folder_of(self.run) / "milestones" / files.file_name(step)
             self._write(trainer, path, weights_only=True)
         except DiskError as error:
             trainer.lightning_module.print(f"milestone not saved: {error}", flush=True)
@@ -216,9 +145,13 @@ class Checkpoint(ModelCheckpoint):
         """Finish what a kill has cut short."""
         if not trainer.is_global_zero:
             return
-        files.clear_leftovers(self.run)
-        if self.best is not None and self.best[1] in files.steps_saved(self.run):
-            files.write_best(self.run, self.best[1], self.best[0])
+        resume.clear_leftovers(self.run)
+        if self.best is not None and self._point_at_best() is None:
+            pl_module.print(
+                f"the best checkpoint, step {self.best[1]:,}, is gone: the next is best"
+            )
+            self.best = None
+            resume.forget_best(self.run)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_at = time.monotonic()

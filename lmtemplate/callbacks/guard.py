@@ -11,6 +11,8 @@ from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.module import LitLanguageModel, is_log_step
 from lmtemplate.optimizers import hold_if
 
+SCALER_SKIPS = 24  # in a row: from torch's first scale, 2**16, so many halvings end far below 1
+
 
 class Guard(Callback):
     """Keeps numbers that are not finite out of weights, moments and checkpoints.
@@ -40,10 +42,9 @@ class Guard(Callback):
     ) -> None:
         """Measure the gradient, and hold the optimizer for this step if it is not finite."""
         assert isinstance(pl_module, LitLanguageModel)
-        if trainer.precision == "16-mixed":
-            return  # the gradient scaler skips by itself, and more often
         norm = pl_module.measure_gradient(optimizer)
-        hold_if(~norm.isfinite(), optimizer)
+        if trainer.precision != "16-mixed":  # there the gradient scaler skips
+            hold_if(~norm.isfinite(), optimizer)
         self.norms.append(norm)
 
     def on_train_batch_end(
@@ -61,9 +62,11 @@ class Guard(Callback):
             self.in_a_row = 0
             return
         self.in_a_row += 1
+        if trainer.precision == "16-mixed" and self.in_a_row <= SCALER_SKIPS:
+            return  # the scaler is looking for its scale
         for logger in trainer.loggers:
             logger.log_metrics({"train/loss": math.nan}, step=step)
-        count = f"{self.in_a_row}/{self.skips}"
+        count = f"{min(self.in_a_row, self.skips)}/{self.skips}"
         module.print(f"step {step:,}: the gradient is {norm}, update skipped ({count})")
         if self.in_a_row > self.skips:
             raise NumbersError(

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmtemplate.callbacks.record import RecordLogger
 from lmtemplate.data.datamodule import TokenData
+from lmtemplate.errors import ConfigError
 from lmtemplate.generate import continue_tokens, encode_prompt, stream_text
 from lmtemplate.module import LitLanguageModel
 
@@ -29,6 +30,9 @@ class Samples(Callback):
         temperature: float = 0.8,
         seed: int = 1337,
     ) -> None:
+        for name, value in (("max_new_tokens", max_new_tokens), ("temperature", temperature)):
+            if not value >= 0:
+                raise ConfigError(f"samples.{name}={value} has to be 0 or more")
         self.prompts = prompts
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature

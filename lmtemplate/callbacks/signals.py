@@ -1,10 +1,11 @@
-"""Signals that end a program -> a checkpoint at the end of the step, and an exit code that tells."""
+"""Signals that end a program -> a checkpoint at the end of the step, and a telling exit code."""
 
 import faulthandler
 import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -17,6 +18,8 @@ from lmtemplate.module import is_logged
 
 # SIGHUP: its terminal was closed; 85: send me to the queue again
 EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 85}
+
+SAME_SECONDS = 0.3  # `timeout`, `make` and schedulers send one signal to process and group
 
 
 def _heard() -> list[str]:
@@ -48,24 +51,17 @@ class _Watchdog(threading.Thread):
         self._ears, self._mouth = socket.socketpair()
         self._mouth.setblocking(False)
         self._before = signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
-        self._terminals = [handle for handle in (1, 2) if os.isatty(handle)]
 
     def tell(self, word: bytes) -> None:
         """ALIVE: the grace begins anew. PATIENT: what is done now may take as long as it takes."""
         with suppress(BlockingIOError):
             self._mouth.send(word)
 
-    def _forget_terminals(self) -> None:
-        """Print nowhere from now on: to a terminal that is closed, a print is an error."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        while self._terminals:
-            os.dup2(nowhere, self._terminals.pop())
-        os.close(nowhere)
-
     def run(self) -> None:
         names = (name for name in EXIT_CODES if hasattr(signal, name))
         codes = {int(signal.Signals[name]): EXIT_CODES[name] for name in names}
         code: int | None = None
+        heard = 0.0
         while True:
             try:
                 word = self._ears.recv(1)
@@ -77,11 +73,10 @@ class _Watchdog(threading.Thread):
                 os._exit(code or 1)
             if not word:
                 return  # closed: the run is over
-            if code is not None and word[0] in codes:
-                os._exit(code)  # the second one; every file is written whole or not at all
-            code = codes.get(word[0], code)
-            if code == EXIT_CODES["SIGHUP"]:
-                self._forget_terminals()
+            if word[0] in codes:
+                if code is not None and time.monotonic() - heard > SAME_SECONDS:
+                    os._exit(code)  # the second one; every file is written whole or not at all
+                code, heard = code or codes[word[0]], time.monotonic()
             self._ears.settimeout(
                 None if word == self.PATIENT or code is None else self.grace_seconds
             )
@@ -145,9 +140,18 @@ class Signals(Callback):
             for name, handler in before.items():
                 signal.signal(signal.Signals[name], handler)
 
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._replace_lightnings(trainer)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._replace_lightnings(trainer)
+
+    def _replace_lightnings(self, trainer: Trainer) -> None:
+        """Its handler, which came after ours, and its wait for the device at each micro-batch."""
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._note)  # Lightning's own handler came before it
+            signal.signal(signal.SIGTERM, self._note)
+        # processes agree at the steps that are logged (see on_train_batch_start)
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int

@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer, callbacks
 
+from lmtemplate.errors import ConfigError
 from lmtemplate.module import is_step_end
 
 
@@ -25,6 +26,10 @@ class EarlyStopping(callbacks.EarlyStopping):
         min_delta: float = 0.0,
         mode: str = "min",
     ) -> None:
+        if patience < 0:
+            raise ConfigError(f"early_stopping.patience={patience} has to be 0 or more")
+        if mode not in ("min", "max"):
+            raise ConfigError(f"early_stopping.mode={mode} has to be min or max")
         super().__init__(monitor, min_delta=min_delta, patience=patience, mode=mode)
         self._ended_at: int | None = None  # the length of a run that this has ended
 

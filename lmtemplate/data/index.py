@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,20 @@ from lmtemplate.errors import DataError
 FORMAT = "lmtemplate-shards-1"
 SPLITS = ("train", "val", "test")
 BLOCK_BYTES = 2**20  # of a shard's tokens, under one CRC-32
-LFS_POINTER = b"version https://git-lfs"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how such a file begins
+
+# How a file begins that is no text in UTF-8 -> what it is, and what to do.
+NOT_TEXT: dict[bytes | tuple[bytes, ...], str] = {
+    LFS_POINTER: "a git-lfs pointer, not the text itself; type: git lfs pull",
+    b"\x1f\x8b": "a gzip file; unpack it first",
+    b"\x28\xb5\x2f\xfd": "a zstd file; unpack it first",
+    b"PK\x03\x04": "a zip file; unpack it first",
+    b"%PDF-": "a PDF file; take the text out of it first",
+    (
+        b"\xff\xfe",
+        b"\xfe\xff",
+    ): "UTF-16; save it as UTF-8: iconv -f UTF-16 -t UTF-8",
+}
 
 
 def dtype_for(vocab_size: int) -> str:
@@ -29,14 +43,9 @@ def dtype_for(vocab_size: int) -> str:
 def fingerprint(index: dict[str, Any]) -> str:
     """SHA-256 of what an index says of tokens and tokenizer: equal corpora, equal fingerprints.
 
-    Where the text came from is left out: the same text, moved or touched, is the same corpus. So
-    are the CRC-32 sums, which say less than the SHA-256 that counts.
+    Where the text came from is left out: the same text, moved or touched, is the same corpus.
     """
-    left_out = ("fingerprint", "source", "crc32")
-    content = json.loads(
-        json.dumps(index),
-        object_hook=lambda fields: {k: v for k, v in fields.items() if k not in left_out},
-    )
+    content = {k: v for k, v in index.items() if k not in ("fingerprint", "source")}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -109,6 +118,24 @@ def check_not_a_pointer(path: Path) -> None:
             raise DataError(f"{path} looks like a git-lfs pointer; run git lfs pull")
 
 
+def _not_prepared(folder: Path) -> DataError:
+    """What to do where there is no corpus: name the right one, or make it from text."""
+    problem = f"no prepared corpus in {folder} (no index.json)"
+    is_text = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+    others = [] if is_text else [path.parent.name for path in folder.parent.glob("*/index.json")]
+    if close := get_close_matches(folder.name, others, n=1, cutoff=0.8):  # not another preset
+        return DataError(f"{problem}; did you mean {folder.with_name(close[0])}?")
+    source: str | Path = folder if is_text and folder.name else "TEXT"
+    output = folder
+    if is_text or not folder.name:
+        output = Path("data", folder.stem)
+        output = Path("data/mine") if output in (folder, Path("data")) else output
+    kinds = " (TEXT: a file, a folder, or a preset like sotu-tiny)" if source == "TEXT" else ""
+    return DataError(
+        f"{problem}; type: lmtemplate prepare --input {source} --output {output}{kinds}"
+    )
+
+
 def read_index(folder: Path) -> dict[str, Any]:
     """Raises DataError where there is no complete, untouched index, or one that makes no sense."""
     path = folder / "index.json"
@@ -117,11 +144,7 @@ def read_index(folder: Path) -> dict[str, Any]:
             if place.is_file():
                 check_not_a_pointer(place)
         if not path.is_file():
-            raise DataError(
-                f"no prepared corpus in {folder} (no index.json); type: lmtemplate prepare "
-                f"--input TEXT --output {folder} (TEXT: a file, a folder, or a preset like "
-                "sotu-tiny)"
-            )
+            raise _not_prepared(folder)
         index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         sound = index["format"] == FORMAT and index["fingerprint"] == fingerprint(index)
         if sound:

@@ -1,6 +1,5 @@
 """Text -> shards, tokenizer.json and index.json in one folder, split by document."""
 
-import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -15,11 +14,13 @@ from lmtemplate.data import shards
 from lmtemplate.data.corpus import PRESETS, SOTU, open_corpus
 from lmtemplate.data.index import dtype_for, read_index, write_index
 from lmtemplate.data.split import Event, SplitCorpus
-from lmtemplate.data.tokenizer import Tokenizer, train_tokenizer
+from lmtemplate.data.tokenizer import Tokenizer
+from lmtemplate.data.vocabulary import train_tokenizer
 from lmtemplate.errors import ConfigError, DataError, DiskError
-from lmtemplate.run import Lock, parse_yaml
+from lmtemplate.run import Lock, parse_yaml, sync_folder, write_text
 
 BATCH = 2_000_000  # characters tokenized at a time: enough for all cores, little enough for memory
+MOST_NOTICES = 10  # a folder may hold many files
 TOKENIZER = "tokenizer.json"
 Entry = dict[str, Any]  # what the index says of a split
 
@@ -99,12 +100,6 @@ def _clear(output: Path) -> tuple[Path, Path]:
     return new, old
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-
-
 @contextmanager
 def _new_folder(output: Path) -> Iterator[Path]:
     """A hidden folder to fill; it becomes `output` if all goes well, and vanishes otherwise."""
@@ -112,13 +107,12 @@ def _new_folder(output: Path) -> Iterator[Path]:
     new, old = _clear(output)
     new.mkdir(parents=True)
     try:
-        yield new
-        for path in (*new.iterdir(), new):
-            _sync(path)
+        yield new  # each file is synced where it is written
+        sync_folder(new)
         if output.exists():
             output.rename(old)
         new.rename(output)
-        _sync(output.parent)
+        sync_folder(output.parent)
     finally:
         _clear(output)
 
@@ -132,8 +126,29 @@ def _read_whole(output: Path, every_block: bool) -> dict[str, Any]:
                 if every_block:
                     shard.verify_all()
     except DataError as error:
-        raise DataError(f"{error} (remove {output} before)") from error
+        raise DataError(f"{error} (remove {output}, or give --overwrite true)") from error
     return index
+
+
+def _source(
+    input: str, text: SplitCorpus, tokenizer: str, vocab_size: int | None, text_field: str
+) -> dict[str, Any]:
+    """What a corpus is made from, as its index keeps it."""
+    if vocab_size is None and tokenizer == "bpe" and input in SOTU:
+        vocab_size = SOTU[input].vocab_size
+    source: dict[str, Any] = {
+        "input": input,
+        "tokenizer": tokenizer,
+        "vocab_size": vocab_size,
+        "val_ratio": text.val_ratio,
+        "test_ratio": text.test_ratio,
+        "seed": text.seed,
+        "text_field": text_field,
+        "signature": text.corpus.signature,
+    }
+    if Path(tokenizer).is_file():
+        source["tokenizer_sha256"] = shards.file_sha256(Path(tokenizer))
+    return source
 
 
 def _is_done(output: Path, source: dict[str, Any], overwrite: bool) -> bool:
@@ -142,6 +157,8 @@ def _is_done(output: Path, source: dict[str, Any], overwrite: bool) -> bool:
         return False
     if not (output / "index.json").is_file():
         raise ConfigError(f"{output} is there, and not made by prepare; choose another --output")
+    if overwrite and any(output.glob("*_000000.bin")):  # shards, whatever is wrong with them
+        return False
     before = _read_whole(output, every_block=True).get("source", {})
     changes = [
         f"{key} {before.get(key)}, now {value}"
@@ -150,12 +167,12 @@ def _is_done(output: Path, source: dict[str, Any], overwrite: bool) -> bool:
     ]
     if before.get("signature") != source["signature"]:
         changes.append(f"the text of {before.get('input')}, now other text of {source['input']}")
-    if changes and not overwrite:
+    if changes:
         raise ConfigError(
             f"{output} was prepared from {'; '.join(changes)}; replace it by --overwrite true, or "
             "choose another --output"
         )
-    return not overwrite
+    return True
 
 
 def _read_data_path(config: Path) -> Path:
@@ -180,8 +197,11 @@ def _preset_of(folder: Path, config: Path) -> str:
 
 
 def _report(index: dict[str, Any], text: SplitCorpus, seconds: float) -> None:
-    for notice in sorted(text.corpus.notices):
+    notices = sorted(text.corpus.notices)
+    for notice in notices[:MOST_NOTICES]:
         print(f"note: {notice}")
+    if len(notices) > MOST_NOTICES:
+        print(f"note: and {len(notices) - MOST_NOTICES:,} more of this kind")
     print("split   documents           bytes          tokens  bytes/token  unknown")
     for split, entry in index["splits"].items():
         print(
@@ -207,7 +227,7 @@ def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
     tokenizer = train_tokenizer(source["tokenizer"], train, source["vocab_size"])
     start = time.perf_counter()
     with _new_folder(output) as folder:
-        (folder / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8", newline="")
+        write_text(folder / TOKENIZER, tokenizer.to_json())
         index = {
             "dtype": dtype_for(tokenizer.vocab_size),
             "vocab_size": tokenizer.vocab_size,
@@ -218,6 +238,22 @@ def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
         }
         write_index(folder, index)
     _report(index, text, time.perf_counter() - start)
+
+
+def _fill(output: Path, text: SplitCorpus, source: dict[str, Any], overwrite: bool) -> bool:
+    """Make the folder, and let nobody else do so meanwhile; False if it is made already."""
+    lock = Lock(output, output.resolve().with_name(f".{output.name}.lock"), "--output")
+    lock.acquire()
+    try:
+        _clear(output)
+        if _is_done(output, source, overwrite):
+            return False
+        _build(output, text, source)
+        return True
+    except OSError as error:
+        raise DiskError(f"cannot write {output}: {error}") from error
+    finally:
+        lock.release()
 
 
 def prepare(
@@ -254,33 +290,11 @@ def prepare(
             print(f"{output} is prepared already")
             return
         input = _preset_of(output, for_config)
-    if input is None or output is None:
+    if not input or output is None:
         raise ConfigError("prepare needs --input TEXT and --output FOLDER (or --for_config FILE)")
-    if vocab_size is None and tokenizer == "bpe" and input in SOTU:
-        vocab_size = SOTU[input].vocab_size
     text = SplitCorpus(open_corpus(input, seed, text_field), val_ratio, test_ratio, seed)
-    source: dict[str, Any] = {
-        "input": input,
-        "tokenizer": tokenizer,
-        "vocab_size": vocab_size,
-        "val_ratio": val_ratio,
-        "test_ratio": test_ratio,
-        "seed": seed,
-        "text_field": text_field,
-        "signature": text.corpus.signature,
-    }
-    if Path(tokenizer).is_file():
-        source["tokenizer_sha256"] = shards.file_sha256(Path(tokenizer))
-    lock = Lock(output, output.resolve().with_name(f".{output.name}.lock"), "--output")
-    lock.acquire()
-    try:
-        _clear(output)
-        if _is_done(output, source, overwrite):
-            print(f"{output} is prepared already")
-            return
-        _build(output, text, source)
-    except OSError as error:
-        raise DiskError(f"cannot write {output}: {error}") from error
-    finally:
-        lock.release()
-    _say_next(output, for_config)
+    source = _source(input, text, tokenizer, vocab_size, text_field)
+    if _fill(output, text, source, overwrite):
+        _say_next(output, for_config)
+    else:
+        print(f"{output} is prepared already")

@@ -1,20 +1,18 @@
-"""Text <-> ids: characters, bytes, BPE trained here, or a pretrained tokenizer.json."""
+"""Text <-> ids: one for each character, byte, or piece of a tokenizer.json."""
 
-import difflib
 import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from lmtemplate.errors import ConfigError, DataError
+from lmtemplate.errors import DataError
 
 Ints = npt.NDArray[np.int64]
 
@@ -23,14 +21,11 @@ END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_NAMES = (
     f"{END_OF_TEXT} <|end_of_text|> </s> <eos> <|eos|> [EOS] <|im_end|> <｜end▁of▁sentence｜>"
 )
-# Up to so many megabytes of text, a trained BPE gets so many ids: 4 x the text, 2 x the ids.
-AUTOMATIC_VOCABULARY = ((0.5, 512), (2, 1024), (8, 2048), (32, 4096), (128, 8192), (512, 16384))
-LARGEST_AUTOMATIC_VOCABULARY = 32768
-SMALLEST_BPE_VOCABULARY = 257  # 256 bytes and end-of-text
 BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
-def _encoded(text: str, encoding: str = "utf-8") -> bytes:
+def to_bytes(text: str, encoding: str = "utf-8") -> bytes:
+    """The text in this encoding. Raises DataError for lone surrogates, which are not text."""
     try:
         return text.encode(encoding)
     except UnicodeEncodeError as error:
@@ -40,8 +35,9 @@ def _encoded(text: str, encoding: str = "utf-8") -> bytes:
         ) from None
 
 
-def _code_points(text: str) -> npt.NDArray[np.uint32]:
-    return np.frombuffer(_encoded(text, "utf-32-le"), dtype="<u4")
+def code_points(text: str) -> npt.NDArray[np.uint32]:
+    """(N,) Unicode numbers of the N characters. Raises DataError as `to_bytes` does."""
+    return np.frombuffer(to_bytes(text, "utf-32-le"), dtype="<u4")
 
 
 class Tokenizer(ABC):
@@ -104,13 +100,13 @@ class CharTokenizer(Tokenizer):
         self.unknown_id: int = len(characters)
         self.eot_id = self.unknown_id + 1
         self.vocab_size = self.eot_id + 1
-        self._points = _code_points(characters + REPLACEMENT)
+        self._points = code_points(characters + REPLACEMENT)
         # One entry past the last character: clipping sends all higher code points there.
         self._id_of = np.full(max(map(ord, characters), default=-1) + 2, self.unknown_id)
         self._id_of[self._points[:-1]] = np.arange(self.unknown_id)
 
     def encode(self, texts: Sequence[str]) -> list[Ints]:
-        ids = np.take(self._id_of, _code_points("".join(texts)), mode="clip")
+        ids = np.take(self._id_of, code_points("".join(texts)), mode="clip")
         ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
         return np.split(ids, ends)[:-1]
 
@@ -133,7 +129,7 @@ class ByteTokenizer(Tokenizer):
     eot_id = 256
 
     def encode(self, texts: Sequence[str]) -> list[Ints]:
-        return [np.frombuffer(_encoded(text), np.uint8).astype(np.int64) for text in texts]
+        return [np.frombuffer(to_bytes(text), np.uint8).astype(np.int64) for text in texts]
 
     def _decode(self, ids: Ints) -> str:
         return bytes(ids[ids != self.eot_id].tolist()).decode(errors="replace")
@@ -189,7 +185,7 @@ class LibraryTokenizer(Tokenizer):
 
     def encode(self, texts: Sequence[str]) -> list[Ints]:
         for text in texts:
-            _encoded(text)
+            to_bytes(text)
         encodings = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
         arrays = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
         if self.unknown_id is not None:
@@ -226,57 +222,6 @@ class LibraryTokenizer(Tokenizer):
         return self._json
 
 
-def _cut(trained: dict[str, Any], vocab_size: int) -> dict[str, Any]:
-    """The first `vocab_size` ids of a trained BPE: merging is greedy, so fewer ids are a prefix."""
-    model = trained["model"]
-    ids: dict[str, int] = model["vocab"]
-    if len(ids) > vocab_size:
-        made = [ids[left + right] for left, right in model["merges"]]
-        model["merges"] = model["merges"][: made.index(vocab_size - 1) + 1]
-        model["vocab"] = {piece: number for piece, number in ids.items() if number < vocab_size}
-    return trained
-
-
-def _train_bpe(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
-    """Byte-level BPE with GPT-2's splitting of words: any text comes back as it was."""
-    if vocab_size is not None and vocab_size < SMALLEST_BPE_VOCABULARY:
-        raise ConfigError(
-            f"--vocab_size {vocab_size} is too small for bpe: 256 bytes and end-of-text "
-            f"need {SMALLEST_BPE_VOCABULARY}"
-        )
-    library = tokenizers.Tokenizer(models.BPE())
-    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    library.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size or LARGEST_AUTOMATIC_VOCABULARY,
-        min_frequency=2,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    megabytes = 0.0
-
-    def weighed() -> Iterator[str]:
-        nonlocal megabytes
-        for text in texts:
-            megabytes += len(_encoded(text)) / 1e6
-            yield text
-
-    library.train_from_iterator(weighed(), trainer)
-    trained = json.loads(library.to_str())
-    if vocab_size is None:
-        fitting = (size for limit, size in AUTOMATIC_VOCABULARY if megabytes <= limit)
-        trained = _cut(trained, next(fitting, LARGEST_AUTOMATIC_VOCABULARY))
-    return LibraryTokenizer(json.dumps(trained, ensure_ascii=False))
-
-
-def _train_char(texts: Iterable[str]) -> Tokenizer:
-    seen = np.zeros(0x110000, dtype=bool)
-    for text in texts:
-        seen[_code_points(text)] = True
-    return CharTokenizer("".join(map(chr, np.flatnonzero(seen))))
-
-
 def parse_tokenizer(json_text: str) -> Tokenizer:
     """The tokenizer whose `to_json` this is, or a pretrained one; DataError if it is neither."""
     try:
@@ -293,41 +238,23 @@ def parse_tokenizer(json_text: str) -> Tokenizer:
     raise DataError("not a tokenizer.json: neither ours nor one of the `tokenizers` library")
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
-    """Read a tokenizer.json; DataError, with the path, if it is missing or not understood."""
-    try:
-        return parse_tokenizer(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot read the tokenizer ({error.strerror})") from None
-    except (UnicodeDecodeError, DataError) as error:
-        raise DataError(f"{path}: {error}") from None
+def load_tokenizer(path: Path, sha256: str | None = None) -> Tokenizer:
+    """Read a tokenizer.json; DataError, with the path, if it is missing or not understood.
 
-
-def train_tokenizer(kind_or_file: str, texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
-    """A tokenizer for these texts, which are read once, as a stream, and only if needed.
-
-    Args:
-        kind_or_file: "char" (every character of the texts), "byte", "bpe" (trained on the texts),
-            or the path of a tokenizer.json.
-        texts: documents, or parts of documents, of the train split.
-        vocab_size: ids of a trained BPE, end-of-text included; fewer come out if the texts have no
-            more pairs that occur twice. None chooses by the amount of text (AUTOMATIC_VOCABULARY).
-
-    Raises ConfigError for an unknown kind or an impossible size, DataError for an unusable file.
+    With the digest of the one that made the shards beside it, DataError for any other.
     """
-    if kind_or_file == "bpe":
-        return _train_bpe(texts, vocab_size)
-    if vocab_size is not None:
-        raise ConfigError(
-            f"--vocab_size {vocab_size} is for --tokenizer bpe: leave it out for {kind_or_file}"
-        )
-    if kind_or_file == "char":
-        return _train_char(texts)
-    if kind_or_file == "byte":
-        return ByteTokenizer()
-    if not Path(kind_or_file).is_file():
-        close = difflib.get_close_matches(kind_or_file, ("char", "byte", "bpe"), n=1)
-        hint = f"did you mean {close[0]}?" if close else "give one of these"
-        problem = "is neither char, byte, bpe nor a file"
-        raise ConfigError(f"--tokenizer {kind_or_file} {problem}: {hint}")
-    return load_tokenizer(Path(kind_or_file))
+    tokenizer = None
+    try:
+        tokenizer = parse_tokenizer(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        again = "; prepare the corpus again" if isinstance(error, FileNotFoundError) else ""
+        raise DataError(f"{path}: cannot read the tokenizer ({error.strerror}){again}") from None
+    except (UnicodeDecodeError, DataError) as error:
+        if sha256 is None:
+            raise DataError(f"{path}: {error}") from None
+    if tokenizer is not None and sha256 in (None, tokenizer.digest):
+        return tokenizer
+    raise DataError(
+        f"{path} is not the tokenizer that made the shards in {path.parent}; prepare the corpus "
+        "again"
+    )

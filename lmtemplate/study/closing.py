@@ -34,15 +34,13 @@ def explain(run: Path, allow: Sequence[str] = ()) -> None:
     """
     if not is_recorded(run):
         return
-    pictures = subprocess.Popen(command("plot", str(run), "--quiet"))
     try:
-        examination = examine(run, allow=allow)
-        said = sentences(examination)
-        summary(run)
-        print(f"\n{said}")
-        _on_the_board(run, examination)
-        print(f"\n  report   {write_report(run, examination)}", flush=True)
+        with subprocess.Popen(command("plot", str(run), "--quiet")):
+            examination = examine(run, allow=allow)
+            said = sentences(examination)
+            summary(run)
+            print(f"\n{said}")
+            _on_the_board(run, examination)
+            print(f"\n  report   {write_report(run, examination)}", flush=True)
     except Exception as error:
         print(f"note: the run is safe, but cannot be explained: {error!r} (see {run})")
-    finally:
-        pictures.wait()

@@ -38,6 +38,7 @@ COLOURS = ("#2f86d1", "#d9651f", "#159a72", "#c26aa3", "#a8841a", "#8a74d6", "#7
 DASHES = ("solid", "dot", "dash", "dashdot")  # when the colours are used up
 TRAIN, VAL = "train loss", "validation loss"
 Rows = list[tuple[str, list[str]]]
+Places = dict[Axis, list[float | None]]  # of a curve's points
 
 
 def verdict_of(run: RunFiles) -> str:
@@ -137,12 +138,35 @@ def lines_of(run: RunFiles, in_bits: bool) -> dict[str, Curve]:
     return {VAL: (steps, bits)}
 
 
+def axis_menu(places: list[Places], first: Axis) -> dict[str, Any]:
+    """A button for each axis, which moves all curves; the first is pressed."""
+    buttons = [
+        {
+            "label": word,
+            "method": "update",
+            "args": [{"x": [x[axis] for x in places]}, {"xaxis.title.text": title}],
+        }
+        for axis, (word, title) in AXES.items()
+    ]
+    return {
+        "type": "buttons",
+        "direction": "right",
+        "buttons": buttons,
+        "active": list(AXES).index(first),
+        "x": 0,
+        "xanchor": "left",
+        "y": 1.02,
+        "yanchor": "bottom",
+        "bgcolor": "rgba(128,128,128,0.15)",
+    }
+
+
 def overlay(runs: list[RunFiles], labels: list[str], first: Axis) -> Any:
     """The figure: train thin, val thick, a colour for each run, buttons for the x axis."""
     import plotly.graph_objects as go
 
     figure, in_bits = go.Figure(), not same_tokenizer(runs)
-    places: list[dict[Axis, list[float | None]]] = []
+    places: list[Places] = []
     for index, (run, label) in enumerate(zip(runs, labels, strict=True)):
         again, colour = divmod(index, len(COLOURS))
         look = {"color": COLOURS[colour], "dash": DASHES[again % len(DASHES)]}
@@ -160,29 +184,9 @@ def overlay(runs: list[RunFiles], labels: list[str], first: Axis) -> Any:
                 opacity=1 if thick else 0.75,
                 hovertemplate=f"{name} %{{y:.4f}} at %{{x:.4~s}}",
             )
-    buttons = [
-        {
-            "label": word,
-            "method": "update",
-            "args": [{"x": [x[axis] for x in places]}, {"xaxis.title.text": title}],
-        }
-        for axis, (word, title) in AXES.items()
-    ]
     style_figure(figure, 500 + 25 * len(runs))
     figure.update_layout(
-        updatemenus=[
-            {
-                "type": "buttons",
-                "direction": "right",
-                "buttons": buttons,
-                "active": list(AXES).index(first),
-                "x": 0,
-                "xanchor": "left",
-                "y": 1.02,
-                "yanchor": "bottom",
-                "bgcolor": "rgba(128,128,128,0.15)",
-            }
-        ],
+        updatemenus=[axis_menu(places, first)],
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
         margin={"t": 80, "b": 90},
         xaxis_title=AXES[first][1],

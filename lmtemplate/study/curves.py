@@ -3,7 +3,7 @@
 import os
 import textwrap
 from collections.abc import Iterable
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from lmtemplate.errors import CheckpointError, DiskError
-from lmtemplate.record import EPOCH, Floats, Ints, Record, folder_of, from_lines, read_lines
+from lmtemplate.record import EPOCH, Floats, Ints, Record, from_lines, read_lines
+from lmtemplate.run import folder_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -159,7 +160,8 @@ def save(figure: "Figure", path: Path) -> None:
         temporary.write_bytes(content.getvalue())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
 
 
@@ -217,6 +219,8 @@ def plot(run: Path, quiet: bool = False) -> None:
     """
     if quiet and hasattr(os, "nice"):
         os.nice(19)
+    if not run.is_dir():
+        raise CheckpointError(f"no run {run}; a run directory is what `lmtemplate fit` has made")
     lines = ({name: line[name] for name in NAMES if name in line} for line in read_lines(run))
     record, folder = from_lines(lines), folder_of(run)
     if len(record) < 2:

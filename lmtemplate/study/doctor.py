@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lmtemplate.errors import UserError
 from lmtemplate.study import machine
-from lmtemplate.study.machine import Finding, default_checkpoint_bytes, probe
+from lmtemplate.study.machine import Check, default_checkpoint_bytes, probe
 
 ROOM = 2.2  # checkpoints that a run needs room for: the one being written, and the one before it
 
@@ -23,7 +23,7 @@ def _data_of(run: Path | None, data: Path | None) -> Path | None:
     return data
 
 
-def corpus(run: Path | None, data: Path | None) -> Iterator[Finding]:
+def corpus(run: Path | None, data: Path | None) -> Iterator[Check]:
     """Index, sizes and headers of the shards, tokenizer; not every byte, as verify does."""
     from lmtemplate.data.index import read_index
     from lmtemplate.data.shards import Shards
@@ -31,19 +31,19 @@ def corpus(run: Path | None, data: Path | None) -> Iterator[Finding]:
 
     folder = _data_of(run, data)
     if folder is None:
-        yield Finding("ok", "data", "not looked at; name a corpus with --data FOLDER")
+        yield Check("ok", "data", "not looked at; name a corpus with --data FOLDER")
         return
     index = read_index(folder)
     splits = {split: Shards(folder, split) for split in index["splits"]}
     tokenizer = load_tokenizer(folder / index["tokenizer"]["file"])
     sizes = ", ".join(f"{split} {shards.tokens:,}" for split, shards in splits.items())
-    yield Finding("ok", "data", f"{folder}: tokens: {sizes}; {index['vocab_size']:,} ids")
+    yield Check("ok", "data", f"{folder}: tokens: {sizes}; {index['vocab_size']:,} ids")
     if tokenizer.digest != index["tokenizer"]["sha256"]:
-        yield Finding("problem", "tokenizer", f"{folder} was made by another; prepare it again")
+        yield Check("problem", "tokenizer", f"{folder} was made by another; prepare it again")
     digests = [e["sha256"] for split in index["splits"].values() for e in split["shards"]]
     if len(set(digests)) < len(digests):
         text = "two shards hold the same tokens: validation may measure memory; split them anew"
-        yield Finding("warning", "data", text)
+        yield Check("warning", "data", text)
 
 
 def _existing(folder: Path) -> Path:
@@ -71,9 +71,11 @@ def _lock_holder(run: Path) -> tuple[str, bool]:
     return holder, False
 
 
-def run_directory(run: Path | None) -> Iterator[Finding]:
+def run_directory(run: Path | None) -> Iterator[Check]:
     """Whether checkpoints can be written there, by us, and how many the disk has room for."""
-    from lmtemplate.checkpoint import file_name, folder_of, steps_saved
+    from lmtemplate.checkpoint import file_name
+    from lmtemplate.resume import steps_saved
+    from lmtemplate.run import folder_of
 
     run = run or Path("runs")
     place = _existing(run)
@@ -82,15 +84,15 @@ def run_directory(run: Path | None) -> Iterator[Finding]:
     except OSError as error:
         owner, mode = place.stat().st_uid, place.stat().st_mode & 0o7777
         text = f"cannot write {place} (owner {owner}, mode {mode:04o}): {error.strerror}"
-        yield Finding("problem", "run", f"{text}; name another with --run_dir")
+        yield Check("problem", "run", f"{text}; name another with --run_dir")
         return
     holder, lives = _lock_holder(run)
     if lives:
         text = f"{run} is in use by {holder}; wait for it, or name another with --run_dir"
-        yield Finding("problem", "run", text)
+        yield Check("problem", "run", text)
     else:
         died = f"; {holder} died there, the next start takes over" if holder else ""
-        yield Finding("ok", "run", f"{run} can be written{died}")
+        yield Check("ok", "run", f"{run} can be written{died}")
     steps = steps_saved(run)
     if steps:
         size, what = (folder_of(run) / file_name(steps[-1])).stat().st_size, "its last checkpoint"
@@ -100,12 +102,12 @@ def run_directory(run: Path | None) -> Iterator[Finding]:
     text = f"{free / 1e6:,.0f} MB free, {what} has {size / 1e6:,.0f} MB"
     if free < ROOM * size:
         need = f"saving needs {ROOM * size / 1e6:,.0f} MB: make room, or name another --run_dir"
-        yield Finding("problem", "disk", f"{text}; {need}")
+        yield Check("problem", "disk", f"{text}; {need}")
     else:
-        yield Finding("ok", "disk", text)
+        yield Check("ok", "disk", text)
 
 
-def checks(run: Path | None, data: Path | None) -> dict[str, Callable[[], Iterator[Finding]]]:
+def checks(run: Path | None, data: Path | None) -> dict[str, Callable[[], Iterator[Check]]]:
     """All checks by name, those that need least first."""
     return {
         "packages": machine.versions,
@@ -120,14 +122,14 @@ def checks(run: Path | None, data: Path | None) -> dict[str, Callable[[], Iterat
     }
 
 
-def examine(run: Path | None, data: Path | None) -> Iterator[Finding]:
-    """Every finding of every check. One that breaks off is a finding too, and not the end."""
-    for name, check in checks(run, data).items():
+def examine(run: Path | None, data: Path | None) -> Iterator[Check]:
+    """What comes of every check. One that breaks off is a problem too, and not the end."""
+    for name, look in checks(run, data).items():
         try:
-            yield from check()
+            yield from look()
         except Exception as error:  # a UserError's line, a missing package, a broken driver
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            yield Finding("problem", name, kind + " ".join(str(error).split()))
+            yield Check("problem", name, kind + " ".join(str(error).split()))
 
 
 def doctor(run: Path | None = None, data: Path | None = None) -> None:
@@ -139,11 +141,11 @@ def doctor(run: Path | None = None, data: Path | None = None) -> None:
         run: run directory that is to be begun or continued.
         data: folder of a prepared corpus; if not given, the one that the run was trained on.
     """
-    findings = list[Finding]()
-    for finding in examine(run, data):
-        print(finding, flush=True)
-        findings.append(finding)
-    problems = sum(finding.status == "problem" for finding in findings)
+    done = list[Check]()
+    for check in examine(run, data):
+        print(check, flush=True)
+        done.append(check)
+    problems = sum(check.status == "problem" for check in done)
     if problems:
-        raise UserError(f"{problems} of {len(findings)} checks found a problem; mend those above")
+        raise UserError(f"{problems} of {len(done)} checks found a problem; mend those above")
     print("nothing found that would stop a run")

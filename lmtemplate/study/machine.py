@@ -1,7 +1,7 @@
-"""This machine -> findings: versions, devices, threads, encoding, TMPDIR, clock, one trial step.
+"""This machine -> checks: versions, devices, threads, encoding, TMPDIR, clock, one trial step.
 
 Everything foreign is imported inside the check that needs it: a package that is missing or broken
-is a finding, not a crash.
+is a problem to be told, not a crash.
 """
 
 import importlib.metadata
@@ -28,8 +28,8 @@ BATCH, BLOCK, VOCABULARY = 16, 256, 4096  # of the trial step, as in a run of th
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One line: what was looked at, how it is, and for a problem what to do."""
+class Check:
+    """What came of one, in a line: what was looked at, how it is, for a problem what to do."""
 
     status: Status
     subject: str
@@ -50,14 +50,14 @@ def _requirements() -> tuple[str, list[str]]:
     return told["Requires-Python"], [one for one in needed if "extra ==" not in one]
 
 
-def versions() -> Iterator[Finding]:
+def versions() -> Iterator[Check]:
     """Python and every package against the ranges that the project states."""
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
     python, needed = _requirements()
     fits = SpecifierSet(python).contains(platform.python_version(), prereleases=True)
-    yield Finding(
+    yield Check(
         "ok" if fits else "problem",
         "python",
         platform.python_version() + ("" if fits else f"; install one that is {python}"),
@@ -68,19 +68,19 @@ def versions() -> Iterator[Finding]:
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            yield Finding("problem", name, f"not installed; type: pip install {wanted}")
+            yield Check("problem", name, f"not installed; type: pip install {wanted}")
             continue
         if found in MALWARE.get(name, ()):
             advice = f"was malware; remove it, change the passwords and keys of {platform.node()}"
-            yield Finding("problem", name, f"{found} {advice}, and pip install {wanted}")
+            yield Check("problem", name, f"{found} {advice}, and pip install {wanted}")
         elif not requirement.specifier.contains(found, prereleases=True):
-            yield Finding("problem", name, f"{found}; type: pip install {wanted}")
+            yield Check("problem", name, f"{found}; type: pip install {wanted}")
         else:
             sound.append(f"{name} {found}")
-    yield Finding("ok", "packages", ", ".join(sound))
+    yield Check("ok", "packages", ", ".join(sound))
 
 
-def devices() -> Iterator[Finding]:
+def devices() -> Iterator[Check]:
     """Each device with the precision that suits it and its peak; GPUs that are not seen."""
     import torch
 
@@ -94,26 +94,26 @@ def devices() -> Iterator[Finding]:
         speed = f"{peak / 1e12:,.0f} TFLOP/s at most" if peak else "peak unknown, so no MFU"
         free, total = (size / 2**30 for size in torch.cuda.mem_get_info(device))
         text = f"{name}, {precision}, {speed}, {free:.1f} of {total:.1f} GiB free"
-        yield Finding("ok", str(device), text)
+        yield Check("ok", str(device), text)
     if torch.backends.mps.is_available():
         device = torch.device("mps")
-        yield Finding("ok", "mps", f"{device_name(device)}, {auto_precision(device)}")
+        yield Check("ok", "mps", f"{device_name(device)}, {auto_precision(device)}")
     device = torch.device("cpu")
-    yield Finding("ok", "cpu", f"{device_name(device)}, {auto_precision(device)}")
+    yield Check("ok", "cpu", f"{device_name(device)}, {auto_precision(device)}")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         named = [one for one in visible.split(",") if one.strip()]
         if not named:
-            yield Finding("warning", "GPU", "CUDA_VISIBLE_DEVICES is empty, which hides every GPU")
+            yield Check("warning", "GPU", "CUDA_VISIBLE_DEVICES is empty, which hides every GPU")
         elif count < len(named):
             text = f"CUDA_VISIBLE_DEVICES={visible} names {len(named)} devices, torch sees {count}"
-            yield Finding("problem", "GPU", f"{text}; unset it, or name those of nvidia-smi -L")
+            yield Check("problem", "GPU", f"{text}; unset it, or name those of nvidia-smi -L")
     elif not count and shutil.which("nvidia-smi"):
         text = "nvidia-smi is here, but torch sees no GPU; install a torch built for its driver"
-        yield Finding("warning", "GPU", f"{text} ({torch.__version__} is for CPU or another)")
+        yield Check("warning", "GPU", f"{text} ({torch.__version__} is for CPU or another)")
 
 
-def threads() -> Iterator[Finding]:
+def threads() -> Iterator[Check]:
     """How many threads a step on the CPU takes, and who says so."""
     import torch
 
@@ -121,15 +121,15 @@ def threads() -> Iterator[Finding]:
     asked = os.environ.get("OMP_NUM_THREADS")
     if asked is not None and not re.fullmatch(r"\s*[1-9]\d*\s*(,\s*[1-9]\d*\s*)*", asked):
         text = f"OMP_NUM_THREADS={asked!r} is not a number of threads; unset it, or set {cores}"
-        yield Finding("problem", "threads", text)
+        yield Check("problem", "threads", text)
         return
     text = f"{torch.get_num_threads()} for {cores} cores"
     many = torch.get_num_threads() > (cores or 1)
     hint = "; more threads than cores are slower: lower OMP_NUM_THREADS" if many else ""
-    yield Finding("warning" if many else "ok", "threads", text + hint)
+    yield Check("warning" if many else "ok", "threads", text + hint)
 
 
-def encoding() -> Iterator[Finding]:
+def encoding() -> Iterator[Check]:
     """Whether text of any language can be read, printed and named."""
     found = {
         "locale": locale.getpreferredencoding(False),
@@ -138,9 +138,9 @@ def encoding() -> Iterator[Finding]:
     }
     wrong = [f"{of} {name}" for of, name in found.items() if name.lower() not in ("utf-8", "utf8")]
     if wrong:
-        yield Finding("problem", "encoding", f"{', '.join(wrong)}; type: export PYTHONUTF8=1")
+        yield Check("problem", "encoding", f"{', '.join(wrong)}; type: export PYTHONUTF8=1")
     else:
-        yield Finding("ok", "encoding", "UTF-8")
+        yield Check("ok", "encoding", "UTF-8")
 
 
 def probe(folder: Path) -> None:
@@ -156,7 +156,7 @@ def probe(folder: Path) -> None:
         path.unlink()
 
 
-def temporary() -> Iterator[Finding]:
+def temporary() -> Iterator[Check]:
     """Where compilers and worker processes put files; checkpoints never pass through it."""
     asked = os.environ.get("TMPDIR")
     try:
@@ -164,32 +164,32 @@ def temporary() -> Iterator[Finding]:
         probe(folder)
     except OSError as error:
         text = f"no temporary folder can be written ({error.strerror}); set TMPDIR to one that can"
-        yield Finding("problem", "TMPDIR", text)
+        yield Check("problem", "TMPDIR", text)
         return
     free = shutil.disk_usage(folder).free
     if asked and Path(asked).resolve() != folder.resolve():
         text = f"TMPDIR={asked} cannot be written, {folder} is used; set it to a folder that can"
-        yield Finding("problem", "TMPDIR", text)
+        yield Check("problem", "TMPDIR", text)
     elif free < LITTLE:
         text = f"{folder} has {free / 1e6:,.0f} MB free; compiling may fail: set TMPDIR elsewhere"
-        yield Finding("warning", "TMPDIR", text)
+        yield Check("warning", "TMPDIR", text)
     elif hasattr(os, "ST_NOEXEC") and os.statvfs(folder).f_flag & os.ST_NOEXEC:
         text = f"{folder} is noexec; compiling fails there: set TMPDIR, or --model.compile false"
-        yield Finding("warning", "TMPDIR", text)
+        yield Check("warning", "TMPDIR", text)
     else:
-        yield Finding("ok", "TMPDIR", f"{folder}, {free / 1e9:,.1f} GB free")
+        yield Check("ok", "TMPDIR", f"{folder}, {free / 1e9:,.1f} GB free")
 
 
-def clock() -> Iterator[Finding]:
+def clock() -> Iterator[Check]:
     """Whether now is later than the code: logs and TensorBoard order by time."""
     newest = max(path.stat().st_mtime for path in PACKAGE.rglob("*.py"))
     ahead = newest - time.time()
     now = time.strftime("%Y-%m-%d %H:%M:%S %Z")
     if ahead > 60:  # a file server's clock may differ a little
         text = f"{now}, {ahead / 3600:,.1f} h before the newest file of {PACKAGE}; set the clock"
-        yield Finding("problem", "clock", text)
+        yield Check("problem", "clock", text)
     else:
-        yield Finding("ok", "clock", now)
+        yield Check("ok", "clock", now)
 
 
 def default_checkpoint_bytes() -> int:
@@ -217,7 +217,7 @@ def _peak_memory(device_type: str) -> str:
     return f"{peak / (1e6 if sys.platform == 'darwin' else 1e3):,.0f} MB with Python and torch"
 
 
-def trial_step() -> Iterator[Finding]:
+def trial_step() -> Iterator[Check]:
     """One forward and backward of the default model: the first is slow, the second is timed."""
     import torch
     from torch.nn import functional as F
@@ -237,6 +237,6 @@ def trial_step() -> Iterator[Finding]:
     finite = all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
     text = f"{BATCH} x {BLOCK} tokens on {device}: {seconds:.3f} s, loss {value:.3f}"
     if not (finite and 0 < value < 100):
-        yield Finding("problem", "step", f"{text}, not finite: the device or torch is broken")
+        yield Check("problem", "step", f"{text}, not finite: the device or torch is broken")
     else:
-        yield Finding("ok", "step", f"{text}, memory {_peak_memory(device.type)}")
+        yield Check("ok", "step", f"{text}, memory {_peak_memory(device.type)}")

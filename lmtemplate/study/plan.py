@@ -23,7 +23,16 @@ from lmtemplate.study.balance import (
     read_corpus,
     settle,
 )
-from lmtemplate.study.budget import HOUR, PASSES, TOKENS_PER_PARAMETER, power, rate, short, span
+from lmtemplate.study.budget import (
+    HOUR,
+    PASSES,
+    TOKENS_PER_PARAMETER,
+    Machine,
+    power,
+    rate,
+    short,
+    span,
+)
 from lmtemplate.study.claims import claims_as_json, claims_as_text
 from lmtemplate.study.proposal import MUON_RATE, REPEATED, Proposal
 
@@ -192,6 +201,25 @@ def write_config(output: Path, asked: Asked, settled: Settled, command: str) -> 
     write_text(output, "".join(f"{f'# {line}'.rstrip()}\n" for line in note) + dumped)
 
 
+def answer(
+    asked: Asked, machine: Machine, json: bool, output: Path | None, given: dict[str, Any]
+) -> None:
+    """Print what is asked for, and write the config if there is to be one."""
+    if output is not None:
+        check_output(output, asked.corpus)
+    settled = settle(asked, machine)
+    print(as_json(asked, settled) if json else as_text(asked, settled))
+    if output is not None:
+        write_config(output, asked, settled, command_line(given))
+        print(f"{output} is written; next: make train CONFIG={output}", file=sys.stderr)
+
+
+def given_flags(flags: dict[str, Any]) -> dict[str, Any]:
+    """Those that were not left at their defaults."""
+    defaults = plan.__kwdefaults__ or {}
+    return {name: value for name, value in flags.items() if value != defaults.get(name)}
+
+
 def plan(
     *,
     parameters: float | None = None,
@@ -233,19 +261,12 @@ def plan(
         json: print JSON.
         claims: print what the documents claim of cost and scale, our figures, and verdicts.
     """
-    flags, defaults = locals().copy(), plan.__kwdefaults__ or {}
-    given = {name: value for name, value in flags.items() if value != defaults.get(name)}
+    given = given_flags(locals())
     if claims:
         print(claims_as_json() if json else claims_as_text())
         return
     check_numbers(given, mfu)
-    corpus = read_corpus(data) if data is not None else None
-    if output is not None:
-        check_output(output, corpus)
     limits = {name: given[name] for name in LIMITS if name in given}
+    corpus = read_corpus(data) if data is not None else None
     asked = Asked(limits, tokens_per_parameter, block_size, vocab_size, corpus)
-    settled = settle(asked, chosen_machine(gpu, speed, mfu, devices, price_per_hour))
-    print(as_json(asked, settled) if json else as_text(asked, settled))
-    if output is not None:
-        write_config(output, asked, settled, command_line(given))
-        print(f"{output} is written; next: make train CONFIG={output}", file=sys.stderr)
+    answer(asked, chosen_machine(gpu, speed, mfu, devices, price_per_hour), json, output, given)

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 import yaml
 
-from lmtemplate.checkpoint import read, resolve
+from lmtemplate.checkpoint import read
 from lmtemplate.data.index import read_index
 from lmtemplate.data.shards import Blocks, Ints, Shards
 from lmtemplate.data.tokenizer import Tokenizer, load_tokenizer, parse_tokenizer
 from lmtemplate.errors import DataError, UserError
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.restore import build_net, flatten
+from lmtemplate.resume import resolve
 from lmtemplate.run import parse_yaml, read_json
 
 STRETCHES = 64  # that a sample of a large split consists of

@@ -10,16 +10,16 @@ from typing import Any
 import yaml
 
 from lmtemplate import record
-from lmtemplate.checkpoint import SUMS, damage, file_name, folder_of
+from lmtemplate.checkpoint import SUMS, damage, file_name
 from lmtemplate.data.index import check_not_a_pointer, read_index
 from lmtemplate.data.shards import Shard, file_sha256
 from lmtemplate.data.tokenizer import load_tokenizer
 from lmtemplate.errors import CheckpointError, ConfigError, DataError, UserError
-from lmtemplate.run import parse_yaml
+from lmtemplate.run import folder_of, parse_yaml
 
 
 @dataclass(frozen=True)
-class Finding:
+class FileState:
     """What is known of one file.
 
     Attributes:
@@ -64,26 +64,26 @@ def _tokenizer_problem(folder: Path, index: dict[str, Any]) -> str:
     return ""
 
 
-def corpus_findings(folder: Path) -> Iterator[Finding]:
+def corpus_files(folder: Path) -> Iterator[FileState]:
     """Index, every block of every shard, tokenizer."""
     try:
         index = read_index(folder)
     except DataError as error:
-        yield Finding("index.json", str(error))
+        yield FileState("index.json", str(error))
         return
-    yield Finding("index.json")
+    yield FileState("index.json")
     for split in index["splits"].values():
         for entry in split["shards"]:
             try:
                 problem = _shard_problem(folder, index, entry)
             except DataError as error:
                 problem = str(error)
-            yield Finding(entry["file"], problem, f"{entry['tokens']:,} tokens")
+            yield FileState(entry["file"], problem, f"{entry['tokens']:,} tokens")
     try:
         problem = _tokenizer_problem(folder, index)
     except DataError as error:
         problem = str(error)
-    yield Finding(index["tokenizer"]["file"], problem, f"{index['vocab_size']:,} ids")
+    yield FileState(index["tokenizer"]["file"], problem, f"{index['vocab_size']:,} ids")
 
 
 def _strict_json(text: str) -> Any:
@@ -119,13 +119,13 @@ def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines()
 
 
-def _checkpoints(run: Path, folder: Path) -> Iterator[Finding]:
+def _checkpoints(run: Path, folder: Path) -> Iterator[FileState]:
     """Each checkpoint of a folder against SHA256SUMS; those that are listed and gone."""
     place = folder.relative_to(run)
     try:
         listed = _listed(folder)
     except (OSError, ValueError) as error:
-        yield Finding(str(place / SUMS), f"{error}: what it lists cannot be verified")
+        yield FileState(str(place / SUMS), f"{error}: what it lists cannot be verified")
         return
     for path in sorted(folder.glob("*.ckpt")):
         try:
@@ -134,13 +134,13 @@ def _checkpoints(run: Path, folder: Path) -> Iterator[Finding]:
             problem = f"cannot be read: {error.strerror}"
         # a kill between rename and list leaves it so; its zip entries have sums of their own
         note = "" if path.name in listed else f"not in {SUMS}; its own CRC-32 sums are right"
-        yield Finding(str(place / path.name), problem, note)
+        yield FileState(str(place / path.name), problem, note)
     for name in sorted(listed):
         if not (folder / name).exists():
             # only milestones are kept for ever; of the others a kill can leave the line behind
             gone = f"listed in {SUMS}, and not there"
             kept = folder.name == "milestones"
-            yield Finding(str(place / name), gone if kept else "", "" if kept else gone)
+            yield FileState(str(place / name), gone if kept else "", "" if kept else gone)
 
 
 def _best_problem(path: Path) -> str:
@@ -192,7 +192,7 @@ def _yaml_problem(path: Path) -> str:
     return "" if isinstance(content, dict) else "it holds no settings"
 
 
-def run_findings(run: Path) -> Iterator[Finding]:
+def run_files(run: Path) -> Iterator[FileState]:
     """Checkpoints and milestones against their sums, what points at them, record, manifest."""
     folder = folder_of(run)
     yield from _checkpoints(run, folder)
@@ -208,13 +208,13 @@ def run_findings(run: Path) -> Iterator[Finding]:
         name = str(path.relative_to(run))
         if not path.is_file():
             if needed:
-                yield Finding(name, "missing")
+                yield FileState(name, "missing")
             continue
         try:
             problem = problem_of(path)
         except (OSError, ValueError) as error:
             problem = " ".join(str(error).split())
-        yield Finding(name, problem)
+        yield FileState(name, problem)
 
 
 def verify(run: Path) -> None:
@@ -230,15 +230,15 @@ def verify(run: Path) -> None:
         raise ConfigError(
             f"{run} is neither a prepared corpus (index.json) nor a run directory (checkpoints/)"
         )
-    findings = list[Finding]()
-    for finding in run_findings(run) if is_run else corpus_findings(run):
-        print(finding, flush=True)
-        findings.append(finding)
-    damaged = sum(bool(finding.problem) for finding in findings)
+    states = list[FileState]()
+    for state in run_files(run) if is_run else corpus_files(run):
+        print(state, flush=True)
+        states.append(state)
+    damaged = sum(bool(state.problem) for state in states)
     if damaged:
         kind: type[UserError] = CheckpointError if is_run else DataError
         remedy = "resume takes the newest sound checkpoint" if is_run else "prepare it again"
         raise kind(
-            f"{damaged} of {len(findings)} files in {run} are damaged; {remedy}, or restore them"
+            f"{damaged} of {len(states)} files in {run} are damaged; {remedy}, or restore them"
         )
-    print(f"{len(findings)} files in {run}, all sound")
+    print(f"{len(states)} files in {run}, all sound")

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import random
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,50 +11,33 @@ import pytest
 import torch
 
 from lmtemplate import checkpoint as files
-from lmtemplate.callbacks import Checkpoint, SafeCheckpointIO, checkpointing
-from lmtemplate.callbacks.checkpointing import milestone_steps, random_states, set_random_states
+from lmtemplate import resume
+from lmtemplate.callbacks import Checkpoint, checkpointing
+from lmtemplate.callbacks.checkpointing import milestone_steps
 from lmtemplate.errors import ConfigError
 from lmtemplate.module import LitLanguageModel
-from tests.runs import contents, curve, equal, load, train
+from tests.runs import curve, equal, load, train
 
 IMPROVING = ["--model.optimizer.lr=0.01", "--trainer.val_check_interval=2"]
+BLOWING_UP = [
+    *("--model.optimizer=lmtemplate.optimizers.Adam", "--model.optimizer.lr=30"),
+    *("--model.schedule.warmup_steps=30", "--trainer.max_steps=30"),
+    *("--trainer.val_check_interval=3", "--early_stopping=null"),
+]
 
 
 @pytest.fixture(scope="module")
 def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose growing learning rate soon blows it up: its second validation is the best."""
-    flags = ["--model.optimizer=lmtemplate.optimizers.Adam", "--model.optimizer.lr=30"]
-    flags += ["--model.schedule.warmup_steps=30", "--trainer.max_steps=30"]
-    flags += ["--trainer.val_check_interval=3", "--early_stopping=null"]
-    return train(tmp_path_factory.mktemp("runs") / "run", corpus, *flags)
+    return train(tmp_path_factory.mktemp("runs") / "run", corpus, *BLOWING_UP)
 
 
 def kept(run: Path) -> list[int]:
-    return files.steps_saved(run)
+    return resume.steps_saved(run)
 
 
 def milestones(run: Path) -> list[int]:
     return [int(path.stem[5:]) for path in sorted((run / "checkpoints/milestones").glob("*.ckpt"))]
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_random_states_come_back_exactly(seed: int) -> None:
-    def draw() -> tuple[float, float, float]:
-        return random.random(), np.random.normal(), float(torch.rand(()))
-
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    np.random.normal()  # leaves a second Gaussian for the next call
-    states = random_states()
-    expected = draw(), draw()
-    set_random_states(states)
-    assert (draw(), draw()) == expected
-
-
-def test_random_states_are_plain_enough_for_weights_only(tmp_path: Path) -> None:
-    torch.save(random_states(), tmp_path / "states")
-    set_random_states(torch.load(tmp_path / "states", weights_only=True))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 12, 1000, 1_000_000])
@@ -113,13 +96,13 @@ def test_only_a_validation_moves_best(
 ) -> None:
     """Saved at each step, the weights improve from step to step; validated at 5, 10 and 12."""
     pointed = []
-    write_best = files.write_best
+    write_best = resume.write_best
 
     def note(run: Path, step: int, val_loss: float) -> None:
         pointed.append(step)
         write_best(run, step, val_loss)
 
-    monkeypatch.setattr(files, "write_best", note)
+    monkeypatch.setattr(resume, "write_best", note)
     flags = ["--checkpoint.every_minutes=1e-9", "--trainer.log_every_n_steps=1"]
     flags += ["--trainer.val_check_interval=5", "--model.optimizer.lr=0.01"]
     run = train(tmp_path / "run", corpus, *flags)
@@ -195,24 +178,39 @@ def test_without_a_timer_only_validations_save(
     assert saved == [4, 8, 10]
 
 
-def test_lightning_can_neither_leave_a_torn_file_nor_load_one(tmp_path: Path) -> None:
-    door = SafeCheckpointIO({"config": {"a": 1}})
-    door.save_checkpoint({"state_dict": {}, "global_step": 1}, str(tmp_path / "a.ckpt"))
-    assert contents(tmp_path).keys() == {"a.ckpt", "SHA256SUMS"}
-    loaded = door.load_checkpoint(str(tmp_path / "a.ckpt"), map_location="cpu")
-    assert loaded == {"config": {"a": 1}, "state_dict": {}, "global_step": 1}
-
-
 def test_every_checkpoint_restores_the_rest_of_the_run_from_its_own_best(
     corpus: Path, tmp_path: Path
 ) -> None:
     run = train(tmp_path / "run", corpus, *IMPROVING, "--trainer.max_steps=4")
-    first = files.read_best(run)
+    first = resume.read_best(run)
     train(run, corpus, *IMPROVING, "--trainer.max_steps=6", "--resume=must")
-    last = files.read_best(run)
+    last = resume.read_best(run)
     assert first is not None
     assert last is not None
     assert (first["step"], last["step"]) == (4, 6)
     flags = ["--trainer.max_steps=8", "--resume=must", "--model.optimizer.lr=5"]
     train(run, corpus, *IMPROVING, *flags)
-    assert files.read_best(run) == last  # a worse validation after the resume moves nothing
+    assert resume.read_best(run) == last  # a worse validation after the resume moves nothing
+
+
+def test_a_best_checkpoint_that_is_lost_gives_way_to_the_next(
+    run: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    best = resume.read_best(copy)
+    assert best is not None
+    (copy / "checkpoints" / best["file"]).unlink()
+    train(copy, corpus, *BLOWING_UP, "--trainer.max_steps=33", "--resume=auto")
+    assert f"the best checkpoint, step {best['step']}, is gone" in capsys.readouterr().out
+    now = resume.read_best(copy)
+    assert now is not None
+    assert now["step"] in {33} & {*kept(copy)}
+
+
+def test_a_torn_best_json_is_written_anew(corpus: Path, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", corpus, *IMPROVING, "--trainer.max_steps=8")
+    (run / "checkpoints" / "best.json").write_text("{")
+    train(run, corpus, *IMPROVING, "--trainer.max_steps=12", "--resume=auto")
+    best = resume.read_best(run)
+    assert best is not None
+    assert best["step"] in kept(run)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lmtemplate.callbacks import Samples
+from lmtemplate.errors import ConfigError
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.parsing import TrainingCLI
 from tests.conftest import Command
@@ -70,3 +71,9 @@ def test_the_net_and_the_random_state_are_left_as_they_were(cli: TrainingCLI) ->
     Samples(max_new_tokens=20).write(module, cli.datamodule)
     assert module.net.training
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", ["max_new_tokens", "temperature"])
+def test_a_number_below_0_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"samples\.{name}=-1 has to be 0 or more"):
+        Samples(**{name: -1})  # type: ignore[arg-type]

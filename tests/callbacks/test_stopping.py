@@ -9,6 +9,7 @@ import pytest
 
 from lmtemplate.callbacks import EarlyStopping, stopping
 from lmtemplate.callbacks.stopping import RunEnd
+from lmtemplate.errors import ConfigError
 from lmtemplate.module import LitLanguageModel
 from tests.runs import load, steps, train
 
@@ -141,3 +142,12 @@ def test_max_seconds_counts_over_all_restarts(
     run = train(tmp_path / "run", corpus, *words, "--resume=must")
     assert summary(run)["step"] == 7  # 4 seconds before, 3 now
     assert summary(run)["max_steps"] == planned  # the schedule depends on it
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [({"patience": -1}, "patience=-1 has to be 0 or more"), ({"mode": "up"}, "mode=up has to be")],
+)
+def test_a_setting_that_makes_no_sense_is_refused(setting: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=rf"early_stopping\.{says}"):
+        EarlyStopping(**setting)

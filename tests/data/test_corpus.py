@@ -1,7 +1,9 @@
 """Sources of text -> documents: nothing lost, nothing changed, mistakes named by file and line."""
 
+import gzip
 import hashlib
 import json
+import re
 import tracemalloc
 from importlib import metadata
 from pathlib import Path
@@ -9,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lmtemplate.data import corpus
-from lmtemplate.data.corpus import SOTU, Corpus, open_corpus
-from lmtemplate.data.tokenizer import train_tokenizer
+from lmtemplate.data.corpus import PIECE, SOTU, Corpus, open_corpus
+from lmtemplate.data.vocabulary import train_tokenizer
 from lmtemplate.errors import DataError
 
 
@@ -127,9 +129,59 @@ def test_a_character_cut_off_at_the_end_is_invalid(tmp_path: Path) -> None:
 
 
 def test_a_byte_order_mark_is_left_out_and_said(tmp_path: Path) -> None:
-    found = open_corpus(write(tmp_path / "text.txt", b"\xef\xbb\xbfhi\r\n"), seed=0)
-    assert texts(found) == ["hi\r\n"]
+    found = open_corpus(write(tmp_path / "text.txt", b"\xef\xbb\xbfhi\n"), seed=0)
+    assert texts(found) == ["hi\n"]
     assert ["byte-order mark" in notice for notice in found.notices] == [True]
+
+
+@pytest.mark.parametrize(("odd", "said"), [(b"\r\n", "CRLF"), (b"\0", "NUL")])
+def test_odd_characters_are_kept_and_said_once_a_file(
+    odd: bytes, said: str, tmp_path: Path
+) -> None:
+    text = (b"line" + odd) * (PIECE // 2)
+    found = open_corpus(write(tmp_path / "text.txt", text), seed=0)
+    assert texts(found) == [text.decode()]
+    (notice,) = found.notices
+    assert said in notice
+    assert "text.txt" in notice
+
+
+@pytest.mark.parametrize("name", ["text.txt", "rows.jsonl", "rows.jsonl.gz"])
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (gzip.compress(b"text"), "a gzip file; unpack it first"),
+        (b"\x28\xb5\x2f\xfd\x04\x00", "a zstd file; unpack it first"),
+        (b"PK\x03\x04\x14\x00", "a zip file; unpack it first"),
+        (b"%PDF-1.7\n\xe2", "a PDF file; take the text out"),
+        ("text".encode("utf-16"), "UTF-16; save it as UTF-8: iconv -f UTF-16"),
+        (b"\xfe\xff\x00t", "UTF-16; save it as UTF-8: iconv -f UTF-16"),
+    ],
+)
+def test_a_file_of_another_format_is_known_by_its_first_bytes(
+    name: str, content: bytes, kind: str, tmp_path: Path
+) -> None:
+    source = write(tmp_path / name, content)
+    with pytest.raises(DataError, match=rf"{name} is {re.escape(kind)}"):
+        open_corpus(source, seed=0)
+
+
+def test_an_address_is_answered_with_what_to_do() -> None:
+    with pytest.raises(DataError, match="is not downloaded; download it and give the file"):
+        open_corpus("https://host/text.txt", seed=0)
+
+
+def test_a_folder_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "text.txt", "text")
+
+    def refuse(path: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(DataError, match=rf"cannot read {tmp_path}: Permission denied"):
+        open_corpus(str(tmp_path), seed=0)
 
 
 @pytest.mark.parametrize("name", ["text.txt", "text.jsonl"])
@@ -179,7 +231,9 @@ def test_a_line_of_jsonl_is_a_document(tmp_path: Path) -> None:
             b'{"body": "x", "id": 3}',
             r"line 2 has no text under 'text' \(it has body, id\).*--text_field",
         ),
-        (b'{"text": null}', r"line 2 has no text under 'text'"),
+        (b'{"text": null}', r"line 2: 'text' is null, not text; name the field"),
+        (b'{"text": 5}', r"line 2: 'text' is int, not text"),
+        (b'{"text": ["x"]}', r"line 2: 'text' is list, not text"),
         (b'["x"]', r"line 2 has no text under 'text' \(it is no JSON object\)"),
         (b'{"text": "\\ud83d"}', r"line 2 is not valid JSON .*surrogates"),
         (b'{"text": "\xe9"}', r"invalid UTF-8 at byte 27 \(0xe9\), line 2"),

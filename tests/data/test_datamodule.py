@@ -1,6 +1,8 @@
 """Batches: each block once an epoch, the same sequence from any cursor, no wrong corpus."""
 
 import json
+import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -221,3 +223,20 @@ def test_the_data_knows_vocabulary_and_bytes(corpus: Path) -> None:
     data = token_data(corpus)
     assert data.vocab_size == 257
     assert data.token_bytes.tolist() == [1] * 256 + [0]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_workers_go_on_reading_when_a_signal_stops_the_run(corpus: Path, name: str) -> None:
+    """The run needs the rest of its step; a scheduler tells all of its processes to stop."""
+    loader = TokenData(corpus, block_size=16, batch_size=4, num_workers=1).train_dataloader()
+    batches = iter(loader)
+    next(batches)
+    (worker,) = batches._workers  # type: ignore[attr-defined]
+    os.kill(worker.pid, signal.Signals[name])
+    assert len(list(batches)) == len(loader) - 1
+
+
+@pytest.mark.parametrize("workers", [-1, 100_000])
+def test_a_number_of_workers_that_no_machine_bears_is_refused(corpus: Path, workers: int) -> None:
+    with pytest.raises(ConfigError, match=rf"data\.num_workers={workers} has to be from 0 to \d+"):
+        token_data(corpus, num_workers=workers)

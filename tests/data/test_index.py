@@ -1,6 +1,7 @@
 """index.json: a file from a stranger is read or refused in one line, never anything else."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -234,3 +235,31 @@ def test_the_fingerprint_is_of_tokens_and_tokenizer_alone(index: Index) -> None:
     assert fingerprint(index) == before
     index["splits"]["val"]["shards"][0]["sha256"] = "0" * 64
     assert fingerprint(index) != before
+
+
+@pytest.fixture
+def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory with a corpus, a text, a folder of texts, and an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("data/sotu-tiny", "data/empty", "texts"):
+        Path(name).mkdir(parents=True)
+    for name in ("data/sotu-tiny/index.json", "texts/one.txt", "data/more.txt"):
+        Path(name).write_text("x")
+
+
+@pytest.mark.usefixtures("somewhere")
+@pytest.mark.parametrize(
+    ("path", "advice"),
+    [
+        ("data/sotu-tny", "; did you mean data/sotu-tiny?"),
+        ("data/sotu-medium", "--input TEXT --output data/sotu-medium (TEXT: "),
+        ("data/empty", "--input TEXT --output data/empty (TEXT: "),
+        ("texts", "--input texts --output data/texts"),
+        ("texts/one.txt", "--input texts/one.txt --output data/one"),
+        ("data", "--input data --output data/mine"),
+        ("", "--input TEXT --output data/mine (TEXT: "),
+    ],
+)
+def test_where_no_corpus_is_the_advice_is_one_that_works(path: str, advice: str) -> None:
+    with pytest.raises(DataError, match=r"^no prepared corpus in .*" + re.escape(advice)):
+        read_index(Path(path))

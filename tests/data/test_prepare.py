@@ -151,7 +151,7 @@ def test_empty_documents_leave_no_trace(tmp_path: Path) -> None:
     assert found == ["text"] * 4
 
 
-@pytest.mark.parametrize("moment", ["_encode", "_sync"])
+@pytest.mark.parametrize("moment", ["_encode", "sync_folder"])
 @pytest.mark.parametrize("before", [False, True])
 def test_an_interruption_leaves_what_was_there_before(
     before: bool, moment: str, books: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -210,7 +210,7 @@ def test_a_full_disk_is_one_line(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(verb, "_sync", full)
+    monkeypatch.setattr(verb, "sync_folder", full)
     with pytest.raises(DiskError, match="No space left on device"):
         prepare(str(books), tmp_path / "data", "byte")
     assert not (tmp_path / "data").exists()
@@ -286,6 +286,36 @@ def test_a_damaged_folder_does_not_count_as_finished(books: Path, tmp_path: Path
     (output / "val_000000.bin").unlink()
     with pytest.raises(DataError, match=r"val_000000\.bin is missing.*remove"):
         prepare(str(books), output, "byte")
+
+
+@pytest.mark.parametrize("damage", ["index.json", "train_000000.bin", "tokenizer.json"])
+def test_a_damaged_corpus_is_replaced_where_that_is_asked_for(
+    damage: str, books: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "data"
+    prepare(str(books), output, "byte")
+    sound = files_of(output)
+    (output / damage).write_bytes(b"{}")
+    prepare(str(books), output, "byte", overwrite=True)
+    assert files_of(output) == sound
+
+
+@pytest.mark.parametrize("input", [None, ""])
+def test_text_has_to_be_named(input: str | None, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="prepare needs --input TEXT"):
+        prepare(input, tmp_path / "data")
+
+
+def test_of_many_notices_a_few_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "books").mkdir()
+    for number in range(15):
+        (tmp_path / f"books/{number}.txt").write_bytes(b"a line\r\n")
+    prepare(str(tmp_path / "books"), tmp_path / "data", "byte")
+    report = capsys.readouterr().out
+    assert report.count("CRLF") == 10
+    assert "note: and 5 more of this kind" in report
 
 
 def test_preparing_again_finds_a_flipped_bit(books: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tests.test_makefile import commands, make
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SETTING_UP = {"git", "cd", "source", "pip", "python", "python3"}
+SETTING_UP = {"git", "cd", "source", "pip", "python", "python3", "export", "torchrun"}
 
 SHORT = {
     "fit": [

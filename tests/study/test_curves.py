@@ -17,7 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from lmtemplate.errors import CheckpointError, DiskError
-from lmtemplate.record import EPOCH, RATE, TRAIN, VAL, Record, folder_of, from_lines, line
+from lmtemplate.record import EPOCH, RATE, TRAIN, VAL, Record, from_lines, line
+from lmtemplate.run import folder_of
 from lmtemplate.study.curves import (
     draw_curves,
     draw_epochs,
@@ -368,3 +369,10 @@ def test_a_planned_rate_of_0_is_not_drawn() -> None:
     steps = np.arange(1, 301)
     assert rate_in_terminal(steps, np.zeros(300)) == "the rate is 0 throughout"
     assert "#" in rate_in_terminal(steps, np.where(steps < 250, 1e-3, 0.0))
+
+
+def test_what_is_no_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("text")
+    for path in (tmp_path / "none", tmp_path / "text.txt"):
+        with pytest.raises(CheckpointError, match=f"no run {path}; a run directory is what"):
+            plot(path)

@@ -1,4 +1,4 @@
-"""The doctor: corpus and run directory are examined, nothing is changed, a crash is a finding."""
+"""The doctor: corpus and run directory are examined, nothing is changed, a crash is a problem."""
 
 import errno
 import json
@@ -15,11 +15,11 @@ from lmtemplate import checkpoint
 from lmtemplate.data.index import write_index
 from lmtemplate.errors import DataError, UserError
 from lmtemplate.models.gpt import GPT
-from lmtemplate.run import write_json
+from lmtemplate.run import folder_of, write_json
 from lmtemplate.study import doctor as verb
 from lmtemplate.study.doctor import corpus as look_at_corpus
 from lmtemplate.study.doctor import doctor, run_directory
-from lmtemplate.study.machine import Finding, default_checkpoint_bytes
+from lmtemplate.study.machine import Check, default_checkpoint_bytes
 from tests.runs import contents
 
 
@@ -68,9 +68,9 @@ def test_a_problem_makes_the_exit_code_1_after_all_checks(
     assert f"shard {data / 'train_000000.bin'} is missing" in lines[0]
 
 
-def test_a_check_that_breaks_off_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> Iterator[Finding]:
-        yield Finding("ok", "torch", "here")
+def test_a_check_that_breaks_off_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Iterator[Check]:
+        yield Check("ok", "torch", "here")
         raise ImportError("libcudart.so.12: cannot open\nshared object file")
 
     monkeypatch.setattr(verb, "checks", lambda *_: {"devices": broken, "again": broken})
@@ -88,10 +88,10 @@ def test_every_check_is_made_of_a_machine_without_corpus_and_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(verb.machine, "BLOCK", 8)
-    findings = list(verb.examine(None, None))
-    subjects = {one.subject for one in findings}
+    said = list(verb.examine(None, None))
+    subjects = {one.subject for one in said}
     assert subjects >= {"python", "packages", "cpu", "threads", "TMPDIR", "clock", "run", "step"}
-    (of_data,) = [one for one in findings if one.subject == "data"]
+    (of_data,) = [one for one in said if one.subject == "data"]
     assert of_data.text == "not looked at; name a corpus with --data FOLDER"
 
 
@@ -170,7 +170,7 @@ def test_who_has_the_run_directory_is_named_and_not_disturbed(tmp_path: Path) ->
 def test_the_disk_has_to_hold_two_of_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = checkpoint.folder_of(tmp_path) / checkpoint.file_name(7)
+    path = folder_of(tmp_path) / checkpoint.file_name(7)
     path.parent.mkdir()
     path.write_bytes(bytes(1_000_000))
     usage = type("Usage", (), {"free": 2_100_000})

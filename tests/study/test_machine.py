@@ -19,9 +19,9 @@ from lmtemplate.study import machine
 
 
 def lines(status: str, check: Callable[[], object]) -> list[str]:
-    """Texts of a check's findings of one status."""
-    findings: list[machine.Finding] = list(check())  # type: ignore[call-overload]
-    return [f"{one.subject}: {one.text}" for one in findings if one.status == status]
+    """What a check says of one status."""
+    said: list[machine.Check] = list(check())  # type: ignore[call-overload]
+    return [f"{one.subject}: {one.text}" for one in said if one.status == status]
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, package: str, found: str | None) -> None:

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import yaml
 
-from lmtemplate.checkpoint import read, resolve
+from lmtemplate.checkpoint import read
 from lmtemplate.data.shards import Shards
 from lmtemplate.errors import CheckpointError, ConfigError, DataError
 from lmtemplate.restore import build_net
+from lmtemplate.resume import resolve
 from lmtemplate.run import read_json, write_json
 from lmtemplate.study.sources import (
     STRETCHES,

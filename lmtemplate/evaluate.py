@@ -1,0 +1,67 @@
+"""The verbs validate and test: a run's checkpoint and a split become a loss."""
+
+import argparse
+from pathlib import Path
+from typing import Literal, NoReturn
+
+import lightning.pytorch as lightning
+
+from lmtemplate import callbacks as ours
+from lmtemplate import checkpoint as files
+from lmtemplate import restore
+from lmtemplate.errors import ConfigError
+from lmtemplate.parsing import TrainingCLI, configure_parsing
+from lmtemplate.resume import resolve
+from lmtemplate.trainer import find_machine, machine_settings, quieten
+
+
+class RunReader(argparse.ArgumentParser):
+    """Reads the words that `validate` and `test` take beside the flags of `fit`."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see {self.prog} --help)")
+
+
+def evaluate(words: list[str], allowed: list[str], verb: Literal["validate", "test"]) -> None:
+    """Print the metrics of a run's checkpoint on one split, in its training precision."""
+    quieten()
+    configure_parsing(allowed)
+    reader = RunReader(
+        prog=f"lmtemplate {verb}", description="Any flag of `lmtemplate fit` may follow, too."
+    )
+    reader.add_argument("run", metavar="RUN", type=Path, help="run directory")
+    reader.add_argument("--checkpoint", default="best", help="best, latest, or a file")
+    asked, flags = reader.parse_known_args(words)
+    path = resolve(asked.run, asked.checkpoint)
+    state = files.read(path)
+    cli = TrainingCLI(["--config", str(asked.run / "config.yaml"), *flags])
+    cli.datamodule.setup(verb)
+    restore.check_tokenizer(state, cli.datamodule.tokenizer.to_json(), cli.datamodule.path)
+    restore.load_net(cli.model.net, state)
+    settings = cli.config_init.trainer.as_dict()
+    trainer = lightning.Trainer(
+        **machine_settings(cli),
+        **{key: settings[key] for key in ("limit_val_batches", "limit_test_batches")},
+        precision=find_machine(cli).precision,  # type: ignore[arg-type]
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        callbacks=[ours.ProgressBar()],
+    )
+    run_split = trainer.validate if verb == "validate" else trainer.test
+    run_split(cli.model, cli.datamodule, verbose=False)
+    if not trainer.is_global_zero:
+        return
+    print(f"{path} (step {state['global_step']:,})")
+    for name, value in cli.model.latest.items():
+        print(f"  {name:<20} {value:.6f}")
+
+
+def validate(words: list[str], allowed: list[str]) -> None:
+    """Loss of a run's checkpoint on the validation split."""
+    evaluate(words, allowed, "validate")
+
+
+def test(words: list[str], allowed: list[str]) -> None:
+    """Loss of a run's checkpoint on the test split."""
+    evaluate(words, allowed, "test")

@@ -1,0 +1,111 @@
+"""Vocabularies: what characters and merges come out of texts, and which wishes are refused."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lmtemplate.data.vocabulary import AUTOMATIC_VOCABULARY, train_tokenizer
+from lmtemplate.errors import ConfigError, DataError
+
+TEXTS = [
+    "The cat sat on the mat; the cats sat on the mats.\r\n",
+    "Ünïcode, 日本語, 🙂🙂 and \x00 NUL.\n" * 3,
+    "It says <|endoftext|> and </s> in the middle.",
+]
+
+
+def word_soup(characters: int, words: int) -> list[str]:
+    """Documents of a made-up language, so that BPE finds as many merges as it likes."""
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(3, 12, words)
+    vocabulary = ["".join(map(chr, generator.integers(97, 123, length))) for length in lengths]
+    text = " ".join(generator.choice(vocabulary, characters // 8))
+    return [text[start : start + 10_000] for start in range(0, characters, 10_000)]
+
+
+def test_character_ids_are_the_sorted_characters_then_unknown_then_end_of_text() -> None:
+    tokenizer = train_tokenizer("char", ["cab", "🙂b"], None)
+    assert tokenizer.decode(range(4)) == "abc🙂"
+    assert (tokenizer.unknown_id, tokenizer.eot_id, tokenizer.vocab_size) == (4, 5, 6)
+    assert tokenizer.token_bytes().tolist() == [1, 1, 1, 4, 1, 0]
+
+
+def test_bpe_merges_the_most_frequent_pair_first() -> None:
+    tokenizer = train_tokenizer("bpe", ["ab ab ab ac ab"], 258)
+    assert tokenizer.vocab_size == 258
+    assert tokenizer.decode([257]) == "ab"
+    assert tokenizer.encode(["ab"])[0].tolist() == [257]
+
+
+def test_bpe_trains_alike_every_time() -> None:
+    assert train_tokenizer("bpe", iter(TEXTS * 20), 400).digest == (
+        train_tokenizer("bpe", iter(TEXTS * 20), 400).digest
+    )
+
+
+def test_bpe_stops_where_the_text_has_no_pair_twice() -> None:
+    assert train_tokenizer("bpe", ["abcdef ab"], 5000).vocab_size == 257 + 1
+
+
+def test_bpe_without_a_size_fits_the_vocabulary_to_the_text() -> None:
+    texts = word_soup(600_000, words=2000)
+    automatic, asked = (train_tokenizer("bpe", iter(texts), size) for size in (None, 1024))
+    assert automatic.vocab_size == 1024
+    assert automatic.to_json() == asked.to_json()
+    assert train_tokenizer("bpe", texts[:10], None).vocab_size == 512
+
+
+def test_four_times_the_text_doubles_the_automatic_vocabulary() -> None:
+    for (limit, size), (next_limit, next_size) in pairwise(AUTOMATIC_VOCABULARY):
+        assert (next_limit, next_size) == (4 * limit, 2 * size)
+
+
+def test_bpe_training_passes_on_what_is_wrong_with_the_texts() -> None:
+    def broken() -> Iterator[str]:
+        yield "fine"
+        raise DataError("mine.txt, line 2: byte 0xff is not UTF-8")
+
+    with pytest.raises(DataError, match="line 2"):
+        train_tokenizer("bpe", broken(), 300)
+
+
+def test_bpe_training_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    train_tokenizer("bpe", TEXTS, 300)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "message"),
+    [
+        ("bpe", 256, "256 is too small for bpe.* 257"),
+        ("char", 500, "--vocab_size 500 is for --tokenizer bpe"),
+        ("byte", 500, "--vocab_size 500 is for --tokenizer bpe"),
+        ("bep", None, "did you mean bpe?"),
+        ("nowhere/tokenizer.json", None, "nor a file"),
+    ],
+)
+def test_an_impossible_wish_is_a_configuration_error(
+    kind: str, size: int | None, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train_tokenizer(kind, TEXTS, size)
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"[]", b"\xff", b'{"kind": "word"}', b'{"model": {}}', b'{"kind": "char"}']
+)
+def test_a_file_that_is_no_tokenizer_is_named_in_one_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"mine\.json: ") as caught:
+        train_tokenizer(str(tmp_path / "mine.json"), [], None)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pretrained_file_is_taken_as_it_is(tmp_path: Path) -> None:
+    trained = train_tokenizer("bpe", TEXTS, 300)
+    (tmp_path / "tokenizer.json").write_text(trained.to_json(), encoding="utf-8")
+    taken = train_tokenizer(str(tmp_path / "tokenizer.json"), [], None)
+    assert taken.digest == trained.digest
