@@ -248,6 +248,7 @@ def run_directory(cli: TrainingCLI) -> Path:
         name.encode()
         run = Path(name).expanduser()
         os.stat(run)
+        is_file = run.is_file()
     except (FileNotFoundError, NotADirectoryError):  # the lock says what is in the way
         return run
     except (OSError, ValueError, RuntimeError) as error:  # too long; a NUL, not UTF-8; ~nobody
@@ -255,6 +256,8 @@ def run_directory(cli: TrainingCLI) -> Path:
         raise ConfigError(
             f"run_dir {ascii(name)[:60]} cannot be a folder here: {reason}; name another"
         ) from error
+    if is_file:
+        raise ConfigError(f"run directory {run} is a file; name another with --run_dir")
     return run
 
 
@@ -264,19 +267,14 @@ def fit(words: list[str], allowed: list[str]) -> None:
     configure_parsing(allowed)
     cli = TrainingCLI(words)
     run, first_process = run_directory(cli), getattr(rank_zero_only, "rank", 0) == 0
-    lock = run_files.Lock(run) if first_process else None
-    try:
-        if lock and not run.is_file():  # which is refused below
-            lock.acquire()
-        with forgiving():
-            if train_on(cli, words, run, lock):
-                explain(run, cli, lock, allowed)
-    except NumbersError:
-        explain(run, cli, lock, allowed)
-        raise
-    finally:
-        if lock:
-            lock.release()
+    with run_files.Lock(run) if first_process else nullcontext() as lock, forgiving():
+        try:
+            has_trained = train_on(cli, words, run, lock)
+        except NumbersError:
+            explain(run, cli, lock, allowed)
+            raise
+        if has_trained:
+            explain(run, cli, lock, allowed)
 
 
 def schedule(words: list[str], allowed: list[str]) -> None:

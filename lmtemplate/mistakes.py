@@ -79,7 +79,8 @@ def read_config(path: Path) -> str:
         content = path.read_bytes()
         return content.decode()
     except OSError as error:
-        close = get_close_matches(path.name, (other.name for other in path.parent.glob("*")), n=1)
+        others = [other.name for other in path.parent.glob("*") if other.is_file()]
+        close = get_close_matches(path.name, others, n=1) if not path.exists() else []
         meant = f"; did you mean {path.with_name(close[0])}?" if close else ""
         raise ConfigError(f"cannot read config {path}: {error.strerror}{meant}") from error
     except UnicodeDecodeError as error:

@@ -119,8 +119,6 @@ def resume_from(run: Path, mode: ResumeMode) -> Path | None:
     Raises ConfigError for `never` in a used directory, CheckpointError for `must` without a
     checkpoint, or where all are damaged.
     """
-    if run.exists() and not run.is_dir():
-        raise ConfigError(f"run directory {run} is a file; name another with --run_dir")
     if mode == "never":
         if is_used(run):
             raise ConfigError(

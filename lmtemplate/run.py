@@ -176,6 +176,13 @@ class Lock:
         file.flush()
         self._file = file
 
+    def __enter__(self) -> "Lock":
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
     def release(self) -> None:
         """Let the next process in; a folder that was made for the lock alone goes with it."""
         if self._file is not None:

@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
 import yaml
 
 from lmtemplate.cli import is_finished
+from lmtemplate.module import LitLanguageModel
 from lmtemplate.parsing import TrainingCLI
 from lmtemplate.restore import differences
 from tests.conftest import Command
@@ -57,3 +60,35 @@ def test_a_run_is_finished_when_it_ended_as_planned(corpus: Path, tmp_path: Path
     assert not is_finished(run, before, cli, 5)
     (run / "summary.json").unlink()  # killed between its last step and its end
     assert not is_finished(run, before, cli, 4)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        torch.OutOfMemoryError(),
+    ],
+    ids=["Python", "CPU", "GPU"],
+)
+def test_too_little_memory_names_what_to_halve(
+    fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def training_step(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(LitLanguageModel, "training_step", training_step)
+    ended = fit(tmp_path / "run")
+    assert ended.code == 6
+    assert "data.batch_size=4 x data.block_size=16; halve the batch" in ended.error
+
+
+def test_an_error_that_nobody_knows_is_not_explained_away(
+    fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def training_step(*_: object) -> None:
+        raise RuntimeError("gloo")  # of a single process
+
+    monkeypatch.setattr(LitLanguageModel, "training_step", training_step)
+    with pytest.raises(RuntimeError, match="gloo"):
+        fit(tmp_path / "run")

@@ -11,7 +11,7 @@ import torch
 
 from lmtemplate import __main__ as program
 from lmtemplate import __version__
-from lmtemplate.__main__ import VERBS, take_allowed
+from lmtemplate.__main__ import RANKS, VERBS, take_allowed
 from lmtemplate.errors import ConfigError, DataError
 from tests.conftest import Command
 
@@ -46,7 +46,8 @@ def test_no_words_show_the_help(command: Command) -> None:
 
 
 def test_the_version_is_the_package_s(command: Command) -> None:
-    assert command("--version").out.strip() == __version__
+    for flag in ("--version", "-V"):
+        assert command(flag).out.strip() == __version__
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -67,6 +68,39 @@ def test_an_unknown_verb_names_those_that_exist(command: Command) -> None:
     assert mistake.code == 2
     assert "'trian'" in mistake.error
     assert all(verb in mistake.error for verb in VERBS)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("trian", "fit"),
+        ("train", "fit"),
+        ("fitt", "fit"),
+        ("Fit", "fit"),
+        ("PREPARE", "prepare"),
+        ("sumary", "summary"),
+    ],
+)
+def test_a_misspelt_verb_is_answered_with_the_one_meant(
+    command: Command, typed: str, meant: str
+) -> None:
+    assert f"no verb {typed!r}; did you mean {meant}? (there are: " in command(typed).error
+
+
+def test_a_word_like_no_verb_is_answered_with_all(command: Command) -> None:
+    assert "no verb 'xyz' (there are: prepare, " in command("xyz").error
+
+
+@pytest.mark.parametrize("name", RANKS)
+@pytest.mark.parametrize("verb", ["fit", "validate", "schedule"])
+def test_a_rank_that_is_no_number_is_named_before_lightning_sees_it(
+    command: Command, monkeypatch: pytest.MonkeyPatch, verb: str, name: str
+) -> None:
+    monkeypatch.setenv(name, "abc")
+    mistake = command(verb)
+    assert mistake.code == 2
+    assert f"{name}=abc" in mistake.error
+    assert command("--version").code == 0
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -94,6 +128,34 @@ def test_a_flag_of_the_wrong_type_is_one_line_and_exit_2(command: Command, tmp_p
     assert mistake.code == 2
     assert "max_new_tokens" in mistake.error
     assert "\n" not in mistake.error
+
+
+FLAGS = [
+    ("generate RUN --temprature 1", "no flag --temprature; did you mean --temperature?"),
+    ("generate RUN --max-new-token=1", "no flag --max-new-token; did you mean --max_new_tokens?"),
+    ("plan --token 5", "no flag --token; did you mean --tokens?"),
+    ("prepare --tokenizr char", "no flag --tokenizr; did you mean --tokenizer?"),
+    ("summary RUN --zzz", "no flag --zzz (see"),
+    ("prepare books", "'books' is not a flag; did you mean --input books?"),
+    ("plot RUN another", "'another' is not a flag (see"),
+    ("generate --run RUN", "RUN is a word, not a flag: lmtemplate generate RUN"),
+    ("plan --tokens 1B", "--tokens: expected a number or null, got 1B; write 1000000000"),
+    ("plan --flops abc", "--flops: expected a number or null, got abc (see"),
+    ("prepare --vocab_size 1e4", "expected a whole number or null, got 1e4; write 10000 (see"),
+    ("prepare --seed abc", "--seed: expected a whole number, got abc"),
+    ("generate RUN --temperature hot", "--temperature: expected a number, got hot"),
+    ("generate RUN --temperature nan", "--temperature: expected a number, got nan"),
+    ("generate RUN --max_new_tokens 1e3", "expected a whole number, got 1000.0; write 1000 (see"),
+    ("generate RUN --device gpu", "--device: expected one of auto, cpu, cuda, mps, got gpu"),
+]
+
+
+@pytest.mark.parametrize(("words", "says"), FLAGS, ids=[words for words, _ in FLAGS])
+def test_a_wrong_flag_is_said_in_plain_words(command: Command, words: str, says: str) -> None:
+    mistake = command(*words.split())
+    assert mistake.code == 2
+    assert says in mistake.error
+    assert mistake.error.endswith(f"(see lmtemplate {words.split()[0]} --help)")
 
 
 def test_allow_is_taken_out_of_the_words_in_both_spellings() -> None:
@@ -138,6 +200,34 @@ def test_a_reader_that_goes_away_ends_it_as_it_ends_other_programs() -> None:
     ended = subprocess.run(words, stdout=mouth, stderr=subprocess.PIPE, check=False)
     os.close(mouth)
     assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_a_full_disk_behind_standard_output_is_named(tmp_path: Path, buffered: str) -> None:
+    words = [sys.executable, "-m", "lmtemplate", "--help"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": buffered, "PYTHONPATH": os.getcwd()}
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(
+            words, stdout=full, stderr=subprocess.PIPE, env=environment, cwd=tmp_path, text=True
+        )
+    message = "error: cannot write standard output: No space left on device\n"
+    assert (ended.returncode, ended.stderr) == (5, message)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("closed", ["1", "2", "1 2"])
+def test_closed_streams_end_nothing(closed: str) -> None:
+    streams = " ".join(f"{number}>&-" for number in closed.split())
+    script = f"exec {sys.executable} -m lmtemplate --help {streams}"
+    ended = subprocess.run(["sh", "-c", script], capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_an_error_without_a_file_is_no_fault_of_a_sound_output(
+    monkeypatch: pytest.MonkeyPatch, workplace: Path
+) -> None:
+    assert run_main(monkeypatch, OSError(5, "Input/output error")) == 70
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Words and config files -> settings and objects: who wins, and what goes where."""
 
+import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,47 @@ def test_a_broken_one_is_named_with_line_and_column(tmp_path: Path) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text("a: 1\nb: [1, 2\nc: 3\n")
     with pytest.raises(ConfigError, match=rf"{path}:3:2 is not YAML"):
+        check_yaml(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (
+            b"a: 1\nb: [1, 2\n  c: 3  \n",
+            "3:4 is not YAML: expected ',' or ']', but got ':': `c: 3`",
+        ),
+        (b"trainer:\n\tmax_steps: 5\n", "2:1 is not YAML: "),
+        (b"# x\nrun_dir: caf\xe9\n", "2: not UTF-8 (byte 0xe9); save it as UTF-8"),
+        ("a: 1\n".encode("utf-16"), "1: not UTF-8 (byte 0xff); save it as UTF-8"),
+        (b"\x80\x02}q\x00", "1: not UTF-8 (byte 0x80); save it as UTF-8"),
+    ],
+)
+def test_what_cannot_be_read_is_named_with_its_line(
+    tmp_path: Path, content: bytes, says: str
+) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=re.escape(f"{path}:{says}")):
+        check_yaml(path)
+
+
+def test_a_missing_config_is_answered_with_the_one_like_it(tmp_path: Path) -> None:
+    (tmp_path / "quickstart.yaml").touch()
+    meant = f"No such file or directory; did you mean {tmp_path / 'quickstart.yaml'}?"
+    with pytest.raises(ConfigError, match=re.escape(meant)):
+        check_yaml(tmp_path / "quikstart.yaml")
+    with pytest.raises(ConfigError, match=r"No such file or directory$"):
+        check_yaml(tmp_path / "other.yml")
+    with pytest.raises(ConfigError, match=r"Is a directory$"):
+        check_yaml(tmp_path)
+
+
+@pytest.mark.parametrize("group", ["data", "model", "trainer"])
+def test_an_empty_group_is_named_with_its_line(tmp_path: Path, group: str) -> None:
+    path = tmp_path / "empty.yaml"
+    path.write_text(f"run_dir: x\n{group}:\n  # max_steps: 5\n")
+    with pytest.raises(ConfigError, match=rf"{group} \({path}:2\) is empty; remove that line"):
         check_yaml(path)
 
 
@@ -155,3 +198,17 @@ def test_the_seed_reaches_the_order_of_the_data(corpus: Path) -> None:
     cli = TrainingCLI(["--data.path", str(corpus), "--seed_everything=5"])
     assert cli.datamodule.seed == 5
     assert torch.initial_seed() == 5
+
+
+def test_what_lightning_calls_by_an_old_name_is_no_error(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "all")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TrainingCLI(["--data.path", str(corpus)])
+
+
+@pytest.mark.parametrize("seed", [0, 2**32 - 1])
+def test_a_seed_may_have_32_bits(settings: Callable[..., Settings], seed: int) -> None:
+    assert settings(f"--seed_everything={seed}")["seed_everything"] == seed

@@ -130,3 +130,33 @@ def test_a_process_waits_ten_minutes_for_the_others_unless_the_strategy_says_oth
     assert patient_for_so_long(own, 2) is own
     assert patient_for_so_long("auto", 1) == "auto"
     assert patient_for_so_long("fsdp", 2) == "fsdp"
+
+
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [
+        ("--trainer.devices=abc", "trainer.accelerator, devices or strategy is not to be had"),
+        ("--trainer.devices=-1", "trainer.accelerator, devices or strategy is not to be had"),
+        ("--trainer.limit_val_batches=1.5", "trainer: "),
+        ("--trainer.limit_val_batches=0.0001", "is less than one batch"),
+        ("--trainer.profiler=foo", "trainer: "),
+        ("--trainer.gradient_clip_val=-1", "gradient_clip_val=-1.0 has to be above 0"),
+        ("--trainer.max_steps=99999999999999999999", "more than anyone can make"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_is_written(
+    fit: Command, tmp_path: Path, flag: str, told: str
+) -> None:
+    refused = fit(tmp_path / "run", flag)
+    assert refused.code == 2
+    assert told in refused.error
+    assert not (tmp_path / "run").exists()
+
+
+def test_where_gpus_are_hidden_the_variable_is_named(
+    fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    refused = fit(tmp_path / "run", "--trainer.accelerator=gpu")
+    assert refused.code == 2
+    assert "CUDA_VISIBLE_DEVICES is '-1'" in refused.error

@@ -129,7 +129,7 @@ def _not_prepared(folder: Path) -> DataError:
     output = folder
     if is_text or not folder.name:
         output = Path("data", folder.stem)
-        output = Path("data/mine") if output in (folder, Path("data")) else output
+        output = Path("data/mine") if folder in (output, Path("data"), Path()) else output
     kinds = " (TEXT: a file, a folder, or a preset like sotu-tiny)" if source == "TEXT" else ""
     return DataError(
         f"{problem}; type: lmtemplate prepare --input {source} --output {output}{kinds}"

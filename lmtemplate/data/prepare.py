@@ -242,18 +242,16 @@ def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
 
 def _fill(output: Path, text: SplitCorpus, source: dict[str, Any], overwrite: bool) -> bool:
     """Make the folder, and let nobody else do so meanwhile; False if it is made already."""
-    lock = Lock(output, output.resolve().with_name(f".{output.name}.lock"), "--output")
-    lock.acquire()
+    path = output.resolve().with_name(f".{output.name}.lock")
     try:
-        _clear(output)
-        if _is_done(output, source, overwrite):
-            return False
-        _build(output, text, source)
-        return True
+        with Lock(output, path, "--output"):
+            _clear(output)
+            if _is_done(output, source, overwrite):
+                return False
+            _build(output, text, source)
+            return True
     except OSError as error:
         raise DiskError(f"cannot write {output}: {error}") from error
-    finally:
-        lock.release()
 
 
 def prepare(

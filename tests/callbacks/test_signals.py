@@ -1,5 +1,6 @@
 """A signal -> the end of the step, a checkpoint, an exit code; then the run goes on unchanged."""
 
+import math
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
 from lmtemplate.callbacks.signals import EXIT_CODES, SAME_SECONDS
 from lmtemplate.module import LitLanguageModel
@@ -72,6 +74,41 @@ def test_at_any_moment_the_resumed_run_is_the_uninterrupted_one(
     assert code == (0 if step == 12 else 143)  # the run was over when it came
     fit(tmp_path / "run", *FLAGS, "--resume=auto")
     assert different(tmp_path / "run", whole, 12) == []
+
+
+def test_a_signal_before_step_1_has_its_exit_code_and_leaves_no_checkpoint(
+    fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step_of = LitLanguageModel.validation_step
+
+    def validation_step(self: LitLanguageModel, *words: Any) -> None:
+        assert self.trainer.sanity_checking
+        signal.raise_signal(signal.SIGTERM)
+        step_of(self, *words)
+
+    monkeypatch.setattr(LitLanguageModel, "validation_step", validation_step)
+    assert fit(tmp_path / "run", *FLAGS).code == 143
+    assert not list((tmp_path / "run").rglob("step-000000001.ckpt"))
+
+
+def test_a_signal_ends_a_run_that_would_go_back(
+    fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step_of = LitLanguageModel.training_step
+
+    def training_step(self: LitLanguageModel, *words: Any) -> Any:
+        if self.global_step == 8:
+            signal.raise_signal(signal.SIGTERM)
+        return step_of(self, *words) * (math.nan if self.global_step >= 5 else 1.0)
+
+    monkeypatch.setattr(LitLanguageModel, "training_step", training_step)
+    shown = fit(tmp_path / "run", *FLAGS, "--trainer.log_every_n_steps=1")
+    assert shown.code == 143
+    assert "going back" not in shown.out
+
+
+def test_lightning_has_the_wait_for_its_own_signal_that_is_taken_out() -> None:
+    assert callable(_TrainingEpochLoop._broadcast_sigterm_tensor)
 
 
 def test_between_micro_batches_the_step_is_finished_first(

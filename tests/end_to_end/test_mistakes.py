@@ -57,7 +57,8 @@ MISSPELT = [
     ("modle: {z_loss: 0.1}", "modle", "model.z_loss"),
     ("model: {z_los: 0.1}", "z_los", "model.z_loss"),
     ("model: {net: {init_args: {n_layers: 3}}}", "n_layers", "model.net.n_layer"),
-    ("model: {optimizer: {init_args: {learning_rate: 1}}}", "learning_rate", ""),
+    ("model: {optimizer: {init_args: {learning_rate: 1}}}", "learning_rate", "model.optimizer.lr"),
+    ("model: {optimizer: {init_args: {learing_rate: 1}}}", "learing_rate", "model.optimizer.lr"),
     ("model: {optimizer: {init_args: {weight_decy: 1}}}", "weight_decy", "weight_decay"),
     ("model: {schedule: {init_args: {warmup_step: 1}}}", "warmup_step", "warmup_steps"),
     ("early_stopping: {patiance: 3}", "patiance", "early_stopping.patience"),
@@ -87,7 +88,11 @@ WORDS = [
     ("--model.net.init_args.n_layers=3", "n_layers", "model.net.n_layer"),
     ("--model.optimizer.init_args.wieght_decay=1", "wieght_decay", "weight_decay"),
     ("--early_stopping.patiance=3", "patiance", "early_stopping.patience"),
-    ("--learning_rate=3", "learning_rate", ""),
+    ("--learning_rate=3", "learning_rate", "model.optimizer.lr"),
+    ("--batch-size=4", "batch-size", "data.batch_size"),
+    ("--trainer.max-step=4", "trainer.max-step", "trainer.max_steps"),
+    ("--context_lenght=4", "context_lenght", "data.block_size"),
+    ("--model.num_layers=4", "model.num_layers", "model.net.n_layer"),
 ]
 
 
@@ -100,6 +105,52 @@ def test_a_misspelt_flag_says_command_line_and_what_was_meant(
     assert "command line" in message
     if meant:
         assert re.search(rf"did you mean [\w.]*{re.escape(meant)}\?", message)
+
+
+def test_a_setting_of_another_class_is_answered_with_one_of_the_class_that_is_set(
+    refused: Refused, config: Callable[[str], Path]
+) -> None:
+    message = refused(2, "--model.optimizer=MuonAdamW", "--model.optimizer.betas=[0.9,0.9]")
+    assert "unknown setting 'model.optimizer.betas' (command line)" in message
+    assert "did you mean model.optimizer.adamw_betas?" in message
+    path = config("model: {optimizer: {class_path: SGD, init_args: {betas: [0.9, 0.9]}}}")
+    message = refused(2, "--config", path)
+    assert f"unknown setting 'model.optimizer.betas' ({path}:2) (all: " in message
+
+
+CLASSES = [
+    ("model.optimizer", "AdamWW", "AdamW"),
+    ("model.optimizer", "Adamw", "AdamW"),
+    ("model.optimizer", "torch.optim.AdamW", "AdamW"),
+    ("model.schedule", "WarmupCosin", "WarmupCosine"),
+    ("model.schedule", "cosine", "WarmupCosine"),
+    ("model.net", "gpt2", "GPT2"),
+    ("model.net", "GPT3", "GPT"),
+]
+
+
+@pytest.mark.parametrize(("key", "name", "meant"), CLASSES, ids=[name for _, name, _ in CLASSES])
+def test_a_misspelt_class_is_answered_with_the_one_meant(
+    refused: Refused, config: Callable[[str], Path], key: str, name: str, meant: str
+) -> None:
+    says = f": no class {name!r}; did you mean {meant}? (there are: "
+    assert refused(2, "--config=configs/debug.yaml", f"--{key}={name}").startswith(
+        f"{key} (command line){says}"
+    )
+    room, setting = key.split(".")
+    path = config(f"{room}:\n  {setting}:\n    class_path: {name}")
+    message = refused(2, "--config", path)
+    assert message.startswith(f"{key} ({path}:3){says}")
+
+
+@pytest.mark.parametrize("value", ["true", "foo"])
+def test_a_callback_that_is_no_class_is_said_with_what_there_is(
+    refused: Refused, value: str
+) -> None:
+    message = refused(2, f"--samples={value}")
+    assert message == (
+        f"samples (command line): no class {value!r} (there are: Samples; null turns it off)"
+    )
 
 
 def test_a_class_that_does_not_exist_is_named_with_file_and_line(
@@ -158,17 +209,75 @@ def test_a_flag_of_the_wrong_type_says_command_line(refused: Refused, flag: str,
     assert "command line" in message
 
 
-def test_a_flag_without_its_value_is_one_line(refused: Refused) -> None:
-    assert "max_steps" in refused(2, "--trainer.max_steps")
+TYPED = [
+    ("trainer.max_steps", "1e1", "expected a whole number, got 10.0; write 10"),
+    ("trainer.max_steps", "", "expected a whole number, got nothing"),
+    ("trainer.max_steps", "1K", "got 1K; write 1000, without letters or commas"),
+    ("trainer.gradient_clip_val", "abc", "expected a number or null, got abc"),
+    ("trainer.logger", "foo", "expected a class or a list or true or false or null, got foo"),
+    ("trainer.callbacks", "foo", "expected a list or a class or null, got foo"),
+    ("tokens_per_step", "abc", "expected a whole number or null, got abc"),
+    ("max_tokens", "10k", "expected a number or null, got 10k; write 10000, without letters"),
+    ("max_tokens", "inf", "expected a number or null, got inf"),
+    ("model.compile", "maybe", "expected one of auto or true or false, got maybe"),
+    ("model.optimizer.lr", "fast", "expected a number, got fast"),
+    ("model.net.n_layer", "1.5", "expected a whole number, got 1.5"),
+    ("model.schedule.warmup_steps", "x", "expected a whole number, got x"),
+    ("early_stopping.patience", "long", "expected a whole number, got long"),
+    ("samples.prompts", "5", "expected a list, got 5"),
+    ("data", "data/x", "expected settings, such as data.path"),
+    ("model", "GPT", "expected settings, such as model.optimizer"),
+    ("trainer", "fast", "expected settings, such as trainer.max_steps"),
+    ("seed_everything", "-1", "has to be a whole number from 0 to 4294967295"),
+    ("seed_everything", "abc", "has to be a whole number from 0 to 4294967295"),
+    ("seed_everything", "99999999999", "has to be a whole number from 0 to 4294967295"),
+]
 
 
-def test_a_word_that_is_no_flag_is_one_line(refused: Refused) -> None:
-    assert "oops" in refused(2, "oops")
+@pytest.mark.parametrize(("key", "value", "says"), TYPED, ids=[f"{k}={v}" for k, v, _ in TYPED])
+def test_a_wrong_value_on_the_command_line_is_never_blamed_on_a_config(
+    refused: Refused, key: str, value: str, says: str
+) -> None:
+    message = refused(2, "--config", "configs/debug.yaml", f"--{key}", value)
+    assert message.startswith(f"{key} (command line): ")
+    assert says in message
+
+
+def test_a_wrong_value_of_a_config_is_not_blamed_on_a_flag_of_the_same_name(
+    refused: Refused, config: Callable[[str], Path]
+) -> None:
+    path = config("trainer:\n  max_steps: 1e1")
+    says = f"trainer.max_steps ({path}:3): expected a whole number, got 10.0; write 10"
+    assert refused(2, "--config", path) == says
+
+
+@pytest.mark.parametrize("flag", ["--trainer.max_steps", "--config"])
+def test_a_flag_without_its_value_is_one_line(refused: Refused, flag: str) -> None:
+    assert f"{flag} (command line) needs a value (see lmtemplate fit --help)" in refused(2, flag)
+
+
+@pytest.mark.parametrize("words", [["oops"], ["max_steps=10"], ["-max_steps", "10"]])
+def test_a_word_that_is_no_flag_is_answered_with_how_flags_begin(
+    refused: Refused, words: list[str]
+) -> None:
+    word = words[0].partition("=")[0]
+    assert refused(2, *words).startswith(f"{word!r} (command line) is not a flag; flags begin with")
+
+
+def test_a_config_of_another_tool_is_named_with_the_key_that_is_none(
+    refused: Refused, config: Callable[[str], Path]
+) -> None:
+    path = config("on:\n  push: [main]")
+    assert f"the key on ({path}:2) is not text in YAML" in refused(2, "--config", path)
+    path = config("jobs:\n  yes: {a: 1}")
+    assert f"the key jobs.yes ({path}:3) is not text in YAML" in refused(2, "--config", path)
 
 
 def test_a_config_that_is_not_there_is_named(refused: Refused, tmp_path: Path) -> None:
     path = tmp_path / "none.yaml"
     assert refused(2, "--config", path) == f"cannot read config {path}: No such file or directory"
+    message = refused(2, "--config=configs/quikstart.yaml")
+    assert message.endswith("did you mean configs/quickstart.yaml?")
 
 
 def test_a_folder_is_no_config(refused: Refused, tmp_path: Path) -> None:
@@ -191,7 +300,7 @@ def test_a_config_is_a_mapping(refused: Refused, config: Callable[[str], Path], 
 def test_a_config_that_is_not_utf8_is_named(refused: Refused, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(b"run_dir: caf\xe9\n")
-    assert f"{path} is not YAML" in refused(2, "--config", path)
+    assert f"{path}:1: not UTF-8 (byte 0xe9)" in refused(2, "--config", path)
 
 
 def test_a_missing_yaml_is_named_in_both_spellings(refused: Refused, tmp_path: Path) -> None:
@@ -215,6 +324,10 @@ IMPOSSIBLE = [
     ("--model.net.n_embd=0", "n_embd"),
     ("--model.net.dropout=1.5", "dropout"),
     ("--model.optimizer.lr=-1", "lr"),
+    ("--model.optimizer.weight_decay=-1", "model.optimizer.weight_decay"),
+    ("--early_stopping.patience=-1", "early_stopping.patience"),
+    ("--samples.max_new_tokens=-1", "samples.max_new_tokens"),
+    ("--data.num_workers=100000", "data.num_workers"),
     ("--data.batch_size=0", "data.batch_size"),
     ("--data.block_size=0", "data.block_size"),
     ("--data.max_val_blocks=0", "data.max_val_blocks"),
@@ -413,7 +526,9 @@ def test_a_tokenizer_that_did_not_make_the_shards_is_refused(
 
 def test_a_missing_tokenizer_is_named(refused: Refused, damaged: Path) -> None:
     (damaged / "tokenizer.json").unlink()
-    assert "tokenizer.json" in refused(8, "--data.path", damaged)
+    message = refused(8, "--data.path", damaged)
+    assert "tokenizer.json" in message
+    assert message.endswith("; prepare the corpus again")
 
 
 def test_an_index_that_was_changed_by_hand_is_refused(refused: Refused, damaged: Path) -> None:
