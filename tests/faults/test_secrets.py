@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from lmtemplate import __main__ as program
+from lmtemplate.crash import LOG
 from tests.conftest import TINY, Command, Result
 
 # Put together here, so that no scanner takes this file for a leak.
@@ -130,7 +131,7 @@ def test_a_crash_log_holds_no_secret(
     with pytest.raises(SystemExit) as ended:
         program.main()
     assert ended.value.code == 70
-    assert (tmp_path / program.CRASH_LOG).is_file()
+    assert (tmp_path / LOG).is_file()
     assert leaks(tmp_path) == []
     assert "Canary" not in capsys.readouterr().err
 
