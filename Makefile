@@ -16,7 +16,7 @@ ARGS ?=
 RUN ?= runs/$(basename $(notdir $(CONFIG)))
 ## the folders of the runs to compare
 RUNS ?= $(wildcard runs/*)
-## overhead; or verdicts, reliability (half an hour)
+## overhead; or verdicts, reliability (half an hour each)
 BENCH ?= overhead
 ## the port of `make board`
 PORT ?= 6006

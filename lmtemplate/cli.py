@@ -3,6 +3,7 @@
 import itertools
 import math
 import os
+import re
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -38,6 +39,7 @@ from lmtemplate.trainer import (
     Machine,
     build_trainer,
     check,
+    check_room,
     describe,
     make_plan,
     quieten,
@@ -129,8 +131,8 @@ def mistake_in(error: Exception, trainer: lightning.Trainer, data: TokenData) ->
             f"{data.block_size}; halve the batch and double trainer.accumulate_grad_batches, or "
             "shrink the model"
         )
-    what = " ".join(str(error).split())[:200]
-    if trainer.world_size > 1 and (isinstance(error, DistError) or "gloo" in what):
+    what = re.sub(r"^\[.*?\] ", "", " ".join(str(error).split())).partition(". ")[0][:200]
+    if trainer.world_size > 1 and (isinstance(error, DistError) or "gloo" in str(error)):
         return LostProcessError(
             f"process {trainer.global_rank} of {trainer.world_size} has lost another one at step "
             f"{trainer.global_step:,}, which died or stands still (see what that one said); go on "
@@ -183,7 +185,9 @@ def build(
             print(f"{run} is finished at step {before['global_step']:,}; raise its length to go on")
             print("for other settings, name another run: make train RUN=runs/NAME (or --run_dir)")
             return None
-    elif cli.config.init_from:
+    elif lock:
+        check_room(cli, run)
+    if before is None and cli.config.init_from:
         start_weights(cli.config.init_from, cli)
     trainer = build_trainer(cli, planned, run, before["global_step"] + 1 if before else 0)
     if lock:
@@ -192,14 +196,14 @@ def build(
 
 
 def last_points(run: Path, count: int = 5) -> str:
-    """The end of a run's record in words: "step 50: loss 3.1, rate 0.01, gradient 4.2; ..."."""
+    """The end of a run's record: ". Before: step 50: loss 3.1, rate 0.01, gradient 4.2; ..."."""
     record = read_record(run) if is_recorded(run) else None
     if not record:
-        return "nothing was logged"
+        return ""
     norms = record.values.get("optim/grad_norm", record.train_loss * math.nan)
     columns = (record.steps, record.train_loss, record.learning_rate, norms)
     rows = zip(*(column[-count:] for column in columns), strict=True)
-    return "; ".join(
+    return ". Before: " + "; ".join(
         f"step {s}: loss {x:.4g}, rate {r:.3g}, gradient {n:.3g}" for s, x, r, n in rows
     )
 
@@ -220,8 +224,8 @@ def train_on(cli: TrainingCLI, words: list[str], run: Path, lock: run_files.Lock
             guard = cli.config_init.guard
             if guard is None or gone_back > guard.rewinds:
                 raise NumbersError(
-                    f"{error}. Before: {last_points(run)}. Lower the learning rate, add warmup, or "
-                    "set trainer.gradient_clip_val 1.0, and start again"
+                    f"{error}{last_points(run)}. Lower the learning rate, add warmup, or set "
+                    "trainer.gradient_clip_val 1.0, and start again"
                 ) from error
             sequences, resume = cli.datamodule.sequences, "auto"
             if lock:

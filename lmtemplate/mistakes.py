@@ -4,6 +4,7 @@ import importlib
 import inspect
 import itertools
 import re
+import sys
 from argparse import Action, ArgumentParser
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
@@ -170,10 +171,10 @@ def foreign_class(message: str, made: list[Place]) -> str | None:
         return None
     package = denied[1].split(".")[0]
     where = next((place.where for place in made if place.value == denied[1]), "command line")
-    return (
-        f"class {denied[1]} ({where}) is of a package that is not "
-        f"allowed; add --allow {package} on the command line if you trust it"
-    )
+    advice = f"; add --allow {package} on the command line if you trust it"
+    if package in sys.stdlib_module_names:
+        advice = ": it is Python's own, and no part of a model"
+    return f"class {denied[1]} ({where}) is of a package that is not allowed{advice}"
 
 
 def no_such_class(message: str, parser: ArgumentParser, made: list[Place]) -> str | None:

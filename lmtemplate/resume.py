@@ -105,11 +105,15 @@ def _newest_sound(run: Path) -> Path | None:
             name = _set_aside(bad).name
             print(f"checkpoint {bad} is damaged ({why}); going on from step {step:,}, it is {name}")
         return path
+    anew = "start anew with another --run_dir"
+    if milestones := sorted((folder_of(run) / "milestones").glob("step-*.ckpt")):
+        anew += f" (from its last weights: --init_from {milestones[-1]})"
     if damaged:  # they keep their names: without any, the next start would be one at step 0
         raise CheckpointError(
-            f"all checkpoints in {folder_of(run)} are damaged (the newest: {damaged[0][1]}); start "
-            "anew with another --run_dir"
+            f"all checkpoints in {folder_of(run)} are damaged (the newest: {damaged[0][1]}); {anew}"
         )
+    if (folder_of(run) / "best.json").exists():
+        raise CheckpointError(f"all checkpoints in {folder_of(run)} are gone; {anew}")
     return None
 
 
@@ -117,7 +121,7 @@ def resume_from(run: Path, mode: ResumeMode) -> Path | None:
     """The checkpoint that a new start in this directory continues; None to begin at step 0.
 
     Raises ConfigError for `never` in a used directory, CheckpointError for `must` without a
-    checkpoint, or where all are damaged.
+    checkpoint, or where all are damaged or gone.
     """
     if mode == "never":
         if is_used(run):

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import logging
 import os
+import shutil
 import warnings
 from datetime import timedelta
 from pathlib import Path
@@ -17,10 +18,11 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from lmtemplate import callbacks as ours
 from lmtemplate import checkpoint as files
-from lmtemplate.errors import ConfigError
+from lmtemplate.errors import ConfigError, DiskError
 from lmtemplate.hardware import auto_precision
 from lmtemplate.length import RunLength, accumulation, measure_step, only_limit, run_length
 from lmtemplate.parsing import RUN_LENGTHS, Trainer, TrainingCLI
+from lmtemplate.study.doctor import ROOM
 
 
 def quieten() -> None:
@@ -37,6 +39,9 @@ def quieten() -> None:
     )
     for message in harmless:
         warnings.filterwarnings("ignore", message)
+
+
+BYTES_PER_PARAMETER = 12  # of a checkpoint: float32, with two moments
 
 
 @dataclasses.dataclass
@@ -173,6 +178,19 @@ def check(cli: TrainingCLI, steps: int) -> None:
         )
 
 
+def check_room(cli: TrainingCLI, run: Path) -> None:
+    """Raises DiskError where a new run's first two checkpoints will not fit."""
+    if cli.config_init.checkpoint is None:
+        return
+    needed = ROOM * BYTES_PER_PARAMETER * cli.model.net.parameter_count()
+    free = shutil.disk_usage(run).free
+    if free < needed:
+        raise DiskError(
+            f"{run} has {free / 1e6:,.1f} MB free, and saving needs about {needed / 1e6:,.1f} MB: "
+            "make room, or name another --run_dir"
+        )
+
+
 def as_list(value: Any) -> list[Any]:
     """What a user may give as nothing, one thing or a list."""
     if value is None:
@@ -234,7 +252,7 @@ def build_trainer(cli: TrainingCLI, plan: Plan, run: Path, first_step: int) -> T
             *(callback for callback in own if callback is not None),
             *as_list(settings["callbacks"]),
             ours.Pictures(),
-            ours.Cards(plan.length),
+            ours.Cards(plan.length, max(0, first_step - 1)),
         ],
         plugins=[*as_list(settings["plugins"]), ours.SafeCheckpointIO(describe(cli, plan.length))],
     )

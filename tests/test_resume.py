@@ -120,3 +120,17 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(
         flip_bit(tmp_path / "checkpoints" / files.file_name(step))
     with pytest.raises(CheckpointError, match=r"all checkpoints in .* are damaged"):
         resume.resume_from(tmp_path, mode)
+
+
+@pytest.mark.parametrize("mode", ["auto", "must"])
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(
+    tmp_path: Path, mode: resume.ResumeMode
+) -> None:
+    """One that was killed before its first checkpoint has no best.json either."""
+    save(tmp_path, 5)
+    milestone = tmp_path / "checkpoints" / "milestones" / files.file_name(3)
+    files.write(state(3), milestone)
+    resume.write_best(tmp_path, 5, 1.5)
+    (tmp_path / "checkpoints" / files.file_name(5)).unlink()
+    with pytest.raises(CheckpointError, match=f"are gone; .* --init_from {milestone}"):
+        resume.resume_from(tmp_path, mode)

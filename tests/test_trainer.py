@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -160,3 +161,15 @@ def test_where_gpus_are_hidden_the_variable_is_named(
     refused = fit(tmp_path / "run", "--trainer.accelerator=gpu")
     assert refused.code == 2
     assert "CUDA_VISIBLE_DEVICES is '-1'" in refused.error
+
+
+def test_a_disk_without_room_for_two_checkpoints_is_refused_before_step_1(
+    fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = SimpleNamespace(free=1_000_000)  # a checkpoint has half of it
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    refused = fit(tmp_path / "run")
+    assert refused.code == 5
+    assert "has 1.0 MB free, and saving needs about 1.1 MB" in refused.error
+    assert not (tmp_path / "run").exists()
+    assert fit(tmp_path / "run", "--checkpoint=null").code == 0

@@ -27,10 +27,13 @@ class Cards(Callback):
 
     Args:
         length: what gave the run its length.
+        steps_before: that earlier starts of the run have made.
     """
 
-    def __init__(self, length: RunLength) -> None:
+    def __init__(self, length: RunLength, steps_before: int) -> None:
         self.length = length
+        self.steps_before = steps_before
+        self._interrupted = "interrupted"
         self._estimated = False
         self._bad_numbers = ""
 
@@ -41,7 +44,10 @@ class Cards(Callback):
         per_step = (
             data.batch_size * data.block_size * trainer.accumulate_grad_batches * trainer.world_size
         )
-        tokens, parameters = per_step * trainer.max_steps, net.parameter_count()
+        left = trainer.max_steps - self.steps_before
+        tokens = data.sequences * data.block_size + per_step * left
+        parameters = net.parameter_count()
+        done = f"{self.steps_before:,} steps before, then " if self.steps_before else ""
         passes = tokens / (len(data.train_blocks) * data.block_size)
         splits, flops = data.index["splits"], net.flops_per_token()
         compiled = "compiled" if module.compiles(device) else "not compiled"
@@ -52,7 +58,7 @@ class Cards(Callback):
             "data": f"{data.path}: {splits['train']['tokens']:,} training and "
             f"{splits['val']['tokens']:,} validation tokens, "
             f"vocabulary {data.vocab_size:,} ({data.index['tokenizer']['kind']})",
-            "length": f"{trainer.max_steps:,} steps x {per_step:,} tokens = {tokens:,} tokens "
+            "length": f"{done}{left:,} steps x {per_step:,} tokens = {tokens:,} tokens "
             f"= {passes:.1f} passes over the data (from {self.length})",
             "cost": f"{tokens / parameters:.1f} tokens per parameter (20 is Chinchilla's), "
             f"{flops * tokens:.2e} FLOPs ({flops:,.0f} per token)",
@@ -94,7 +100,7 @@ class Cards(Callback):
         for stop in stops:
             if stop.stopping_reason_message:
                 return "early_stopping", stop.stopping_reason_message.strip()
-        return "interrupted", "interrupted"
+        return "interrupted", self._interrupted
 
     def summary(
         self, trainer: Trainer, module: LitLanguageModel, data: TokenData
@@ -161,6 +167,8 @@ class Cards(Callback):
     ) -> None:
         if isinstance(exception, NumbersError):
             self._bad_numbers = str(exception)
+        if isinstance(exception, SignalError):
+            self._interrupted = f"interrupted by {exception.name}"
         stopped = KeyboardInterrupt | NumbersError | SignalError
         if isinstance(exception, stopped) and trainer.global_step:
             self._close(trainer, pl_module)

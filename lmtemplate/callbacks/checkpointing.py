@@ -1,5 +1,6 @@
 """Steps, validations and the clock -> checkpoints, and which of them is the best."""
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ def milestone_steps(count: int, max_steps: int) -> set[int]:
 
 
 MOST_FAILURES = 3  # saves in a row
+MILESTONE_ROOM = 4  # times its size: itself, and then a checkpoint with two moments
 
 
 class Checkpoint(ModelCheckpoint):
@@ -120,9 +122,10 @@ class Checkpoint(ModelCheckpoint):
         count = f"{self.failures}/{MOST_FAILURES}"
         trainer.lightning_module.print(f"save failed ({count}): {problem}; {last}", flush=True)
         if self.failures == MOST_FAILURES or trainer.should_stop:
+            go_on = "resume" if self.saved_step else "train"
             raise DiskError(
                 f"step {trainer.global_step:,} is not saved: {problem or 'see the first process'}; "
-                f"{last}. Mend that, then go on with make resume RUN={self.run}"
+                f"{last}. Mend that, then go on with make {go_on} RUN={self.run}"
             )
 
     def save_if_new(self, trainer: Trainer) -> None:
@@ -136,6 +139,10 @@ class Checkpoint(ModelCheckpoint):
             return
         self._milestone_saved = step
         try:
+            needed = MILESTONE_ROOM * files.size(trainer.lightning_module.state_dict())
+            has_room = shutil.disk_usage(trainer.default_root_dir).free >= needed
+            if not trainer.strategy.reduce_boolean_decision(has_room):
+                raise DiskError("checkpoints need the room that is left")
             path = folder_of(self.run) / "milestones" / files.file_name(step)
             self._write(trainer, path, weights_only=True)
         except DiskError as error:

@@ -66,12 +66,12 @@ class Guard(Callback):
             return  # the scaler is looking for its scale
         for logger in trainer.loggers:
             logger.log_metrics({"train/loss": math.nan}, step=step)
-        count = f"{min(self.in_a_row, self.skips)}/{self.skips}"
-        module.print(f"step {step:,}: the gradient is {norm}, update skipped ({count})")
         if self.in_a_row > self.skips:
             raise NumbersError(
                 f"the gradient was {norm} {self.in_a_row} times, up to step {step:,}"
             )
+        count = f"{self.in_a_row}/{self.skips}"
+        module.print(f"step {step:,}: the gradient is {norm}, update skipped ({count})")
 
     def state_dict(self) -> dict[str, Any]:
         return {"in_a_row": self.in_a_row, "norms": [float(norm) for norm in self.norms]}

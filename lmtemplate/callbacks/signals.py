@@ -33,6 +33,7 @@ class SignalError(Exception):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"stopped by {name}")
+        self.name = name
         self.exit_code = EXIT_CODES[name]
 
 

@@ -73,7 +73,7 @@ def _lock_holder(run: Path) -> tuple[str, bool]:
 
 def run_directory(run: Path | None) -> Iterator[Check]:
     """Whether checkpoints can be written there, by us, and how many the disk has room for."""
-    from lmtemplate.checkpoint import file_name
+    from lmtemplate.checkpoint import damage, file_name
     from lmtemplate.resume import steps_saved
     from lmtemplate.run import folder_of
 
@@ -95,7 +95,11 @@ def run_directory(run: Path | None) -> Iterator[Check]:
         yield Check("ok", "run", f"{run} can be written{died}")
     steps = steps_saved(run)
     if steps:
-        size, what = (folder_of(run) / file_name(steps[-1])).stat().st_size, "its last checkpoint"
+        newest = folder_of(run) / file_name(steps[-1])
+        size, what = newest.stat().st_size, "its last checkpoint"
+        if problem := damage(newest):
+            text = f"{newest} is damaged ({problem}); see which are not: lmtemplate verify {run}"
+            yield Check("problem", "run", text)
     else:
         size, what = default_checkpoint_bytes(), "a checkpoint of the default model"
     free = shutil.disk_usage(place).free

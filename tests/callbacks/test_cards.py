@@ -132,6 +132,17 @@ def test_the_summary_counts_over_all_restarts(
     assert last["training_seconds"] > first["training_seconds"]  # type: ignore[operator]
 
 
+def test_the_card_of_a_continued_run_counts_what_was_read_before(
+    fit: Command, tmp_path: Path
+) -> None:
+    fit(tmp_path / "run", "--trainer.max_steps=4")
+    flags = ["--resume=auto", "--trainer.max_steps=6", "--data.batch_size=8"]
+    tokens = 4 * 4 * 16 + 2 * 8 * 16
+    shown = fit(tmp_path / "run", *flags).out
+    assert f"4 steps before, then 2 steps x 128 tokens = {tokens} tokens" in shown
+    assert summary(tmp_path)["tokens"] == tokens
+
+
 def test_a_loss_that_is_not_finite_is_null(
     shown: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

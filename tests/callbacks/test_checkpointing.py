@@ -214,3 +214,16 @@ def test_a_torn_best_json_is_written_anew(corpus: Path, tmp_path: Path) -> None:
     best = resume.read_best(run)
     assert best is not None
     assert best["step"] in kept(run)
+
+
+def test_a_milestone_leaves_the_last_room_to_checkpoints(
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(checkpointing, "MILESTONE_ROOM", 1e12)  # times its size
+    run = train(tmp_path / "run", corpus, "--trainer.max_steps=4")
+    assert "milestone not saved: checkpoints need the room" in capsys.readouterr().out
+    assert not milestones(run)
+    assert kept(run) == [4]

@@ -56,7 +56,7 @@ def test_each_signal_has_its_exit_code_and_loses_no_step(
     send(signal.Signals[name], step=7)
     shown = fit(tmp_path / "run", *FLAGS)
     assert shown.code == EXIT_CODES[name]
-    assert "stopped  interrupted at step 7" in shown.out
+    assert f"stopped  interrupted by {name} at step 7" in shown.out
     assert f"make resume RUN={tmp_path / 'run'}" in shown.out
     assert load(tmp_path / "run", 7)["global_step"] == 7
     assert fit(tmp_path / "run", *FLAGS, "--resume=auto").code == 0
@@ -207,7 +207,7 @@ def test_the_workers_of_a_data_loader_do_not_count_as_second_signals(
     os.killpg(child.pid, signal.SIGINT)  # as a terminal does
     out, _ = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert "stopped  interrupted at step" in out
+    assert "stopped  interrupted by SIGINT at step" in out
 
 
 def test_a_step_that_does_not_end_is_ended_with_its_stack(

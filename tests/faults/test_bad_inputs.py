@@ -109,7 +109,7 @@ ELSEWHERE: dict[str, list[tuple[str, str]]] = {
         ("faults/test_disk.py", "test_a_full_disk_is_told_with_the_room_that_is_needed"),
         ("faults/test_disk.py", "test_the_third_failure_in_a_row_ends_the_run_with_5"),
     ],
-    "27 too little memory": [("test_main.py", "test_too_little_memory_is_one_line_and_exit_6")],
+    "27 too little memory": [("test_crash.py", "test_too_little_memory_is_one_line_and_exit_6")],
     "28 rate that gives NaN": [
         (MISTAKES, "test_a_loss_that_is_not_finite_ends_the_run"),
         (

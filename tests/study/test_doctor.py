@@ -170,9 +170,9 @@ def test_who_has_the_run_directory_is_named_and_not_disturbed(tmp_path: Path) ->
 def test_the_disk_has_to_hold_two_of_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    state = {"state_dict": {"a": torch.zeros(250_000)}, "global_step": 7}
     path = folder_of(tmp_path) / checkpoint.file_name(7)
-    path.parent.mkdir()
-    path.write_bytes(bytes(1_000_000))
+    checkpoint.write(state, path)
     usage = type("Usage", (), {"free": 2_100_000})
     monkeypatch.setattr(verb.shutil, "disk_usage", lambda _: usage)
     _, problem = run_directory(tmp_path)
@@ -180,6 +180,14 @@ def test_the_disk_has_to_hold_two_of_the_last_checkpoint(
     assert "2 MB free, its last checkpoint has 1 MB; saving needs 2 MB" in problem.text
     usage.free = 2_300_000
     assert [one.status for one in run_directory(tmp_path)] == ["ok", "ok"]
+
+
+def test_a_damaged_last_checkpoint_is_a_problem(tmp_path: Path) -> None:
+    path = folder_of(tmp_path) / checkpoint.file_name(7)
+    checkpoint.write({"state_dict": {}, "global_step": 7}, path)
+    path.write_bytes(path.read_bytes()[:100])
+    problems = [one for one in run_directory(tmp_path) if one.status == "problem"]
+    assert [f"lmtemplate verify {tmp_path}" in problem.text for problem in problems] == [True]
 
 
 def test_a_first_checkpoint_is_reckoned_as_three_float32_tensors_per_weight() -> None:
