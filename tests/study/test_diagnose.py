@@ -136,6 +136,16 @@ def test_what_is_missing_is_said(finished: Path, verdict: Any, tmp_path: Path) -
     assert "not looked at: without the corpus: " in sentences(examination)
 
 
+def test_of_a_run_that_goes_on_it_is_said_that_it_has_not_ended(
+    finished: Path, verdict: Any, tmp_path: Path
+) -> None:
+    verdict(HEALTHY)
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    assert examine(run, deep=False).missing == ()
+    (run / "summary.json").unlink()
+    assert examine(run, deep=False).missing == ("what is still to come: this run has not ended",)
+
+
 def test_a_shard_that_went_bad_costs_only_what_it_held(
     finished: Path, corpus: Path, verdict: Any, tmp_path: Path
 ) -> None:
