@@ -131,6 +131,11 @@ def mistake_in(error: Exception, trainer: lightning.Trainer, data: TokenData) ->
             f"{data.block_size}; halve the batch and double trainer.accumulate_grad_batches, or "
             "shrink the model"
         )
+    if worker := re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)", str(error)):
+        return OutOfMemoryError(
+            f"data worker {worker[1]} was killed, as when memory or /dev/shm runs out; lower "
+            "data.num_workers (0 reads in the training process)"
+        )
     what = re.sub(r"^\[.*?\] ", "", " ".join(str(error).split())).partition(". ")[0][:200]
     if trainer.world_size > 1 and (isinstance(error, DistError) or "gloo" in str(error)):
         return LostProcessError(

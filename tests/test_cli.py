@@ -1,8 +1,11 @@
 """The verbs: what a run keeps of its config, what is shown, when it is finished."""
 
+import multiprocessing
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -81,6 +84,23 @@ def test_too_little_memory_names_what_to_halve(
     ended = fit(tmp_path / "run")
     assert ended.code == 6
     assert "data.batch_size=4 x data.block_size=16; halve the batch" in ended.error
+
+
+def test_a_data_worker_that_is_killed_is_named(
+    fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step_of = LitLanguageModel.training_step
+
+    def training_step(self: LitLanguageModel, *words: Any) -> Any:
+        for worker in multiprocessing.active_children() if self.global_step == 3 else ():
+            worker.kill()
+            worker.join()
+        return step_of(self, *words)
+
+    monkeypatch.setattr(LitLanguageModel, "training_step", training_step)
+    ended = fit(tmp_path / "run", "--data.num_workers=1", "--trainer.max_steps=50")
+    assert ended.code == 6
+    assert re.match(r"data worker \d+ was killed, as when memory", ended.error)
 
 
 def test_an_error_that_nobody_knows_is_not_explained_away(
