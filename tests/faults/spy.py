@@ -4,6 +4,7 @@ A name, a path or a source with CANARY in it belongs to an attacker.
 """
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -82,6 +83,7 @@ class Spy:
 
 
 _watching: list[Spy] = []
+_installed: list[Any] = []
 _looking = threading.local()
 
 
@@ -109,4 +111,22 @@ def watching(folder: Path) -> Iterator[list[str]]:
         _watching.pop()
 
 
-_installed: list[Any] = []
+def nothing_in(events: list[str]) -> bool:
+    """Whether nothing happened but that the manifest asked git for the commit."""
+    return [line for line in events if not line.startswith("subprocess.Popen ('git'")] == []
+
+
+@contextmanager
+def within(seconds: int) -> Iterator[None]:
+    """Break off what would never end."""
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError(f"no end after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

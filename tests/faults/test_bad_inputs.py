@@ -97,10 +97,10 @@ ELSEWHERE: dict[str, list[tuple[str, str]]] = {
         (MISTAKES, "test_another_architecture_cannot_be_validated"),
     ],
     "23 checkpoint with a payload": [
-        ("faults/test_hostile_files.py", "test_no_verb_runs_what_a_checkpoint_holds")
+        ("faults/test_hostile_pickles.py", "test_no_verb_runs_what_a_checkpoint_holds")
     ],
     "24 checkpoint at an address": [
-        ("faults/test_hostile_files.py", "test_only_a_file_is_a_checkpoint")
+        ("faults/test_hostile_checkpoints.py", "test_only_a_file_is_a_checkpoint")
     ],
     "25 run directory that takes no files": [
         ("study/test_doctor.py", "test_a_run_directory_that_cannot_be_written_names_owner_and_mode")

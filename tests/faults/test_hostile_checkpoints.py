@@ -1,0 +1,150 @@
+"""A checkpoint that says what it should not, or is no file -> one line and an exit code."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import Command
+from tests.faults.conftest import LAST, READERS, vouch_for
+from tests.runs import check_line
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change what a checkpoint says, in plain types."""
+    checkpoint = torch.load(path, weights_only=True)
+    change(checkpoint)
+    torch.save(checkpoint, path)
+    vouch_for(path)
+
+
+CLASSES: list[Any] = [
+    "os.system",
+    "posix.system",
+    "builtins.eval",
+    "subprocess.Popen",
+    "importlib.import_module",
+    "canary_module.Thing",
+    "lmtemplate_canary.Thing",
+    "lmtemplate.__main__.main",
+    "lmtemplate.run.Lock",
+    "lmtemplate.checkpoint.os.system",
+    "lmtemplate.models.base.LanguageModel",
+    "lmtemplate.models.canary.Thing",
+    "torch.nn.Linear",
+    "lmtemplate",
+    "lmtemplate.",
+    "..lmtemplate.models.GPT",
+    "",
+    "\0",
+    5,
+    None,
+    ["os.system"],
+]
+
+
+@pytest.mark.parametrize("class_path", CLASSES, ids=str)
+def test_a_checkpoint_cannot_name_a_class_of_its_choice(
+    ask: Command, run: Path, class_path: Any
+) -> None:
+    def change(checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"]["model"]["net"]["class_path"] = class_path
+
+    rewrite(run / LAST, change)
+    check_line(ask("generate", run), 2, 3)
+
+
+SETTINGS: list[Any] = [
+    ["a"],
+    "n_layer",
+    {"n_layer": "two"},
+    {"n_layer": -1},
+    {"n_embd": 2**40, "n_head": 1},
+    {"canary": 1},
+    {"vocab_size": 10**30},
+    {5: 5},
+    None,
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_a_checkpoint_cannot_crash_the_net_it_describes(
+    ask: Command, run: Path, settings: Any
+) -> None:
+    def change(checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"]["model"]["net"]["init_args"] = settings
+
+    rewrite(run / LAST, change)
+    check_line(ask("generate", run), 2, 3)
+
+
+DESCRIPTIONS: dict[str, dict[str, Any]] = {
+    "no config": {"config": {}},
+    "a config of other things": {"config": {"model": {"net": [1, 2]}, "early_stopping": 5}},
+    "no length": {"length": {}},
+    "another length": {"length": {"limit": "max_seconds", "value": "x", "canary": 1}},
+    "a tokenizer of nothing": {"tokenizer": ""},
+    "a tokenizer of much": {"tokenizer": "[" * 100_000},
+    "a tokenizer of another kind": {"tokenizer": '{"model": {"type": "canary"}}'},
+    "no size": {"vocab_size": -1},
+    "another size": {"block_size": 2**62},
+}
+
+
+@pytest.mark.parametrize("reader", ["generate", "resume"])
+@pytest.mark.parametrize("said", DESCRIPTIONS.values(), ids=DESCRIPTIONS)
+def test_what_a_checkpoint_says_of_its_run_is_not_relied_on(
+    ask: Command, run: Path, said: dict[str, Any], reader: str
+) -> None:
+    rewrite(run / LAST, lambda checkpoint: checkpoint.update(said))
+    answer = ask(*READERS[reader](run))
+    harmless = {"length"}
+    check_line(answer, *([0] if harmless & said.keys() else []), 2, 3, 8)
+
+
+NEEDED = {
+    "generate": ["config", "tokenizer", "global_step", "vocab_size"],
+    "validate": ["tokenizer", "global_step"],
+    "resume": ["config", "tokenizer", "length", "global_step", "vocab_size"],
+    "init_from": ["tokenizer", "global_step"],
+}
+
+
+@pytest.mark.parametrize(
+    ("reader", "key"), [(reader, key) for reader, keys in NEEDED.items() for key in keys]
+)
+def test_a_checkpoint_that_says_less_than_ours_is_refused(
+    ask: Command, run: Path, key: str, reader: str
+) -> None:
+    rewrite(run / LAST, lambda checkpoint: checkpoint.pop(key))
+    check_line(ask(*READERS[reader](run)), 3)
+
+
+REMOTE = [
+    "http://127.0.0.1:9/canary.ckpt",
+    "https://127.0.0.1:9/canary.ckpt",
+    "HTTPS://127.0.0.1:9/canary.ckpt",
+    "file:///etc/passwd",
+    "s3://canary/x.ckpt",
+    "hf://canary/x.ckpt",
+    "simplecache::https://127.0.0.1:9/canary.ckpt",
+    "\\\\127.0.0.1\\share\\canary.ckpt",
+    "//127.0.0.1/share/canary.ckpt",
+    "x" * 300,
+    "a\0b",
+    "/dev/zero",
+    "/dev/stdin",
+    ".",
+    "",
+]
+
+
+@pytest.mark.parametrize("address", REMOTE, ids=[address[:20] for address in REMOTE])
+def test_only_a_file_is_a_checkpoint(ask: Command, run: Path, address: str) -> None:
+    check_line(ask("generate", run, f"--checkpoint={address}"), 2, 3)
+    words = READERS["init_from"](run)
+    words[words.index("--init_from") + 1] = address or "."
+    check_line(ask(*words), 2, 3)
+    assert not run.with_name("new").exists()

@@ -1,0 +1,93 @@
+"""YAML of a stranger -> one line and an exit code; it makes settings and nothing else."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TINY, Command, Result
+from tests.runs import check_line
+
+
+def bomb(kind: str) -> str:
+    """A few lines of YAML that come to 2 million things once somebody walks through them; each
+    line more would make it ten times as many.
+    """
+    first = "a0: &a0 [x, x]" if kind == "list" else "a0: &a0 {x: 1, y: 2}"
+    rows = [first]
+    for level in range(1, 7):
+        one = ", ".join([f"*a{level - 1}"] * 10)
+        named = ", ".join(f"k{n}: *a{level - 1}" for n in range(10))
+        rows.append(f"a{level}: &a{level} " + (f"[{one}]" if kind == "list" else f"{{{named}}}"))
+    return "\n".join(rows)
+
+
+YAMLS: dict[str, str] = {
+    "apply": "model: !!python/object/apply:os.system ['touch canary']",
+    "new": "model: !!python/object/new:subprocess.Popen [['touch', 'canary']]",
+    "name": "model: {net: !!python/name:os.system}",
+    "module": "model: {net: !!python/module:canary_module}",
+    "object": "trainer: !!python/object:canary_module.Thing {}",
+    "tuple": "run_dir: !!python/tuple [a, b]",
+    "tag of one's own": "model: !canary {a: 1}",
+    "tag directive": "%TAG ! tag:yaml.org,2002:python/\n---\nmodel: !name:os.system x",
+    "bomb of lists": bomb("list"),
+    "bomb of mappings": bomb("dict"),
+    "bomb of callbacks": f"{bomb('list')}\ntrainer: {{callbacks: *a6}}",
+    "bomb of settings": f"{bomb('dict')}\nmodel: {{net: {{init_args: *a6}}}}",
+    "a mapping in itself": "model: &a {net: *a}",
+    "2,000 lists in each other": "model: " + "[" * 2_000 + "]" * 2_000,
+    "2,000 mappings in each other": "model: " + "{a: " * 2_000 + "1" + "}" * 2_000,
+    "two documents": "model: {}\n---\nmodel: {}",
+    "a number of many digits": "seed_everything: " + "9" * 10_000,
+    "a key of many kinds": "? [1, 2]\n: 3",
+    "a key that is null": "~: 3",
+    "a date that is none": "run_dir: 2020-99-99",
+    "a NUL": "run_dir: a\0b",
+    "a name with NUL": 'run_dir: "a\\0b"',
+    "another config": "config: /etc/passwd",
+    "a config of the network": "config: https://127.0.0.1:9/canary.yaml",
+    "settings from the network": "trainer: https://127.0.0.1:9/canary.yaml",
+    "a net from the network": "model: {net: 'https://127.0.0.1:9/canary.yaml'}",
+    "data from the network": "data: {path: 'https://127.0.0.1:9/canary'}",
+    "weights from the network": "init_from: https://127.0.0.1:9/canary.ckpt",
+    "a file of another protocol": "trainer: 'filecache::https://127.0.0.1:9/canary.yaml'",
+    "allow in the config": "allow: canary_module\nmodel: {net: {class_path: canary_module.Thing}}",
+    "a module like ours": "model: {net: {class_path: lmtemplate_canary.Thing}}",
+    "a module like torch": "model: {net: {class_path: torch_canary.Thing}}",
+    "a function of torch": "model: {net: {class_path: torch.hub.load, init_args: {repo: canary}}}",
+    "a part of the module os": "model: {net: {class_path: lmtemplate.run.os.system}}",
+    "os through torch": "samples: {class_path: torch.serialization.os.system}",
+    "a callable": "trainer: {callbacks: {class_path: lightning.pytorch.callbacks.LambdaCallback, "
+    "init_args: {setup: os.system}}}",
+    "a callable of a stranger": "trainer: {callbacks: {class_path: "
+    "lightning.pytorch.callbacks.LambdaCallback, init_args: {setup: canary_module.thing}}}",
+}
+
+
+@pytest.fixture
+def ask_with(ask: Command, corpus: Path, tmp_path: Path) -> Callable[..., Result]:
+    """Start a run with these settings."""
+
+    def call(text: str, *more: str) -> Result:
+        (tmp_path / "mine.yaml").write_text(text)
+        words = ["fit", "--data.path", corpus, "--run_dir", tmp_path / "run", *TINY]
+        answer = ask(*words, "--config", tmp_path / "mine.yaml", *more)
+        assert not (tmp_path / "run").exists()
+        return answer
+
+    return call
+
+
+@pytest.mark.parametrize("text", YAMLS.values(), ids=YAMLS)
+def test_a_config_makes_nothing_but_settings(ask_with: Callable[..., Result], text: str) -> None:
+    check_line(ask_with(text), 2, 3, 5, 8)
+
+
+@pytest.mark.parametrize(
+    "name", ["apply", "bomb of settings", "settings from the network", "a module like ours"]
+)
+def test_looking_at_a_config_makes_nothing_either(
+    ask_with: Callable[..., Result], name: str
+) -> None:
+    check_line(ask_with(YAMLS[name], "--print_config"), 2)
