@@ -96,6 +96,14 @@ def run(words: list[str]) -> None:
         call_with_flags(verb, what, function, rest, allowed)
 
 
+def say(line: str) -> None:
+    """Print an error; where that cannot be, the exit code is still its own."""
+    try:
+        print(f"error: {line}", file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where Python flushes it again
+
+
 def main() -> None:
     """Entry point. A user's mistake is one line on standard error and an exit code.
 
@@ -111,7 +119,7 @@ def main() -> None:
         run(sys.argv[1:])
         print(end="", flush=True)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -123,7 +131,7 @@ def main() -> None:
         from lmtemplate import crash
 
         says, code = crash.report(error)
-        print(f"error: {says}", file=sys.stderr)
+        say(says)
         sys.exit(code)
 
 

@@ -161,6 +161,8 @@ def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> No
             sys.exit(130)  # Lightning ends with 1 after a Ctrl-C before the first step
         raise
     except (RuntimeError, MemoryError) as error:
+        if signals and signals.received and "DataLoader worker" in str(error):
+            sys.exit(EXIT_CODES[signals.received])  # which the worker, just started, got as well
         if mistake := mistake_in(error, trainer, cli.datamodule):
             raise mistake from error
         raise

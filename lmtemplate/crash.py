@@ -21,11 +21,11 @@ def log_crash(error: Exception) -> tuple[str, str]:
     ours = [frame for frame in frames if frame.filename.startswith(os.path.dirname(__file__))]
     place = f"{os.path.basename(ours[-1].filename)}:{ours[-1].lineno}"
     message = redact.text(" ".join(f"{type(error).__name__}: {error}".split()), sys.argv)[:200]
-    for folder in (os.getcwd(), tempfile.gettempdir()):
-        path = os.path.join(folder, LOG)
+    for find_folder in (os.getcwd, tempfile.gettempdir):
         # no link that lies here is followed: it could lead to any file of the user
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
         with contextlib.suppress(OSError):
+            path = os.path.join(find_folder(), LOG)
             with os.fdopen(os.open(path, flags, 0o600), "a", encoding="utf-8") as file:
                 file.write(f"{entry}{trace}\n")
             return f"{message} ({place})", path

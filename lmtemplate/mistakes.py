@@ -282,7 +282,9 @@ def one_line(
     message = " ".join(message.split())
     made = list(places(config_files, words))
     if message.startswith("Key must be a string"):
-        odd = next(place for place in made if not place.is_text)
+        odd = next((place for place in made if not place.is_text), None)
+        if odd is None:
+            return f"a key on the command line is not text in YAML: {message}"
         return f"the key {odd.key} ({odd.where}) is not text in YAML; no setting has such a name"
     if alone := re.match(r"argument (\S+): expected one argument", message):
         return f"{alone[1]} (command line) needs a value (see {parser.prog} --help)"

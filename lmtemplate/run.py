@@ -168,7 +168,7 @@ class Lock:
             file.close()
             self.acquire()
             return
-        if holder:
+        if holder and fcntl is not None:
             print(f"taking over {self.folder} from {holder}, which has died")
         file.truncate(0)
         now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -21,6 +21,7 @@ from lmtemplate import checkpoint as files
 from lmtemplate.errors import ConfigError, DiskError
 from lmtemplate.hardware import auto_precision
 from lmtemplate.length import RunLength, accumulation, measure_step, only_limit, run_length
+from lmtemplate.optimizers import SGD
 from lmtemplate.parsing import RUN_LENGTHS, Trainer, TrainingCLI
 from lmtemplate.study.doctor import ROOM
 
@@ -39,9 +40,6 @@ def quieten() -> None:
     )
     for message in harmless:
         warnings.filterwarnings("ignore", message)
-
-
-BYTES_PER_PARAMETER = 12  # of a checkpoint: float32, with two moments
 
 
 @dataclasses.dataclass
@@ -182,7 +180,8 @@ def check_room(cli: TrainingCLI, run: Path) -> None:
     """Raises DiskError where a new run's first two checkpoints will not fit."""
     if cli.config_init.checkpoint is None:
         return
-    needed = ROOM * BYTES_PER_PARAMETER * cli.model.net.parameter_count()
+    moments = 0 if isinstance(cli.model.recipe, SGD) else 2  # at most
+    needed = ROOM * (1 + moments) * files.size(cli.model.net.state_dict())
     free = shutil.disk_usage(run).free
     if free < needed:
         raise DiskError(

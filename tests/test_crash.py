@@ -110,3 +110,16 @@ def test_a_file_that_the_system_refuses_is_named(
 ) -> None:
     assert run_main(monkeypatch, PermissionError(13, "Permission denied", "/a/b")) == 5
     assert "error: Permission denied: /a/b; the traceback is in" in capsys.readouterr().err
+
+
+def test_without_a_working_directory_the_file_goes_to_the_temporary_one(
+    monkeypatch: pytest.MonkeyPatch, workplace: Path
+) -> None:
+    def gone() -> str:
+        raise FileNotFoundError
+
+    (workplace / "temporary").mkdir()
+    monkeypatch.setattr(os, "getcwd", gone)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(workplace / "temporary"))
+    assert run_main(monkeypatch, KeyError("x")) == 70
+    assert (workplace / "temporary" / LOG).is_file()

@@ -159,3 +159,10 @@ def test_closed_streams_end_nothing(closed: str) -> None:
     script = f"exec {sys.executable} -m lmtemplate --help {streams}"
     ended = subprocess.run(["sh", "-c", script], capture_output=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+def test_where_an_error_cannot_be_printed_its_exit_code_is_still_there() -> None:
+    with open("/dev/full", "wb") as full:
+        words = [sys.executable, "-m", "lmtemplate", "summary", "runs/nope"]
+        assert subprocess.run(words, stdout=full, stderr=full, check=False).returncode == 3

@@ -140,7 +140,8 @@ class Checkpoint(ModelCheckpoint):
         self._milestone_saved = step
         try:
             needed = MILESTONE_ROOM * files.size(trainer.lightning_module.state_dict())
-            has_room = shutil.disk_usage(trainer.default_root_dir).free >= needed
+            place = self.run if trainer.is_global_zero else Path()  # others have no such folder
+            has_room = shutil.disk_usage(place).free >= needed or not trainer.is_global_zero
             if not trainer.strategy.reduce_boolean_decision(has_room):
                 raise DiskError("checkpoints need the room that is left")
             path = folder_of(self.run) / "milestones" / files.file_name(step)
@@ -153,10 +154,10 @@ class Checkpoint(ModelCheckpoint):
         if not trainer.is_global_zero:
             return
         resume.clear_leftovers(self.run)
-        if self.best is not None and self._point_at_best() is None:
-            pl_module.print(
-                f"the best checkpoint, step {self.best[1]:,}, is gone: the next is best"
-            )
+        if self._point_at_best() is None:
+            if self.best is not None:
+                lost = f"the best checkpoint, step {self.best[1]:,}, is gone"
+                pl_module.print(f"{lost}: the next is best")
             self.best = None
             resume.forget_best(self.run)
 

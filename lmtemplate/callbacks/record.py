@@ -4,6 +4,7 @@ import math
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,8 @@ class Pictures(Callback):
             self._wait = max(self._wait, TIMES_AS_LONG * since)  # a long record takes long to draw
         elif since >= self._wait:
             self._drawn_at = time.monotonic()
-            self._child = subprocess.Popen(command("plot", trainer.default_root_dir, "--quiet"))
+            with suppress(OSError):  # no more processes, or the working directory is gone
+                self._child = subprocess.Popen(command("plot", trainer.default_root_dir, "--quiet"))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._child is not None:

@@ -117,6 +117,7 @@ class Signals(Callback):
         self.grace_seconds = grace_seconds
         self.received: str | None = None
         self._watchdog: _Watchdog | None = None
+        self._heeds_term = True
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
@@ -129,6 +130,7 @@ class Signals(Callback):
             return
         self.received = None
         before = {name: signal.signal(signal.Signals[name], self._note) for name in _heard()}
+        self._heeds_term = "SIGTERM" in before
         self._watchdog = _Watchdog(self.grace_seconds)
         self._watchdog.start()
         Signals.listens = True
@@ -150,7 +152,7 @@ class Signals(Callback):
     def _replace_lightnings(self, trainer: Trainer) -> None:
         """Its handler, which came after ours, and its wait for the device at each micro-batch."""
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._note)
+            signal.signal(signal.SIGTERM, self._note if self._heeds_term else signal.SIG_IGN)
         # processes agree at the steps that are logged (see on_train_batch_start)
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
@@ -165,6 +167,7 @@ class Signals(Callback):
         if not trainer.strategy.reduce_boolean_decision(stop, all=False):
             return
         self._tell(_Watchdog.PATIENT)
+        trainer.should_stop = True  # so that a save that fails now is an error
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Checkpoint):
                 callback.save_if_new(trainer)

@@ -45,13 +45,14 @@ class EarlyStopping(callbacks.EarlyStopping):
         self._ended_at = trainer.max_steps if self.stopping_reason_message else None
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "ended_at": self._ended_at}
+        own = {"ended_at": self._ended_at, "min_delta": self.min_delta}
+        return {**super().state_dict(), **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # Lightning restores the patience as well, so that a new one would do nothing
         super().load_state_dict({**state_dict, "patience": self.patience})
-        impatient = self.wait_count >= self.patience
-        self._ended_at = state_dict.get("ended_at") if impatient else None
+        strict = self.wait_count >= self.patience and state_dict["min_delta"] == self.min_delta
+        self._ended_at = state_dict["ended_at"] if strict else None
 
 
 class RunEnd(callbacks.Callback):

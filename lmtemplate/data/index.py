@@ -43,9 +43,14 @@ def dtype_for(vocab_size: int) -> str:
 def fingerprint(index: dict[str, Any]) -> str:
     """SHA-256 of what an index says of tokens and tokenizer: equal corpora, equal fingerprints.
 
-    Where the text came from is left out: the same text, moved or touched, is the same corpus.
+    Where the text came from is left out: the same text, moved or touched, is the same corpus. So
+    are the CRC-32 sums, which say less than the SHA-256 that counts.
     """
-    content = {k: v for k, v in index.items() if k not in ("fingerprint", "source")}
+    left_out = ("fingerprint", "source", "crc32")
+    content = json.loads(
+        json.dumps(index),
+        object_hook=lambda fields: {k: v for k, v in fields.items() if k not in left_out},
+    )
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -207,6 +207,16 @@ def test_a_best_checkpoint_that_is_lost_gives_way_to_the_next(
     assert now["step"] in {33} & {*kept(copy)}
 
 
+def test_a_resume_from_before_the_best_forgets_it(corpus: Path, tmp_path: Path) -> None:
+    flags = [*IMPROVING, "--trainer.val_check_interval=4", "--checkpoint.every_minutes=1e-9"]
+    run = train(tmp_path / "run", corpus, *flags, "--trainer.max_steps=4")
+    assert kept(run) == [3, 4]
+    (run / "checkpoints" / files.file_name(4)).write_bytes(b"damaged")
+    end = ["--trainer.max_steps=5", "--trainer.val_check_interval=5", "--resume=auto"]
+    train(run, corpus, *flags, *end)
+    assert resume.read_best(run) == {**(resume.read_best(run) or {}), "step": 5}
+
+
 def test_a_torn_best_json_is_written_anew(corpus: Path, tmp_path: Path) -> None:
     run = train(tmp_path / "run", corpus, *IMPROVING, "--trainer.max_steps=8")
     (run / "checkpoints" / "best.json").write_text("{")

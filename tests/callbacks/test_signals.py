@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
+from lmtemplate import checkpoint
 from lmtemplate.callbacks.signals import EXIT_CODES, SAME_SECONDS
+from lmtemplate.errors import DiskError
 from lmtemplate.module import LitLanguageModel
 from tests.conftest import TINY, Command
 from tests.runs import different, load, train
@@ -132,15 +134,29 @@ def test_the_handlers_of_before_are_there_again(fit: Command, send: Send, tmp_pa
     assert signal.set_wakeup_fd(-1) == -1
 
 
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM"])
 def test_a_signal_that_was_to_be_ignored_stays_so(
-    fit: Command, send: Send, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fit: Command, send: Send, tmp_path: Path, name: str
 ) -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-    send(signal.SIGHUP, step=7)
+    before = signal.signal(signal.Signals[name], signal.SIG_IGN)  # as nohup does
+    send(signal.Signals[name], step=7)
     try:
         assert fit(tmp_path / "run", *FLAGS).code == 0
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(signal.Signals[name], before)
+
+
+def test_a_signal_whose_checkpoint_cannot_be_saved_is_no_clean_end(
+    fit: Command, send: Send, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise DiskError("no space left")
+
+    send(signal.SIGTERM, step=7)
+    monkeypatch.setattr(checkpoint, "write", full)
+    ended = fit(tmp_path / "run", *FLAGS, "--trainer.val_check_interval=12")
+    assert ended.code == 5
+    assert "step 7 is not saved: no space left" in ended.error
 
 
 def test_null_leaves_signals_alone(fit: Command, tmp_path: Path) -> None:

@@ -77,12 +77,13 @@ def test_a_run_that_was_killed_before_its_summary_ends_where_it_had_stopped(
     assert "is finished at step 8" in capsys.readouterr().out
 
 
-def test_a_run_that_stopped_early_goes_on_when_its_length_grows(
-    corpus: Path, tmp_path: Path
+@pytest.mark.parametrize("change", ["--trainer.max_steps=22", "--early_stopping.min_delta=0.1"])
+def test_a_run_that_stopped_early_goes_on_when_its_length_or_its_measure_changes(
+    corpus: Path, tmp_path: Path, change: str
 ) -> None:
     flags = [*STUCK, "--early_stopping.patience=3", "--resume=auto"]
     run = train(tmp_path / "run", corpus, *flags)
-    train(run, corpus, *flags, "--trainer.max_steps=22")
+    train(run, corpus, *flags, change)
     assert steps(run, "val/loss") == [0, 2, 4, 6, 8, 10]
 
 
