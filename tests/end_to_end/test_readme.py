@@ -109,3 +109,9 @@ def test_nothing_is_left_to_fill_in(page: Path) -> None:
 
 def test_the_readme_has_at_most_160_lines() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 160
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "SECURITY.md"], ids=lambda page: page.stem)
+def test_the_files_that_a_page_names_are_there(page: Path) -> None:
+    named = re.findall(r"`((?:lmtemplate|tests|configs)/[\w/.-]+\.\w+)`", page.read_text("utf-8"))
+    assert [name for name in named if not (ROOT / name).is_file()] == []
