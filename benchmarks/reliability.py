@@ -1,6 +1,6 @@
 """Faults, by the hundred -> the figures of what lmtemplate promises to survive.
 
-    make bench BENCH=reliability                        all of it, about half an hour
+    make bench BENCH=reliability                        all of it, about twenty minutes
     make bench BENCH=reliability ARGS="--only kills flips --kills 20 --cuts 10"
 
 Each row says how many faults there were, and how many went as promised.
