@@ -16,7 +16,7 @@ ARGS ?=
 RUN ?= runs/$(basename $(notdir $(CONFIG)))
 ## the folders of the runs to compare
 RUNS ?= $(wildcard runs/*)
-## overhead; or verdicts (half an hour), reliability (20 minutes)
+## overhead; or verdicts, reliability (half an hour)
 BENCH ?= overhead
 ## the port of `make board`
 PORT ?= 6006
