@@ -1,7 +1,6 @@
 """`lmtemplate VERB ...` -> the module that does it, imported only then."""
 
 import importlib
-import inspect
 import io
 import os
 import sys
@@ -82,13 +81,14 @@ def run(words: list[str]) -> None:
         meant = f"; did you mean {close[0].replace('train', 'fit')}?" if close else ""
         raise ConfigError(f"no verb {verb!r}{meant} (there are: {', '.join(VERBS)})")
     module, name, what = VERBS[verb]
-    if module in READ_CONFIGS:
+    reads_configs = module in READ_CONFIGS
+    if reads_configs:
         check_ranks()
     allowed, rest = take_allowed(rest)
     if allowed:
         sys.path.append("")  # an allowed package may lie in the working directory
     function = getattr(importlib.import_module(module), name)
-    if "words" in inspect.signature(function).parameters:
+    if reads_configs:
         function(rest, allowed)
     else:
         from lmtemplate.flags import call_with_flags

@@ -20,6 +20,7 @@ from lmtemplate import checkpoint as files
 from lmtemplate import redact, restore
 from lmtemplate import run as run_files
 from lmtemplate.callbacks.signals import EXIT_CODES
+from lmtemplate.crash import is_out_of_memory
 from lmtemplate.data.datamodule import TokenData
 from lmtemplate.errors import (
     CheckpointError,
@@ -29,7 +30,7 @@ from lmtemplate.errors import (
     OutOfMemoryError,
     UserError,
 )
-from lmtemplate.hardware import device_name, is_out_of_memory
+from lmtemplate.hardware import device_name
 from lmtemplate.parsing import TrainingCLI, configure_parsing
 from lmtemplate.record import is_recorded, read_record
 from lmtemplate.resume import ResumeMode, resolve, resume_from

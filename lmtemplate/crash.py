@@ -32,11 +32,16 @@ def log_crash(error: Exception) -> tuple[str, str]:
     return f"{message} ({place})", "no file: neither this folder nor the temporary one takes one"
 
 
-def explain(error: Exception, what: str) -> tuple[str, int]:
-    """What a user can do about an error that nobody expected, and its exit code."""
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device, or the machine itself, had too little."""
     torch = sys.modules.get("torch")  # without it, nothing but Python can have run out of memory
     on_device = torch is not None and isinstance(error, torch.OutOfMemoryError)
-    if on_device or isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+    return on_device or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+
+
+def explain(error: Exception, what: str) -> tuple[str, int]:
+    """What a user can do about an error that nobody expected, and its exit code."""
+    if is_out_of_memory(error):
         return "too little memory; lower data.batch_size, the model or the context", 6
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith(__package__):
         return f"the package {error.name} is missing; type: make install", 1

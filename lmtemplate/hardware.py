@@ -51,12 +51,6 @@ def _cpu_abilities() -> dict[str, object]:
     return abilities
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device, or the machine itself, had too little."""
-    told = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return told or "can't allocate memory" in str(error)
-
-
 def device_name(device: torch.device) -> str:
     """What a person calls this device."""
     if device.type == "cuda":

@@ -217,10 +217,9 @@ def git_state() -> dict[str, Any]:
     """Commit of the working directory, and whether it had changes; nulls outside a repository."""
 
     def git(*words: str) -> str | None:
-        command = ["git", *words]
         return _or_none(
             lambda: subprocess.run(
-                command, capture_output=True, text=True, check=True, timeout=10
+                ["git", *words], capture_output=True, text=True, check=True, timeout=10
             ).stdout.strip()
         )
 

@@ -140,8 +140,8 @@ class Checkpoint(ModelCheckpoint):
         self._milestone_saved = step
         try:
             needed = MILESTONE_ROOM * files.size(trainer.lightning_module.state_dict())
-            place = self.run if trainer.is_global_zero else Path()  # others have no such folder
-            has_room = shutil.disk_usage(place).free >= needed or not trainer.is_global_zero
+            # only the first process writes; on another machine there is no such folder
+            has_room = not trainer.is_global_zero or shutil.disk_usage(self.run).free >= needed
             if not trainer.strategy.reduce_boolean_decision(has_room):
                 raise DiskError("checkpoints need the room that is left")
             path = folder_of(self.run) / "milestones" / files.file_name(step)

@@ -76,18 +76,16 @@ def examine(
         sources = dataclasses.replace(sources, corpus=None, missing=missing)
         facts, known = facts_of(sources), None
     verdict = judge(record, facts)
-    to_come = (
-        ()
-        if (run / "summary.json").is_file()
-        else ("what is still to come: this run has not ended",)
-    )
+    missing = sources.missing
+    if not (run / "summary.json").is_file():
+        missing = ("what is still to come: this run has not ended", *missing)
     return Examination(
         record,
         facts,
         verdict,
         check_all(record, facts, known),
         tuple(_spikes(sources, record, verdict)),
-        (*to_come, *sources.missing),
+        missing,
     )
 
 

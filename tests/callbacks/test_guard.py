@@ -4,13 +4,15 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
-from lmtemplate.callbacks.guard import Guard
-from lmtemplate.errors import ConfigError
+from lmtemplate.callbacks.guard import SCALER_SKIPS, Guard
+from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.loss import Loss, cross_entropy
 from lmtemplate.models import GPT
 from lmtemplate.module import Batch, LitLanguageModel
@@ -222,3 +224,12 @@ def test_null_turns_it_off(fit: Command, poison: Poison, tmp_path: Path) -> None
 def test_settings_out_of_range_are_refused(setting: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="has to be 0 or more"):
         Guard(**setting)
+
+
+def test_in_float16_only_a_scaler_that_never_finds_its_scale_ends_the_run() -> None:
+    guard = Guard()
+    trainer: Any = SimpleNamespace(precision="16-mixed", loggers=[])
+    for step in range(SCALER_SKIPS):
+        guard._judge(trainer, Mock(), step, math.inf)
+    with pytest.raises(NumbersError, match=f"{SCALER_SKIPS + 1} times"):
+        guard._judge(trainer, Mock(), SCALER_SKIPS, math.inf)

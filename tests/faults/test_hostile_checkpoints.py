@@ -20,6 +20,15 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     vouch_for(path)
 
 
+def describe_net(run: Path, **said: Any) -> None:
+    """Let the run's last checkpoint say this of its net."""
+
+    def change(checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"]["model"]["net"].update(said)
+
+    rewrite(run / LAST, change)
+
+
 CLASSES: list[Any] = [
     "os.system",
     "posix.system",
@@ -49,10 +58,7 @@ CLASSES: list[Any] = [
 def test_a_checkpoint_cannot_name_a_class_of_its_choice(
     ask: Command, run: Path, class_path: Any
 ) -> None:
-    def change(checkpoint: dict[str, Any]) -> None:
-        checkpoint["config"]["model"]["net"]["class_path"] = class_path
-
-    rewrite(run / LAST, change)
+    describe_net(run, class_path=class_path)
     check_line(ask("generate", run), 2, 3)
 
 
@@ -73,10 +79,7 @@ SETTINGS: list[Any] = [
 def test_a_checkpoint_cannot_crash_the_net_it_describes(
     ask: Command, run: Path, settings: Any
 ) -> None:
-    def change(checkpoint: dict[str, Any]) -> None:
-        checkpoint["config"]["model"]["net"]["init_args"] = settings
-
-    rewrite(run / LAST, change)
+    describe_net(run, init_args=settings)
     check_line(ask("generate", run), 2, 3)
 
 
