@@ -21,9 +21,8 @@ from typing import Any
 
 import torch
 
-from lmtemplate import checkpoint as files
-from lmtemplate import resume
 from lmtemplate.callbacks.state import random_states
+from lmtemplate.checkpoint import files, resume
 from lmtemplate.data.shards import Shards
 from lmtemplate.errors import DataError
 from tests.faults import experiments, figures, harness

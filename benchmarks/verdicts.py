@@ -32,8 +32,8 @@ from lmtemplate.__main__ import run as run_words
 from lmtemplate.data.corpus import open_corpus
 from lmtemplate.errors import NumbersError
 from lmtemplate.record import Record, read_record
-from lmtemplate.study.facts import gather
-from lmtemplate.study.verdict import Facts, judge, turning_bad
+from lmtemplate.study.diagnose.evidence import gather
+from lmtemplate.study.diagnose.verdict import Facts, judge, turning_bad
 
 WORKERS = 2
 HEALTHY = "healthy"

@@ -13,24 +13,52 @@ from lmtemplate.errors import ConfigError, UserError
 # that takes the words themselves (fit, validate, test) parses configs with Lightning.
 VERBS = {
     "prepare": ("lmtemplate.data.prepare", "prepare", "text -> token shards, split by document"),
-    "plan": ("lmtemplate.study.plan", "plan", "a budget -> model, tokens, batch, rate, a config"),
-    "schedule": ("lmtemplate.cli", "schedule", "draw a config's learning rate before the run"),
-    "fit": ("lmtemplate.cli", "fit", "train: shards -> checkpoints, curves, samples in a run"),
+    "plan": (
+        "lmtemplate.study.plan.plan",
+        "plan",
+        "a budget -> model, tokens, batch, rate, a config",
+    ),
+    "schedule": ("lmtemplate.fit", "schedule", "draw a config's learning rate before the run"),
+    "fit": ("lmtemplate.fit", "fit", "train: shards -> checkpoints, curves, samples in a run"),
     "validate": ("lmtemplate.evaluate", "validate", "RUN: validation loss of a checkpoint"),
     "test": ("lmtemplate.evaluate", "test", "RUN: loss of a checkpoint on the test split"),
     "generate": ("lmtemplate.generate", "generate", "RUN: continue a prompt with a trained model"),
-    "diagnose": ("lmtemplate.study.diagnose", "diagnose", "RUN: healthy, or what is wrong and why"),
-    "summary": ("lmtemplate.study.summary", "summary", "RUN: its losses and rates in figures"),
-    "plot": ("lmtemplate.study.curves", "plot", "RUN: draw its curves as PNG files"),
-    "report": ("lmtemplate.study.report", "report", "RUN: everything about it in one HTML file"),
-    "compare": ("lmtemplate.study.compare", "compare", "RUN RUN ...: a table and one plot of all"),
-    "reproduce": ("lmtemplate.study.reproduce", "reproduce", "RUN: repeat it, compare bit for bit"),
-    "verify": ("lmtemplate.study.verify", "verify", "PATH: every checksum of a corpus or a run"),
-    "doctor": ("lmtemplate.study.doctor", "doctor", "check machine, corpus and run directory"),
-    "landscape": ("lmtemplate.study.landscape", "landscape", "a page: optimizers at work"),
+    "diagnose": (
+        "lmtemplate.study.diagnose.diagnose",
+        "diagnose",
+        "RUN: healthy, or what is wrong and why",
+    ),
+    "summary": ("lmtemplate.study.show.summary", "summary", "RUN: its losses and rates in figures"),
+    "plot": ("lmtemplate.study.show.plots", "plot", "RUN: draw its curves as PNG files"),
+    "report": (
+        "lmtemplate.study.show.report",
+        "report",
+        "RUN: everything about it in one HTML file",
+    ),
+    "compare": (
+        "lmtemplate.study.show.compare",
+        "compare",
+        "RUN RUN ...: a table and one plot of all",
+    ),
+    "reproduce": (
+        "lmtemplate.study.check.reproduce",
+        "reproduce",
+        "RUN: repeat it, compare bit for bit",
+    ),
+    "verify": (
+        "lmtemplate.study.check.verify",
+        "verify",
+        "PATH: every checksum of a corpus or a run",
+    ),
+    "doctor": (
+        "lmtemplate.study.check.doctor",
+        "doctor",
+        "check machine, corpus and run directory",
+    ),
+    "landscape": ("lmtemplate.study.show.landscape", "landscape", "a page: optimizers at work"),
 }
 
-READ_CONFIGS = ("lmtemplate.cli", "lmtemplate.evaluate")  # with Lightning
+READ_CONFIGS = ("lmtemplate.fit", "lmtemplate.evaluate")  # with Lightning
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")
 
 

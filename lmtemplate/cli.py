@@ -1,301 +1,296 @@
-"""The verbs fit and schedule: a config becomes a run, or a drawing of its learning rate."""
+"""Command line and config files -> settings and objects, or one line that says what is wrong."""
 
-import itertools
-import math
-import os
-import re
-import sys
-from contextlib import nullcontext
+import warnings
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import jsonargparse
 import lightning.pytorch as lightning
-import torch
 import yaml
-from lightning.pytorch.utilities import rank_zero_only
-from torch.distributed import DistError
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lmtemplate import callbacks as ours
-from lmtemplate import checkpoint as files
-from lmtemplate import redact, restore
-from lmtemplate import run as run_files
-from lmtemplate.callbacks.signals import EXIT_CODES
-from lmtemplate.crash import is_out_of_memory
+from lmtemplate import redact
+from lmtemplate.checkpoint.resume import ResumeMode
+from lmtemplate.cli_errors import (
+    GROUPS,
+    LARGEST_SEED,
+    OWNED,
+    configs_in,
+    find,
+    one_line,
+    places,
+    read_config,
+)
 from lmtemplate.data.datamodule import TokenData
-from lmtemplate.errors import (
-    CheckpointError,
-    ConfigError,
-    LostProcessError,
-    NumbersError,
-    OutOfMemoryError,
-    UserError,
-)
-from lmtemplate.hardware import device_name
-from lmtemplate.parsing import TrainingCLI, configure_parsing
-from lmtemplate.record import is_recorded, read_record
-from lmtemplate.resume import ResumeMode, resolve, resume_from
-from lmtemplate.streams import forgiving
-from lmtemplate.study.schedule import drawing
-from lmtemplate.trainer import (
-    Machine,
-    build_trainer,
-    check,
-    check_room,
-    describe,
-    make_plan,
-    quieten,
+from lmtemplate.errors import ConfigError, UserError
+from lmtemplate.models import GPT
+from lmtemplate.module import LitLanguageModel
+from lmtemplate.optimizers import AdamW
+from lmtemplate.run_dir import parse_yaml
+from lmtemplate.schedules import WarmupCosine
+
+Seed = jsonargparse.typing.restricted_number_type(
+    "Seed", int, [(">=", 0), ("<=", LARGEST_SEED)], docstring="what NumPy takes"
 )
 
 
-def is_finished(run: Path, before: files.Checkpoint, cli: TrainingCLI, steps: int) -> bool:
-    """Whether the run ended as planned, and neither its length nor its patience has changed."""
-    summary = run_files.read_json(run / "summary.json") or {}
-    step, reason = before["global_step"], summary.get("stop_reason")
-    if step >= steps:
-        return bool(summary)  # else it was killed between its last step and its end
-    if summary.get("step") != step or reason in ("interrupted", "numbers"):
-        return False
-    patient = before["config"]["early_stopping"] != cli.settings["early_stopping"]
-    return steps <= summary.get("max_steps", steps) and not (reason == "early_stopping" and patient)
+class ParseError(Exception):
+    """What jsonargparse has to say, before it is put into one line."""
 
 
-def announce(
-    run: Path, before: files.Checkpoint | None, settings: dict[str, Any]
-) -> dict[str, Any] | None:
-    """Say where the run goes on and which settings differ; returns that, for the manifest."""
-    if before is None:
-        if run_files.is_used(run):
-            print(f"no checkpoint in {run} yet: starting at step 0")
-        return None
-    changed = restore.differences(before["config"], settings)
-    print(f"continuing {run} at step {before['global_step']:,}")
-    for key, (old, new) in changed.items():
-        print(f"  changed: {key}: {old} -> {new}")
-    return {"step": before["global_step"], "changed": {k: list(v) for k, v in changed.items()}}
+class Parser(LightningArgumentParser):
+    """Raises what is wrong instead of printing a page of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        raise ParseError(message) from ex
 
 
-def start_weights(source: str, cli: TrainingCLI) -> None:
-    """Begin with the weights of another run or file. Raises CheckpointError if they do not fit."""
-    path = Path(files.check_local(source))
-    state = files.read(resolve(path, "best") if os.path.isdir(source) else path)
-    restore.check_tokenizer(state, cli.datamodule.tokenizer.to_json(), cli.datamodule.path)
-    restore.load_net(cli.model.net, state)
-
-
-def write_run_files(
-    cli: TrainingCLI, machine: Machine, run: Path, start: dict[str, Any] | None
-) -> None:
-    """config.yaml, as the user gave it but for secrets, and manifest.json."""
-    data = cli.datamodule
-    (run / "summary.json").unlink(missing_ok=True)  # it tells of the start before
-    run_files.write_text(run / "config.yaml", yaml.safe_dump(cli.settings, sort_keys=False))
-    hardware = {
-        "device": machine.device.type,
-        "name": device_name(machine.device),
-        "devices": machine.world_size,
-        "precision": machine.precision,
-        "compiled": cli.model.compiles(machine.device),
-        "threads": torch.get_num_threads(),
-    }
-    source = {
-        "path": str(data.path),
-        "fingerprint": data.index["fingerprint"],
-        "tokenizer_sha256": data.index["tokenizer"]["sha256"],
-    }
-    manifest = run_files.manifest(cli.config.seed_everything, hardware, source)
-    manifest.update(settings=cli.settings, command=redact.words(manifest["command"]))
-    run_files.write_manifest(run, manifest, start)
-
-
-def read_start(path: Path) -> files.Checkpoint:
-    """What a checkpoint says of its run, without the tensors, which would stay in memory."""
-    state = files.read(path)
-    said = (
-        "global_step",
-        "config",
-        "length",
-        "vocab_size",
-        "block_size",
-        "tokenizer",
-        "fingerprint",
-    )
-    if missing := [key for key in said if key not in state]:
-        raise CheckpointError(f"{path} does not describe its run (no {', '.join(missing)} in it)")
-    return {key: state[key] for key in said}
-
-
-def mistake_in(error: Exception, trainer: lightning.Trainer, data: TokenData) -> UserError | None:
-    """What a user can do about an error of torch, where that is known."""
-    if is_out_of_memory(error):
-        return OutOfMemoryError(
-            f"too little memory for data.batch_size={data.batch_size} x data.block_size="
-            f"{data.block_size}; halve the batch and double trainer.accumulate_grad_batches, or "
-            "shrink the model"
-        )
-    if worker := re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)", str(error)):
-        return OutOfMemoryError(
-            f"data worker {worker[1]} was killed, as when memory or /dev/shm runs out; lower "
-            "data.num_workers (0 reads in the training process)"
-        )
-    what = re.sub(r"^\[.*?\] ", "", " ".join(str(error).split())).partition(". ")[0][:200]
-    if trainer.world_size > 1 and (isinstance(error, DistError) or "gloo" in str(error)):
-        return LostProcessError(
-            f"process {trainer.global_rank} of {trainer.world_size} has lost another one at step "
-            f"{trainer.global_step:,}, which died or stands still (see what that one said); go on "
-            f"with --resume auto. {what}"
-        )
-    return None
-
-
-def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> None:
-    """Run Lightning's loop. What ends it early becomes a line and an exit code."""
-    signals = cli.config_init.signals
+def check_yaml(path: Path) -> None:
+    """Raises ConfigError with file, line and column where a config cannot be read."""
+    text = read_config(path)
     try:
-        with signals.listening() if signals else nullcontext():
-            trainer.fit(cli.model, cli.datamodule, ckpt_path=path, weights_only=True)
-    except ours.SignalError as stop:
-        sys.exit(stop.exit_code)
-    except (NumbersError, SystemExit) as error:
-        if signals and signals.received:  # it came first
-            sys.exit(EXIT_CODES[signals.received])
-        if isinstance(error, SystemExit) and trainer.interrupted:
-            sys.exit(130)  # Lightning ends with 1 after a Ctrl-C before the first step
-        raise
-    except (RuntimeError, MemoryError) as error:
-        if signals and signals.received and "DataLoader worker" in str(error):
-            sys.exit(EXIT_CODES[signals.received])  # which the worker, just started, got as well
-        if mistake := mistake_in(error, trainer, cli.datamodule):
-            raise mistake from error
-        raise
+        content = parse_yaml(text)
+    except yaml.MarkedYAMLError as error:
+        mark, spot, line = error.problem_mark, "", ""
+        if mark is not None:
+            spot = f":{mark.line + 1}:{mark.column + 1}"
+            line = f": `{(text.splitlines()[mark.line : mark.line + 1] or [''])[0].strip()[:60]}`"
+        raise ConfigError(f"{path}{spot} is not YAML: {error.problem}{line}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no settings; a config is a mapping of keys to values")
+    for key in GROUPS.keys() & content.keys():
+        if content[key] is None:
+            where = find(key, places([path], [])).where
+            raise ConfigError(f"{key} ({where}) is empty; remove that line")
 
 
-def build(
-    cli: TrainingCLI, run: Path, resume: ResumeMode, lock: run_files.Lock | None
-) -> tuple[lightning.Trainer, Path | None] | None:
-    """Check all that can be checked, then build the Trainer and write the run's own files.
+def start_from_own_defaults(_: Any, before: Any, value: Any) -> None:
+    """Forget a class's settings when another class is named.
 
-    Returns the Trainer and the checkpoint to go on from; None where the run is finished already.
+    jsonargparse keeps those whose names both classes have: over a config with Muon,
+    `--model.optimizer AdamW` would silently train AdamW at Muon's learning rate.
+    """
+    if not before or "init_args" not in before:
+        return
+    named = [str(spec["class_path"]).rpartition(".")[2] for spec in (before, value)]
+    if named[0] != named[1]:
+        before["init_args"] = type(before["init_args"])()
+
+
+load_yaml = jsonargparse.get_loader("yaml")  # knows numbers like 3e-4
+
+
+def load_settings(text: str) -> Any:
+    """Words of the command line, and files that a config names, with the limits of a config."""
+    parse_yaml(text)
+    return load_yaml(text)
+
+
+def configure_parsing(allowed: list[str]) -> None:
+    """Let configs and flags name classes of these packages only; nothing else is even imported."""
+    # no public switch; tests/test_parsing.py notices if it moves
+    jsonargparse._typehints.discard_init_args_on_class_path_change = start_from_own_defaults
+    jsonargparse.set_loader("yaml", load_settings, (yaml.YAMLError,))
+    jsonargparse.set_parsing_settings(
+        config_read_mode_fsspec_enabled=False,  # Lightning's: settings would come over the network
+        import_path_denylist=["*"],
+        import_path_allowlist=["lmtemplate", "lightning", "torch", *allowed],
+    )
+
+
+def parse(parser: Parser, words: list[str]) -> jsonargparse.Namespace:
+    """Settings of the command line and its configs. Raises ConfigError."""
+    config_files = configs_in(words)
+    for path in config_files:
+        check_yaml(path)
+    try:
+        config = parser.parse_args(words)
+        if not isinstance(config.trainer, jsonargparse.Namespace):
+            raise ParseError('Parser key "trainer": Unable to load config')
+        return config
+    except ParseError as error:
+        raise ConfigError(one_line(str(error), parser, config_files, words)) from error
+
+
+Precision = Literal["auto", "bf16-mixed", "16-mixed", "32-true", "bf16-true", "16-true", "64-true"]
+
+# Key -> the unit that it gives a run its length in.
+RUN_LENGTHS = {
+    "max_epochs": "passes over the training data",
+    "max_tokens": "tokens",
+    "max_flops": "model FLOPs, forward and backward",
+    "max_seconds": "seconds, at the speed measured before step 1; also a hard limit",
+    "tokens_per_parameter": "tokens / parameters (20 is Chinchilla's: Hoffmann et al. 2022)",
+}
+
+# Callbacks of every run, each under a key of its own.
+CALLBACKS = {
+    "early_stopping": ours.EarlyStopping,
+    "lr_monitor": ours.LRMonitor,
+    "checkpoint": ours.Checkpoint,
+    "throughput": ours.Throughput,
+    "samples": ours.Samples,
+    "signals": ours.Signals,
+    "guard": ours.Guard,
+    "watch": ours.Watch,
+}
+
+
+class Trainer(lightning.Trainer):
+    """Lightning's Trainer, whose precision may be `auto`.
 
     Args:
-        cli: parsed and instantiated.
-        run: the run directory.
-        resume: whether to go on there.
-        lock: of the first process, which alone writes.
+        precision: numbers to compute with; auto takes bf16-mixed where the device has it in
+            hardware.
+        max_steps: optimizer steps; -1 where another limit gives the run its length.
+        val_check_interval: optimizer steps between validations.
+        log_every_n_steps: optimizer steps between logged values.
+        num_sanity_val_steps: validation batches before step 1; -1 for all of them.
     """
-    path = resume_from(run, resume)
-    before = read_start(path) if path else None
-    cli.datamodule.setup("fit")
-    planned = make_plan(cli, before)
-    check(cli, planned.length.steps)
-    if before is not None:
-        restore.check_same_model_and_data(before, describe(cli, planned.length))
-        if is_finished(run, before, cli, planned.length.steps):
-            print(f"{run} is finished at step {before['global_step']:,}; raise its length to go on")
-            print("for other settings, name another run: make train RUN=runs/NAME (or --run_dir)")
-            return None
-    elif lock:
-        check_room(cli, run)
-    if before is None and cli.config.init_from:
-        start_weights(cli.config.init_from, cli)
-    trainer = build_trainer(cli, planned, run, before["global_step"] + 1 if before else 0)
-    if lock:
-        write_run_files(cli, planned.machine, run, announce(run, before, cli.settings))
-    return trainer, path
+
+    def __init__(
+        self,
+        *,
+        precision: Precision = "auto",
+        max_steps: int = -1,
+        val_check_interval: int = 100,
+        log_every_n_steps: int = 5,
+        num_sanity_val_steps: int = -1,
+        **kwargs: Any,
+    ) -> None:
+        assert precision != "auto", "trainer.py chooses before it builds the Trainer"
+        super().__init__(
+            precision=precision,
+            max_steps=max_steps,
+            val_check_interval=val_check_interval,
+            log_every_n_steps=log_every_n_steps,
+            num_sanity_val_steps=num_sanity_val_steps,
+            **kwargs,
+        )
 
 
-def last_points(run: Path, count: int = 5) -> str:
-    """The end of a run's record: ". Before: step 50: loss 3.1, rate 0.01, gradient 4.2; ..."."""
-    record = read_record(run) if is_recorded(run) else None
-    if not record:
-        return ""
-    norms = record.values.get("optim/grad_norm", record.train_loss * math.nan)
-    columns = (record.steps, record.train_loss, record.learning_rate, norms)
-    rows = zip(*(column[-count:] for column in columns), strict=True)
-    return ". Before: " + "; ".join(
-        f"step {s}: loss {x:.4g}, rate {r:.3g}, gradient {n:.3g}" for s, x, r, n in rows
-    )
+def class_spec(kind: type) -> dict[str, Any]:
+    """How a config names a class."""
+    return {"class_path": f"{kind.__module__}.{kind.__name__}"}
 
 
-def train_on(cli: TrainingCLI, words: list[str], run: Path, lock: run_files.Lock | None) -> bool:
-    """Train; where numbers go bad, go back to the last checkpoint and leave out what led there.
+class TrainingCLI(LightningCLI):
+    """LightningCLI that parses and instantiates; cli.py does the rest.
 
-    Returns whether there was anything to do. Raises NumbersError when going back has not helped.
+    Stock `--ckpt_path` lets the checkpoint's settings beat the command line, hence no subcommands.
+
+    Args:
+        words: of the command line, after the verb.
+        verb: whose help it is.
     """
-    resume: ResumeMode = cli.config.resume if lock else "auto"
-    for gone_back in itertools.count(1):
-        if (built := build(cli, run, resume, lock)) is None:
-            return False
+
+    def __init__(self, words: list[str], verb: str = "fit") -> None:
+        super().__init__(
+            LitLanguageModel,
+            TokenData,
+            save_config_callback=None,
+            trainer_class=Trainer,
+            seed_everything_default=1337,
+            parser_class=Parser,
+            parser_kwargs={"prog": f"lmtemplate {verb}", "allow_abbrev": False},
+            args=words,
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--run_dir", type=str, default="runs/default", help="where the run leaves everything"
+        )
+        parser.add_argument(
+            "--resume",
+            type=ResumeMode,
+            default="never",
+            help="continue the run in run_dir: never, auto (if it has a checkpoint) or must",
+        )
+        parser.add_argument(
+            "--report",
+            type=bool,
+            default=True,
+            help="at the end: verdict, summary, pictures and report.html",
+        )
+        parser.add_argument(
+            "--init_from", type=str | None, help="run or checkpoint to take the first weights from"
+        )
+        for name, text in RUN_LENGTHS.items():
+            parser.add_argument(f"--{name}", type=float | None, help=f"run length in {text}")
+        parser.add_argument(
+            "--tokens_per_step",
+            type=int | None,
+            help="tokens of one optimizer step, instead of trainer.accumulate_grad_batches",
+        )
+        parser.add_class_arguments(
+            Trainer,
+            "trainer",
+            skip=set(OWNED),
+            instantiate=False,
+            sub_configs=True,
+            fail_untyped=False,
+        )
+        parser.add_lightning_class_args(LitLanguageModel, "model")
+        parser.add_lightning_class_args(TokenData, "data")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        # one key each at the top, so that a second config changes one value and loses none of them
+        for name, kind in CALLBACKS.items():
+            default = class_spec(kind)
+            parser.add_argument(f"--{name}", type=kind | None, default=default, help="null: off")
+        parser.set_defaults(
+            {
+                "model.net": class_spec(GPT),
+                "model.optimizer": class_spec(AdamW),
+                "model.schedule": class_spec(WarmupCosine),
+            }
+        )
+        parser.link_arguments("data.block_size", "model.net.init_args.block_size")
+        parser.link_arguments(
+            "data.vocab_size", "model.net.init_args.vocab_size", apply_on="instantiate"
+        )
+        parser.link_arguments("seed_everything", "data.seed")
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--seed_everything",
+            type=Seed,
+            default=self.seed_everything_default,
+            help="seed of weights, dropout and the order of the data",
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        assert isinstance(parser, Parser)
+        self.config = parse(parser, args)
+
+    def instantiate_classes(self) -> None:
+        """Build data, net and callbacks. What their constructors object to becomes one line."""
         try:
-            train(*built, cli)
-            break
-        except NumbersError as error:
-            guard = cli.config_init.guard
-            if guard is None or gone_back > guard.rewinds:
-                raise NumbersError(
-                    f"{error}{last_points(run)}. Lower the learning rate, add warmup, or set "
-                    "trainer.gradient_clip_val 1.0, and start again"
-                ) from error
-            sequences, resume = cli.datamodule.sequences, "auto"
-            if lock:
-                count = f"{gone_back}/{guard.rewinds}"
-                print(f"{error}: going back ({count}) and leaving out what was read", flush=True)
-            cli = TrainingCLI(words)
-            cli.datamodule.leave_out(sequences)
-            cli.config_init.guard.went_back = True
-    return True
+            with warnings.catch_warnings():  # Lightning calls jsonargparse by an old name
+                warnings.simplefilter("ignore", DeprecationWarning)
+                super().instantiate_classes()
+        except (ValueError, TypeError, ArithmeticError) as error:
+            cause: BaseException | None = error
+            while cause is not None:  # jsonargparse wraps what a constructor raised
+                if isinstance(cause, UserError):
+                    raise cause from error
+                cause = cause.__cause__ or cause.__context__
+            raise ConfigError(" ".join(str(error).split())[:400]) from error
 
+    def instantiate_trainer(self, **_: Any) -> Trainer:
+        return None  # type: ignore[return-value]  # built by the verb, when it knows the Plan
 
-def explain(run: Path, cli: TrainingCLI, lock: run_files.Lock | None, allowed: list[str]) -> None:
-    """Say what came of the run, unless that is switched off; the first process speaks."""
-    if lock and cli.config.report:
-        from lmtemplate.study import closing  # loads what no other process needs
-
-        closing.explain(run, allowed)
-
-
-def run_directory(cli: TrainingCLI) -> Path:
-    """Raises ConfigError for a name that cannot be one."""
-    name = str(cli.config.run_dir)
-    try:
-        name.encode()
-        run = Path(name).expanduser()
-        os.stat(run)
-        is_file = run.is_file()
-    except (FileNotFoundError, NotADirectoryError):  # the lock says what is in the way
-        return run
-    except (OSError, ValueError, RuntimeError) as error:  # too long; a NUL, not UTF-8; ~nobody
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigError(
-            f"run_dir {ascii(name)[:60]} cannot be a folder here: {reason}; name another"
-        ) from error
-    if is_file:
-        raise ConfigError(f"run directory {run} is a file; name another with --run_dir")
-    return run
-
-
-def fit(words: list[str], allowed: list[str]) -> None:
-    """Train. Nothing stays written before all that can be checked is."""
-    quieten()
-    configure_parsing(allowed)
-    cli = TrainingCLI(words)
-    run, first_process = run_directory(cli), getattr(rank_zero_only, "rank", 0) == 0
-    with run_files.Lock(run) if first_process else nullcontext() as lock, forgiving():
-        try:
-            has_trained = train_on(cli, words, run, lock)
-        except NumbersError:
-            explain(run, cli, lock, allowed)
-            raise
-        if has_trained:
-            explain(run, cli, lock, allowed)
-
-
-def schedule(words: list[str], allowed: list[str]) -> None:
-    """Draw the learning rate of a planned run."""
-    quieten()
-    configure_parsing(allowed)
-    cli = TrainingCLI(words, "schedule")
-    steps = make_plan(cli, None).length.steps
-    check(cli, steps)
-    groups = cli.model.recipe.build(cli.model.net).param_groups
-    peaks = {str(group.get("name", number)): group["lr"] for number, group in enumerate(groups)}
-    print(drawing(cli.model.schedule, steps, peaks))
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The config as plain types, defaults included, what is linked left out, secrets hidden."""
+        dumped = self.parser.dump(self.config, skip_unset=False)
+        settings: dict[str, Any] = yaml.safe_load(dumped)
+        settings.pop("resume")
+        return redact.settings(settings)

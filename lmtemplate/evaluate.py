@@ -7,11 +7,11 @@ from typing import Literal, NoReturn
 import lightning.pytorch as lightning
 
 from lmtemplate import callbacks as ours
-from lmtemplate import checkpoint as files
-from lmtemplate import restore
+from lmtemplate.checkpoint import compatibility as restore
+from lmtemplate.checkpoint import files
+from lmtemplate.checkpoint.resume import resolve
+from lmtemplate.cli import TrainingCLI, configure_parsing
 from lmtemplate.errors import ConfigError
-from lmtemplate.parsing import TrainingCLI, configure_parsing
-from lmtemplate.resume import resolve
 from lmtemplate.trainer import find_machine, machine_settings, quieten
 
 

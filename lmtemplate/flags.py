@@ -10,8 +10,8 @@ from typing import Any
 
 import jsonargparse
 
+from lmtemplate.cli_errors import in_words
 from lmtemplate.errors import ConfigError
-from lmtemplate.mistakes import in_words
 
 
 def spelled_out(words: list[str], flags: Mapping[str, inspect.Parameter]) -> list[str]:

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lmtemplate.checkpoint import read
+from lmtemplate.checkpoint.compatibility import build_net
+from lmtemplate.checkpoint.files import read
+from lmtemplate.checkpoint.resume import resolve
 from lmtemplate.data.tokenizer import Tokenizer, parse_tokenizer
 from lmtemplate.errors import ConfigError
 from lmtemplate.models.base import LanguageModel
-from lmtemplate.restore import build_net
-from lmtemplate.resume import resolve
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 COLDEST = 1e-6  # temperature; logits divided by less can be infinite

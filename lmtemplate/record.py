@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmtemplate.errors import CheckpointError, DiskError
-from lmtemplate.run import folder_of, write_json, write_text
+from lmtemplate.run_dir import folder_of, write_json, write_text
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

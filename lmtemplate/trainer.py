@@ -17,13 +17,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy
 
 from lmtemplate import callbacks as ours
-from lmtemplate import checkpoint as files
+from lmtemplate.checkpoint import files
+from lmtemplate.cli import RUN_LENGTHS, Trainer, TrainingCLI
 from lmtemplate.errors import ConfigError, DiskError
 from lmtemplate.hardware import auto_precision
-from lmtemplate.length import RunLength, accumulation, measure_step, only_limit, run_length
 from lmtemplate.optimizers import SGD
-from lmtemplate.parsing import RUN_LENGTHS, Trainer, TrainingCLI
-from lmtemplate.study.doctor import ROOM
+from lmtemplate.run_length import RunLength, accumulation, measure_step, only_limit, run_length
+from lmtemplate.study.check.doctor import ROOM
 
 
 def quieten() -> None:

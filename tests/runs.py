@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lmtemplate import checkpoint as files
 from lmtemplate.__main__ import run as run_words
+from lmtemplate.checkpoint import files
 from tests.conftest import TINY, Result
 
 CLOCKS = ("Throughput", "RunEnd")  # callbacks whose state tells the time

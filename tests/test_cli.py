@@ -1,9 +1,8 @@
-"""The verbs: what a run keeps of its config, what is shown, when it is finished."""
+"""Words and config files -> settings and objects: who wins, and what goes where."""
 
-import multiprocessing
 import re
-import subprocess
-import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,104 +10,205 @@ import pytest
 import torch
 import yaml
 
-from lmtemplate.cli import is_finished
-from lmtemplate.module import LitLanguageModel
-from lmtemplate.parsing import TrainingCLI
-from lmtemplate.restore import differences
+from lmtemplate import optimizers, schedules
+from lmtemplate.cli import CALLBACKS, TrainingCLI, check_yaml
+from lmtemplate.errors import ConfigError
+from lmtemplate.models import GPT2
 from tests.conftest import Command
-from tests.runs import curve, load, train
+
+Settings = dict[str, Any]
 
 
-def test_what_print_config_says_runs_again_and_is_the_same(
-    fit: Command, command: Command, tmp_path: Path
-) -> None:
-    shown = fit(tmp_path / "a", "--trainer.max_steps=4", "--print_config")
-    assert not (tmp_path / "a").exists()
-    (tmp_path / "printed.yaml").write_text(shown.out)
-    words = ["--config", tmp_path / "printed.yaml", "--run_dir", tmp_path / "b"]
-    assert command("fit", *words).code == 0
-    fit(tmp_path / "a", "--trainer.max_steps=4")
-    one, other = (
-        yaml.safe_load((tmp_path / name / "config.yaml").read_text()) for name in ("a", "b")
-    )
-    assert set(differences(one, other)) == {"run_dir"}
-    assert curve(tmp_path / "a", "val/loss") == curve(tmp_path / "b", "val/loss")
+def test_a_sound_config_passes(tmp_path: Path) -> None:
+    path = tmp_path / "sound.yaml"
+    path.write_text("trainer:\n  max_steps: 5\n")
+    check_yaml(path)
 
 
-def test_the_config_of_a_run_repeats_it(fit: Command, command: Command, tmp_path: Path) -> None:
-    fit(tmp_path / "a", "--trainer.max_steps=4")
-    command("fit", "--config", tmp_path / "a/config.yaml", "--run_dir", tmp_path / "b")
-    assert curve(tmp_path / "a", "val/loss") == curve(tmp_path / "b", "val/loss")
-
-
-def test_lightning_s_own_adverts_and_advice_are_not_shown(corpus: Path, tmp_path: Path) -> None:
-    flags = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--data.block_size=16"]
-    flags += ["--trainer.log_every_n_steps=1"]
-    words = ["--data.path", str(corpus), "--model.net.n_layer=1", "--model.net.n_embd=16", *flags]
-    words += ["--model.schedule.warmup_steps=0", "--run_dir", str(tmp_path / "run")]
-    for more in ([], ["--resume=must", "--trainer.max_steps=4"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "lmtemplate", "fit", *words, *more, "--data.max_val_blocks=4"],
-            capture_output=True,
-            text=True,
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_a_run_is_finished_when_it_ended_as_planned(corpus: Path, tmp_path: Path) -> None:
-    run = train(tmp_path / "run", corpus, "--trainer.max_steps=4")
-    before = load(run, 4)
-    cli = TrainingCLI(["--config", str(run / "config.yaml")])
-    assert is_finished(run, before, cli, 4)
-    assert not is_finished(run, before, cli, 5)
-    (run / "summary.json").unlink()  # killed between its last step and its end
-    assert not is_finished(run, before, cli, 4)
+def test_a_broken_one_is_named_with_line_and_column(tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text("a: 1\nb: [1, 2\nc: 3\n")
+    with pytest.raises(ConfigError, match=rf"{path}:3:2 is not YAML"):
+        check_yaml(path)
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("content", "says"),
     [
-        MemoryError(),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
-        torch.OutOfMemoryError(),
+        (
+            b"a: 1\nb: [1, 2\n  c: 3  \n",
+            "3:4 is not YAML: expected ',' or ']', but got ':': `c: 3`",
+        ),
+        (b"trainer:\n\tmax_steps: 5\n", "2:1 is not YAML: "),
+        (b"# x\nrun_dir: caf\xe9\n", "2: not UTF-8 (byte 0xe9); save it as UTF-8"),
+        ("a: 1\n".encode("utf-16"), "1: not UTF-8 (byte 0xff); save it as UTF-8"),
+        (b"\x80\x02}q\x00", "1: not UTF-8 (byte 0x80); save it as UTF-8"),
     ],
-    ids=["Python", "CPU", "GPU"],
 )
-def test_too_little_memory_names_what_to_halve(
-    fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+def test_what_cannot_be_read_is_named_with_its_line(
+    tmp_path: Path, content: bytes, says: str
 ) -> None:
-    def training_step(*_: object) -> None:
-        raise error
-
-    monkeypatch.setattr(LitLanguageModel, "training_step", training_step)
-    ended = fit(tmp_path / "run")
-    assert ended.code == 6
-    assert "data.batch_size=4 x data.block_size=16; halve the batch" in ended.error
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=re.escape(f"{path}:{says}")):
+        check_yaml(path)
 
 
-def test_a_data_worker_that_is_killed_is_named(
-    fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_config_is_answered_with_the_one_like_it(tmp_path: Path) -> None:
+    (tmp_path / "quickstart.yaml").touch()
+    meant = f"No such file or directory; did you mean {tmp_path / 'quickstart.yaml'}?"
+    with pytest.raises(ConfigError, match=re.escape(meant)):
+        check_yaml(tmp_path / "quikstart.yaml")
+    with pytest.raises(ConfigError, match=r"No such file or directory$"):
+        check_yaml(tmp_path / "other.yml")
+    with pytest.raises(ConfigError, match=r"Is a directory$"):
+        check_yaml(tmp_path)
+
+
+@pytest.mark.parametrize("group", ["data", "model", "trainer"])
+def test_an_empty_group_is_named_with_its_line(tmp_path: Path, group: str) -> None:
+    path = tmp_path / "empty.yaml"
+    path.write_text(f"run_dir: x\n{group}:\n  # max_steps: 5\n")
+    with pytest.raises(ConfigError, match=rf"{group} \({path}:2\) is empty; remove that line"):
+        check_yaml(path)
+
+
+def test_yaml_cannot_make_objects(tmp_path: Path) -> None:
+    path = tmp_path / "evil.yaml"
+    path.write_text("a: !!python/object/apply:os.system ['true']\n")
+    with pytest.raises(ConfigError, match="is not YAML"):
+        check_yaml(path)
+
+
+@pytest.fixture
+def write_config(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a config: `write_config(yaml_text)`; each has a name of its own."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / f"config_{len(list(tmp_path.glob('config_*')))}.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def settings(command: Command, corpus: Path) -> Callable[..., Settings]:
+    """What `--print_config` says that a run with these words would be."""
+
+    def read(*words: object) -> Settings:
+        shown = command("fit", "--data.path", corpus, *words, "--print_config")
+        assert (shown.code, shown.error) == (0, "")
+        content: Settings = yaml.safe_load(shown.out)
+        return content
+
+    return read
+
+
+def test_the_command_line_beats_the_config(
+    write_config: Callable[[str], Path], settings: Callable[..., Settings]
 ) -> None:
-    step_of = LitLanguageModel.training_step
-
-    def training_step(self: LitLanguageModel, *words: Any) -> Any:
-        for worker in multiprocessing.active_children() if self.global_step == 3 else ():
-            worker.kill()
-            worker.join()
-        return step_of(self, *words)
-
-    monkeypatch.setattr(LitLanguageModel, "training_step", training_step)
-    ended = fit(tmp_path / "run", "--data.num_workers=1", "--trainer.max_steps=50")
-    assert ended.code == 6
-    assert re.match(r"data worker \d+ was killed, as when memory", ended.error)
+    path = write_config("trainer: {max_steps: 7, val_check_interval: 3}")
+    for words in (
+        ["--config", path, "--trainer.max_steps=9"],
+        ["-c", path, "--trainer.max_steps=9"],
+    ):
+        trainer = settings(*words)["trainer"]
+        assert (trainer["max_steps"], trainer["val_check_interval"]) == (9, 3)
 
 
-def test_an_error_that_nobody_knows_is_not_explained_away(
-    fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_second_config_beats_the_first_and_leaves_the_rest(
+    write_config: Callable[[str], Path], settings: Callable[..., Settings]
 ) -> None:
-    def training_step(*_: object) -> None:
-        raise RuntimeError("gloo")  # of a single process
+    first = write_config(
+        "model: {net: {init_args: {n_layer: 3, n_embd: 48}}}\ndata: {batch_size: 5}"
+    )
+    second = write_config("model: {net: {init_args: {n_layer: 6}}}")
+    merged = settings("--config", first, "--config", second)
+    assert merged["model"]["net"]["init_args"]["n_layer"] == 6
+    assert merged["model"]["net"]["init_args"]["n_embd"] == 48
+    assert merged["data"]["batch_size"] == 5
 
-    monkeypatch.setattr(LitLanguageModel, "training_step", training_step)
-    with pytest.raises(RuntimeError, match="gloo"):
-        fit(tmp_path / "run")
+
+@pytest.mark.parametrize("key", CALLBACKS)
+def test_an_overlay_loses_no_callback(
+    write_config: Callable[[str], Path], settings: Callable[..., Settings], key: str
+) -> None:
+    first = write_config("early_stopping: {patience: 3}\ncheckpoint: {init_args: {milestones: 5}}")
+    second = write_config("early_stopping: {init_args: {patience: 9}}")
+    merged = settings("--config", first, "--config", second)
+    assert merged[key]["class_path"].endswith(CALLBACKS[key].__name__)
+    assert merged["early_stopping"]["init_args"]["patience"] == 9
+    assert merged["checkpoint"]["init_args"]["milestones"] == 5
+
+
+@pytest.mark.parametrize("key", CALLBACKS)
+def test_null_turns_one_callback_off(
+    write_config: Callable[[str], Path], settings: Callable[..., Settings], key: str
+) -> None:
+    merged = settings("--config", write_config(f"{key}: null"))
+    assert merged[key] is None
+    assert all(merged[other] is not None for other in CALLBACKS if other != key)
+
+
+def test_a_config_adds_callbacks_beside_those_of_every_run(
+    write_config: Callable[[str], Path], settings: Callable[..., Settings]
+) -> None:
+    summary = "{class_path: lightning.pytorch.callbacks.ModelSummary}"
+    first = write_config(f"trainer: {{callbacks+: [{summary}]}}")
+    second = write_config(f"trainer: {{callbacks+: [{summary}]}}")
+    merged = settings("--config", first, "--config", second)
+    assert len(merged["trainer"]["callbacks"]) == 2
+    assert all(merged[key] for key in CALLBACKS)
+
+
+SWAPS = [
+    ("model.optimizer", optimizers.MuonAdamW, {"lr": 0.02, "weight_decay": 0.0}),
+    ("model.optimizer", optimizers.SGD, {"lr": 0.1, "weight_decay": 0.0}),
+    ("model.schedule", schedules.WarmupLinear, {"floor_ratio": 0.0}),
+    ("model.schedule", schedules.Constant, {"warmup_steps": 0}),
+    ("model.net", GPT2, {"n_layer": 12, "n_embd": 768}),
+]
+
+
+@pytest.mark.parametrize("where", ["config", "command line"])
+@pytest.mark.parametrize(("key", "kind", "expected"), SWAPS)
+def test_a_class_that_is_named_alone_comes_with_its_own_defaults(
+    write_config: Callable[[str], Path],
+    settings: Callable[..., Settings],
+    where: str,
+    key: str,
+    kind: type,
+    expected: Settings,
+) -> None:
+    class_path = f"{kind.__module__}.{kind.__name__}"
+    group, name = key.split(".")
+    text = f"{group}: {{{name}: {{class_path: {class_path}}}}}"
+    words = ["--config", write_config(text)] if where == "config" else [f"--{key}={class_path}"]
+    chosen = settings(*words)[group][name]["init_args"]
+    assert {argument: chosen[argument] for argument in expected} == expected
+
+
+def test_the_sizes_of_the_data_reach_the_net(corpus: Path) -> None:
+    cli = TrainingCLI(["--data.path", str(corpus), "--data.block_size=24"])
+    assert (cli.model.net.vocab_size, cli.model.net.block_size) == (257, 24)
+
+
+def test_the_seed_reaches_the_order_of_the_data(corpus: Path) -> None:
+    cli = TrainingCLI(["--data.path", str(corpus), "--seed_everything=5"])
+    assert cli.datamodule.seed == 5
+    assert torch.initial_seed() == 5
+
+
+def test_what_lightning_calls_by_an_old_name_is_no_error(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "all")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TrainingCLI(["--data.path", str(corpus)])
+
+
+@pytest.mark.parametrize("seed", [0, 2**32 - 1])
+def test_a_seed_may_have_32_bits(settings: Callable[..., Settings], seed: int) -> None:
+    assert settings(f"--seed_everything={seed}")["seed_everything"] == seed

@@ -19,10 +19,10 @@ from lmtemplate.models import GPT
 from lmtemplate.optimizers import SGD, Adam, AdamW, OptimizerRecipe
 from lmtemplate.record import Line, Record, from_lines
 from lmtemplate.schedules import WarmupCosine
-from lmtemplate.study.curves import epoch_averages
-from lmtemplate.study.finding import Facts
-from lmtemplate.study.summary import training_summary
-from lmtemplate.study.verdict import judge
+from lmtemplate.study.diagnose.finding import Facts
+from lmtemplate.study.diagnose.verdict import judge
+from lmtemplate.study.show.plots import epoch_averages
+from lmtemplate.study.show.summary import training_summary
 
 STEP = {"the": 0.15, "cat": 0.10, "sat": 0.05, "on": 0.20, "mat": 0.50}  # after "The cat sat"
 MAT = {"mat": 0.35, "floor": 0.25, "chair": 0.20, "keyboard": 0.15, "hat": 0.05}

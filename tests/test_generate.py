@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lmtemplate import checkpoint as files
+from lmtemplate.checkpoint import files
 from lmtemplate.data.tokenizer import ByteTokenizer, CharTokenizer
 from lmtemplate.errors import CheckpointError, ConfigError
 from lmtemplate.generate import (

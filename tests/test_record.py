@@ -10,7 +10,7 @@ import pytest
 
 from lmtemplate.errors import CheckpointError
 from lmtemplate.record import ARRAYS, LINES, Writer, from_lines, line, read_record
-from lmtemplate.run import folder_of
+from lmtemplate.run_dir import folder_of
 
 
 def strict(text: str) -> Any:

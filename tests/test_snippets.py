@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from lmtemplate.record import Writer, read_record
-from lmtemplate.study.curves import plot
-from lmtemplate.study.summary import training_summary
+from lmtemplate.study.show.plots import plot
+from lmtemplate.study.show.summary import training_summary
 
 POINTS = [(5, 4.19, 1e-5), (10, 3.70, 1e-4), (15, 3.29, 1e-4), (20, 0.9, 5e-5), (25, 0.92, 1e-6)]
 VALIDATIONS = {10: 3.9, 20: 1.4, 25: 1.45}

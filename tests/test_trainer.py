@@ -10,9 +10,9 @@ import torch
 import yaml
 from lightning.pytorch.strategies import DDPStrategy
 
+from lmtemplate.cli import TrainingCLI
 from lmtemplate.errors import ConfigError
 from lmtemplate.hardware import auto_precision
-from lmtemplate.parsing import TrainingCLI
 from lmtemplate.trainer import (
     Machine,
     as_list,

@@ -9,8 +9,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lmtemplate.restore import flatten
-from lmtemplate.resume import read_best
+from lmtemplate.checkpoint.compatibility import flatten
+from lmtemplate.checkpoint.resume import read_best
 
 LAYOUT = {
     "losses": {

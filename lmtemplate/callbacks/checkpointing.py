@@ -10,13 +10,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lmtemplate import checkpoint as files
-from lmtemplate import resume
 from lmtemplate.callbacks.state import all_finite, loops_at, random_states, set_random_states
 from lmtemplate.callbacks.throughput import Throughput
+from lmtemplate.checkpoint import files, resume
 from lmtemplate.errors import ConfigError, DiskError, NumbersError
 from lmtemplate.module import LitLanguageModel, is_logged
-from lmtemplate.run import folder_of
+from lmtemplate.run_dir import folder_of
 
 
 def milestone_steps(count: int, max_steps: int) -> set[int]:

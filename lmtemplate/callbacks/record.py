@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lmtemplate.module import is_log_step
 from lmtemplate.record import TRAIN, VAL, Writer
-from lmtemplate.run import command
+from lmtemplate.run_dir import command
 
 SECONDS_BETWEEN_ARRAYS = 2.0
 SHARE_OF_TIME = 1 / 200  # that rewriting the arrays, which grow with the run, may cost

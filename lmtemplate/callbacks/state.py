@@ -9,7 +9,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Trainer
 
-from lmtemplate import checkpoint as files
+from lmtemplate.checkpoint import files
 
 
 class SafeCheckpointIO(CheckpointIO):

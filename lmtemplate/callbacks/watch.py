@@ -8,8 +8,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmtemplate.callbacks.record import RecordLogger
 from lmtemplate.module import LitLanguageModel, is_log_step
-from lmtemplate.study.live import WINDOW, turning_bad
-from lmtemplate.study.verdict import Facts, Finding
+from lmtemplate.study.diagnose.early_warning import WINDOW, turning_bad
+from lmtemplate.study.diagnose.verdict import Facts, Finding
 
 
 class Watch(Callback):

@@ -17,7 +17,7 @@ from lmtemplate.data.split import Event, SplitCorpus
 from lmtemplate.data.tokenizer import Tokenizer
 from lmtemplate.data.vocabulary import train_tokenizer
 from lmtemplate.errors import ConfigError, DataError, DiskError
-from lmtemplate.run import Lock, parse_yaml, sync_folder, write_text
+from lmtemplate.run_dir import Lock, parse_yaml, sync_folder, write_text
 
 BATCH = 2_000_000  # characters tokenized at a time: enough for all cores, little enough for memory
 MOST_NOTICES = 10  # a folder may hold many files

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lmtemplate.record import is_recorded
-from lmtemplate.run import command
-from lmtemplate.study.diagnose import Examination, examine, sentences
-from lmtemplate.study.report import write_report
-from lmtemplate.study.summary import summary
+from lmtemplate.run_dir import command
+from lmtemplate.study.diagnose.diagnose import Examination, examine, sentences
+from lmtemplate.study.show.report import write_report
+from lmtemplate.study.show.summary import summary
 
 
 def _on_the_board(run: Path, examination: Examination) -> None:

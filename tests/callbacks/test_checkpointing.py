@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from lmtemplate import checkpoint as files
-from lmtemplate import resume
 from lmtemplate.callbacks import Checkpoint, checkpointing
 from lmtemplate.callbacks.checkpointing import milestone_steps
+from lmtemplate.checkpoint import files, resume
 from lmtemplate.errors import ConfigError
 from lmtemplate.module import LitLanguageModel
 from tests.runs import curve, equal, load, train

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lmtemplate.callbacks.progress import SHOWN, ProgressBar, shown
-from lmtemplate.parsing import TrainingCLI
+from lmtemplate.cli import TrainingCLI
 from tests.conftest import Command
 from tests.runs import events
 

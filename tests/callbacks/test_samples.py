@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from lmtemplate.callbacks import Samples
+from lmtemplate.cli import TrainingCLI
 from lmtemplate.errors import ConfigError
 from lmtemplate.module import LitLanguageModel
-from lmtemplate.parsing import TrainingCLI
 from tests.conftest import Command
 from tests.runs import equal, events, load, train
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lmtemplate import checkpoint as files
 from lmtemplate.callbacks import throughput
+from lmtemplate.checkpoint import files
 from lmtemplate.models import GPT
 from lmtemplate.module import LitLanguageModel
 from tests.runs import curve, events, train

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from lmtemplate.parsing import TrainingCLI
+from lmtemplate.cli import TrainingCLI
 from lmtemplate.trainer import check, make_plan
 from tests.conftest import Command
 from tests.runs import load, steps

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from lmtemplate.__main__ import run as run_words
+from lmtemplate.checkpoint.compatibility import build_net
 from lmtemplate.data.datamodule import TokenData
 from lmtemplate.data.shards import Blocks, Shards
-from lmtemplate.restore import build_net
 from tests.conftest import Command
 from tests.runs import contents, curve, events, load, steps, train
 

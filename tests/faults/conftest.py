@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib.font_manager  # noqa: F401  # looks for fonts once, which no spy should see
 import pytest
 
-from lmtemplate import checkpoint as files
+from lmtemplate.checkpoint import files
 from tests.conftest import Command, Result
 from tests.faults.spy import nothing_in, watching, within
 from tests.runs import train

@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lmtemplate import checkpoint as files
-from lmtemplate import resume
-from lmtemplate.run import folder_of
+from lmtemplate.checkpoint import files, resume
+from lmtemplate.run_dir import folder_of
 from tests.conftest import TINY
 from tests.faults import harness
 from tests.runs import different

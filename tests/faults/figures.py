@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from lmtemplate import checkpoint as files
-from lmtemplate import resume
 from lmtemplate.callbacks import Checkpoint
+from lmtemplate.checkpoint import files, resume
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.record import read_record
-from lmtemplate.run import folder_of
+from lmtemplate.run_dir import folder_of
 from tests.faults import harness
 from tests.faults.experiments import Configuration, sound_steps
 from tests.runs import different, is_finite

@@ -27,12 +27,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from lmtemplate import __main__ as program
-from lmtemplate import checkpoint as files
 from lmtemplate.callbacks import Checkpoint
+from lmtemplate.checkpoint import files
 from lmtemplate.module import LitLanguageModel
 
 ROOT = Path(__file__).parents[2]
-PRELOADED = ["lmtemplate.cli", "torch.utils.tensorboard", "tests.faults.experiments"]
+PRELOADED = ["lmtemplate.fit", "torch.utils.tensorboard", "tests.faults.experiments"]
 WRITTEN = re.compile(r"\.ckpt|SHA256SUMS|best\.json")  # by checkpoint.py
 
 Prepare = Callable[[], None]

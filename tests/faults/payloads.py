@@ -141,7 +141,7 @@ def calls(canary: Path) -> dict[str, Call]:
             Call("lightning.pytorch.core.saving:_load_state", "canary_module.Thing"),
             Call("jsonargparse:set_parsing_settings", True),
             Call("lmtemplate.__main__:run", ["prepare", "--input", "x", "--output", str(canary)]),
-            Call("lmtemplate.run:write_text", str(canary), "canary"),
+            Call("lmtemplate.run_dir:write_text", str(canary), "canary"),
             Call("canary_module:Thing", touch),
             Call("__main__:Thing", touch),
         )

@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from lmtemplate import checkpoint as files
-from lmtemplate import resume
 from lmtemplate.callbacks import Checkpoint
+from lmtemplate.checkpoint import files, resume
 from lmtemplate.module import LitLanguageModel
-from lmtemplate.run import folder_of
+from lmtemplate.run_dir import folder_of
 from tests.conftest import Command
 from tests.faults.experiments import leftovers, sound_steps
 from tests.runs import contents, equal, load, train

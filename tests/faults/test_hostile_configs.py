@@ -56,7 +56,7 @@ YAMLS: dict[str, str] = {
     "a module like ours": "model: {net: {class_path: lmtemplate_canary.Thing}}",
     "a module like torch": "model: {net: {class_path: torch_canary.Thing}}",
     "a function of torch": "model: {net: {class_path: torch.hub.load, init_args: {repo: canary}}}",
-    "a part of the module os": "model: {net: {class_path: lmtemplate.run.os.system}}",
+    "a part of the module os": "model: {net: {class_path: lmtemplate.run_dir.os.system}}",
     "os through torch": "samples: {class_path: torch.serialization.os.system}",
     "a callable": "trainer: {callbacks: {class_path: lightning.pytorch.callbacks.LambdaCallback, "
     "init_args: {setup: os.system}}}",

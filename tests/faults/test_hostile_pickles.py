@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmtemplate import checkpoint as files
+from lmtemplate.checkpoint import files
 from lmtemplate.errors import CheckpointError
 from tests.conftest import Command
 from tests.faults import payloads

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from lmtemplate import resume
 from lmtemplate.__main__ import run as run_words
+from lmtemplate.checkpoint import resume
 from lmtemplate.record import read_record
 from tests.conftest import Command, Result
 from tests.faults.conftest import READERS
@@ -218,7 +218,7 @@ def test_reproduce_does_not_rely_on_a_manifest(
         run_words(["fit", "--config", str(config), "--run_dir", str(again), "--report=false"])
         return 0
 
-    monkeypatch.setattr("lmtemplate.study.reproduce.repeat", in_here)
+    monkeypatch.setattr("lmtemplate.study.check.reproduce.repeat", in_here)
     manifest = json.loads((run / "manifest.json").read_text())
     if isinstance(said, dict):
         manifest.update(said)

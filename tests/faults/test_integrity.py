@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmtemplate import checkpoint as files
-from lmtemplate import resume
+from lmtemplate.checkpoint import files, resume
 from lmtemplate.errors import CheckpointError
-from lmtemplate.run import folder_of
+from lmtemplate.run_dir import folder_of
 from tests.conftest import Command
 from tests.faults.experiments import DAMAGES, unnoticed_flips
 from tests.runs import contents, equal, train

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lmtemplate import checkpoint as files
+from lmtemplate.checkpoint import files
 from tests.faults import harness
 from tests.faults.experiments import Configuration
 

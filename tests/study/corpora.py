@@ -6,7 +6,7 @@ import numpy as np
 
 from lmtemplate.data.index import read_index, write_index
 from lmtemplate.data.shards import ShardWriter
-from lmtemplate.study.sources import Corpus
+from lmtemplate.study.diagnose.artifacts import Corpus
 
 VOCABULARY, END = 50, 49
 

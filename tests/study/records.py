@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 from lmtemplate.record import Floats, Record
-from lmtemplate.study.finding import Facts, Finding
-from lmtemplate.study.trend import Trend, trend_of
+from lmtemplate.study.diagnose.finding import Facts, Finding
+from lmtemplate.study.diagnose.trend import Trend, trend_of
 
 VOCABULARY = 64
 START = math.log(VOCABULARY)  # 4.16

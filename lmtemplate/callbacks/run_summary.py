@@ -1,0 +1,174 @@
+"""Run -> a card before it (what will happen), a card after it (what has happened), summary.json."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lmtemplate.callbacks.early_stopping import EarlyStopping, RunEnd
+from lmtemplate.callbacks.preemption import SignalError
+from lmtemplate.callbacks.throughput import Throughput
+from lmtemplate.checkpoint.resume import read_best, steps_saved
+from lmtemplate.data.datamodule import TokenData
+from lmtemplate.errors import DiskError, NumbersError
+from lmtemplate.hardware import device_name
+from lmtemplate.module import LitLanguageModel, is_log_step
+from lmtemplate.run_dir import duration, write_json
+from lmtemplate.run_length import RunLength
+
+
+def card(title: str, rows: dict[str, str]) -> str:
+    return "\n".join([f"\n{title}", *(f"  {name:<8} {text}" for name, text in rows.items()), ""])
+
+
+class Cards(Callback):
+    """Prints both cards and writes the summary.
+
+    Args:
+        length: what gave the run its length.
+        steps_before: that earlier starts of the run have made.
+    """
+
+    def __init__(self, length: RunLength, steps_before: int) -> None:
+        self.length = length
+        self.steps_before = steps_before
+        self._interrupted = "interrupted"
+        self._estimated = False
+        self._bad_numbers = ""
+
+    def start_rows(
+        self, trainer: Trainer, module: LitLanguageModel, data: TokenData
+    ) -> dict[str, str]:
+        net, device = module.net, trainer.strategy.root_device
+        per_step = (
+            data.batch_size * data.block_size * trainer.accumulate_grad_batches * trainer.world_size
+        )
+        left = trainer.max_steps - self.steps_before
+        tokens = data.sequences * data.block_size + per_step * left
+        parameters = net.parameter_count()
+        done = f"{self.steps_before:,} steps before, then " if self.steps_before else ""
+        passes = tokens / (len(data.train_blocks) * data.block_size)
+        splits, flops = data.index["splits"], net.flops_per_token()
+        compiled = "compiled" if module.compiles(device) else "not compiled"
+        devices = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
+        return {
+            "model": f"{type(net).__name__}, {parameters:,} parameters, "
+            f"{type(module.recipe).__name__}, {type(module.schedule).__name__}",
+            "data": f"{data.path}: {splits['train']['tokens']:,} training and "
+            f"{splits['val']['tokens']:,} validation tokens, "
+            f"vocabulary {data.vocab_size:,} ({data.index['tokenizer']['kind']})",
+            "length": f"{done}{left:,} steps x {per_step:,} tokens = {tokens:,} tokens "
+            f"= {passes:.1f} passes over the data (from {self.length})",
+            "cost": f"{tokens / parameters:.1f} tokens per parameter (20 is Chinchilla's), "
+            f"{flops * tokens:.2e} FLOPs ({flops:,.0f} per token)",
+            "device": f"{devices}{device.type} ({device_name(device)}), "
+            f"precision {trainer.precision}, {compiled}",
+        }
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(pl_module, LitLanguageModel) and isinstance(data, TokenData)
+        if trainer.is_global_zero:
+            rows = self.start_rows(trainer, pl_module, data)
+            print(card(f"training in {trainer.default_root_dir}", rows), flush=True)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._estimated or not is_log_step(trainer, batch_idx) or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, LitLanguageModel)
+        speed = pl_module.latest.get("speed/tokens_per_second")
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if speed and isinstance(data, TokenData):
+            per_step = data.sequences * data.block_size / trainer.global_step
+            left = per_step * (trainer.max_steps - trainer.global_step) / speed
+            pl_module.print(f"about {duration(left)} of training to go ({speed:,.0f} tokens/s)")
+            self._estimated = True
+
+    def stop_reason(self, trainer: Trainer) -> tuple[str, str]:
+        """Why the run ended: a name, and a sentence."""
+        if self._bad_numbers:
+            return "numbers", self._bad_numbers
+        ends = [c for c in trainer.callbacks if isinstance(c, RunEnd)]  # type: ignore[attr-defined]
+        stops = [c for c in trainer.callbacks if isinstance(c, EarlyStopping)]  # type: ignore[attr-defined]
+        if trainer.global_step >= trainer.max_steps:
+            return self.length.limit, f"reached {self.length}"
+        if any(end.out_of_time for end in ends):
+            return "max_seconds", f"{self.length} are over"
+        for stop in stops:
+            if stop.stopping_reason_message:
+                return "early_stopping", stop.stopping_reason_message.strip()
+        return "interrupted", self._interrupted
+
+    def summary(
+        self, trainer: Trainer, module: LitLanguageModel, data: TokenData
+    ) -> dict[str, Any]:
+        """What summary.json holds; null where a value does not exist or is not finite."""
+        meters = [c for c in trainer.callbacks if isinstance(c, Throughput)]  # type: ignore[attr-defined]
+        ends = [c for c in trainer.callbacks if isinstance(c, RunEnd)]  # type: ignore[attr-defined]
+        speed = meters[0].tokens_per_second if meters else None
+        tokens = data.sequences * data.block_size
+        name, sentence = self.stop_reason(trainer)
+        val_loss = module.latest.get("val/loss", math.nan)
+        return {
+            "stop_reason": name,
+            "stop_message": sentence,
+            "step": trainer.global_step,
+            "max_steps": trainer.max_steps,
+            "best": read_best(Path(trainer.default_root_dir)),
+            "last_val_loss": val_loss if math.isfinite(val_loss) else None,
+            "tokens": tokens,
+            "passes": data.passes,
+            "parameters": module.net.parameter_count(),
+            "flops": module.net.flops_per_token() * tokens,
+            "flops_6nd": 6.0 * module.net.parameter_count() * tokens,
+            "devices": trainer.world_size,
+            "seconds": ends[0].seconds if ends else None,
+            "training_seconds": meters[0].seconds if meters else None,
+            "tokens_per_second": speed,
+            "mfu": meters[0].mfu(trainer, speed) if speed else None,
+        }
+
+    def _close(self, trainer: Trainer, module: LightningModule) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or not isinstance(module, LitLanguageModel):
+            return
+        run = Path(trainer.default_root_dir)
+        summary = self.summary(trainer, module, data)
+        try:
+            write_json(run / "summary.json", summary)
+        except DiskError as error:  # the run is safe, and its exit code should say what ended it
+            module.print(f"no summary: {error}", flush=True)
+        if self._bad_numbers:
+            return  # the run may go back and on; if not, the error says more
+        best, speed = summary["best"], summary["tokens_per_second"]
+        rows = {"stopped": f"{summary['stop_message']} at step {summary['step']:,}"}
+        if best:
+            bits = module.latest.get("val/bits_per_byte")
+            last = f"; last validation: {bits:.3f} bits per byte" if bits else ""
+            rows["best"] = f"val/loss {best['val_loss']:.4f} at step {best['step']:,}{last}"
+        if speed:
+            mfu = f", MFU {summary['mfu']:.1%}" if summary["mfu"] else ""
+            rows["speed"] = f"{speed:,.0f} tokens/s, {summary['tokens']:,} tokens{mfu}"
+        rows["files"] = f"{run} (curves: make board; weights: {run}/checkpoints)"
+        if summary["stop_reason"] == "interrupted" and steps_saved(run):
+            rows["next"] = f"make resume RUN={run}"
+        elif steps_saved(run):
+            rows["next"] = f'make sample RUN={run} PROMPT="The" (or lmtemplate generate {run})'
+        print(card("done", rows), flush=True)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close(trainer, pl_module)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        if isinstance(exception, NumbersError):
+            self._bad_numbers = str(exception)
+        if isinstance(exception, SignalError):
+            self._interrupted = f"interrupted by {exception.name}"
+        stopped = KeyboardInterrupt | NumbersError | SignalError
+        if isinstance(exception, stopped) and trainer.global_step:
+            self._close(trainer, pl_module)

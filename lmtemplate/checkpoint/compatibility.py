@@ -1,0 +1,130 @@
+"""A checkpoint's content -> a net with its weights, or what does not fit, in words."""
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lmtemplate.checkpoint.files import Checkpoint
+from lmtemplate.errors import CheckpointError, ConfigError, UserError
+from lmtemplate.models.base import LanguageModel
+
+NET = "net."  # prefix of the net's weights in the LightningModule's state_dict
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        nested = isinstance(value, dict) and value
+        flat.update(flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value})
+    return flat
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ: key path -> (before, now); a setting that is absent counts as None."""
+    old, new = flatten(before), flatten(now)
+    keys = sorted({*old, *new})
+    return {k: (old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)}
+
+
+def check_same_model_and_data(checkpoint: Checkpoint, description: dict[str, Any]) -> None:
+    """Refuse to continue with another architecture, optimizer, seed or corpus.
+
+    Raises CheckpointError that names each field, before -> now.
+    """
+
+    def essence(of: dict[str, Any]) -> dict[str, Any]:
+        config = of["config"]
+        return {
+            "seed_everything": config["seed_everything"],  # the order of the data depends on it
+            "model": {
+                "net": config["model"]["net"],
+                "optimizer": {"class_path": config["model"]["optimizer"]["class_path"]},
+            },
+            "data": {k: of[k] for k in ("vocab_size", "block_size", "tokenizer", "fingerprint")},
+        }
+
+    try:
+        before = essence(checkpoint)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"the checkpoint does not describe its run (no {error})") from error
+    changed = differences(before, essence(description))
+    if changed:
+        if "data.tokenizer" in changed:  # a whole file each
+            changed["data.tokenizer"] = ("..", "another")
+        fields = ", ".join(
+            f"{key}: {str(old)[:40]} -> {str(new)[:40]}" for key, (old, new) in changed.items()
+        )
+        raise CheckpointError(
+            f"this run has another model, optimizer, seed or corpus ({fields}); "
+            "set it back, or start a new run with another --run_dir"
+        )
+
+
+def check_tokenizer(checkpoint: Checkpoint, tokenizer_json: str, data: Path) -> None:
+    """Raises CheckpointError where a checkpoint's tokens mean something else than the data's."""
+    if checkpoint.get("tokenizer") != tokenizer_json:
+        raise CheckpointError(
+            f"the checkpoint has another tokenizer than the text in {data}; prepare it "
+            "with the tokenizer.json of that run (lmtemplate prepare --tokenizer FILE)"
+        )
+
+
+def load_net(net: nn.Module, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint's weights into a net. Raises CheckpointError naming what does not fit."""
+    weights = {k.removeprefix(NET): v for k, v in checkpoint["state_dict"].items()}
+    wanted = net.state_dict()
+    for name in sorted({*weights, *wanted}):
+        have = tuple(weights[name].shape) if name in weights else "missing"
+        need = tuple(wanted[name].shape) if name in wanted else "unknown"
+        if have != need:
+            raise CheckpointError(
+                f"the checkpoint is of another architecture: {name} is {have} there, {need} here"
+            )
+    net.load_state_dict(weights)
+
+
+def check_allowed(class_path: str, allowed: Sequence[str]) -> None:
+    """Raises ConfigError unless the class is ours or of a package that was named with --allow."""
+    package = class_path.split(".")[0]
+    if package not in ("lmtemplate", *allowed):
+        raise ConfigError(
+            f"{class_path} is not of lmtemplate; add --allow {package} if you trust that package"
+        )
+
+
+def build_net(checkpoint: Checkpoint, allowed: Sequence[str] = ()) -> LanguageModel:
+    """The net that a checkpoint describes, with its weights, ready for evaluation.
+
+    Raises ConfigError where its class is of a package that is not allowed, and imports
+    nothing then.
+    """
+    try:
+        described = checkpoint["config"]["model"]["net"]
+        class_path, settings = str(described["class_path"]), dict(described.get("init_args", {}))
+        settings |= {key: checkpoint[key] for key in ("vocab_size", "block_size")}
+        if "tokenizer" not in checkpoint:  # nobody could read what the net writes
+            raise KeyError("tokenizer")
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            "the checkpoint does not describe its net (no config or tokenizer in it)"
+        ) from error
+    check_allowed(class_path, allowed)
+    module, _, name = class_path.rpartition(".")
+    try:
+        architecture = getattr(importlib.import_module(module), name)
+        if not (isinstance(architecture, type) and issubclass(architecture, LanguageModel)):
+            raise TypeError("it is not a LanguageModel")
+        net = architecture(**settings)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a constructor makes of settings that are not its own
+        raise CheckpointError(
+            f"the checkpoint's net {class_path} cannot be built here: {error}; "
+            "use the version of the code that trained it"
+        ) from error
+    load_net(net, checkpoint)
+    return net.eval()

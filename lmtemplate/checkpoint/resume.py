@@ -1,0 +1,139 @@
+"""A run's checkpoints -> which is the best, which stay, and the one to go on from."""
+
+import contextlib
+import itertools
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from lmtemplate.checkpoint.files import damage, drop_sums, file_name
+from lmtemplate.errors import CheckpointError, ConfigError, DiskError
+from lmtemplate.run_dir import folder_of, is_used, read_json, write_json
+
+ResumeMode = Literal["never", "auto", "must"]
+
+
+def steps_saved(run: Path) -> list[int]:
+    """Steps of the run's checkpoints, ascending."""
+    names = (
+        re.fullmatch(r"step-(\d{9,})\.ckpt", p.name) for p in folder_of(run).glob("step-*.ckpt")
+    )
+    return sorted(int(name[1]) for name in names if name)
+
+
+def read_best(run: Path) -> dict[str, Any] | None:
+    """What best.json says: step, val_loss, file. Raises CheckpointError where it says none."""
+    path = folder_of(run) / "best.json"
+    if not path.is_file():
+        return None
+    best = read_json(path) or {}
+    step, value = best.get("step"), best.get("val_loss")
+    if not (isinstance(step, int) and 0 <= step < 10**12 and isinstance(value, (int, float))):
+        raise CheckpointError(f"{path} names no checkpoint; remove it, and the latest one is taken")
+    return {"step": step, "val_loss": value, "file": file_name(step)}
+
+
+def write_best(run: Path, step: int, val_loss: float) -> None:
+    """Point at the best checkpoint so far."""
+    best = {"step": step, "val_loss": val_loss, "file": file_name(step)}
+    write_json(folder_of(run) / "best.json", best)
+
+
+def forget_best(run: Path) -> None:
+    """Point at none."""
+    (folder_of(run) / "best.json").unlink(missing_ok=True)
+
+
+def prune(run: Path, newest: int, best: int | None) -> None:
+    """Delete all but the two newest up to step `newest`, and step `best`. Raises DiskError.
+
+    Files of later steps are from before a resume that could not read them: they stay, and do not
+    count. Milestones live elsewhere.
+    """
+    steps = [step for step in steps_saved(run) if step <= newest]
+    kept = {*steps[-2:], best}
+    gone = [folder_of(run) / file_name(step) for step in steps if step not in kept]
+    for path in gone:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise DiskError(f"cannot delete {path}: {error.strerror}") from error
+    if gone:
+        drop_sums(folder_of(run))
+
+
+def clear_leftovers(run: Path) -> None:
+    """Delete the temporary files that a kill in the middle of a write has left."""
+    for folder in (run, folder_of(run), folder_of(run) / "milestones"):
+        for path in folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
+
+def resolve(run: Path, which: str) -> Path:
+    """`best`, `latest` or a path -> file. Raises CheckpointError if there is none."""
+    if which not in ("best", "latest"):
+        return Path(which)
+    if not run.is_dir():
+        raise CheckpointError(f"no run {run}; a run directory is what `lmtemplate fit` has made")
+    best = read_best(run) if which == "best" else None
+    steps = [best["step"]] if best else steps_saved(run)
+    if not steps:
+        raise CheckpointError(f"no checkpoint in {folder_of(run)}; train first: lmtemplate fit")
+    return folder_of(run) / file_name(steps[-1])
+
+
+def _set_aside(path: Path) -> Path:
+    """Keep a damaged file under a name that nothing reads; returns that name."""
+    numbers = itertools.count(1)
+    names = (path.with_name(f"{path.name}.corrupt{'' if n == 1 else n}") for n in numbers)
+    aside = next(name for name in names if not name.exists())
+    with contextlib.suppress(OSError):  # another process of this run was faster
+        path.rename(aside)
+    return aside
+
+
+def _newest_sound(run: Path) -> Path | None:
+    """The newest checkpoint that is not damaged; those after it are set aside, and named."""
+    damaged = list[tuple[Path, str]]()
+    steps = steps_saved(run)
+    for step in reversed(steps):
+        path = folder_of(run) / file_name(step)
+        if problem := damage(path):
+            damaged.append((path, problem))
+            continue
+        for bad, why in damaged:
+            name = _set_aside(bad).name
+            print(f"checkpoint {bad} is damaged ({why}); going on from step {step:,}, it is {name}")
+        return path
+    anew = "start anew with another --run_dir"
+    if milestones := sorted((folder_of(run) / "milestones").glob("step-*.ckpt")):
+        anew += f" (from its last weights: --init_from {milestones[-1]})"
+    if damaged:  # they keep their names: without any, the next start would be one at step 0
+        raise CheckpointError(
+            f"all checkpoints in {folder_of(run)} are damaged (the newest: {damaged[0][1]}); {anew}"
+        )
+    if (folder_of(run) / "best.json").exists():
+        raise CheckpointError(f"all checkpoints in {folder_of(run)} are gone; {anew}")
+    return None
+
+
+def resume_from(run: Path, mode: ResumeMode) -> Path | None:
+    """The checkpoint that a new start in this directory continues; None to begin at step 0.
+
+    Raises ConfigError for `never` in a used directory, CheckpointError for `must` without a
+    checkpoint, or where all are damaged or gone.
+    """
+    if mode == "never":
+        if is_used(run):
+            raise ConfigError(
+                f"run directory {run} holds a run already; continue it with make resume RUN={run} "
+                "(or add --resume auto), or start anew with another --run_dir"
+            )
+        return None
+    path = _newest_sound(run)
+    if path is None and mode == "must":
+        raise CheckpointError(
+            f"no checkpoint in {folder_of(run)}; begin it with --resume auto (as make train does), "
+            "or name the directory of the run to continue with --run_dir"
+        )
+    return path

@@ -1,0 +1,155 @@
+"""A run's manifest -> the same run again, and whether its losses are the same bit for bit."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lmtemplate.data.index import read_index
+from lmtemplate.errors import CheckpointError, ConfigError, DataError
+from lmtemplate.record import TRAIN, VAL, read_lines
+from lmtemplate.run_dir import command, read_json
+from lmtemplate.run_dir import manifest as describe
+from lmtemplate.run_length import LIMITS
+
+# Settings that no loss depends on.
+HARMLESS = ("run_dir", "report", "checkpoint", "samples", "signals", "throughput", "watch")
+
+
+def settings_of(run: Path) -> tuple[dict[str, Any], int]:
+    """The settings that a run began with, and the last step that was made with them.
+
+    Raises CheckpointError where there is no manifest, or nothing to compare.
+    """
+    manifest, recorded = read_json(run / "manifest.json"), losses(run, None)
+    if manifest is None or "settings" not in manifest:
+        raise CheckpointError(f"no manifest {run / 'manifest.json'}; is {run} a run directory?")
+    if not recorded:
+        raise CheckpointError(f"{run} has no record of its losses, so there is nothing to compare")
+    settings, last_step = dict(manifest["settings"]), max(step for step, _ in recorded)
+    changes = [
+        start["step"]
+        for start in manifest.get("resumed", [])
+        if any(not key.startswith(HARMLESS) for key in start["changed"])
+    ]
+    summary = read_json(run / "summary.json") or {}
+    if "max_steps" in summary and not changes:
+        # in steps: other limits may come to other lengths here, as a measured time does
+        settings["trainer"] = {**settings["trainer"], "max_steps": summary["max_steps"]}
+        settings.update({name: None for name in LIMITS if "." not in name})
+    return settings, min([*changes, last_step])
+
+
+def surroundings(run: Path) -> list[str]:
+    """What is not as it was when the run was made: code, versions, machine."""
+    before = read_json(run / "manifest.json") or {}
+    now = describe(None, {}, {})
+    rows = [
+        (f"version of {name}", version, now["versions"].get(name))
+        for name, version in before["versions"].items()
+    ]
+    rows.append(("git commit", before["git"]["commit"], now["git"]["commit"]))
+    rows.append(("python", before["python"], now["python"]))
+    rows.append(("platform", before["platform"], now["platform"]))
+    differing = [f"{what}: {old} -> {new}" for what, old, new in rows if old != new]
+    if before["git"]["dirty"]:
+        differing.append("the code had changes that were not committed")
+    return differing
+
+
+def other_machine(run: Path, again: Path) -> list[str]:
+    """What of the machine was not as it was: device, precision, threads."""
+    before, now = (
+        (read_json(of / "manifest.json") or {}).get("hardware", {}) for of in (run, again)
+    )
+    return [f"{k}: {before[k]} -> {now.get(k)}" for k in before if before[k] != now.get(k)]
+
+
+def check_data(run: Path, settings: dict[str, Any]) -> None:
+    """Raises DataError where the run's corpus is missing or another one."""
+    folder = Path(settings["data"]["path"])
+    expected = (read_json(run / "manifest.json") or {})["data"]["fingerprint"]
+    if read_index(folder)["fingerprint"] != expected:
+        raise DataError(f"{folder} is not the corpus of {run}; prepare that one again")
+
+
+def losses(run: Path, last_step: int | None) -> dict[tuple[int, str], float]:
+    """(step, name) -> loss, for all that the record has up to a step."""
+    return {
+        (entry["step"], name): entry[name]
+        for entry in read_lines(run)
+        for name in (TRAIN, VAL)
+        if name in entry and (last_step is None or entry["step"] <= last_step)
+    }
+
+
+def verdict(first: Path, again: Path, last_step: int) -> tuple[bool, str]:
+    """Whether all losses up to a step are the same, and a sentence about it."""
+    before, now = losses(first, last_step), losses(again, last_step)
+    common = sorted(before.keys() & now.keys())
+    differing = [key for key in common if before[key] != now[key]]
+    if differing:
+        step, name = differing[0]
+        largest = max(abs(before[key] - now[key]) for key in differing)
+        return False, (
+            f"{len(differing):,} of {len(common):,} losses differ, first {name} at step {step:,}: "
+            f"{before[step, name]!r} -> {now[step, name]!r}; the largest difference is "
+            f"{largest:.3g}"
+        )
+    # a run that was ended early has a last row, and a validation, that nobody planned
+    alone = [step for step, _ in before.keys() ^ now.keys() if step < last_step]
+    if not common or alone:
+        return (
+            False,
+            f"{len(common):,} losses are the same, but {len(alone):,} are in one run alone",
+        )
+    return True, f"all {len(common):,} losses up to step {last_step:,} are the same, bit for bit"
+
+
+def repeat(settings: dict[str, Any], again: Path, threads: int, allow: list[str]) -> int:
+    """Train in a child process; returns its exit code."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "config.yaml"
+        config.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        words = ["fit", "--config", str(config), "--run_dir", str(again), "--report", "false"]
+        words += [word for package in allow for word in ("--allow", package)]
+        # sums of floats depend on how many threads share them
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        return subprocess.run(command(*words), env=environment, check=False).returncode
+
+
+def reproduce(run: Path, output: Path | None = None, allow: list[str] | None = None) -> None:
+    """Repeat a run from its manifest, and say whether the losses match bit for bit.
+
+    Exits with 0 if they do, 1 if they do not.
+
+    Args:
+        run: run directory.
+        output: directory of the repeated run; RUN-again if not given.
+        allow: packages outside lmtemplate whose classes the run's config names.
+    """
+    try:
+        settings, last_step = settings_of(run)
+        check_data(run, settings)
+        differing = surroundings(run)
+        threads = int((read_json(run / "manifest.json") or {})["hardware"].get("threads", 1))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        path = run / "manifest.json"
+        raise CheckpointError(f"{path} is not the manifest of a run ({error!r})") from error
+    again = output or run.with_name(f"{run.name}-again")
+    if again.exists():
+        raise ConfigError(f"{again} is there already; remove it, or name another with --output")
+    for row in differing:
+        print(f"  differs: {row}")
+    code = repeat(settings, again, threads, allow or [])
+    if code:
+        sys.exit(code)
+    for row in other_machine(run, again):
+        print(f"  differs: {row}")
+    same, sentence = verdict(run, again, last_step)
+    print(f"{run} and {again}: {sentence}")
+    sys.exit(0 if same else 1)

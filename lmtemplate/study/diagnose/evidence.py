@@ -1,0 +1,144 @@
+"""Run directory, corpus, weights -> what is known of a run beyond its curves."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from lmtemplate.data.shards import Ints
+from lmtemplate.generate import continue_tokens
+from lmtemplate.record import read_lines
+from lmtemplate.run_dir import read_json
+from lmtemplate.study.diagnose.artifacts import Corpus, Model, Sources, open_sources, read_settings
+from lmtemplate.study.diagnose.finding import Facts
+from lmtemplate.study.diagnose.ngrams import (
+    LARGEST_CHARACTER,
+    baselines,
+    longest_copy,
+    repeated_share,
+    shared_share,
+    window_hashes,
+)
+
+TRAINING_TOKENS = 5_000_000  # counted at most
+VALIDATION_TOKENS = 500_000
+WINDOW_TOKENS, WINDOW_BYTES = 32, 120  # a window has as many of both, at least
+SAMPLE_TOKENS = 100  # or two windows, if those are more
+ALL_SAMPLES_TOKENS = 1000
+FEWEST_SAMPLES = 4
+PROMPT_TOKENS = 16
+TEMPERATURE = 0.8
+
+
+def _from_files(run: Path) -> Facts:
+    """What summary, config and record say; the record is newer where a run still goes on."""
+    settings, summary = read_settings(run), read_json(run / "summary.json") or {}
+    rows = [line for line in read_lines(run) if "data/tokens" in line]
+    planned = summary.get("max_steps") or settings.get("trainer.max_steps")
+    optimizer = str(settings.get("model.optimizer.class_path") or "").rpartition(".")[2]
+    tokens = [summary.get("tokens"), *(row["data/tokens"] for row in rows[-1:])]
+    passes = [summary.get("passes"), *(row.get("data/epoch") for row in rows[-1:])]
+    return Facts(
+        max_steps=planned if planned and planned > 0 else None,
+        warmup_steps=settings.get("model.schedule.init_args.warmup_steps"),
+        optimizer=optimizer or None,
+        parameters=summary.get("parameters"),
+        tokens=max((int(value) for value in tokens if value is not None), default=None),
+        passes=max((value for value in passes if value is not None), default=None),
+    )
+
+
+def window_length(bytes_per_token: float) -> int:
+    """Tokens of a window: a power of two, WINDOW_TOKENS and WINDOW_BYTES at least.
+
+    Counting bytes keeps chance out: 32 letters in a row come again in any book, 32 words do not.
+    Of bytes and characters it is 128.
+    """
+    length = WINDOW_TOKENS
+    while length * bytes_per_token < WINDOW_BYTES:
+        length *= 2
+    return length
+
+
+def _from_corpus(facts: Facts, corpus: Corpus, training: Ints) -> Facts:
+    held_out = corpus.validation_tokens(VALIDATION_TOKENS)
+    unigram, bigram = baselines(training, held_out, corpus.vocab_size)
+    facts = replace(facts, vocab_size=corpus.vocab_size, unigram_loss=unigram, bigram_loss=bigram)
+    length = window_length(corpus.bytes_per_token)
+    if min(len(training), len(held_out)) < length:
+        return facts
+    windows = np.sort(window_hashes(training, length))
+    return replace(
+        facts,
+        repeated_share=repeated_share(windows),
+        overlap_share=shared_share(window_hashes(held_out, length), windows),
+    )
+
+
+def _prompts(training: Ints, eot_id: int, samples: int) -> Iterator[list[int]]:
+    """The start of a document, and how some documents of the training text begin, in turn."""
+    starts = np.flatnonzero(training[:-PROMPT_TOKENS] == eot_id) + 1
+    starts = np.concatenate([np.zeros(1, dtype=np.int64), starts])
+    for number in range(samples):
+        start = starts[number * len(starts) // samples]
+        beginning = training[start : start + PROMPT_TOKENS].tolist()
+        yield [eot_id] if number % 2 == 0 else [eot_id, *beginning]
+
+
+def write(model: Model, training: Ints, tokens: int) -> list[Ints]:
+    """Some texts of so many ids by the model, without their prompts; the same at each call."""
+    samples = max(FEWEST_SAMPLES, ALL_SAMPLES_TOKENS // tokens)
+    prompts = _prompts(training, model.tokenizer.eot_id, samples)
+    return [
+        np.fromiter(
+            continue_tokens(model.net, prompt, tokens, temperature=TEMPERATURE, seed=number),
+            dtype=np.int64,
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+
+
+def _from_model(facts: Facts, model: Model) -> Facts:
+    return replace(
+        facts,
+        max_steps=facts.max_steps or model.planned_steps,
+        vocab_size=model.net.vocab_size,
+        parameters=facts.parameters or model.net.parameter_count(),
+    )
+
+
+def _from_both(facts: Facts, corpus: Corpus, model: Model, training: Ints) -> Facts:
+    if model.net.vocab_size > LARGEST_CHARACTER:
+        return facts
+    tokens = max(SAMPLE_TOKENS, 2 * window_length(corpus.bytes_per_token))
+    copied = longest_copy(write(model, training, tokens), training)
+    text = model.tokenizer.decode(copied.tolist())
+    return replace(facts, copied_tokens=len(copied), copied_text=text)
+
+
+def facts_of(sources: Sources) -> Facts:
+    """What these sources tell.
+
+    Of a large corpus only a sample is read (TRAINING_TOKENS, VALIDATION_TOKENS): what is repeated,
+    overlaps or was copied is then at least what is said.
+    """
+    facts, corpus, model = _from_files(sources.run), sources.corpus, sources.model
+    if model is not None:
+        facts = _from_model(facts, model)
+    if corpus is not None:
+        training = corpus.training_tokens(TRAINING_TOKENS)
+        facts = _from_corpus(facts, corpus, training)
+        if model is not None:
+            facts = _from_both(facts, corpus, model, training)
+    return facts
+
+
+def gather(run: Path, *, deep: bool = True) -> Facts:
+    """What is known of a run; None where its corpus or checkpoints are gone.
+
+    Args:
+        run: run directory.
+        deep: let the best checkpoint write, to see what it copies.
+    """
+    return facts_of(open_sources(run, deep=deep))

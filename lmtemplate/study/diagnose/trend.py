@@ -1,0 +1,147 @@
+"""A record -> its course: levels, noise, jumps, by medians, which single rows do not move."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from lmtemplate.record import Floats, Ints, Record
+from lmtemplate.study.diagnose.finding import Facts
+
+POINTS = 400  # rows of a longer record are merged to so many
+ROWS_AROUND = 5  # of the running median, at least
+SHARE_AROUND = 1 / 25  # or this share of the points
+SHARE_OF_END = 1 / 10  # of the points, whose median is where the run has come to
+ROWS_OF_END = 3
+DEVIATIONS = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
+
+
+def running_median(values: Floats, window: int) -> Floats:
+    """(N,) -> (N,) medians of an odd number of values around each; at the ends, of fewer."""
+    side = window // 2
+    padded = np.pad(values, side, constant_values=np.nan)
+    around = np.lib.stride_tricks.sliding_window_view(padded, window)
+    medians: Floats = np.nanmedian(around, axis=1)
+    return medians
+
+
+def spread(values: Floats) -> float:
+    """A standard deviation that outliers do not move."""
+    if not len(values):
+        return 0.0
+    return DEVIATIONS * float(np.median(np.abs(values - np.median(values))))
+
+
+def row_noise(loss: Floats) -> float:
+    """Standard deviation of rows about the line between their neighbours, whatever the trend."""
+    if len(loss) < 3:
+        return 0.0
+    return spread(loss[1:-1] - (loss[:-2] + loss[2:]) / 2) / math.sqrt(1.5)
+
+
+def swings(values: Floats, least: float) -> float:
+    """Sum of the peaks of a curve: how far it rises and falls again, from one value to the next.
+
+    Args:
+        values: (N,).
+        least: smaller peaks are left out.
+    """
+    moves = np.diff(values)
+    peaks = np.minimum(moves[:-1], -moves[1:])
+    return float(peaks[peaks > least].sum())
+
+
+def merged(values: Floats, points: int) -> Floats:
+    """Medians of `points` groups of neighbours."""
+    return np.array([np.median(group) for group in np.array_split(values, points)])
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A run's curves as rules look at them: N points, none of which is missing.
+
+    Attributes:
+        steps: (N,) last step of each point.
+        loss: (N,) training loss in nats per token.
+        smooth: (N,) its running median.
+        rate: (N,) learning rate; NaN where unknown.
+        noise: standard deviation of a point about its neighbours.
+        start: loss of a model that knows nothing: measured before step 1, or ln V, or the first
+            row's.
+        final: where the training loss has come to.
+        val_steps: (M,).
+        val_loss: (M,).
+        rows: of the record.
+    """
+
+    steps: Ints
+    loss: Floats
+    smooth: Floats
+    rate: Floats
+    noise: float
+    start: float
+    final: float
+    val_steps: Ints
+    val_loss: Floats
+    rows: int
+
+    def level(self, first: float, last: float) -> float:
+        """Median loss between two shares of the run, as 0.5 and 0.75."""
+        first_row = min(int(first * len(self.loss)), len(self.loss) - 1)
+        last_row = max(math.ceil(last * len(self.loss)), first_row + 1)
+        return float(np.median(self.loss[first_row:last_row]))
+
+    def step_at(self, share: float) -> int:
+        """The step at this share of the points."""
+        return int(self.steps[min(int(share * len(self.steps)), len(self.steps) - 1)])
+
+    def val_level(self, first: float) -> float:
+        """Median of the validations from this share of the run on."""
+        return float(np.median(self.val_loss[int(first * len(self.val_loss)) :]))
+
+    @property
+    def peak_rate(self) -> float | None:
+        """The highest learning rate; None where it was not logged."""
+        known = self.rate[~np.isnan(self.rate)]
+        return float(known.max()) if len(known) else None
+
+    @property
+    def first_step(self) -> int:
+        return int(self.steps[0])
+
+    @property
+    def last_step(self) -> int:
+        return int(self.steps[-1])
+
+
+def _start(record: Record, facts: Facts) -> float:
+    if record.initial_val_loss is not None:
+        return record.initial_val_loss
+    if facts.vocab_size:
+        return math.log(facts.vocab_size)
+    return float(record.train_loss[0])
+
+
+def trend_of(record: Record, facts: Facts) -> Trend | None:
+    """None where the record has no row."""
+    rows = len(record)
+    if not rows:
+        return None
+    points = min(rows, POINTS)
+    last_rows = np.array([group[-1] for group in np.array_split(np.arange(rows), points)])
+    loss = merged(record.train_loss, points)
+    window = max(ROWS_AROUND, int(points * SHARE_AROUND)) // 2 * 2 + 1
+    smooth = running_median(loss, window)
+    val_steps, val_loss = record.validations
+    return Trend(
+        steps=record.steps[last_rows],
+        loss=loss,
+        smooth=smooth,
+        rate=record.learning_rate[last_rows],
+        noise=row_noise(loss),
+        start=_start(record, facts),
+        final=float(np.median(loss[-max(ROWS_OF_END, round(points * SHARE_OF_END)) :])),
+        val_steps=val_steps,
+        val_loss=val_loss,
+        rows=rows,
+    )

@@ -1,0 +1,247 @@
+"""Runs -> a table of what differs and what came of it, and one page with their curves overlaid."""
+
+import shutil
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from lmtemplate.checkpoint.compatibility import differences
+from lmtemplate.errors import ConfigError
+from lmtemplate.record import Ints
+from lmtemplate.run_dir import write_text
+from lmtemplate.study.diagnose.diagnose import examine
+from lmtemplate.study.show.page import (
+    BITS,
+    NONE,
+    RunFiles,
+    escape,
+    figures_of,
+    page,
+    plot,
+    read_run,
+    style_figure,
+    table,
+)
+from lmtemplate.study.show.plots import Curve, curves_of
+
+Axis = Literal["steps", "tokens", "flops", "seconds"]
+AXES: dict[Axis, tuple[str, str]] = {  # the button's word, the axis' title
+    "steps": ("steps", "optimizer steps"),
+    "tokens": ("tokens", "tokens trained on"),
+    "flops": ("FLOPs", "training FLOPs"),
+    "seconds": ("seconds", "seconds of training"),
+}
+# legible on white and on near-black
+COLOURS = ("#2f86d1", "#d9651f", "#159a72", "#c26aa3", "#a8841a", "#8a74d6", "#7f8c8d")
+DASHES = ("solid", "dot", "dash", "dashdot")  # when the colours are used up
+TRAIN, VAL = "train loss", "validation loss"
+Rows = list[tuple[str, list[str]]]
+Places = dict[Axis, list[float | None]]  # of a curve's points
+
+
+def verdict_of(run: RunFiles) -> str:
+    """The verdict in a few words: healthy, or the first fault and how many more there are."""
+    faults = [found for found in examine(run.folder, deep=False).verdict.findings if found.fault]
+    if not faults:
+        return "healthy" if len(run.record) else NONE
+    more = f" (+{len(faults) - 1})" if len(faults) > 1 else ""
+    return faults[0].name.replace("_", " ") + more
+
+
+def read_runs(folders: list[Path]) -> list[RunFiles]:
+    """Raises ConfigError for fewer than two or a repeated one, CheckpointError for no run."""
+    if len(folders) < 2:
+        raise ConfigError(
+            f"compare needs two runs or more, got {len(folders)}: lmtemplate compare RUN RUN"
+        )
+    for one, other in combinations(folders, 2):
+        if one.resolve() == other.resolve():
+            raise ConfigError(f"{one} and {other} are the same run; name each once")
+    return [read_run(folder) for folder in folders]
+
+
+def labels_of(runs: list[RunFiles]) -> list[str]:
+    """A name for each run: its folder's, or where two are alike, its path; its middle left out
+    where it is long.
+    """
+    names = [run.name for run in runs]
+    labels = [
+        name if names.count(name) == 1 else str(run.folder)
+        for name, run in zip(names, runs, strict=True)
+    ]
+    short = [f"{name[:17]}…{name[-18:]}" if len(name) > 36 else name for name in labels]
+    return short if len({*short}) == len(runs) else labels
+
+
+def setting_rows(runs: list[RunFiles]) -> Rows:
+    """Settings that are not the same in all runs, named as on the command line."""
+    known = [run.settings for run in runs if run.settings]
+    keys = sorted({key for other in known[1:] for key in differences(known[0], other)})
+
+    def word(value: Any) -> str:
+        text = "null" if value is None else str(value)
+        return text.lower() if isinstance(value, bool) else text
+
+    return [
+        (
+            key.replace("init_args.", "").removesuffix(".class_path"),
+            [word(run.settings[key]) if key in run.settings else NONE for run in runs],
+        )
+        for key in keys
+        if key != "run_dir"
+    ]
+
+
+def notes_on(runs: list[RunFiles], labels: list[str]) -> list[str]:
+    """What one must know before reading one figure against another."""
+    notes = []
+    data = [run.manifest.get("data", {}) for run in runs]
+    if not same_tokenizer(runs):
+        notes.append(
+            "The tokenizers differ: a loss per token of one cannot be held against that of "
+            "another. Compare bits per byte; the plot shows those."
+        )
+    elif len({source["fingerprint"] for source in data if "fingerprint" in source}) > 1:
+        notes.append("The data differ: each run was validated on its own text.")
+    without = [name for name, run in zip(labels, runs, strict=True) if not run.flops_per_token]
+    if without:
+        notes.append(f"No FLOPs are known of {', '.join(without)}: there is no summary.json yet.")
+    return notes
+
+
+def same_tokenizer(runs: list[RunFiles]) -> bool:
+    """Whether losses per token mean the same in all runs, as far as the manifests tell."""
+    digests = {run.manifest.get("data", {}).get("tokenizer_sha256") for run in runs}
+    return len(digests - {None}) <= 1
+
+
+def positions(run: RunFiles, steps: Ints, axis: Axis) -> list[float | None]:
+    """Where steps of a run stand on an axis; None where that is not known."""
+    if axis == "steps":
+        return steps.tolist()
+    counts = run.counted("speed/seconds" if axis == "seconds" else "data/tokens", steps)
+    if axis == "flops":
+        counts = counts * (run.flops_per_token or np.nan)
+    return [None if np.isnan(count) else float(count) for count in counts]
+
+
+def lines_of(run: RunFiles, in_bits: bool) -> dict[str, Curve]:
+    """The curves to draw of a run; the training loss is known in nats per token alone."""
+    if not in_bits:
+        curves = curves_of(run.record)
+        return {name: curves[name] for name in (TRAIN, VAL) if name in curves}
+    steps, bits = run.curve(BITS)
+    if BITS in run.record.initial:
+        steps, bits = np.insert(steps, 0, 0), np.insert(bits, 0, run.record.initial[BITS])
+    return {VAL: (steps, bits)}
+
+
+def axis_menu(places: list[Places], first: Axis) -> dict[str, Any]:
+    """A button for each axis, which moves all curves; the first is pressed."""
+    buttons = [
+        {
+            "label": word,
+            "method": "update",
+            "args": [{"x": [x[axis] for x in places]}, {"xaxis.title.text": title}],
+        }
+        for axis, (word, title) in AXES.items()
+    ]
+    return {
+        "type": "buttons",
+        "direction": "right",
+        "buttons": buttons,
+        "active": list(AXES).index(first),
+        "x": 0,
+        "xanchor": "left",
+        "y": 1.02,
+        "yanchor": "bottom",
+        "bgcolor": "rgba(128,128,128,0.15)",
+    }
+
+
+def overlay(runs: list[RunFiles], labels: list[str], first: Axis) -> Any:
+    """The figure: train thin, val thick, a colour for each run, buttons for the x axis."""
+    import plotly.graph_objects as go
+
+    figure, in_bits = go.Figure(), not same_tokenizer(runs)
+    places: list[Places] = []
+    for index, (run, label) in enumerate(zip(runs, labels, strict=True)):
+        again, colour = divmod(index, len(COLOURS))
+        look = {"color": COLOURS[colour], "dash": DASHES[again % len(DASHES)]}
+        for name, (steps, values) in lines_of(run, in_bits).items():
+            thick = name == VAL
+            places.append({axis: positions(run, steps, axis) for axis in AXES})
+            figure.add_scatter(
+                x=places[-1][first],
+                y=values,
+                name=escape(label),
+                legendgroup=str(index),
+                showlegend=thick,
+                mode="lines+markers" if thick else "lines",
+                line={**look, "width": 3 if thick else 1},
+                opacity=1 if thick else 0.75,
+                hovertemplate=f"{name} %{{y:.4f}} at %{{x:.4~s}}",
+            )
+    style_figure(figure, 500 + 25 * len(runs))
+    figure.update_layout(
+        updatemenus=[axis_menu(places, first)],
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
+        margin={"t": 80, "b": 90},
+        xaxis_title=AXES[first][1],
+        yaxis_title="bits per byte" if in_bits else "loss (nats per token)",
+    )
+    return figure
+
+
+def as_text(rows: Rows, labels: list[str], width: int) -> str:
+    """The table for a terminal: one column for each run, in blocks that fit its width."""
+    first = max(len(name) for name, _ in rows)
+    columns = [[label, *(cells[n] for _, cells in rows)] for n, label in enumerate(labels)]
+    widths = [max(map(len, column)) for column in columns]
+    blocks: list[list[int]] = [[]]
+    for index, wide in enumerate(widths):
+        taken = first + sum(widths[n] + 2 for n in blocks[-1])
+        if blocks[-1] and taken + 2 + wide > width:
+            blocks.append([])
+        blocks[-1].append(index)
+    names = ["", *(name for name, _ in rows)]
+    return "\n\n".join(
+        "\n".join(
+            "  ".join(
+                [f"{name:<{first}}", *(f"{columns[n][line]:>{widths[n]}}" for n in block)]
+            ).rstrip()
+            for line, name in enumerate(names)
+        )
+        for block in blocks
+    )
+
+
+def compare(runs: list[Path], x: Axis = "steps", output: Path = Path("compare.html")) -> None:
+    """Print runs beside each other, and draw their curves over each other in one HTML page.
+
+    Args:
+        runs: run directories, two or more.
+        x: what the curves are drawn against at first; buttons in the page switch it.
+        output: the page to write; it opens without a network.
+    """
+    found = read_runs(runs)
+    labels, settings = labels_of(found), setting_rows(found)
+    results = [{**figures_of(run), "verdict": verdict_of(run)} for run in found]
+    rows = settings + [(name, [one[name] for one in results]) for name in results[0]]
+    notes = notes_on(found, labels)
+    print(as_text(rows, labels, shutil.get_terminal_size().columns))
+    print("", *notes, "", sep="\n" if notes else "")
+    body = "\n".join(
+        [
+            f"<h1>{len(found)} runs beside each other</h1>",
+            table([(name, *cells) for name, cells in rows], ["", *labels]),
+            *(f"<p>{escape(note)}</p>" for note in notes),
+            "<h2>Curves</h2>",
+            "<p class=note>Thick: validation. Thin: training. Click a name to hide it.</p>",
+            plot(overlay(found, labels, x)),
+        ]
+    )
+    write_text(output, page(f"{len(found)} runs beside each other", body))
+    print(f"curves: {output}")

@@ -1,0 +1,233 @@
+"""A run's record -> training_curve.png, loss_by_epoch.png, and the same curves in text."""
+
+import os
+import textwrap
+from collections.abc import Iterable
+from contextlib import redirect_stderr, suppress
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from lmtemplate.errors import CheckpointError, DiskError
+from lmtemplate.record import EPOCH, Floats, Ints, Record, from_lines, read_lines
+from lmtemplate.run_dir import folder_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Curve = tuple[Ints, Floats]  # steps, values
+COLORS = {"train loss": "tab:blue", "validation loss": "tab:red", "learning rate": "tab:green"}
+NAMES = ("step", "train/loss", "val/loss", "optim/lr", EPOCH, "nonfinite")  # all that is drawn
+MOST_POINTS = 2000  # of a line: a lowest and a highest one for each pixel across
+MOST_MARKERS = 60  # more of them hide the line
+
+
+class EpochAverage(NamedTuple):
+    """One pass over the data: its number from 0, nats per token, whether it came to its end."""
+
+    epoch: int
+    loss: float
+    complete: bool
+
+
+def epoch_averages(record: Record) -> list[EpochAverage]:
+    """The mean training loss of each pass over the data, in their order.
+
+    A row counts once for each step since the row before; it belongs to the pass that its last
+    sequence lies in. A pass between two rows has no average. Only the last can be incomplete.
+    """
+    if not len(record):
+        return []
+    steps = np.diff(record.steps, prepend=0)
+    epochs, which = np.unique(record.epochs, return_inverse=True)
+    losses = np.bincount(which, steps * record.train_loss) / np.bincount(which, steps)
+    made = np.nan_to_num(record.values.get(EPOCH, record.epochs)).max()  # passes, as 3.72
+    complete = (epochs < epochs[-1]) | (epochs + 1 <= made)
+    return list(map(EpochAverage, epochs.tolist(), losses.tolist(), complete.tolist()))
+
+
+def thin(steps: Ints, values: Floats) -> Curve:
+    """About MOST_POINTS points of a long curve: its ends, each stretch's lowest and highest."""
+    size = -(-2 * len(values) // MOST_POINTS)
+    if size <= 2:
+        return steps, values
+    stretches = np.pad(values, (0, -len(values) % size), constant_values=np.nan).reshape(-1, size)
+    starts = np.arange(0, len(values), size)
+    lowest, highest = (np.nan_to_num(s, nan=np.inf).argmin(1) for s in (stretches, -stretches))
+    kept = np.unique(np.concatenate([[0, len(values) - 1], starts + lowest, starts + highest]))
+    return steps[kept], values[kept]
+
+
+def curves_of(record: Record) -> dict[str, Curve]:
+    """Name -> thinned curve of all that there is; NaN where a log axis has no place for a rate."""
+    val_steps, val_losses = record.validations
+    if record.initial_val_loss is not None:
+        val_steps = np.insert(val_steps, 0, 0)
+        val_losses = np.insert(val_losses, 0, record.initial_val_loss)
+    rates = np.where(record.learning_rate > 0, record.learning_rate, np.nan)
+    drawn = (record.steps, record.train_loss), (val_steps, val_losses), (record.steps, rates)
+    named = zip(COLORS, drawn, strict=True)
+    return {name: thin(*curve) for name, curve in named if not np.isnan(curve[1]).all()}
+
+
+def decades(rates: Floats) -> tuple[float, float]:
+    """Ends of a log axis: the powers of ten around, and a little more."""
+    low, high = np.log10([np.nanmin(rates), np.nanmax(rates)])
+    return 10 ** (np.floor(low) - 0.1), 10 ** (np.ceil(high) + 0.1)
+
+
+def notes(record: Record) -> list[str]:
+    """What the curves cannot show."""
+    said, zero, bad = [], record.steps[record.learning_rate == 0], record.nonfinite_steps
+    if len(zero):
+        said += [f"rate 0, not on a log axis: first at step {zero[0]:,}, {len(zero):,} in all"]
+    if bad:
+        said += [f"loss not finite, not drawn: first at step {bad[0]:,}, {len(bad):,} in all"]
+    return said
+
+
+def _new_figure(name: str) -> "Figure":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 6), dpi=125)  # 1000 x 750 pixels
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
+    figure.suptitle(textwrap.fill(name, 70), parse_math=False)  # a name's $ is a $
+    return figure
+
+
+def _finish(axes: "Axes", x_label: str, y_label: str, said: list[str]) -> None:
+    """What all axes have in common."""
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.tick_params(labelbottom=True)
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.grid(alpha=0.3)
+    if axes.get_lines():
+        axes.legend()
+    axes.set_title("\n".join(said), fontsize="small", loc="left", color="0.3")
+
+
+def draw_curves(record: Record, name: str) -> "Figure":
+    """Losses over steps, and below them the learning rate on a log axis."""
+    figure, curves = _new_figure(name), curves_of(record)
+    losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=[5, 3])
+    rates.set_yscale("log")
+    for what, (steps, values) in curves.items():
+        axes = rates if what == "learning rate" else losses
+        marker = "o" if len(steps) <= MOST_MARKERS else ""
+        axes.plot(steps, values, color=COLORS[what], label=what, marker=marker, markersize=4)
+    if "learning rate" in curves:
+        rates.set_ylim(decades(curves["learning rate"][1]))
+    _finish(losses, "training steps", "loss (nats per token)", [])
+    _finish(rates, "training steps", "learning rate (log)", notes(record))
+    return figure
+
+
+def draw_epochs(record: Record, name: str) -> "Figure":
+    """The average loss of each pass over the data, one point each; a partial one is hollow."""
+    figure = _new_figure(name)
+    axes, said = figure.subplots(), list[str]()
+    epochs, losses, complete = zip(*epoch_averages(record), strict=True)
+    color, size = COLORS["train loss"], 8 if len(epochs) <= MOST_MARKERS else 3
+    axes.plot(epochs, losses, "o-", color=color, markersize=size, label="average train loss")
+    if EPOCH not in record.values:
+        said += ["the passes over the data were not logged"]
+    elif not complete[-1]:
+        share = np.nanmax(record.values[EPOCH]) - epochs[-1]
+        what = f"epoch {epochs[-1]}, incomplete ({share:.3g} of it)"
+        axes.plot(epochs[-1], losses[-1], "wo", markeredgecolor=color, markersize=size, label=what)
+        if epochs[-1] == 0:
+            said += [f"this run is shorter than one pass over the data: {share:.3g} of it"]
+    if len(epochs) <= epochs[-1]:
+        said += ["a pass that lies between two logging points has no average"]
+    axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+    _finish(axes, "epoch number (0 is the first)", "average loss (nats per token)", said)
+    return figure
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Replace a picture at once; one that cannot be drawn leaves the old. Raises DiskError."""
+    content = BytesIO()
+    with redirect_stderr(StringIO()):  # warnings of glyphs that a font lacks
+        figure.savefig(content, format="png", dpi="figure")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two may draw one run
+    try:
+        temporary.write_bytes(content.getvalue())
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _text_plot(curves: Iterable[Curve], marks: str, width: int, **options: object) -> str:
+    """Curves over steps from 0 on, each of its own mark: the first a line, the others points."""
+    from uniplot import plot_to_string  # plotext is compiled, and draws on one global figure
+
+    xs, ys = zip(*curves, strict=True)
+    options |= {"x_min": 0, "x_max": 1.001 * max(steps[-1] for steps in xs), "color": False}
+    options |= {"lines": [True, False][: len(xs)], "force_ascii_characters": list(marks)}
+    options |= {"width": width - 11, "line_length_hard_cap": width}  # labels have 8 characters
+    options |= {"x_gridlines": [], "y_gridlines": [], "character_set": "ascii"}
+    boxes = str.maketrans("┌┐└┘─│", "++++-|")  # a log file may know ASCII alone
+    return plot_to_string(xs=xs, ys=ys, **options).translate(boxes)
+
+
+def rate_in_terminal(steps: Ints, rates: Floats, width: int = 72, height: int = 4) -> str:
+    """(N,) steps and their learning rates on a log axis, in ASCII; a rate of 0 leaves a gap."""
+    curve = thin(steps, np.where(rates > 0, rates, np.nan))
+    if np.isnan(curve[1]).all():
+        return "the rate is 0 throughout"
+    low, high = decades(curve[1])
+    return _text_plot([curve], "#", width, height=height, y_as_log=True, y_min=low, y_max=high)
+
+
+def in_terminal(record: Record, width: int = 72, height: int = 12) -> str:
+    """Losses over steps, and below them the learning rate on a log axis, in ASCII.
+
+    No line is longer than `width` characters, 30 at least; the losses' plot has `height` lines.
+    """
+    if not len(record):
+        return "nothing was logged yet"
+
+    def span(values: Floats) -> str:
+        return " -> ".join(f"{value:.4g}" for value in values[[0, -1]][: len(values)])
+
+    curves = curves_of(record)
+    rate = curves.pop("learning rate", None)
+    says = [f"{name} {span(values)}" for name, (_, values) in curves.items()]
+    parts = [f"{record.steps[-1]:,} steps: * {', o '.join(says)}"]
+    parts += [_text_plot(curves.values(), "*o", width, height=height)]
+    if rate is not None:
+        parts += [f"learning rate {span(record.learning_rate)}, highest {np.nanmax(rate[1]):.4g}"]
+        parts += [rate_in_terminal(*rate, width, max(3, height // 3))]
+    parts += notes(record)
+    return "\n".join(part if "\n" in part else textwrap.fill(part, width) for part in parts)
+
+
+def plot(run: Path, quiet: bool = False) -> None:
+    """Draw a run's record: training_curve.png and loss_by_epoch.png in its checkpoints folder.
+
+    Args:
+        run: run directory.
+        quiet: low priority, no output, no error where it is too early; for use beside a training.
+    """
+    if quiet and hasattr(os, "nice"):
+        os.nice(19)
+    if not run.is_dir():
+        raise CheckpointError(f"no run {run}; a run directory is what `lmtemplate fit` has made")
+    lines = ({name: line[name] for name in NAMES if name in line} for line in read_lines(run))
+    record, folder = from_lines(lines), folder_of(run)
+    if len(record) < 2:
+        if quiet:
+            return
+        raise CheckpointError(f"{folder} has no record of two points or more; train first")
+    for file, draw in (("training_curve.png", draw_curves), ("loss_by_epoch.png", draw_epochs)):
+        save(draw(record, run.resolve().name), folder / file)
+        if not quiet:
+            print(folder / file)

@@ -1,0 +1,122 @@
+"""Training state -> file and back: whole, verified, and never run as code."""
+
+import hashlib
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lmtemplate.checkpoint import files
+from lmtemplate.errors import CheckpointError, DiskError
+from tests.runs import contents, equal, flip_bit, save, state
+
+
+class Evil:
+    """What a pickle may hold: a call, run by whoever loads it."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.canary}",)
+
+
+def test_a_checkpoint_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    written = state(3, text="ü", nested={"a": [1, (2.5, None)], "b": torch.tensor([True])})
+    files.write(written, tmp_path / "a.ckpt")
+    assert equal(files.read(tmp_path / "a.ckpt"), written)
+
+
+def test_anyone_can_load_it_with_weights_only(tmp_path: Path) -> None:
+    files.write(state(3), tmp_path / "a.ckpt")
+    assert torch.load(tmp_path / "a.ckpt", weights_only=True)["global_step"] == 3
+
+
+def test_the_checksums_are_sha256_as_sha256sum_prints_them(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2)
+    folder = tmp_path / "checkpoints"
+    lines = (folder / "SHA256SUMS").read_text().splitlines()
+    expected = [
+        f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}"
+        for name in ("step-000000001.ckpt", "step-000000002.ckpt")
+    ]
+    assert lines == expected
+
+
+def test_writing_leaves_no_temporary_file(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    assert contents(tmp_path / "checkpoints").keys() == {"SHA256SUMS", "step-000000001.ckpt"}
+
+
+def test_a_full_disk_leaves_the_file_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.ckpt"
+    files.write(state(1), path)
+    before = contents(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(DiskError, match="No space left on device"):
+        files.write(state(2), path)
+    assert contents(tmp_path) == before
+    assert files.damage(path) is None
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.5, 0.9, 1.0])
+def test_one_flipped_bit_is_found(tmp_path: Path, place: float) -> None:
+    files.write(state(), tmp_path / "a.ckpt")
+    flip_bit(tmp_path / "a.ckpt", place)
+    with pytest.raises(CheckpointError, match=r"a\.ckpt is damaged \(sha256 is"):
+        files.read(tmp_path / "a.ckpt")
+
+
+def test_a_file_from_elsewhere_is_checked_by_the_sums_inside_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    torch.save(state(), path)
+    assert files.damage(path) is None
+    with zipfile.ZipFile(path) as archive:
+        weights = next(entry for entry in archive.infolist() if entry.filename.endswith("data/0"))
+        start = weights.header_offset
+    content = path.read_bytes()
+    data = torch.arange(6.0).numpy().tobytes()
+    flip_bit(path, (content.index(data, start) + 5) / (len(content) - 1))
+    with pytest.raises(CheckpointError, match="fails its CRC"):
+        files.read(path)
+
+
+def test_a_truncated_file_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    torch.save(state(), path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        files.read(path)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["with a checksum", "without"])
+def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path: Path, known: bool) -> None:
+    canary, path = tmp_path / "canary", tmp_path / "a.ckpt"
+    if known:
+        files.write(state(payload=Evil(canary)), path)
+    else:
+        torch.save(state(payload=Evil(canary)), path)
+    with pytest.raises(CheckpointError, match=r"is refused: it contains the global \w+\.system"):
+        files.read(path)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"model": 1}])
+def test_what_is_not_a_checkpoint_is_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match="has no state_dict"):
+        files.read(tmp_path / "a.ckpt")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no checkpoint .*a\.ckpt"):
+        files.read(tmp_path / "a.ckpt")

@@ -1,0 +1,87 @@
+"""What is said while a run goes on, and what is not."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lmtemplate.record import Floats
+from lmtemplate.study.diagnose.early_warning import WINDOW, turning_bad
+from lmtemplate.study.diagnose.finding import Facts, Finding
+from tests.study.records import FACTS, START, name, power_law
+
+
+def first(loss: Floats, facts: Facts = FACTS) -> tuple[int, str] | None:
+    """The row after which something is said, and what."""
+    steps = 5 * np.arange(1, len(loss) + 1)
+    for rows in range(1, len(loss) + 1):
+        finding = turning_bad(steps[:rows], loss[:rows], START, facts)
+        if finding is not None:
+            return rows, finding.name
+    return None
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.1, 0.3])
+@pytest.mark.parametrize("seed", range(5))
+def test_nothing_is_said_of_a_healthy_run(noise: float, seed: int) -> None:
+    assert first(power_law(300, noise=noise, seed=seed) - noise) is None
+
+
+def test_a_loss_above_its_start_is_said_at_the_second_row() -> None:
+    assert first(np.full(10, START + 1)) == (2, "learning_rate_too_high")
+
+
+def test_one_row_above_the_start_is_not_enough() -> None:
+    loss = power_law()
+    loss[0] = START + 1
+    assert first(loss) is None
+
+
+def test_a_loss_slightly_above_its_start_is_not_said() -> None:
+    assert first(np.full(30, START + 0.2)) is None
+
+
+def test_a_run_that_had_learned_gets_longer_above_the_start() -> None:
+    loss = power_law()
+    loss[50:] = START + 2
+    assert first(loss) == (55, "spike_not_recovered")
+
+
+def test_a_jump_that_stays_is_said_after_a_while() -> None:
+    loss = power_law()
+    loss[50:] += 1.0
+    found = first(loss)
+    assert found is not None
+    assert found[1] == "spike_not_recovered"
+    assert 65 <= found[0] <= 75
+
+
+def test_a_spike_that_comes_back_is_not_said() -> None:
+    loss = power_law()
+    loss[50:60] += 1.0
+    assert first(loss) is None
+
+
+def test_a_loss_that_does_not_move_is_said_once_it_should_have() -> None:
+    assert first(np.full(100, START)) == (40, "learning_rate_too_low")
+    late = replace(FACTS, warmup_steps=200)
+    assert first(np.full(100, START), late) == (80, "learning_rate_too_low")
+
+
+def test_without_a_known_warmup_nobody_is_stuck() -> None:
+    assert first(np.full(100, START), Facts()) is None
+
+
+def test_no_rows_tell_nothing() -> None:
+    assert turning_bad(np.array([], dtype=np.int64), np.array([]), START, FACTS) is None
+
+
+def test_only_the_last_rows_are_looked_at() -> None:
+    def said(steps: np.ndarray, loss: Floats) -> Finding | None:
+        return turning_bad(steps, loss, START, FACTS)
+
+    steps, loss = 5 * np.arange(1, 301), power_law(300)
+    loss[280:] += 1.0
+    whole, part = said(steps, loss), said(steps[-WINDOW:], loss[-WINDOW:])
+    assert name(whole) == "spike_not_recovered"
+    assert whole == part

@@ -1,0 +1,88 @@
+"""TensorBoard's files as anyone writes them, read as a record."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch.utils.tensorboard import SummaryWriter
+
+from lmtemplate.errors import ConfigError
+from lmtemplate.study.diagnose.events import read_events
+
+Curves = dict[str, dict[int, float]]
+
+CURVES: Curves = {
+    "train/loss": {10: 4.0, 20: 3.0, 30: 2.5},
+    "val/loss": {0: 5.0, 19: 3.5, 30: 3.0},
+    "optim/lr": {5: 0.1, 20: 0.2},
+    "val/accuracy": {0: 0.01, 30: 0.25},
+}
+
+
+def write_events(folder: Path, curves: Curves, *, as_tensors: bool = False) -> Path:
+    with SummaryWriter(str(folder)) as board:
+        for tag, curve in curves.items():
+            for step, value in curve.items():
+                board.add_scalar(tag, value, step, new_style=as_tensors)
+    return folder
+
+
+@pytest.mark.parametrize("as_tensors", [False, True])
+def test_curves_become_rows(tmp_path: Path, as_tensors: bool) -> None:
+    record = read_events(write_events(tmp_path, CURVES, as_tensors=as_tensors))
+    assert record.steps.tolist() == [10, 20, 30]
+    assert record.train_loss.tolist() == [4.0, 3.0, 2.5]
+    assert record.initial_val_loss == 5.0
+    np.testing.assert_allclose(record.learning_rate, [0.1, 0.2, 0.2], rtol=1e-6)
+    np.testing.assert_array_equal(record.values["val/accuracy"], [math.nan, math.nan, 0.25])
+    assert record.initial["val/accuracy"] == pytest.approx(0.01)
+
+
+def test_a_validation_between_rows_stands_on_the_one_before_it(tmp_path: Path) -> None:
+    steps, losses = read_events(write_events(tmp_path, CURVES)).validations
+    assert (steps.tolist(), losses.tolist()) == ([10, 30], [3.5, 3.0])
+
+
+def test_values_that_are_not_finite_have_no_row_and_are_listed(tmp_path: Path) -> None:
+    curves = {**CURVES, "train/loss": {10: 4.0, 20: math.nan, 30: 2.5}, "val/loss": {30: math.inf}}
+    record = read_events(write_events(tmp_path, curves))
+    assert record.nonfinite_steps == (20, 30)
+    assert record.steps.tolist() == [10, 30]
+    assert len(record.validations[0]) == 0
+
+
+def test_any_names_of_tags_will_do(tmp_path: Path) -> None:
+    renamed = {"loss": CURVES["train/loss"], "eval": CURVES["val/loss"], "rate": {10: 0.5}}
+    record = read_events(write_events(tmp_path, renamed), "loss", "eval", "rate")
+    assert record.train_loss.tolist() == [4.0, 3.0, 2.5]
+    assert record.learning_rate.tolist() == [0.5, 0.5, 0.5]
+
+
+def test_a_run_without_validation_or_rates_is_read_too(tmp_path: Path) -> None:
+    folder = write_events(tmp_path, {"loss": CURVES["train/loss"]})
+    record = read_events(folder, "loss", None, None)
+    assert len(record) == 3
+    assert np.isnan(record.val_loss).all()
+    assert np.isnan(record.learning_rate).all()
+
+
+def test_an_absent_tag_is_named_with_those_that_are_there(tmp_path: Path) -> None:
+    write_events(tmp_path, {"loss": {1: 1.0}, "eval": {1: 1.0}})
+    with pytest.raises(ConfigError, match=r"--val_loss val/loss: .*there are: eval, loss$"):
+        read_events(tmp_path, "loss")
+
+
+def test_what_a_second_start_logged_again_counts_once(tmp_path: Path) -> None:
+    write_events(tmp_path, {"loss": {10: 4.0, 20: 3.0}})
+    write_events(tmp_path, {"loss": {20: 2.0, 30: 1.0}})
+    record = read_events(tmp_path, "loss", None, None)
+    assert (record.steps.tolist(), record.train_loss.tolist()) == ([10, 20, 30], [4.0, 2.0, 1.0])
+
+
+def test_a_folder_without_event_files_names_folders_below_that_have_some(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no TensorBoard event files there$"):
+        read_events(tmp_path)
+    write_events(tmp_path / "version_0", CURVES)
+    with pytest.raises(ConfigError, match="version_0"):
+        read_events(tmp_path)

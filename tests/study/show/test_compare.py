@@ -1,0 +1,204 @@
+"""Runs beside each other: what differs, what came of it, and curves over four axes."""
+
+import re
+from pathlib import Path
+
+import pytest
+from tests.study.show.test_page import (
+    EVIL,
+    FLOPS_PER_TOKEN,
+    INITIAL,
+    LOSSES,
+    SECONDS_PER_STEP,
+    TOKENS_PER_STEP,
+    Elements,
+    write_run,
+)
+
+from lmtemplate.errors import CheckpointError, ConfigError
+from lmtemplate.study.diagnose.diagnose import Examination
+from lmtemplate.study.diagnose.finding import Facts, Finding
+from lmtemplate.study.diagnose.verdict import Verdict
+from lmtemplate.study.show import compare as study
+from lmtemplate.study.show.page import NONE, RunFiles, read_run
+from tests.browser import needs_browser, open_offline
+
+PER_STEP = {
+    "steps": 1,
+    "tokens": TOKENS_PER_STEP,
+    "flops": TOKENS_PER_STEP * FLOPS_PER_TOKEN,
+    "seconds": SECONDS_PER_STEP,
+}
+
+
+@pytest.fixture(autouse=True)
+def findings(monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
+    """What is to be found; the verdict has tests of its own, and these runs are too short."""
+    found: list[Finding] = []
+
+    def examine(run: Path, deep: bool) -> Examination:
+        assert not deep
+        return Examination(read_run(run).record, Facts(), Verdict(tuple(found)), ())
+
+    monkeypatch.setattr(study, "examine", examine)
+    return found
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[Path]:
+    return [write_run(tmp_path / "slow", lr=0.1), write_run(tmp_path / "fast", lr=0.2)]
+
+
+@pytest.fixture
+def runs(folders: list[Path]) -> list[RunFiles]:
+    return [read_run(folder) for folder in folders]
+
+
+def test_only_settings_that_differ_are_shown(runs: list[RunFiles]) -> None:
+    assert study.setting_rows(runs) == [("model.optimizer.lr", ["0.1", "0.2"])]
+
+
+def test_a_run_without_a_config_has_dashes(folders: list[Path], tmp_path: Path) -> None:
+    bare = write_run(tmp_path / "bare")
+    (bare / "config.yaml").unlink()
+    runs = [read_run(folder) for folder in [*folders, bare]]
+    assert study.setting_rows(runs) == [("model.optimizer.lr", ["0.1", "0.2", NONE])]
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = [write_run(Path(parent, "run")) for parent in "ab"]
+    assert study.labels_of([read_run(folder) for folder in folders]) == list(map(str, folders))
+
+
+def test_a_long_name_loses_its_middle_where_it_stays_unique(tmp_path: Path) -> None:
+    names = ["a" * 30 + "-lr-0.1", "a" * 30 + "-lr-0.02", "b"]
+    runs = [read_run(write_run(tmp_path / name)) for name in names]
+    assert study.labels_of(runs) == ["a" * 17 + "…" + name[-18:] for name in names[:2]] + ["b"]
+    twins = [read_run(write_run(tmp_path / ("c" * 17 + middle + "c" * 30))) for middle in "xy"]
+    assert study.labels_of(twins) == [run.name for run in twins]
+
+
+def test_no_two_runs_look_the_same(runs: list[RunFiles]) -> None:
+    many = runs[:1] * 20
+    looks = [
+        (trace.line.color, trace.line.dash)
+        for trace in study.overlay(many, [str(n) for n in range(20)], "steps").data
+        if trace.mode == "lines+markers"
+    ]
+    assert len({*looks}) == len(many)
+
+
+def test_the_verdict_is_the_first_fault_and_the_number_of_others(
+    runs: list[RunFiles], findings: list[Finding]
+) -> None:
+    findings.append(Finding("undertrained", False, "", "", (0, 40)))
+    assert study.verdict_of(runs[0]) == "healthy"
+    findings.append(Finding("rate_too_high", True, "", "", (0, 40)))
+    assert study.verdict_of(runs[0]) == "rate too high"
+    findings.append(Finding("diverged", True, "", "", (0, 40)))
+    assert study.verdict_of(runs[0]) == "rate too high (+1)"
+
+
+def test_a_run_that_has_logged_nothing_has_no_verdict(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "training_metrics.jsonl").touch()
+    assert study.verdict_of(read_run(tmp_path)) == NONE
+
+
+def test_one_run_cannot_be_compared(folders: list[Path]) -> None:
+    with pytest.raises(ConfigError, match="two runs or more, got 1"):
+        study.compare(folders[:1])
+
+
+def test_the_same_run_twice_is_refused(folders: list[Path]) -> None:
+    with pytest.raises(ConfigError, match="the same run"):
+        study.compare([folders[0], folders[0] / ".." / "slow"])
+
+
+def test_a_folder_that_is_no_run_is_named(folders: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nothing_here"):
+        study.compare([folders[0], tmp_path / "nothing_here"])
+
+
+@pytest.mark.parametrize("axis", PER_STEP)
+def test_curves_stand_where_steps_times_their_cost_are(
+    runs: list[RunFiles], axis: study.Axis
+) -> None:
+    for trace in study.overlay(runs, ["slow", "fast"], axis).data:
+        steps = [0, *LOSSES] if trace.mode == "lines+markers" else range(5, 41, 5)
+        assert list(trace.x) == pytest.approx([step * PER_STEP[axis] for step in steps])
+
+
+def test_buttons_put_the_same_curves_over_the_other_axes(runs: list[RunFiles]) -> None:
+    for button, axis in zip(
+        study.overlay(runs, ["slow", "fast"], "steps").layout.updatemenus[0].buttons,
+        study.AXES,
+        strict=True,
+    ):
+        other = study.overlay(runs, ["slow", "fast"], axis)
+        assert [list(x) for x in button.args[0]["x"]] == [list(trace.x) for trace in other.data]
+        assert button.args[1]["xaxis.title.text"] == other.layout.xaxis.title.text
+
+
+def test_validation_is_thick_and_training_thin_in_one_colour(runs: list[RunFiles]) -> None:
+    train, val, *others = study.overlay(runs, ["slow", "fast"], "steps").data
+    assert list(val.y) == [INITIAL, *LOSSES.values()]
+    assert val.line.width > train.line.width
+    assert val.line.color == train.line.color
+    assert val.line.color not in {trace.line.color for trace in others}
+
+
+def test_runs_of_different_tokenizers_are_compared_in_bits_per_byte(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / name, tokenizer=name) for name in "ab"]
+    runs = [read_run(folder) for folder in folders]
+    figure = study.overlay(runs, ["a", "b"], "steps")
+    assert figure.layout.yaxis.title.text == "bits per byte"
+    assert len(figure.data) == 2  # the training loss is in nats per token
+    steps = [step in LOSSES for step in runs[0].record.steps]
+    bits = [runs[0].record.initial[study.BITS], *runs[0].values(study.BITS)[steps]]
+    assert list(figure.data[0].y) == pytest.approx(bits)
+    assert "tokenizers differ" in study.notes_on(runs, ["a", "b"])[0]
+
+
+def test_other_data_under_the_same_tokenizer_is_said(runs: list[RunFiles]) -> None:
+    assert study.notes_on(runs, ["slow", "fast"]) == []
+    runs[0].manifest["data"]["fingerprint"] = "another"
+    assert "data differ" in study.notes_on(runs, ["slow", "fast"])[0]
+
+
+def test_an_unfinished_run_is_not_drawn_over_flops(runs: list[RunFiles], tmp_path: Path) -> None:
+    unfinished = read_run(write_run(tmp_path / "young", finished=False))
+    labels = ["slow", "young"]
+    assert {*study.overlay([runs[0], unfinished], labels, "flops").data[-1].x} == {None}
+    assert "young" in study.notes_on([runs[0], unfinished], labels)[0]
+
+
+def test_the_table_keeps_to_the_terminals_width() -> None:
+    labels = [f"run-number-{n}" for n in range(9)]
+    text = study.as_text([("tokens", list("123456789")), ("verdict", ["x" * 12] * 9)], labels, 60)
+    assert max(map(len, text.splitlines())) <= 60
+    assert re.findall(r"run-number-\d", text) == labels
+
+
+def test_the_verb_prints_the_table_and_writes_the_page(
+    folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study.compare(folders, output=tmp_path / "out.html")
+    printed = capsys.readouterr().out
+    assert re.search(r"model.optimizer.lr +0.1 +0.2\n", printed)
+    assert re.search(r"best val loss +0.5000 +0.5000\n", printed)
+    assert re.search(r"verdict +healthy +healthy\n", printed)
+    assert Elements((tmp_path / "out.html").read_text()).count("table") == 1
+
+
+@needs_browser
+@pytest.mark.browser
+def test_a_browser_opens_the_page_and_runs_no_name(folders: list[Path], tmp_path: Path) -> None:
+    evil = write_run(tmp_path / EVIL.replace("/", "\u2215"))
+    written = tmp_path / "compare.html"
+    study.compare([*folders, evil], x="seconds", output=written)
+    assert open_offline(written, tmp_path / "compare.png") == []
+    assert (tmp_path / "compare.png").stat().st_size > 10_000

@@ -1,0 +1,109 @@
+"""A record -> figures, each checked against the arithmetic that a script would do."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from lmtemplate.record import Line, Record, Writer, from_lines
+from lmtemplate.study.show.summary import before_and_after, costs, training_summary
+from tests.conftest import Command
+
+BITS = "val/bits_per_byte"
+
+
+def lines() -> list[Line]:
+    """20 steps in 2 passes, from 4 to 2 nats, warm-up from a tenth of the peak."""
+    made: list[Line] = [{"step": 0, "val/loss": 4.2, "samples": {"The": " qq"}}]
+    for number, step in enumerate((5, 10, 15, 20)):
+        rate = (0.001, 0.01, 0.01, 0.005)[number]
+        loss = (4.0, 3.0, 1.9, 2.0)[number]
+        passes = step / 10
+        made.append({"step": step, "train/loss": loss, "optim/lr": rate, "data/epoch": passes})
+    made.append({"step": 20, "val/loss": 2.6, BITS: 1.1})
+    made.append({"step": 20, "samples": {"The": " end", "A": " b"}})
+    return made
+
+
+@pytest.fixture
+def record() -> Record:
+    return from_lines(lines())
+
+
+def test_the_quantities_of_the_documents_are_there(record: Record) -> None:
+    text = training_summary(record)
+    for line in (
+        "Initial loss: 4.0000 (mean of steps 1 to 5)",
+        "Final loss: 2.0000",
+        "Loss reduction: 2.0000",
+        "Reduction percentage: 50.0%",
+        "  Initial: 0.001000, peak: 0.010000",
+        "  Final: 0.005000",
+    ):
+        assert line in text.splitlines()
+
+
+def test_log_points_and_steps_are_told_apart(record: Record) -> None:
+    text = training_summary(record)
+    assert "Total steps: 4 log points, 20 optimizer steps" in text
+    assert f"Loss decrease per step: {2 / 4:.6f} by log points, {2 / 15:.6f} by optimizer" in text
+
+
+def test_the_rate_is_compared_with_its_peak_besides_its_first_value(record: Record) -> None:
+    assert "Decay factor: 5.000000 of the first, 0.500000 of the peak" in training_summary(record)
+
+
+def test_a_first_rate_of_zero_divides_nothing() -> None:
+    points = [{"step": 1, "train/loss": 2.0, "optim/lr": 0.0}]
+    assert "Decay factor" not in training_summary(from_lines(points))
+
+
+def test_the_best_is_that_of_validation_and_the_lowest_training_loss_another(
+    record: Record,
+) -> None:
+    text = training_summary(record)
+    assert "Step: 20 (by validation loss)" in text
+    assert f"Loss: 2.6000, 1.1000 bits per byte, perplexity {math.exp(2.6):.2f}" in text
+    assert "Lowest training loss: 1.9000 at step 15" in text
+
+
+def test_each_pass_has_its_average(record: Record) -> None:
+    assert "Average loss per epoch: 3.500, 1.950" in training_summary(record)
+
+
+def test_the_gap_between_validation_and_training_is_told(record: Record) -> None:
+    assert "Gap: 0.6000 (last validation - final training" in training_summary(record)
+
+
+def test_an_empty_record_says_so() -> None:
+    assert "nothing was logged yet" in training_summary(from_lines([]))
+
+
+def test_one_prompt_is_shown_before_and_after(record: Record) -> None:
+    assert before_and_after(record).splitlines() == [
+        '"The", continued',
+        "  before   The qq",
+        "  after    The end",
+    ]
+
+
+def test_without_samples_there_is_no_before() -> None:
+    assert before_and_after(from_lines([])) == ""
+
+
+def test_costs_are_counted_in_both_ways() -> None:
+    text = costs({"flops": 5e12, "flops_6nd": 6e12, "tokens": 1000, "seconds": 7200, "devices": 4})
+    assert "5e+12 FLOPs by the model's own count (6e+12 by 6ND), 1,000 tokens" in text
+    assert "2 h 0 min" in text
+    assert "8 device-hours" in text
+
+
+def test_the_verb_prints_a_run_s_figures_and_curves(command: Command, tmp_path: Path) -> None:
+    writer = Writer(tmp_path, 0)
+    for line in lines():
+        values = {name: value for name, value in line.items() if name != "step"}
+        writer.append(line["step"], values)
+    result = command("summary", tmp_path)
+    assert result.code == 0
+    assert "=== Training Summary ===" in result.out
+    assert "validation" in result.out.partition("===")[0]  # the legend of the drawing

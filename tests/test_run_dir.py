@@ -1,0 +1,245 @@
+"""Texts and dictionaries -> files of a run directory, whole or not at all."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from lmtemplate.errors import DiskError, LockedError
+from lmtemplate.run_dir import (
+    Lock,
+    duration,
+    git_state,
+    manifest,
+    read_json,
+    write_json,
+    write_manifest,
+    write_text,
+)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 0 s"),
+        (60, "1 min 0 s"),
+        (75, "1 min 15 s"),
+        (3599.4, "59 min 59 s"),
+        (3600, "1 h 0 min"),
+        (90_000, "25 h 0 min"),
+    ],
+)
+def test_seconds_are_told_as_a_person_would(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("seconds", [59.6, 3599.6])
+def test_no_duration_says_sixty(seconds: float) -> None:
+    assert "60" not in duration(seconds)
+
+
+def test_a_text_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    write_text(tmp_path / "new" / "a.txt", "größer\n")
+    assert (tmp_path / "new" / "a.txt").read_text(encoding="utf-8") == "größer\n"
+
+
+def test_writing_leaves_no_other_file_behind(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "x")
+    write_text(tmp_path / "a.txt", "y")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    write_text(tmp_path / "a.txt", "old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskError, match=r"a\.txt: No space left on device"):
+        write_text(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_numbers_that_json_does_not_know_are_refused(tmp_path: Path, number: float) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "a.json", {"loss": number})
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_a_dictionary_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    content = {"loss": 1.5, "best": None, "steps": [1, 2]}
+    write_json(tmp_path / "a.json", content)
+    assert read_json(tmp_path / "a.json") == content
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "\ufffd"])
+def test_what_is_missing_or_broken_reads_as_none(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "a.json").write_text(text)
+    assert read_json(tmp_path / "a.json") is None
+
+
+def git(folder: Path, *words: str) -> str:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    done = subprocess.run(
+        ["git", *identity, *words], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_the_commit_and_whether_it_was_changed_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    git(tmp_path, "init")
+    (tmp_path / "a").write_text("1")
+    git(tmp_path, "add", "a")
+    git(tmp_path, "commit", "-m", "first")
+    assert git_state() == {"commit": git(tmp_path, "rev-parse", "HEAD"), "dirty": False}
+    (tmp_path / "a").write_text("2")
+    assert git_state()["dirty"] is True
+
+
+def test_outside_a_repository_there_is_no_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.chdir(tmp_path)
+    assert git_state() == {"commit": None, "dirty": None}
+
+
+def test_without_git_there_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert git_state() == {"commit": None, "dirty": None}
+
+
+def test_the_manifest_holds_code_versions_machine_and_data() -> None:
+    content = manifest(7, {"device": "cpu"}, {"fingerprint": "ab"})
+    assert content["seed"] == 7
+    assert content["hardware"] == {"device": "cpu"}
+    assert content["data"] == {"fingerprint": "ab"}
+    assert content["versions"]["torch"] == version("torch")
+    assert content["versions"]["lightning"] == version("lightning")
+    assert content["started"].endswith("+00:00")
+    assert {"command", "git", "python", "platform"} <= content.keys()
+
+
+def test_a_resumed_run_keeps_its_first_manifest(tmp_path: Path) -> None:
+    write_manifest(tmp_path, {"started": "monday", "git": 1, "seed": 1})
+    for day, step in (("tuesday", 5), ("wednesday", 9)):
+        start = {"step": step, "changed": {"lr": [1, 2]}}
+        write_manifest(tmp_path, {"started": day, "git": 2, "seed": 3}, start)
+    content = json.loads((tmp_path / "manifest.json").read_text())
+    assert (content["started"], content["git"], content["seed"]) == ("monday", 1, 1)
+    assert [(r["started"], r["git"], r["step"]) for r in content["resumed"]] == [
+        ("tuesday", 2, 5),
+        ("wednesday", 2, 9),
+    ]
+
+
+def test_a_new_run_overwrites_the_manifest_of_one_that_never_saved(tmp_path: Path) -> None:
+    write_manifest(tmp_path, {"started": "monday", "git": 1})
+    write_manifest(tmp_path, {"started": "tuesday", "git": 2})
+    assert read_json(tmp_path / "manifest.json") == {"started": "tuesday", "git": 2}
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from lmtemplate.run_dir import Lock
+lock = Lock(Path(sys.argv[1]))
+lock.acquire()
+print("locked", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has the lock of `tmp_path`."""
+    words = [sys.executable, "-c", HOLDS, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    child = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "locked\n"
+    yield child
+    child.kill()
+    child.communicate()
+
+
+needs_locks = pytest.mark.skipif(os.name == "nt", reason="Windows has other locks")
+
+
+@needs_locks
+def test_a_directory_in_use_is_refused_with_who_has_it(
+    tmp_path: Path, holder: subprocess.Popen[str]
+) -> None:
+    with pytest.raises(LockedError, match=f"is in use by pid {holder.pid} on host .* since 20"):
+        Lock(tmp_path).acquire()
+
+
+@needs_locks
+def test_the_lock_of_a_killed_process_is_taken_over_with_a_notice(
+    tmp_path: Path, holder: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    holder.kill()
+    holder.wait()
+    lock = Lock(tmp_path)
+    lock.acquire()
+    assert f"taking over {tmp_path} from pid {holder.pid}" in capsys.readouterr().out
+    lock.release()
+
+
+def test_a_released_lock_leaves_nothing_to_say(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        lock = Lock(tmp_path)
+        lock.acquire()
+        lock.acquire()
+        lock.release()
+    assert capsys.readouterr().out == ""
+    assert not list(tmp_path.iterdir())
+
+
+@needs_locks
+def test_a_lock_that_its_holder_removes_meanwhile_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    lock, take, times = Lock(tmp_path), fcntl.lockf, iter(range(9))
+
+    def removed_at_first(file: IO[str], how: int) -> None:
+        if next(times) == 0:
+            lock.path.unlink()
+        take(file, how)
+
+    monkeypatch.setattr(fcntl, "lockf", removed_at_first)
+    lock.acquire()
+    assert lock.path.read_text().startswith(f"pid {os.getpid()} ")
+    lock.release()
+
+
+@needs_locks
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("text")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(DiskError, match="cannot write"):
+        Lock(tmp_path / "run").acquire()
+    assert (tmp_path / "precious").read_text() == "text"
