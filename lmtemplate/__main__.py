@@ -6,64 +6,26 @@ import os
 import sys
 from difflib import get_close_matches
 
-from lmtemplate import __version__
+from lmtemplate import __version__, plug
 from lmtemplate.errors import ConfigError, UserError
+from lmtemplate.plug import Verb
 
-# verb -> module, function, what it does. A function with a signature gets its flags from it; one
-# that takes the words themselves (fit, validate, test) parses configs with Lightning.
+# The core's own verbs; `plug` adds those of study/. A function with a signature gets its flags from
+# it; one that takes the words themselves parses configs with Lightning.
 VERBS = {
-    "prepare": ("lmtemplate.data.prepare", "prepare", "text -> token shards, split by document"),
-    "plan": (
-        "lmtemplate.study.plan.plan",
-        "plan",
-        "a budget -> model, tokens, batch, rate, a config",
-    ),
-    "schedule": ("lmtemplate.fit", "schedule", "draw a config's learning rate before the run"),
-    "fit": ("lmtemplate.fit", "fit", "train: shards -> checkpoints, curves, samples in a run"),
-    "validate": ("lmtemplate.evaluate", "validate", "RUN: validation loss of a checkpoint"),
-    "test": ("lmtemplate.evaluate", "test", "RUN: loss of a checkpoint on the test split"),
-    "generate": ("lmtemplate.generate", "generate", "RUN: continue a prompt with a trained model"),
-    "diagnose": (
-        "lmtemplate.study.diagnose.diagnose",
-        "diagnose",
-        "RUN: healthy, or what is wrong and why",
-    ),
-    "summary": ("lmtemplate.study.show.summary", "summary", "RUN: its losses and rates in figures"),
-    "plot": ("lmtemplate.study.show.plots", "plot", "RUN: draw its curves as PNG files"),
-    "report": (
-        "lmtemplate.study.show.report",
-        "report",
-        "RUN: everything about it in one HTML file",
-    ),
-    "compare": (
-        "lmtemplate.study.show.compare",
-        "compare",
-        "RUN RUN ...: a table and one plot of all",
-    ),
-    "reproduce": (
-        "lmtemplate.study.check.reproduce",
-        "reproduce",
-        "RUN: repeat it, compare bit for bit",
-    ),
-    "verify": (
-        "lmtemplate.study.check.verify",
-        "verify",
-        "PATH: every checksum of a corpus or a run",
-    ),
-    "doctor": (
-        "lmtemplate.study.check.doctor",
-        "doctor",
-        "check machine, corpus and run directory",
-    ),
-    "landscape": ("lmtemplate.study.show.landscape", "landscape", "a page: optimizers at work"),
+    "prepare": Verb("lmtemplate.data.prepare", "prepare", "text -> token shards, by document"),
+    "fit": Verb("lmtemplate.fit", "fit", "train: shards -> checkpoints, curves, samples", True),
+    "validate": Verb("lmtemplate.evaluate", "validate", "RUN: validation loss", True),
+    "test": Verb("lmtemplate.evaluate", "test", "RUN: loss on the test split", True),
+    "generate": Verb("lmtemplate.generate", "generate", "RUN: continue a prompt"),
+    **plug.verbs(),
 }
 
-READ_CONFIGS = ("lmtemplate.fit", "lmtemplate.evaluate")  # with Lightning
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")
 
 
 def usage() -> str:
-    verbs = "\n".join(f"  {verb:<10} {says}" for verb, (_, _, says) in VERBS.items())
+    verbs = "\n".join(f"  {name:<10} {verb.says}" for name, verb in VERBS.items())
     return (
         f"lmtemplate {__version__}: text in, a trained language model out\n\n"
         f"usage: lmtemplate VERB ...\n\n{verbs}\n\n"
@@ -108,8 +70,7 @@ def run(words: list[str]) -> None:
         close = get_close_matches(verb.lower(), [*VERBS, "train"], n=1)
         meant = f"; did you mean {close[0].replace('train', 'fit')}?" if close else ""
         raise ConfigError(f"no verb {verb!r}{meant} (there are: {', '.join(VERBS)})")
-    module, name, what = VERBS[verb]
-    reads_configs = module in READ_CONFIGS
+    module, name, what, reads_configs = VERBS[verb]
     if reads_configs:
         check_ranks()
     allowed, rest = take_allowed(rest)

@@ -1,5 +1,6 @@
 """Command line and config files -> settings and objects, or one line that says what is wrong."""
 
+import importlib
 import warnings
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lmtemplate import callbacks as ours
-from lmtemplate import redact
+from lmtemplate import plug, redact
 from lmtemplate.checkpoint.resume import ResumeMode
 from lmtemplate.cli_errors import (
     GROUPS,
@@ -136,7 +137,6 @@ CALLBACKS = {
     "samples": ours.Samples,
     "signals": ours.Signals,
     "guard": ours.Guard,
-    "watch": ours.Watch,
 }
 
 
@@ -171,6 +171,13 @@ class Trainer(lightning.Trainer):
             num_sanity_val_steps=num_sanity_val_steps,
             **kwargs,
         )
+
+
+def load_class(path: str) -> type:
+    """The class at a dotted path of ours."""
+    module, _, name = path.rpartition(".")
+    found: type = getattr(importlib.import_module(module), name)
+    return found
 
 
 def class_spec(kind: type) -> dict[str, Any]:
@@ -242,7 +249,8 @@ class TrainingCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # one key each at the top, so that a second config changes one value and loses none of them
-        for name, kind in CALLBACKS.items():
+        plugged = {name: load_class(path) for name, path in plug.callbacks().items()}
+        for name, kind in {**CALLBACKS, **plugged}.items():
             default = class_spec(kind)
             parser.add_argument(f"--{name}", type=kind | None, default=default, help="null: off")
         parser.set_defaults(

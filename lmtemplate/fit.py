@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.distributed import DistError
 
 from lmtemplate import callbacks as ours
-from lmtemplate import redact, run_dir
+from lmtemplate import plug, redact, run_dir
 from lmtemplate.callbacks.preemption import EXIT_CODES
 from lmtemplate.checkpoint import compatibility as restore
 from lmtemplate.checkpoint import files
@@ -35,7 +35,6 @@ from lmtemplate.errors import (
 from lmtemplate.hardware import device_name
 from lmtemplate.record import is_recorded, read_record
 from lmtemplate.streams import forgiving
-from lmtemplate.study.show.schedule import drawing
 from lmtemplate.trainer import (
     Machine,
     build_trainer,
@@ -248,9 +247,7 @@ def train_on(cli: TrainingCLI, words: list[str], run: Path, lock: run_dir.Lock |
 def explain(run: Path, cli: TrainingCLI, lock: run_dir.Lock | None, allowed: list[str]) -> None:
     """Say what came of the run, unless that is switched off; the first process speaks."""
     if lock and cli.config.report:
-        from lmtemplate.study import closing  # loads what no other process needs
-
-        closing.explain(run, allowed)
+        plug.close(run, allowed)
 
 
 def run_directory(cli: TrainingCLI) -> Path:
@@ -287,15 +284,3 @@ def fit(words: list[str], allowed: list[str]) -> None:
             raise
         if has_trained:
             explain(run, cli, lock, allowed)
-
-
-def schedule(words: list[str], allowed: list[str]) -> None:
-    """Draw the learning rate of a planned run."""
-    quieten()
-    configure_parsing(allowed)
-    cli = TrainingCLI(words, "schedule")
-    steps = make_plan(cli, None).length.steps
-    check(cli, steps)
-    groups = cli.model.recipe.build(cli.model.net).param_groups
-    peaks = {str(group.get("name", number)): group["lr"] for number, group in enumerate(groups)}
-    print(drawing(cli.model.schedule, steps, peaks))

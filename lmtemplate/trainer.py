@@ -17,13 +17,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy
 
 from lmtemplate import callbacks as ours
+from lmtemplate import plug
 from lmtemplate.checkpoint import files
 from lmtemplate.cli import RUN_LENGTHS, Trainer, TrainingCLI
 from lmtemplate.errors import ConfigError, DiskError
 from lmtemplate.hardware import auto_precision
 from lmtemplate.optimizers import SGD
 from lmtemplate.run_length import RunLength, accumulation, measure_step, only_limit, run_length
-from lmtemplate.study.check.doctor import ROOM
 
 
 def quieten() -> None:
@@ -181,7 +181,7 @@ def check_room(cli: TrainingCLI, run: Path) -> None:
     if cli.config_init.checkpoint is None:
         return
     moments = 0 if isinstance(cli.model.recipe, SGD) else 2  # at most
-    needed = ROOM * (1 + moments) * files.size(cli.model.net.state_dict())
+    needed = files.ROOM * (1 + moments) * files.size(cli.model.net.state_dict())
     free = shutil.disk_usage(run).free
     if free < needed:
         raise DiskError(
@@ -224,7 +224,15 @@ def patient_for_so_long(strategy: Any, world_size: int) -> Any:
 def build_trainer(cli: TrainingCLI, plan: Plan, run: Path, first_step: int) -> Trainer:
     """Lightning's Trainer in Lightning's units, with the callbacks of every run."""
     settings = cli.config_init.trainer.as_dict()
-    names = ("signals", "early_stopping", "lr_monitor", "throughput", "guard", "samples", "watch")
+    names = (
+        "signals",
+        "early_stopping",
+        "lr_monitor",
+        "throughput",
+        "guard",
+        "samples",
+        *plug.callbacks(),
+    )
     core = [cli.config_init[name] for name in names]
     limit = plan.length.value if plan.length.limit == "max_seconds" else None
     show_bar = settings["enable_progress_bar"] is not False
@@ -250,7 +258,6 @@ def build_trainer(cli: TrainingCLI, plan: Plan, run: Path, first_step: int) -> T
         callbacks=[
             *(callback for callback in own if callback is not None),
             *as_list(settings["callbacks"]),
-            ours.Pictures(),
             ours.Cards(plan.length, max(0, first_step - 1)),
         ],
         plugins=[*as_list(settings["plugins"]), ours.SafeCheckpointIO(describe(cli, plan.length))],

@@ -7,12 +7,11 @@ from lmtemplate.callbacks.lr_monitor import LRMonitor
 from lmtemplate.callbacks.non_finite import Guard
 from lmtemplate.callbacks.preemption import SignalError, Signals
 from lmtemplate.callbacks.progress import ProgressBar
-from lmtemplate.callbacks.record import Pictures, RecordLogger
+from lmtemplate.callbacks.record import RecordLogger
 from lmtemplate.callbacks.run_summary import Cards
 from lmtemplate.callbacks.samples import Samples
 from lmtemplate.callbacks.state import SafeCheckpointIO
 from lmtemplate.callbacks.throughput import Throughput
-from lmtemplate.callbacks.watch import Watch
 
 __all__ = [
     "Board",
@@ -21,7 +20,6 @@ __all__ = [
     "EarlyStopping",
     "Guard",
     "LRMonitor",
-    "Pictures",
     "ProgressBar",
     "RecordLogger",
     "RunEnd",
@@ -31,5 +29,4 @@ __all__ = [
     "SignalError",
     "Signals",
     "Throughput",
-    "Watch",
 ]

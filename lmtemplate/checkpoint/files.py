@@ -26,6 +26,7 @@ from lmtemplate.run_dir import sync_folder, write_text
 Checkpoint = dict[str, Any]
 
 SUMS = "SHA256SUMS"
+ROOM = 2.2  # checkpoints that a run needs room for: the one being written, and the one before it
 
 
 def file_name(step: int) -> str:

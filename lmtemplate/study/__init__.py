@@ -1,1 +1,27 @@
-"""What a run, or a plan, can tell: one verb, one file."""
+"""Runs -> verdicts, pictures, pages, plans. The core reads three names here, through plug.py."""
+
+_HERE = "lmtemplate.study"
+
+# Verb -> module, function, what it does, whether it parses configs as `fit` does.
+VERBS = {
+    "plan": (f"{_HERE}.plan.plan", "plan", "a budget -> model, tokens, batch, rate, a config"),
+    "schedule": (f"{_HERE}.show.schedule", "schedule", "draw a config's learning rate", True),
+    "diagnose": (f"{_HERE}.diagnose.diagnose", "diagnose", "RUN: healthy, or what is wrong, why"),
+    "summary": (f"{_HERE}.show.summary", "summary", "RUN: its losses and rates in figures"),
+    "plot": (f"{_HERE}.show.plots", "plot", "RUN: draw its curves as PNG files"),
+    "report": (f"{_HERE}.show.report", "report", "RUN: everything about it in one HTML file"),
+    "compare": (f"{_HERE}.show.compare", "compare", "RUN RUN ...: a table and one plot of all"),
+    "reproduce": (f"{_HERE}.check.reproduce", "reproduce", "RUN: repeat it, compare bit for bit"),
+    "verify": (f"{_HERE}.check.verify", "verify", "PATH: every checksum of a corpus or a run"),
+    "doctor": (f"{_HERE}.check.doctor", "doctor", "check machine, corpus and run directory"),
+    "landscape": (f"{_HERE}.show.landscape", "landscape", "a page: optimizers at work"),
+}
+
+# Key of a config -> class of the callback that it configures.
+CALLBACKS = {
+    "watch": f"{_HERE}.diagnose.watch.Watch",
+    "pictures": f"{_HERE}.show.pictures.Pictures",
+}
+
+# Called with the run directory and the allowed packages when a run has ended.
+CLOSING = f"{_HERE}.show.closing.explain"

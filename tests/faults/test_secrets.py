@@ -93,7 +93,9 @@ def draw_here(words: list[str]) -> AbstractContextManager[None]:
 def test_no_file_of_a_run_holds_a_secret(
     own: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lmtemplate.study.closing.subprocess", SimpleNamespace(Popen=draw_here))
+    monkeypatch.setattr(
+        "lmtemplate.study.show.closing.subprocess", SimpleNamespace(Popen=draw_here)
+    )
     more = ["--trainer.callbacks.api_key", "Canary-on-the-command-line"]
     more += ["--trainer.callbacks.password=Canary-on-the-command-line"]
     assert own("--report=true", *more).code == 0

@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from lmtemplate.checkpoint.files import ROOM
 from lmtemplate.errors import UserError
 from lmtemplate.study.check import environment as machine
 from lmtemplate.study.check.environment import Check, default_checkpoint_bytes, probe
-
-ROOM = 2.2  # checkpoints that a run needs room for: the one being written, and the one before it
 
 
 def _data_of(run: Path | None, data: Path | None) -> Path | None:

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from lmtemplate.cli import TrainingCLI, configure_parsing
 from lmtemplate.errors import ConfigError
 from lmtemplate.record import Floats, Ints
 from lmtemplate.schedules import Schedule
 from lmtemplate.study.show.plots import rate_in_terminal
+from lmtemplate.trainer import check, make_plan, quieten
 
 POINTS = 2000  # that a drawing takes at most
 
@@ -52,3 +54,15 @@ def drawing(schedule: Schedule, steps: int, peaks: Mapping[str, float]) -> str:
     words = "\n".join(f"  {row:<8} {text}" for row, text in rows.items())
     title = f"{type(schedule).__name__} over {steps:,} steps"
     return f"{title}\n{rate_in_terminal(chosen, values)}\n{words}"
+
+
+def schedule(words: list[str], allowed: list[str]) -> None:
+    """Draw the learning rate of a planned run."""
+    quieten()
+    configure_parsing(allowed)
+    cli = TrainingCLI(words, "schedule")
+    steps = make_plan(cli, None).length.steps
+    check(cli, steps)
+    groups = cli.model.recipe.build(cli.model.net).param_groups
+    peaks = {str(group.get("name", number)): group["lr"] for number, group in enumerate(groups)}
+    print(drawing(cli.model.schedule, steps, peaks))

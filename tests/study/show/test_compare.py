@@ -4,6 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
+
+from lmtemplate.errors import CheckpointError, ConfigError
+from lmtemplate.study.diagnose.diagnose import Examination
+from lmtemplate.study.diagnose.finding import Facts, Finding
+from lmtemplate.study.diagnose.verdict import Verdict
+from lmtemplate.study.show import compare as study
+from lmtemplate.study.show.page import NONE, RunFiles, read_run
+from tests.browser import needs_browser, open_offline
 from tests.study.show.test_page import (
     EVIL,
     FLOPS_PER_TOKEN,
@@ -14,14 +22,6 @@ from tests.study.show.test_page import (
     Elements,
     write_run,
 )
-
-from lmtemplate.errors import CheckpointError, ConfigError
-from lmtemplate.study.diagnose.diagnose import Examination
-from lmtemplate.study.diagnose.finding import Facts, Finding
-from lmtemplate.study.diagnose.verdict import Verdict
-from lmtemplate.study.show import compare as study
-from lmtemplate.study.show.page import NONE, RunFiles, read_run
-from tests.browser import needs_browser, open_offline
 
 PER_STEP = {
     "steps": 1,

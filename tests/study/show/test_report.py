@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.study.show.test_page import EVIL, INITIAL, LOSSES, Elements, write_run
 
 from lmtemplate.errors import ConfigError
 from lmtemplate.record import read_record
@@ -18,6 +17,7 @@ from lmtemplate.study.diagnose.verdict import Verdict
 from lmtemplate.study.show import report as study
 from lmtemplate.study.show.page import RunFiles, read_run
 from tests.browser import needs_browser, open_offline
+from tests.study.show.test_page import EVIL, INITIAL, LOSSES, Elements, write_run
 
 FAULT = Finding("loss_turns", True, "It turned at step 30.", "dropout & fewer passes.", (30, 40))
 NOTE = Finding("undertrained", False, "4 tokens per parameter.", "", (0, 40))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lmtemplate.study import closing
+from lmtemplate.study.show import closing
 from tests.conftest import Command
 from tests.runs import events, train
 

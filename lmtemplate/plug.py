@@ -1,0 +1,47 @@
+"""study/, where a clone has kept it -> its verbs, callbacks and closing words.
+
+This is the one place in the core that knows of that folder.
+"""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+
+class Verb(NamedTuple):
+    """Where a verb of the command line lives, and what it does."""
+
+    module: str
+    function: str
+    says: str
+    reads_configs: bool = False  # takes the words themselves, and parses configs with Lightning
+
+
+def load() -> ModuleType | None:
+    """The upper storey; None where a clone has deleted it."""
+    try:
+        return importlib.import_module("lmtemplate.study")
+    except ModuleNotFoundError:
+        return None
+
+
+def verbs() -> dict[str, Verb]:
+    """Verb -> where it lives."""
+    study = load()
+    return {name: Verb(*verb) for name, verb in study.VERBS.items()} if study else {}
+
+
+def callbacks() -> dict[str, str]:
+    """Key of a config -> class of the callback that it configures."""
+    study = load()
+    return dict(study.CALLBACKS) if study else {}
+
+
+def close(run: Path, allowed: list[str]) -> None:
+    """Say what came of a finished run, in the terminal and in its report."""
+    if study := load():
+        module, _, name = study.CLOSING.rpartition(".")
+        explain: Callable[[Path, list[str]], None] = getattr(importlib.import_module(module), name)
+        explain(run, allowed)
