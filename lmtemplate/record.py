@@ -210,6 +210,19 @@ def read_record(run: Path) -> Record:
     return from_lines(read_lines(run))
 
 
+def last_points(run: Path, count: int = 5) -> str:
+    """The end of a run's record: ". Before: step 50: loss 3.1, rate 0.01, gradient 4.2; ..."."""
+    record = read_record(run) if is_recorded(run) else None
+    if not record:
+        return ""
+    norms = record.values.get("optim/grad_norm", record.train_loss * math.nan)
+    columns = (record.steps, record.train_loss, record.learning_rate, norms)
+    rows = zip(*(column[-count:] for column in columns), strict=True)
+    return ". Before: " + "; ".join(
+        f"step {s}: loss {x:.4g}, rate {r:.3g}, gradient {n:.3g}" for s, x, r, n in rows
+    )
+
+
 def _append(content: bytes, path: Path) -> None:
     """All of it or, where a disk fills up, nothing. Raises OSError."""
     with path.open("ab", buffering=0) as file:

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import yaml
 
-from lmtemplate.errors import DiskError, LockedError
+from lmtemplate.errors import ConfigError, DiskError, LockedError
 
 try:
     import fcntl
@@ -33,6 +33,25 @@ PACKAGES = (
     "tokenizers",
     "numpy",
 )
+
+
+def check_name(name: str) -> Path:
+    """Raises ConfigError for a name that cannot be one."""
+    try:
+        name.encode()
+        run = Path(name).expanduser()
+        os.stat(run)
+        is_file = run.is_file()
+    except (FileNotFoundError, NotADirectoryError):  # the lock says what is in the way
+        return run
+    except (OSError, ValueError, RuntimeError) as error:  # too long; a NUL, not UTF-8; ~nobody
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(
+            f"run_dir {ascii(name)[:60]} cannot be a folder here: {reason}; name another"
+        ) from error
+    if is_file:
+        raise ConfigError(f"run directory {run} is a file; name another with --run_dir")
+    return run
 
 
 def folder_of(run: Path) -> Path:

@@ -1,32 +1,14 @@
-"""What happens around a training step, by name, for configs."""
+"""What happens around a training step: config key -> class, in the order in which they act."""
 
-from lmtemplate.callbacks.board import Board, RunLogger
-from lmtemplate.callbacks.checkpointing import Checkpoint
-from lmtemplate.callbacks.early_stopping import EarlyStopping, RunEnd
-from lmtemplate.callbacks.lr_monitor import LRMonitor
-from lmtemplate.callbacks.non_finite import Guard
-from lmtemplate.callbacks.preemption import SignalError, Signals
-from lmtemplate.callbacks.progress import ProgressBar
-from lmtemplate.callbacks.record import RecordLogger
-from lmtemplate.callbacks.run_summary import Cards
-from lmtemplate.callbacks.samples import Samples
-from lmtemplate.callbacks.state import SafeCheckpointIO
-from lmtemplate.callbacks.throughput import Throughput
+CALLBACKS = {
+    "signals": "lmtemplate.callbacks.preemption.Signals",
+    "early_stopping": "lmtemplate.callbacks.early_stopping.EarlyStopping",
+    "lr_monitor": "lmtemplate.callbacks.lr_monitor.LRMonitor",
+    "throughput": "lmtemplate.callbacks.throughput.Throughput",
+    "guard": "lmtemplate.callbacks.non_finite.Guard",
+    "weight_averaging": "lmtemplate.callbacks.weight_averaging.WeightAveraging",
+    "samples": "lmtemplate.callbacks.samples.Samples",
+    "checkpoint": "lmtemplate.callbacks.checkpointing.Checkpoint",
+}
 
-__all__ = [
-    "Board",
-    "Cards",
-    "Checkpoint",
-    "EarlyStopping",
-    "Guard",
-    "LRMonitor",
-    "ProgressBar",
-    "RecordLogger",
-    "RunEnd",
-    "RunLogger",
-    "SafeCheckpointIO",
-    "Samples",
-    "SignalError",
-    "Signals",
-    "Throughput",
-]
+OFF = ("weight_averaging",)  # unless a config sets something in it

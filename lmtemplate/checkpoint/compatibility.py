@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from lmtemplate import run_dir
 from lmtemplate.checkpoint.files import Checkpoint
 from lmtemplate.errors import CheckpointError, ConfigError, UserError
 from lmtemplate.models.base import LanguageModel
@@ -28,6 +29,21 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[
     old, new = flatten(before), flatten(now)
     keys = sorted({*old, *new})
     return {k: (old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)}
+
+
+def announce(
+    run: Path, before: Checkpoint | None, settings: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Say where the run goes on and which settings differ; returns that, for the manifest."""
+    if before is None:
+        if run_dir.is_used(run):
+            print(f"no checkpoint in {run} yet: starting at step 0")
+        return None
+    changed = differences(before["config"], settings)
+    print(f"continuing {run} at step {before['global_step']:,}")
+    for key, (old, new) in changed.items():
+        print(f"  changed: {key}: {old} -> {new}")
+    return {"step": before["global_step"], "changed": {k: list(v) for k, v in changed.items()}}
 
 
 def check_same_model_and_data(checkpoint: Checkpoint, description: dict[str, Any]) -> None:

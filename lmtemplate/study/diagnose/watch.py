@@ -25,7 +25,7 @@ class Watch(Callback):
                 columns = logger.writer.columns
                 facts = Facts(
                     max_steps=trainer.max_steps,
-                    warmup_steps=module.schedule.warmup_steps,
+                    warmup_steps=getattr(module.schedule, "warmup_steps", None),
                     vocab_size=module.net.vocab_size,
                 )
                 return turning_bad(
