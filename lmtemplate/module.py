@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
 from lmtemplate.data.datamodule import TokenData
@@ -19,7 +19,7 @@ from lmtemplate.hardware import auto_compile
 from lmtemplate.loss import LossFunction, cross_entropy
 from lmtemplate.metrics import MetricList, TokenMetrics
 from lmtemplate.models.base import LanguageModel
-from lmtemplate.optimizers import OptimizerCallable, OptimizerRecipe, recipe_of, settings_of
+from lmtemplate.optimizers import Group, OptimizerCallable, OptimizerRecipe, recipe_of, settings_of
 from lmtemplate.schedules import Schedule
 
 Batch = tuple[Tensor, Tensor]
@@ -56,6 +56,11 @@ def check_finite(values: Mapping[str, float], step: int) -> None:
             raise NumbersError(f"{name} is {value} at step {step:,}")
 
 
+def monitored(values: Mapping[str, float]) -> dict[str, Tensor]:
+    """Values as Lightning's callbacks read them, without a loss of digits."""
+    return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+
+
 def log_values(module: "LitLanguageModel", values: Mapping[str, Tensor | float]) -> None:
     """Log at the optimizer step just made, for loggers and for callbacks that monitor a value.
 
@@ -63,8 +68,7 @@ def log_values(module: "LitLanguageModel", values: Mapping[str, Tensor | float])
     """
     plain = {name: float(value) for name, value in values.items()}
     module.latest.update(plain)
-    monitored = {name: torch.tensor(v, dtype=torch.float64) for name, v in plain.items()}
-    module.trainer.callback_metrics.update(monitored)
+    module.trainer.callback_metrics.update(monitored(plain))
     for logger in module.loggers:
         logger.log_metrics(plain, step=module.global_step)
     check_finite(plain, module.global_step)
@@ -111,6 +115,8 @@ class LitLanguageModel(LightningModule):
         self.more_metrics = MetricList(metrics or [])
         self.latest: dict[str, float] = {}  # the newest value of all that was logged
         self.grad_norm: Tensor | None = None  # of the latest step that measured it, before clipping
+        self._settings: list[Group] = []  # of the optimizer's parameter groups, as given now
+        self._settings_before: list[Group] | None = None  # and in the start before
         self.train_sums = torch.zeros(2)  # nats, tokens since the last log, of this rank
 
     def setup(self, stage: str) -> None:
@@ -138,31 +144,34 @@ class LitLanguageModel(LightningModule):
             scheduler: Any = LambdaLR(optimizer, factor)
         else:
             scheduler = self.schedule(optimizer)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "optim/lr"},
-        }
+        plan: dict[str, Any] = {"scheduler": scheduler, "interval": "step", "name": "optim/lr"}
+        if isinstance(scheduler, ReduceLROnPlateau):  # Lightning counts micro-batches here
+            plan.update(monitor="val/loss", frequency=int(self.trainer.val_check_interval or 1))
+        return {"optimizer": optimizer, "lr_scheduler": plan}  # type: ignore[return-value]
 
     def on_train_start(self) -> None:
         self.train_sums = self.train_sums.to(self.device)
+        self.trainer.callback_metrics.update(monitored(self.latest))
         self._apply_settings()
         self._switch_optimizer("train")
 
     def _apply_settings(self) -> None:
-        """Let the settings given now beat those that the checkpoint's optimizer state brought.
+        """Let a setting that changed since the checkpoint win over the optimizer state in it.
 
-        A schedule of torch keeps its learning rates in its own state, which is left alone.
+        All else in a parameter group is left alone: some optimizers keep state there (schedule-free
+        its step, Prodigy its estimate of the learning rate), and torch's schedules their rates.
         """
         (optimizer,), scheduler = self.trainer.optimizers, self.lr_schedulers()
-        for group, settings in zip(optimizer.param_groups, self._settings, strict=True):
-            group.update({key: value for key, value in settings.items() if key != "lr"})
-        if not isinstance(self.schedule, Schedule):
-            return
-        assert isinstance(scheduler, LambdaLR)
-        factor = self.schedule.factor(self.global_step, self.trainer.max_steps)
-        scheduler.base_lrs = [settings["lr"] for settings in self._settings]
-        for group, rate in zip(optimizer.param_groups, scheduler.base_lrs, strict=True):
-            group.update(initial_lr=rate, lr=rate * factor)
+        pairs = zip(self._settings, self._settings_before or self._settings, strict=True)
+        changed = [{k: v for k, v in now.items() if before.get(k) != v} for now, before in pairs]
+        for group, settings in zip(optimizer.param_groups, changed, strict=True):
+            group.update(settings)
+        if isinstance(self.schedule, Schedule):
+            assert isinstance(scheduler, LambdaLR)
+            factor = self.schedule.factor(self.global_step, self.trainer.max_steps)
+            scheduler.base_lrs = [settings["lr"] for settings in self._settings]
+            for group, rate in zip(optimizer.param_groups, scheduler.base_lrs, strict=True):
+                group.update(initial_lr=rate, lr=rate * factor)
 
     def _switch_optimizer(self, mode: Literal["train", "eval"]) -> None:
         """Tell an optimizer that validates other weights than it trains (schedule-free)."""
@@ -232,10 +241,15 @@ class LitLanguageModel(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["train_sums"] = self._all_train_sums().tolist()
+        checkpoint["optimizer_settings"] = self._settings
+        logged = self.latest.items()
+        checkpoint["latest"] = {k: v for k, v in logged if not k.startswith("speed/")}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.trainer.is_global_zero:
             self.train_sums = torch.tensor(checkpoint["train_sums"])
+        self._settings_before = checkpoint["optimizer_settings"]
+        self.latest = checkpoint["latest"]
 
     def _log_step(self) -> None:
         """Log what arrives through `self.log` at the step just made; Lightning counts from 0."""

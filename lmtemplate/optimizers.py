@@ -3,7 +3,6 @@
 What a config names are recipes: settings now, an optimizer once there is a net.
 """
 
-import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -110,21 +109,9 @@ def recipe_of(optimizer: OptimizerRecipe | OptimizerCallable) -> OptimizerRecipe
     return optimizer if isinstance(optimizer, OptimizerRecipe) else AnyOptimizer(optimizer)
 
 
-# Settings by these names are the user's, also where a group alone states them.
-USUAL_SETTINGS = {"lr", "momentum", "betas", "eps", "weight_decay", "name"}
-
-
 def settings_of(optimizer: torch.optim.Optimizer) -> list[Group]:
-    """Per parameter group, the user's settings, without what the optimizer counts there itself.
-
-    Some optimizers keep state in their groups (schedule-free its step, Prodigy its estimate of the
-    learning rate). A setting is what the constructor takes, or what goes by a usual name.
-    """
-    known = {*inspect.signature(type(optimizer)).parameters, *USUAL_SETTINGS}
-    return [
-        {key: value for key, value in group.items() if key in known and key != "params"}
-        for group in optimizer.param_groups
-    ]
+    """What each parameter group says beside its parameters."""
+    return [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
 
 
 class AdamW(OptimizerRecipe):

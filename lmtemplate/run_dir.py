@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import platform
 import subprocess
@@ -97,8 +98,19 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any], indent: int | None = 2) -> None:
-    """Strict JSON: NaN and infinity are errors, not text that no other reader takes."""
-    write_text(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
+    """Strict JSON: NaN and infinity are written as YAML spells them, as ".inf"."""
+    write_text(path, json.dumps(without_nan(content), indent=indent, allow_nan=False) + "\n")
+
+
+def without_nan(content: Any) -> Any:
+    """The same nest with text for every float that JSON has no number for."""
+    if isinstance(content, dict):
+        return {key: without_nan(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [without_nan(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return ".nan" if math.isnan(content) else f"{'-' * (content < 0)}.inf"
+    return content
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -67,6 +67,8 @@ class Trainer(lightning.Trainer):
         val_check_interval: optimizer steps between validations.
         log_every_n_steps: optimizer steps between logged values.
         num_sanity_val_steps: validation batches before step 1; -1 for all of them.
+        limit_val_batches: batches of a validation, as 3, or its share of all, as 0.5.
+        limit_test_batches: the same for the test split.
     """
 
     def __init__(
@@ -77,6 +79,8 @@ class Trainer(lightning.Trainer):
         val_check_interval: int = 100,
         log_every_n_steps: int = 5,
         num_sanity_val_steps: int = -1,
+        limit_val_batches: int | float | None = None,  # Lightning's own type reads 1 as 1.0, all
+        limit_test_batches: int | float | None = None,
         **kwargs: Any,
     ) -> None:
         assert precision != "auto", "find_machine chooses before the Trainer is built"
@@ -86,6 +90,8 @@ class Trainer(lightning.Trainer):
             val_check_interval=val_check_interval,
             log_every_n_steps=log_every_n_steps,
             num_sanity_val_steps=num_sanity_val_steps,
+            limit_val_batches=limit_val_batches,
+            limit_test_batches=limit_test_batches,
             **kwargs,
         )
 

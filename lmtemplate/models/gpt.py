@@ -18,6 +18,7 @@ from lmtemplate.models.layers import (
     check_dropout,
     check_head_sizes,
     check_sizes,
+    run_block,
 )
 
 
@@ -53,6 +54,8 @@ class GPT(LanguageModel):
         logit_cap: squash logits smoothly into (-cap, cap); null leaves them alone.
         tied: use the embedding as the output head too.
         token_shift: add to each embedding a learned share of the one before it.
+        gradient_checkpointing: recompute each block in the backward pass instead of keeping what it
+            computed: less memory for about a third more time.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class GPT(LanguageModel):
         logit_cap: float | None = 15.0,
         tied: bool = False,
         token_shift: bool = True,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__(vocab_size, block_size)
         n_kv_head = n_head if n_kv_head is None else n_kv_head
@@ -80,6 +84,7 @@ class GPT(LanguageModel):
         self.n_kv_head = n_kv_head
         self.head_size = n_embd // n_head
         self.logit_cap = logit_cap
+        self.gradient_checkpointing = gradient_checkpointing
         self.embedding = nn.Embedding(vocab_size, n_embd)
         self.shift = TokenShift(n_embd) if token_shift else None
         self.dropout = nn.Dropout(dropout)
@@ -134,7 +139,7 @@ class GPT(LanguageModel):
             x = self.shift(x, first)
         x = self.dropout(x)
         for block, cache in zip(self.blocks, rest, strict=True):
-            x = block(x, cache)
+            x = run_block(block, x, cache, recompute=self.gradient_checkpointing)
         logits: Tensor = self.head(F.rms_norm(x, (x.size(-1),)))  # (B, T, V)
         if self.logit_cap is not None:
             logits = self.logit_cap * torch.tanh(logits / self.logit_cap)

@@ -1,10 +1,11 @@
 """The bricks of a transformer: (B, T, C) -> (B, T, C)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lmtemplate.errors import ConfigError
 
@@ -246,3 +247,18 @@ class MLP(nn.Module):
         else:
             hidden = F.relu(hidden).square()
         return self.output(hidden)
+
+
+def run_block(block: nn.Module, x: Tensor, cache: Any, *, recompute: bool) -> Tensor:
+    """One block of the stack, (B, T, C) -> (B, T, C).
+
+    Args:
+        block: takes x and a cache.
+        x: the residual stream.
+        cache: of this layer, in generation.
+        recompute: keep only x for the backward pass, and compute the block again there (Chen et al.
+            2016, section 3).
+    """
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(block, x, cache, use_reentrant=False)
+    return block(x, cache)
