@@ -6,8 +6,10 @@ came of the run.
 """
 
 import itertools
+import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -302,8 +304,27 @@ def close(cli: TrainingCLI, run: Path, allowed: list[str], is_first: bool) -> No
         plug.close(run, allowed)
 
 
-def fit(words: list[str], allowed: list[str]) -> None:
-    """Train. Nothing is written before all that can be checked has been checked.
+def run(
+    config: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    allow: Sequence[str] = (),
+) -> Path:
+    """`lmtemplate fit` from Python; returns the run directory.
+
+    Args:
+        config: a YAML file to start from.
+        settings: dotted key -> value, as {"trainer.max_steps": 50}; they win over the config.
+        allow: packages outside lmtemplate whose classes may be named; "__main__" in a notebook.
+    """
+    words = ["--config", str(config)] if config else []
+    words += [f"--{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
+    return fit(words, list(allow))
+
+
+def fit(words: list[str], allowed: list[str]) -> Path:
+    """Train; returns the run directory.
+
+    Nothing is written before all that can be checked has been checked.
 
     Args:
         words: of the command line, after the verb.
@@ -320,3 +341,4 @@ def fit(words: list[str], allowed: list[str]) -> None:
             raise
         if has_trained:
             close(cli, run, allowed, is_first)
+    return run
