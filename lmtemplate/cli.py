@@ -4,6 +4,7 @@ import importlib
 import inspect
 import itertools
 import warnings
+from collections.abc import Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -141,7 +142,7 @@ def load_settings(text: str) -> Any:
     return flat(settings) if isinstance(settings, dict) else settings
 
 
-def configure_parsing(allowed: list[str]) -> None:
+def configure_parsing(allowed: Sequence[str]) -> None:
     """Let configs and flags name classes of these packages only; nothing else is even imported."""
     # no public switch; tests/test_parsing.py notices if it moves
     jsonargparse._typehints.discard_init_args_on_class_path_change = start_from_own_defaults
@@ -211,7 +212,7 @@ def class_spec(kind: type) -> dict[str, Any]:
     return {"class_path": f"{kind.__module__}.{kind.__name__}"}
 
 
-def chosen_class(group: str, words: list[str], allowed: list[str]) -> type:
+def chosen_class(group: str, words: list[str], allowed: Sequence[str]) -> type:
     """The class that `model.class_path` or `data.class_path` names, or the default.
 
     Raises ConfigError, with the place, where it cannot be imported or is of another kind.
@@ -246,7 +247,7 @@ class TrainingCLI(LightningCLI):
         verb: whose help it is.
     """
 
-    def __init__(self, words: list[str], allowed: list[str], verb: str = "fit") -> None:
+    def __init__(self, words: list[str], allowed: Sequence[str] = (), verb: str = "fit") -> None:
         configure_parsing(allowed)
         check_configs(words)
         self.callback_classes = callback_classes()

@@ -231,7 +231,7 @@ def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> No
     except (RuntimeError, MemoryError) as error:
         if signals and signals.received and "DataLoader worker" in str(error):
             sys.exit(EXIT_CODES[signals.received])  # the worker, just started, got it as well
-        if mistake := mistake_in(error, trainer, cli.datamodule.batch_size):
+        if mistake := mistake_in(error, trainer, cli.datamodule):
             raise mistake from error
         raise
     if trainer.is_global_zero and cli.config.trainer.profiler:
@@ -317,7 +317,8 @@ def run(
         allow: packages outside lmtemplate whose classes may be named; "__main__" in a notebook.
     """
     words = ["--config", str(config)] if config else []
-    words += [f"--{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
+    for key, value in (settings or {}).items():
+        words.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
     return fit(words, list(allow))
 
 

@@ -156,6 +156,12 @@ def check_callbacks(callbacks: Sequence[lightning.Callback]) -> None:
             raise ConfigError(f"trainer.callbacks: {type(callback).__name__} is refused: {reason}")
 
 
+def choose_strategy(strategy: Any, world_size: int) -> Any:
+    """The strategy, with our timeout if a word chose it; one built by the user keeps its own."""
+    chosen_by_word = strategy in ("auto", "ddp") and world_size > 1
+    return DDPStrategy(timeout=LONGEST_WAIT) if chosen_by_word else strategy
+
+
 def build_trainer(
     settings: dict[str, Any],
     machine: Machine,
@@ -179,9 +185,6 @@ def build_trainer(
         callbacks: all of them, in the order in which they act.
         checkpoint_io: reads and writes checkpoint files.
     """
-    strategy = settings["strategy"]
-    if strategy in ("auto", "ddp") and machine.world_size > 1:
-        strategy = DDPStrategy(timeout=LONGEST_WAIT)
     plugins = [*as_list(settings["plugins"]), checkpoint_io]
     if SLURMEnvironment.detect():
         # Lightning's requeueing saves inside a signal handler, in the middle of a step
@@ -189,7 +192,7 @@ def build_trainer(
     is_logged = settings["logger"] is not False
     translated = {
         **settings,
-        "strategy": strategy,
+        "strategy": choose_strategy(settings["strategy"], machine.world_size),
         "precision": machine.precision,
         "max_steps": max_steps,
         "max_epochs": -1,
@@ -212,12 +215,13 @@ def build_trainer(
         raise ConfigError(f"trainer: {' '.join(str(error).split())[:300]}") from error
 
 
-def mistake_in(error: Exception, trainer: lightning.Trainer, batch_size: int) -> UserError | None:
+def mistake_in(error: Exception, trainer: lightning.Trainer, data: Any) -> UserError | None:
     """What a user can do about an error of torch, where that is known."""
     if is_out_of_memory(error):
         return OutOfMemoryError(
-            f"too little memory for data.batch_size={batch_size}; halve it and double "
-            "trainer.accumulate_grad_batches, or shrink the model or data.block_size"
+            f"too little memory for data.batch_size={data.batch_size} x data.block_size="
+            f"{data.block_size}; halve the batch and double trainer.accumulate_grad_batches, or "
+            "shrink the model"
         )
     if worker := re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)", str(error)):
         return OutOfMemoryError(

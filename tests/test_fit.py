@@ -58,7 +58,7 @@ def test_lightning_s_own_adverts_and_advice_are_not_shown(corpus: Path, tmp_path
 def test_a_run_is_finished_when_it_ended_as_planned(corpus: Path, tmp_path: Path) -> None:
     run = train(tmp_path / "run", corpus, "--trainer.max_steps=4")
     before = load(run, 4)
-    cli = TrainingCLI(["--config", str(run / "config.yaml")])
+    cli = TrainingCLI(["--config", str(run / "config.yaml")], [])
     assert is_finished(run, before, cli, 4)
     assert not is_finished(run, before, cli, 5)
     (run / "summary.json").unlink()  # killed between its last step and its end

@@ -220,12 +220,18 @@ class OldSettings(Rates):
     """As if a checkpoint's optimizer and schedule had been loaded."""
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        old = {"lr": 99.0, "initial_lr": 99.0, "weight_decay": 99.0}
         for group in trainer.optimizers[0].param_groups:
-            group.update(lr=99.0, initial_lr=99.0, weight_decay=99.0)
+            group.update(old, counted=7)
+        pl_module.on_load_checkpoint(
+            {"train_sums": [0.0, 0.0], "optimizer_settings": [old] * 3, "latest": {}}
+        )
         trainer.lr_scheduler_configs[0].scheduler.base_lrs = [99.0] * 3
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        self.decays = [group["weight_decay"] for group in trainer.optimizers[0].param_groups]
+        groups = trainer.optimizers[0].param_groups
+        self.decays = [group["weight_decay"] for group in groups]
+        self.counted = [group["counted"] for group in groups]
 
 
 def test_settings_given_now_beat_those_of_a_checkpoint(corpus: Path) -> None:
@@ -237,6 +243,7 @@ def test_settings_given_now_beat_those_of_a_checkpoint(corpus: Path) -> None:
         old.seen, [[0.02 * factor, 0.003 * factor, 0.003 * factor] for factor in factors]
     )
     assert old.decays == [0.3, 0.4, 0.0]
+    assert old.counted == [7, 7, 7]  # what an optimizer keeps in its groups is its own
 
 
 def test_a_module_saves_its_net_and_nothing_else() -> None:

@@ -12,16 +12,9 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from lmtemplate.cli import TrainingCLI
 from lmtemplate.errors import ConfigError
+from lmtemplate.fit import describe, make_plan, measured_seconds
 from lmtemplate.hardware import auto_precision
-from lmtemplate.trainer import (
-    Machine,
-    as_list,
-    describe,
-    find_machine,
-    make_plan,
-    measured_seconds,
-    patient_for_so_long,
-)
+from lmtemplate.trainer import Machine, as_list, choose_strategy, find_machine
 from tests.conftest import TINY, Command
 from tests.runs import load, steps, train
 
@@ -82,7 +75,7 @@ def test_a_run_without_logger_checkpoints_and_samples_still_trains(
 
 
 def tiny(corpus: Path, *flags: str) -> TrainingCLI:
-    cli = TrainingCLI(["--data.path", str(corpus), *TINY, *flags])
+    cli = TrainingCLI(["--data.path", str(corpus), *TINY, *flags], [])
     cli.datamodule.setup("fit")
     return cli
 
@@ -100,15 +93,26 @@ def test_a_resumed_length_in_seconds_is_not_measured_again(corpus: Path) -> None
 
 
 def test_the_machine_is_the_one_that_was_asked_for(corpus: Path) -> None:
-    machine = find_machine(tiny(corpus, "--trainer.precision=64-true"))
+    machine = find_machine(tiny(corpus, "--trainer.precision=64-true").trainer_settings)
     assert machine == Machine(torch.device("cpu"), 1, "64-true")
 
 
 def test_asking_for_the_machine_leaves_the_settings_as_they_were(corpus: Path) -> None:
     cli = tiny(corpus)
     before = cli.settings
-    find_machine(cli)
+    find_machine(cli.trainer_settings)
     assert cli.settings == before
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"), [("1", 1), ("3", 3), ("0.5", 0.5), ("1.0", 1.0), ("null", None)]
+)
+def test_a_number_of_validation_batches_is_no_share(
+    corpus: Path, typed: str, read: float | None
+) -> None:
+    settings = tiny(corpus, f"--trainer.limit_val_batches={typed}").trainer_settings
+    assert settings["limit_val_batches"] == read
+    assert type(settings["limit_val_batches"]) is type(read)
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, []), (3, [3]), ([1, 2], [1, 2]), ([], [])])
@@ -118,30 +122,30 @@ def test_nothing_one_thing_and_a_list_become_a_list(given: Any, expected: list[i
 
 def test_a_description_is_of_plain_types_and_holds_what_a_net_needs(corpus: Path) -> None:
     cli = tiny(corpus)
-    description = describe(cli, make_plan(cli, None).length)
+    description = describe(cli, make_plan(cli).length)
     assert yaml.safe_load(yaml.safe_dump(description)) == description
     assert (description["vocab_size"], description["block_size"]) == (257, 16)
     assert description["length"]["steps"] == 12
 
 
 def test_a_process_waits_ten_minutes_for_the_others_unless_the_strategy_says_otherwise() -> None:
-    strategy = patient_for_so_long("auto", 2)
+    strategy = choose_strategy("auto", 2)
     assert strategy._timeout.total_seconds() == 600
     own = DDPStrategy(timeout=timedelta(seconds=5))
-    assert patient_for_so_long(own, 2) is own
-    assert patient_for_so_long("auto", 1) == "auto"
-    assert patient_for_so_long("fsdp", 2) == "fsdp"
+    assert choose_strategy(own, 2) is own
+    assert choose_strategy("auto", 1) == "auto"
+    assert choose_strategy("fsdp", 2) == "fsdp"
 
 
 @pytest.mark.parametrize(
     ("flag", "told"),
     [
-        ("--trainer.devices=abc", "trainer.accelerator, devices or strategy is not to be had"),
-        ("--trainer.devices=-1", "trainer.accelerator, devices or strategy is not to be had"),
+        ("--trainer.devices=abc", "trainer.accelerator, devices or strategy is not available"),
+        ("--trainer.devices=-1", "trainer.accelerator, devices or strategy is not available"),
         ("--trainer.limit_val_batches=1.5", "trainer: "),
         ("--trainer.limit_val_batches=0.0001", "is less than one batch"),
         ("--trainer.profiler=foo", "trainer: "),
-        ("--trainer.gradient_clip_val=-1", "gradient_clip_val=-1.0 has to be above 0"),
+        ("--trainer.gradient_clip_val=-1", "gradient_clip_val=-1 to be above 0"),
         ("--trainer.max_steps=99999999999999999999", "more than anyone can make"),
     ],
 )
