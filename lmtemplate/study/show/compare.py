@@ -1,5 +1,6 @@
 """Runs -> a table of what differs and of their results, and one page with their curves overlaid."""
 
+import json
 import shutil
 from itertools import combinations
 from pathlib import Path
@@ -12,16 +13,8 @@ from lmtemplate.errors import ConfigError
 from lmtemplate.record import Ints
 from lmtemplate.run_dir import write_text
 from lmtemplate.study.diagnose.diagnose import examine
-from lmtemplate.study.show.page import (
-    BITS,
-    NONE,
-    RunFiles,
-    figures_of,
-    page,
-    plot,
-    read_run,
-    style_figure,
-)
+from lmtemplate.study.show import page
+from lmtemplate.study.show.page import BITS, NONE, RunFiles, style_figure
 from lmtemplate.study.show.plots import SERIES, Curve, curves_of
 
 Axis = Literal["steps", "tokens", "flops", "seconds"]
@@ -55,7 +48,7 @@ def read_runs(folders: list[Path]) -> list[RunFiles]:
     for one, other in combinations(folders, 2):
         if one.resolve() == other.resolve():
             raise ConfigError(f"{one} and {other} are the same run; name each once")
-    return [read_run(folder) for folder in folders]
+    return [page.read_run(folder) for folder in folders]
 
 
 def labels_of(runs: list[RunFiles]) -> list[str]:
@@ -74,15 +67,14 @@ def setting_rows(runs: list[RunFiles]) -> Rows:
     known = [run.settings for run in runs if run.settings]
     keys = sorted({key for other in known[1:] for key in differences(known[0], other)})
 
-    def word(value: Any) -> str:
-        if value is None:
-            return "null"
-        return str(value).lower() if isinstance(value, bool) else str(value)
+    def word(run: RunFiles, key: str) -> str:
+        value = run.settings.get(key, NONE)
+        return value if isinstance(value, str) else json.dumps(value, default=str)
 
     return [
         (
             key.replace("init_args.", "").removesuffix(".class_path"),
-            [word(run.settings[key]) if key in run.settings else NONE for run in runs],
+            [word(run, key) for run in runs],
         )
         for key in keys
         if key != "run_dir"
@@ -208,7 +200,7 @@ def compare(runs: list[Path], x: Axis = "steps", output: Path = Path("compare.ht
     """
     found = read_runs(runs)
     labels = labels_of(found)
-    results = [{**figures_of(run), "verdict": verdict_of(run)} for run in found]
+    results = [{**page.figures_of(run), "verdict": verdict_of(run)} for run in found]
     rows = setting_rows(found) + [(name, [one[name] for one in results]) for name in results[0]]
     notes = notes_on(found, labels)
     print(as_text(rows, labels, shutil.get_terminal_size().columns))
@@ -217,7 +209,7 @@ def compare(runs: list[Path], x: Axis = "steps", output: Path = Path("compare.ht
         "rows": [(name, *cells) for name, cells in rows],
         "head": ["", *labels],
         "notes": notes,
-        "curves": plot(overlay(found, labels, x)),
+        "curves": page.plot(overlay(found, labels, x)),
     }
-    write_text(output, page("compare", f"{len(found)} runs beside each other", parts))
+    write_text(output, page.render("compare", f"{len(found)} runs beside each other", parts))
     print(f"curves: {output}")

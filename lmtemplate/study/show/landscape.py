@@ -18,7 +18,7 @@ from lmtemplate.errors import ConfigError
 from lmtemplate.generate import next_probabilities
 from lmtemplate.optimizers import SGD, Adam, AdamW, OptimizerRecipe
 from lmtemplate.run_dir import write_text
-from lmtemplate.study.show.page import page
+from lmtemplate.study.show.page import render
 from lmtemplate.study.show.plots import ON_A_MAP
 
 CURVATURES = torch.tensor([1.0, 20.1], dtype=torch.float64)
@@ -135,5 +135,5 @@ def landscape(output: Path = Path("landscape.html")) -> None:
     if output.exists() and not (output.is_file() and mark in output.read_bytes()[:1000]):
         raise ConfigError(f"--output {output} exists and is no landscape page; name another file")
     parts = {"data": page_data(), "edge": 2 / CURVATURES.max().item()}
-    write_text(output, page("landscape", "Training on a loss landscape", parts))
+    write_text(output, render("landscape", "Training on a loss landscape", parts))
     print(output)

@@ -165,7 +165,7 @@ def curve_figure(run: RunFiles, shaded: Iterable[tuple[int, int]] = ()) -> Any:
 
 
 def plot(figure: Any) -> Any:
-    """Markup of a plotly figure that zooms, pans and answers the mouse, for `page`."""
+    """Markup of a plotly figure that zooms, pans and answers the mouse, for `render`."""
     from markupsafe import Markup
 
     tools = ["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]
@@ -174,7 +174,7 @@ def plot(figure: Any) -> Any:
     return Markup(figure.to_html(config=settings, full_html=False, include_plotlyjs=False))
 
 
-def page(kind: str, title: str, parts: dict[str, Any]) -> str:
+def render(kind: str, title: str, parts: dict[str, Any]) -> str:
     """The whole page, with every text escaped that is not Markup.
 
     Args:

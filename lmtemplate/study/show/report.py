@@ -9,17 +9,8 @@ import numpy as np
 from lmtemplate.errors import ConfigError
 from lmtemplate.run_dir import write_text
 from lmtemplate.study.diagnose.diagnose import MARKS, Examination, examine
-from lmtemplate.study.show.page import (
-    NONE,
-    RunFiles,
-    curve_figure,
-    figures_of,
-    number,
-    page,
-    plot,
-    read_run,
-    span,
-)
+from lmtemplate.study.show import page
+from lmtemplate.study.show.page import NONE, RunFiles, number, span
 from lmtemplate.study.show.plots import notes
 
 BOUNDS = (0.0, 0.8, 0.98, 1.0)  # of the parts of the improvement
@@ -88,7 +79,7 @@ def samples_of(run: RunFiles) -> dict[str, list[tuple[str, str]]]:
 def figure_rows(run: RunFiles) -> Iterator[tuple[str, str]]:
     """The numbers of a run, in the order in which one asks for them."""
     summary, manifest = run.summary, run.manifest
-    yield from figures_of(run).items()
+    yield from page.figures_of(run).items()
     parameters, tokens = summary.get("parameters"), run.total("data/tokens")
     yield "parameters", number(parameters)
     if parameters and tokens > 0:
@@ -107,14 +98,6 @@ def figure_rows(run: RunFiles) -> Iterator[tuple[str, str]]:
     yield "command", " ".join(manifest.get("command", [NONE]))
 
 
-def text_of(path: Path) -> str:
-    """The content of a file, or that there is none."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "not there"
-
-
 def write_report(
     run: Path,
     examination: Examination,
@@ -122,7 +105,7 @@ def write_report(
     price_per_hour: float | None = None,
 ) -> Path:
     """Write the page, by default into the run directory. Raises CheckpointError, DiskError."""
-    files, verdict, target = read_run(run), examination.verdict, output or run / "report.html"
+    files, verdict = page.read_run(run), examination.verdict
     healthy = "healthy" if len(examination.record) else "nothing was logged yet"
     shaded = [found.steps for found in verdict.findings if found.fault]
     parts = {
@@ -132,13 +115,18 @@ def write_report(
         "checks": [(check.name, MARKS[check.passed], check.says) for check in examination.checks],
         "shaded": shaded,
         "notes": notes(files.record),
-        "curves": plot(curve_figure(files, shaded)),
+        "curves": page.plot(page.curve_figure(files, shaded)),
         "figures": list(figure_rows(files)),
         "costs": costs_of(files, price_per_hour),
         "samples": samples_of(files),
-        "files": [(name, contents, text_of(run / name)) for name, contents in FILES.items()],
+        "files": [
+            (name, says, path.read_text("utf-8", "replace") if path.is_file() else "not there")
+            for name, says in FILES.items()
+            for path in [run / name]
+        ],
     }
-    write_text(target, page("report", f"{files.name}: report", parts))
+    target = output or run / "report.html"
+    write_text(target, page.render("report", f"{files.name}: report", parts))
     return target
 
 

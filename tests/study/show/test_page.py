@@ -94,7 +94,7 @@ def loads(text: str) -> list[str]:
 def built(run: page.RunFiles) -> str:
     """A small page with the curves of a run."""
     parts = {"rows": [("a", "b")], "head": ["", "run"], "notes": []}
-    return page.page("compare", "title", {**parts, "curves": page.plot(page.curve_figure(run))})
+    return page.render("compare", "title", {**parts, "curves": page.plot(page.curve_figure(run))})
 
 
 @pytest.fixture
@@ -149,13 +149,13 @@ def test_a_long_curve_is_thinned_out_and_keeps_its_extremes(tmp_path: Path) -> N
 
 def test_text_in_a_page_stays_text() -> None:
     parts = {"rows": [(EVIL, EVIL)], "head": [EVIL, "a & b"], "notes": [EVIL], "curves": EVIL}
-    elements = Elements(page.page("compare", EVIL, parts))
+    elements = Elements(page.render("compare", EVIL, parts))
     assert (elements.count("script"), elements.count("img")) == (1, 0)  # plotly.js
 
 
 def test_a_long_name_of_a_setting_may_break_after_a_dot(run: page.RunFiles) -> None:
     parts = {"rows": [("model.n_layer<", "1")], "head": [], "notes": [], "curves": ""}
-    assert "model.<wbr>n_<wbr>layer&lt;</th>" in page.page("compare", "title", parts)
+    assert "model.<wbr>n_<wbr>layer&lt;</th>" in page.render("compare", "title", parts)
 
 
 def test_all_panels_share_one_x_axis(run: page.RunFiles) -> None:

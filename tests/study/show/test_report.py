@@ -142,7 +142,7 @@ def test_what_a_run_wrote_is_never_markup(
 
 def test_steps_of_a_fault_are_shaded(run: Path) -> None:
     files: RunFiles = read_run(run)
-    shapes = study.curve_figure(files, [FAULT.steps]).layout.shapes
+    shapes = study.page.curve_figure(files, [FAULT.steps]).layout.shapes
     assert [(shape.x0, shape.x1) for shape in shapes] == [(30, 40)]
     assert np.isin([30, 40], files.record.steps).all()
 
