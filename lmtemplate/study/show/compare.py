@@ -90,13 +90,13 @@ def same_tokenizer(runs: list[RunFiles]) -> bool:
 def notes_on(runs: list[RunFiles], labels: list[str]) -> list[str]:
     """What one must know before comparing the figures."""
     notes = []
-    texts = {run.manifest.get("data", {}).get("fingerprint") for run in runs}
+    prints = {run.manifest.get("data", {}).get("fingerprint") for run in runs}
     if not same_tokenizer(runs):
         notes.append(
             "The tokenizers differ, so losses per token cannot be compared. Compare bits per byte; "
             "the plot shows those."
         )
-    elif len(texts - {None}) > 1:
+    elif len(prints - {None}) > 1:
         notes.append("The data differ: each run was validated on its own text.")
     without = [name for name, run in zip(labels, runs, strict=True) if not run.flops_per_token]
     if without:

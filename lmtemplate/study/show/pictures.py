@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lmtemplate.errors import ConfigError
 from lmtemplate.record import is_recorded
 from lmtemplate.run_dir import command
 
@@ -16,10 +17,12 @@ class Pictures(Callback):
     """Has another process, of low priority, draw the loss curves while the run goes on.
 
     Args:
-        every_seconds: shortest time in seconds between two drawings; the first comes after as long.
+        every_seconds: seconds from one drawing to the next, or more where drawing takes longer.
     """
 
     def __init__(self, every_seconds: float = 60.0) -> None:
+        if not every_seconds > 0:
+            raise ConfigError(f"pictures.every_seconds={every_seconds} has to be above 0")
         self.every_seconds = every_seconds
         self._child: subprocess.Popen[bytes] | None = None
         self._next = float("inf")
@@ -39,5 +42,5 @@ class Pictures(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._child:
-            self._child.terminate()  # what shows the finished run draws it anew
+            self._child.terminate()  # the finished run is drawn by show/closing.py
             self._child.wait()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from lmtemplate.errors import ConfigError
 from lmtemplate.study.show import pictures
 from tests.study.show.test_page import write_run
 
@@ -72,3 +73,9 @@ def test_only_the_first_process_draws_and_only_a_record(
     run = tmp_path / "run" if first else write_run(tmp_path / "run")
     trainer = SimpleNamespace(is_global_zero=first, default_root_dir=str(run))
     assert drawings(child, 10, trainer) == []
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+def test_a_time_that_is_none_is_refused(seconds: float) -> None:
+    with pytest.raises(ConfigError, match="has to be above 0"):
+        pictures.Pictures(seconds)
