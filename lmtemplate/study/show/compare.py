@@ -24,10 +24,10 @@ AXES: dict[Axis, tuple[str, str]] = {  # the button's word, the axis' title
     "flops": ("FLOPs", "training FLOPs"),
     "seconds": ("seconds", "seconds of training"),
 }
-DASHES = ("solid", "dot", "dash", "dashdot")  # told apart by these when the colors are used up
+DASHES = ("solid", "dot", "dash", "dashdot")  # more runs than colors differ in these
 TRAIN, VAL = "train loss", "validation loss"
 Rows = list[tuple[str, list[str]]]
-Places = dict[Axis, list[float | None]]  # of a curve's points
+Places = dict[Axis, list[float | None]]  # a curve's points on each axis
 
 
 def verdict_of(run: RunFiles) -> str:

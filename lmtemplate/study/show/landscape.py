@@ -25,7 +25,7 @@ CURVATURES = torch.tensor([1.0, 20.1], dtype=torch.float64)
 BOTTOM = torch.tensor([1.0, 0.5], dtype=torch.float64)
 START = torch.tensor([-1.8, 1.1], dtype=torch.float64)
 NOISE = 2.0  # standard deviation of the noise that batches add to a gradient
-SEED = 3  # of that noise: with this one, the jumps at rate 0.1 stay on the map
+SEED = 3  # the noise of this seed keeps the jumps at rate 0.1 on the map
 STEPS = 60
 RATES = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1)
 OPTIMIZERS: dict[str, Callable[[float], OptimizerRecipe]] = {
@@ -74,24 +74,22 @@ def roll(recipe: OptimizerRecipe, noise: float = NOISE) -> Tensor:
     return descend(START, loss_at, recipe, noise * normal)
 
 
-def short(values: Tensor) -> list[Any]:
-    """A tensor as nested lists of numbers with four digits: the page holds many thousands."""
-    if values.dim() > 1:
-        return [short(row) for row in values]
-    return [float(f"{value:.4g}") for value in values.tolist()]
+def numbers(values: Tensor) -> list[Any]:
+    """A tensor as nested lists of short numbers: the page holds many thousands of them."""
+    return values.double().round(decimals=5).tolist()
 
 
 def map_data() -> dict[str, Any]:
     """The square root of the loss from above, so that the valley's floor has colors, too."""
     x, y = torch.linspace(-2.5, 3.0, 60), torch.linspace(-2.6, 3.6, 60)
     loss = loss_at(torch.stack(torch.meshgrid(x, y, indexing="xy"), -1))
-    return {"x": short(x), "y": short(y), "z": short(loss.sqrt())}
+    return {"x": numbers(x), "y": numbers(y), "z": numbers(loss.sqrt())}
 
 
 def path_data(recipe: OptimizerRecipe) -> dict[str, list[float]]:
     """Both weights and the loss at each step."""
     path = roll(recipe)
-    return {"x": short(path[:, 0]), "y": short(path[:, 1]), "loss": short(loss_at(path))}
+    return {"x": numbers(path[:, 0]), "y": numbers(path[:, 1]), "loss": numbers(loss_at(path))}
 
 
 def schedule_data(warmup: int) -> dict[str, list[float]]:
@@ -109,8 +107,8 @@ def word_data() -> dict[str, Any]:
     """Probabilities of the next word: at each step of training, and for each temperature."""
     guess = torch.tensor(GUESS, dtype=torch.float64).log()
     logits = descend(guess, word_loss, SGD(0.5, momentum=0.0), torch.zeros(20, len(WORDS)))
-    heated = {str(heat): short(next_probabilities(guess, heat)) for heat in TEMPERATURES}
-    trained, losses = short(logits.softmax(-1)), short(word_loss(logits))
+    heated = {str(heat): numbers(next_probabilities(guess, heat)) for heat in TEMPERATURES}
+    trained, losses = numbers(logits.softmax(-1)), numbers(word_loss(logits))
     return {"words": WORDS, "trained": trained, "losses": losses, "heated": heated}
 
 

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 Curve = tuple[Ints, Floats]  # steps, values
 # The palette of all pictures and pages; the lines are legible on white and on near-black.
 COLORS = {"train loss": "#1f77b4", "validation loss": "#d62728", "learning rate": "#2ca02c"}
-SERIES = ("#2f86d1", "#d9651f", "#159a72", "#c26aa3", "#a8841a", "#8a74d6", "#7f8c8d")  # of runs
-ON_A_MAP = ("#111111", "#1f5fd6", "#a01ab8", "#9a4a00")  # of lines on a map from green to red
-INK, GRID = "#767676", "rgba(128, 128, 128, 0.25)"  # of text and grid
+SERIES = ("#2f86d1", "#d9651f", "#159a72", "#c26aa3", "#a8841a", "#8a74d6", "#7f8c8d")  # runs
+ON_A_MAP = ("#111111", "#1f5fd6", "#a01ab8", "#9a4a00")  # lines on a map from green to red
+INK, GRID = "#767676", "rgba(128, 128, 128, 0.25)"  # text and grid lines
 
-DRAWN = (TRAIN, VAL, RATE, EPOCH, "step", "nonfinite")  # the entries of a record that a PNG needs
-MOST_POINTS = 2000  # per line: the lowest and the highest value for each pixel across
+DRAWN = (TRAIN, VAL, RATE, EPOCH, "step", "nonfinite")  # all that the PNG files need
+MOST_POINTS = 2000  # a line has two for each pixel across: the lowest and the highest
 MOST_MARKERS = 60  # more markers would hide the line
 
 
@@ -49,7 +49,7 @@ def epoch_averages(record: Record) -> list[EpochAverage]:
     steps = np.diff(record.steps, prepend=0)
     epochs, which = np.unique(record.epochs, return_inverse=True)
     losses = np.bincount(which, steps * record.train_loss) / np.bincount(which, steps)
-    made = np.nan_to_num(record.values.get(EPOCH, record.epochs)).max()  # passes, as 3.72
+    made = np.nan_to_num(record.values.get(EPOCH, record.epochs)).max()  # passes so far, as 3.72
     complete = (epochs < epochs[-1]) | (epochs + 1 <= made)
     return list(map(EpochAverage, epochs.tolist(), losses.tolist(), complete.tolist()))
 

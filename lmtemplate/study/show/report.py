@@ -13,7 +13,7 @@ from lmtemplate.study.show import page
 from lmtemplate.study.show.page import NONE, RunFiles, number, span
 from lmtemplate.study.show.plots import notes
 
-BOUNDS = (0.0, 0.8, 0.98, 1.0)  # of the parts of the improvement
+BOUNDS = (0.0, 0.8, 0.98, 1.0)  # where each part of the improvement begins or ends
 PARTS = ("first 80 %", "next 18 %", "last 2 %", "after the best")
 FILES = {
     "config.yaml": "every setting",

@@ -11,7 +11,7 @@ from lmtemplate.schedules import Schedule
 from lmtemplate.study.show.plots import rate_in_terminal
 from lmtemplate.trainer import check, make_plan, quieten
 
-POINTS = 2000  # of a drawing, at most
+POINTS = 2000  # a drawing has at most as many
 
 
 def rates(schedule: Schedule, steps: int, peak: float) -> tuple[Ints, Floats]:
