@@ -3,8 +3,8 @@
 import os
 import textwrap
 from collections.abc import Iterable
-from contextlib import redirect_stderr
-from io import StringIO
+from contextlib import redirect_stderr, suppress
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -167,15 +167,17 @@ def draw_epochs(record: Record, name: str) -> "Figure":
 
 def save(figure: "Figure", path: Path) -> None:
     """Replace a PNG file in one step: the old one stays where drawing fails. Raises DiskError."""
+    content = BytesIO()  # a process that is ended while it draws leaves no file
+    with redirect_stderr(StringIO()):  # warnings about glyphs that a font lacks
+        figure.savefig(content, format="png", dpi="figure")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two processes may draw one run
     try:
-        with redirect_stderr(StringIO()):  # warnings about glyphs that a font lacks
-            figure.savefig(temporary, format="png", dpi="figure")
+        temporary.write_bytes(content.getvalue())
         temporary.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _text_plot(curves: Iterable[Curve], marks: str, width: int, **options: object) -> str:
