@@ -22,7 +22,6 @@ from lmtemplate.checkpoint import compatibility as restore
 from lmtemplate.checkpoint import files
 from lmtemplate.checkpoint.resume import ResumeMode, resolve, resume_from
 from lmtemplate.cli import TrainingCLI, configure_parsing
-from lmtemplate.crash import is_out_of_memory
 from lmtemplate.data.datamodule import TokenData
 from lmtemplate.errors import (
     CheckpointError,
@@ -32,9 +31,9 @@ from lmtemplate.errors import (
     OutOfMemoryError,
     UserError,
 )
-from lmtemplate.hardware import device_name
+from lmtemplate.hardware import device_name, is_out_of_memory
 from lmtemplate.record import is_recorded, read_record
-from lmtemplate.streams import forgiving
+from lmtemplate.terminal import forgiving
 from lmtemplate.trainer import (
     Machine,
     build_trainer,
