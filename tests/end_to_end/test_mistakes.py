@@ -256,6 +256,7 @@ def test_an_index_that_cannot_be_read_is_refused(
 # ---- numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "name"),
     [
@@ -357,6 +358,7 @@ def test_a_device_that_is_not_there_is_refused(command: Command, run: Path) -> N
     assert "device" in check_line(command("generate", run, "--device=abacus"), 2)
 
 
+@pytest.mark.slow
 def test_the_program_itself_prints_one_line_and_exits(corpus: Path, tmp_path: Path) -> None:
     words = ["--data.path", str(corpus), *TINY, "--run_dir", str(tmp_path / "run")]
     done = subprocess.run(
