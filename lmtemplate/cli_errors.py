@@ -53,6 +53,7 @@ KEY = re.compile(r'Parser key "([\w.]+)": ')
 CLASS = re.compile(
     r"Importing '(?P<denied>[\w.]+)' is not allowed|import path string: (?P<none>\S+)"
     r"|Import path (?P<other>\S+) does not|class_path '(?P<missing>\S+?)': module"
+    r"|Expected '(?P<unfit>\S+)' to be a subclass"
 )
 TYPE = re.compile(
     r"Expected an? (?:<class '(?:[\w.]+\.)?(\w+)'>|\S+Literal\[(.*?)\])|valid subclass of (\w+)"
@@ -199,7 +200,7 @@ def unknown_setting(
 def wrong_class(message: str, defaults: Mapping[str, Any], made: list[Place]) -> str | None:
     """A class that does not exist, or is of another kind or of a package that is not allowed."""
     named, keys = CLASS.search(message), KEY.findall(message)
-    if named is None or not keys:
+    if named is None or not keys or (named["unfit"] and len(keys) > 1):
         return None
     name = str(named[named.lastgroup or 0])
     place = next((place for place in made if place.value == name), find(keys[-1], made))
@@ -216,7 +217,7 @@ def wrong_class(message: str, defaults: Mapping[str, Any], made: list[Place]) ->
     lower = {known.lower(): known for known in kinds}
     close = get_close_matches(name.rpartition(".")[2].lower(), lower, n=1)
     meant = f"; did you mean {lower[close[0]]}?" if close else ""
-    says = f"{name} is not" if named["other"] else f"no class {name!r}"
+    says = f"{name} is not" if named["other"] or named["unfit"] else f"no class {name!r}"
     there_are = ", ".join(kinds) + ("" if "." in keys[-1] else "; null turns it off")
     return f"{keys[-1]} ({place.where}): {says} of kind {kind}{meant} (there are: {there_are})"
 
@@ -228,6 +229,7 @@ def wrong_value(message: str, made: list[Place]) -> str | None:
         return None
     problem = message[[*KEY.finditer(message)][-1].end() :]
     if len(keys) > 1:  # inside a class that might have been null instead
+        problem = problem.partition(" - Type ")[0]  # or a function
         problem = problem.rpartition(" - Expected a <class 'NoneType'>")[0] or problem
     value = re.search(r".*Given value: (.*)|Got value: ?(.*)", problem)
     got = (value[1] or value[2] or "nothing") if value else ""
@@ -249,8 +251,8 @@ def one_line(message: str, prog: str, defaults: Mapping[str, Any], made: list[Pl
     """
     message = " ".join(message.split())
     return (
-        wrong_class(message, defaults, made)
-        or unknown_setting(message, prog, defaults, made)
+        unknown_setting(message, prog, defaults, made)
+        or wrong_class(message, defaults, made)
         or wrong_value(message, made)
         or message[:200]
     )

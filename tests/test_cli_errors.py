@@ -1,9 +1,12 @@
 """A mistake in words or YAML -> one line that says what, where, and what was probably meant."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+from jsonargparse import ArgumentError, ArgumentParser
+from torch.nn import Parameter
+from torch.optim import Optimizer
 
 from lmtemplate.cli import CALLBACKS, Parser, TrainingCLI, configure_parsing, parse
 from lmtemplate.cli_errors import (
@@ -18,6 +21,7 @@ from lmtemplate.cli_errors import (
     split_configs,
 )
 from lmtemplate.errors import ConfigError
+from lmtemplate.optimizers import OptimizerRecipe
 from tests.conftest import Command
 
 Refused = Callable[[str], str]
@@ -178,15 +182,29 @@ def test_a_class_of_another_kind_is_not_said_to_be_missing(in_yaml: Refused) -> 
     )
 
 
-def test_a_class_is_looked_for_where_a_setting_takes_a_function_as_well(config: Path) -> None:
-    message = (
-        'Parser key "model.optimizer": Does not validate against any of the Union subtypes '
-        "Subtypes: [<class 'OptimizerRecipe'>, collections.abc.Callable] Errors: - Import path "
-        "lmtemplate.optimizers.SGD does not correspond to a subclass of OptimizerRecipe"
-    )
-    default = {"model.optimizer.class_path": "lmtemplate.optimizers.AdamW"}
-    line = one_line(message, "fit", default, read_config(config))
-    assert line.startswith(f"model.optimizer ({config}:6): lmtemplate.optimizers.SGD is not of")
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["AdamWW"], "no class 'AdamWW' of kind OptimizerRecipe; did you mean AdamW?"),
+        (["torch.nn.Linear"], "torch.nn.Linear is not of kind OptimizerRecipe"),
+        (["torch.optim.SGD", "--optimizer.lrr=1"], "unknown setting 'optimizer.lrr'"),
+        (["AdamW", "--optimizer.lr=fast"], "optimizer.lr (command line): expected a number, got f"),
+    ],
+)
+def test_a_class_is_named_where_a_setting_takes_a_function_as_well(
+    words: list[str], says: str
+) -> None:
+    configure_parsing([])
+    either = OptimizerRecipe | Callable[[Iterable[Parameter]], Optimizer]
+    parser = ArgumentParser("lmtemplate fit", exit_on_error=False)
+    default = {"class_path": "lmtemplate.optimizers.AdamW"}
+    parser.add_argument("--optimizer", type=either, default=default)
+    words = [f"--optimizer={words[0]}", *words[1:]]
+    with pytest.raises(ArgumentError) as mistake:
+        parser.parse_args(words)
+    defaults = dict(parser.get_defaults().items())
+    assert says in one_line(str(mistake.value), "lmtemplate fit", defaults, flags_in(words))
+    assert parser.parse_args(["--optimizer=torch.optim.RMSprop"])
 
 
 def test_a_callback_that_is_no_class_is_said_with_what_there_is(in_words: Refused) -> None:

@@ -329,10 +329,10 @@ def test_row_30_a_name_that_is_too_long_is_one_line(
 
 
 def test_row_30_a_config_may_come_from_windows(fit: Command, tmp_path: Path) -> None:
-    path = config(tmp_path, "\ufefftrainer:\r\n  limit_val_batches: 3\r\n  devices: 1\r\n")
+    path = config(tmp_path, "\ufefftrainer:\r\n  accumulate_grad_batches: 3\r\n  devices: 1\r\n")
     shown = fit(tmp_path / "run", "--config", path, "--print_config")
     assert shown.code == 0
-    assert "limit_val_batches: 3\n" in shown.out
+    assert "accumulate_grad_batches: 3\n" in shown.out
 
 
 @pytest.mark.slow
