@@ -39,7 +39,7 @@ from lmtemplate.errors import (
 from lmtemplate.hardware import device_name
 from lmtemplate.record import last_points
 from lmtemplate.run_length import RunLength, accumulation, measure_step, only_limit, run_length
-from lmtemplate.streams import forgiving
+from lmtemplate.terminal import forgiving
 from lmtemplate.trainer import (
     Machine,
     as_list,
