@@ -52,7 +52,7 @@ MOST_SETTINGS = 10_000  # in one config, with what its anchors repeat
 KEY = re.compile(r'Parser key "([\w.]+)": ')
 CLASS = re.compile(
     r"Importing '(?P<denied>[\w.]+)' is not allowed|import path string: (?P<none>\S+)"
-    r"|Import path (?P<other>\S+) does not|class_path '(?P<missing>\S+?)': module"
+    r"|Import path (?:(?P<other>\S+) )?does not|class_path '(?P<missing>\S+?)': module"
     r"|Expected '(?P<unfit>\S+)' to be a subclass"
 )
 TYPE = re.compile(
@@ -155,7 +155,8 @@ def choices(class_path: str) -> tuple[str, dict[str, type]]:
     base: type = kinds[default].mro()[1]
     if base.__module__.partition(".")[0] != __package__:
         return default, {default: kinds[default]}
-    return base.__name__, {name: kind for name, kind in kinds.items() if kind.__base__ is base}
+    named = {name: kind for name, kind in kinds.items() if not name.startswith("_")}
+    return base.__name__, {name: kind for name, kind in named.items() if kind.__base__ is base}
 
 
 def settings_by_name(defaults: Mapping[str, Any], made: list[Place]) -> dict[str, str]:
@@ -168,6 +169,7 @@ def settings_by_name(defaults: Mapping[str, Any], made: list[Place]) -> dict[str
             chosen = next((name for name in named if name in kinds), value.rpartition(".")[2])
             taken = inspect.signature(kinds[chosen]).parameters
             groups[key] = {name: f"{key}.{name}" for name in taken}
+            names[key.rpartition(".")[2]] = key
         elif ".init_args." not in key:
             names[key.rpartition(".")[2]] = key
     for group in groups.values():  # what is linked, as model.net.block_size, is set elsewhere
@@ -202,7 +204,7 @@ def wrong_class(message: str, defaults: Mapping[str, Any], made: list[Place]) ->
     named, keys = CLASS.search(message), KEY.findall(message)
     if named is None or not keys or (named["unfit"] and len(keys) > 1):
         return None
-    name = str(named[named.lastgroup or 0])
+    name = str(named[named.lastgroup]) if named.lastgroup else find(keys[-1], made).value
     place = next((place for place in made if place.value == name), find(keys[-1], made))
     if named["denied"]:
         package = name.partition(".")[0]
@@ -217,7 +219,8 @@ def wrong_class(message: str, defaults: Mapping[str, Any], made: list[Place]) ->
     lower = {known.lower(): known for known in kinds}
     close = get_close_matches(name.rpartition(".")[2].lower(), lower, n=1)
     meant = f"; did you mean {lower[close[0]]}?" if close else ""
-    says = f"{name} is not" if named["other"] or named["unfit"] else f"no class {name!r}"
+    is_there = named["other"] or named["unfit"] or not named.lastgroup
+    says = f"{name} is not" if is_there else f"no class {name!r}"
     there_are = ", ".join(kinds) + ("" if "." in keys[-1] else "; null turns it off")
     return f"{keys[-1]} ({place.where}): {says} of kind {kind}{meant} (there are: {there_are})"
 
