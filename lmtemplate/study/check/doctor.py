@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lmtemplate.checkpoint.files import ROOM
-from lmtemplate.errors import UserError
+from lmtemplate.errors import LockedError, UserError
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.study.check import environment
 from lmtemplate.study.check.environment import Check, probe
@@ -64,26 +64,6 @@ def corpus(run: Path | None, data: Path | None) -> Iterator[Check]:
         yield Check("warning", "data", text)
 
 
-def _lock_holder(run: Path) -> tuple[str, bool]:
-    """The holder that the lock names, and whether it lives."""
-    from lmtemplate.run_dir import LOCK
-
-    path = run / LOCK
-    if not path.is_file():
-        return "", False
-    with path.open("r+", encoding="utf-8") as file:
-        holder = file.read()
-        try:
-            import fcntl
-
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed when the file is closed
-        except ImportError:  # Windows: nothing is ever locked
-            return holder, False
-        except OSError:
-            return holder, True
-    return holder, False
-
-
 def default_checkpoint_bytes() -> int:
     """Size of a checkpoint of the default model: weights and two moments, in float32."""
     import torch
@@ -98,7 +78,7 @@ def run_directory(run: Path | None) -> Iterator[Check]:
     """Whether checkpoints can be written there, by us, and how many the disk has room for."""
     from lmtemplate.checkpoint.files import damage, file_name
     from lmtemplate.checkpoint.resume import steps_saved
-    from lmtemplate.run_dir import folder_of
+    from lmtemplate.run_dir import LOCK, Lock, folder_of
 
     run = run or Path("runs")
     place = next(p for p in (run.absolute(), *run.absolute().parents) if p.exists())
@@ -109,13 +89,13 @@ def run_directory(run: Path | None) -> Iterator[Check]:
         text = f"cannot write {place} (owner {owner}, mode {mode:04o}): {error.strerror}"
         yield Check("problem", "run", f"{text}; name another with --run_dir")
         return
-    holder, lives = _lock_holder(run)
-    if lives:
-        text = f"{run} is in use by {holder}; wait for it, or name another with --run_dir"
-        yield Check("problem", "run", text)
-    else:
-        died = f"; {holder} died there, the next start takes over" if holder else ""
-        yield Check("ok", "run", f"{run} can be written{died}")
+    try:
+        if (run / LOCK).exists():
+            with Lock(run):
+                pass
+        yield Check("ok", "run", f"{run} can be written")
+    except LockedError as error:
+        yield Check("problem", "run", str(error))
     size, what = default_checkpoint_bytes(), "a checkpoint of the default model"
     if steps := steps_saved(run):
         newest = folder_of(run) / file_name(steps[-1])

@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,15 @@ def check_tokenizer(path: Path, index: dict[str, Any]) -> None:
         raise DataError(f"{tokenizer.vocab_size:,} ids, the index says {index['vocab_size']:,}")
 
 
+def state_of(file: str, check: Callable[[], None], note: str = "") -> FileState:
+    """The note where the check passes, else its objection."""
+    try:
+        check()
+    except (UserError, OSError, ValueError, yaml.YAMLError) as error:
+        return FileState(file, " ".join(str(error).split()))
+    return FileState(file, note=note)
+
+
 def corpus_files(folder: Path) -> Iterator[FileState]:
     """Index, shards, tokenizer."""
     try:
@@ -67,17 +77,11 @@ def corpus_files(folder: Path) -> Iterator[FileState]:
         return
     yield FileState("index.json")
     for entry in (shard for split in index["splits"].values() for shard in split["shards"]):
-        try:
-            check_shard(folder, index, entry)
-            yield FileState(entry["file"], note=f"{entry['tokens']:,} tokens")
-        except DataError as error:
-            yield FileState(entry["file"], str(error))
+        check = partial(check_shard, folder, index, entry)
+        yield state_of(entry["file"], check, f"{entry['tokens']:,} tokens")
     name = index["tokenizer"]["file"]
-    try:
-        check_tokenizer(folder / name, index)
-        yield FileState(name, note=f"{index['vocab_size']:,} ids")
-    except DataError as error:
-        yield FileState(name, str(error))
+    check = partial(check_tokenizer, folder / name, index)
+    yield state_of(name, check, f"{index['vocab_size']:,} ids")
 
 
 def _listed(path: Path) -> set[str]:
@@ -91,31 +95,32 @@ def _listed(path: Path) -> set[str]:
     return names
 
 
+def check_checkpoint(path: Path) -> None:
+    """Raises CheckpointError, OSError."""
+    if problem := damage(path):
+        raise CheckpointError(problem)
+
+
 def checkpoints(run: Path, folder: Path) -> Iterator[FileState]:
     """Each checkpoint of a folder against SHA256SUMS; those that are listed and gone."""
-    place, listed = folder.relative_to(run), set[str]()
+    place = folder.relative_to(run)
     try:
         listed = _listed(folder / SUMS)
     except (OSError, ValueError) as error:
         yield FileState(str(place / SUMS), f"{error}: what it lists cannot be verified")
         return
     for path in sorted(folder.glob("*.ckpt")):
-        try:
-            problem = damage(path) or ""
-        except OSError as error:
-            problem = f"cannot be read: {error.strerror}"
         # a kill between rename and list leaves it so; its zip entries have sums of their own
         note = "" if path.name in listed else f"not in {SUMS}; its own CRC-32 sums are right"
-        yield FileState(str(place / path.name), problem, note)
+        yield state_of(str(place / path.name), partial(check_checkpoint, path), note)
     for name in sorted(name for name in listed if not (folder / name).exists()):
         # milestones alone are kept for ever; of other checkpoints a kill can leave the line behind
         gone = f"listed in {SUMS}, and not there"
-        is_damage = folder.name == "milestones"
-        yield FileState(str(place / name), gone if is_damage else "", gone)
+        yield FileState(str(place / name), gone if folder.name == "milestones" else "", gone)
 
 
 def _strict_json(text: str) -> dict[str, Any]:
-    """Raises ValueError for what is no JSON object to every reader, as NaN or a number too large."""
+    """Raises ValueError for what is no strict JSON object: NaN, or a number too large."""
     try:
         content = json.loads(text)
         json.dumps(content, allow_nan=False)
@@ -146,7 +151,7 @@ def check_record(text: str) -> None:
 
 
 def check_text(path: Path) -> None:
-    """What a JSON, JSONL or YAML file of a run has to hold. Raises ValueError, YAMLError, OSError."""
+    """Content of a JSON, JSONL or YAML file of a run. Raises ValueError, YAMLError, OSError."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".yaml":
         if not isinstance(parse_yaml(text), dict):
@@ -173,19 +178,14 @@ def run_files(run: Path) -> Iterator[FileState]:
     folder = folder_of(run)
     yield from checkpoints(run, folder)
     yield from checkpoints(run, folder / "milestones")
-    needed = [run / "manifest.json", run / "config.yaml"]
-    others = [folder / name for name in ("best.json", record.LINES, record.ARRAYS)]
-    for path in (*others, *needed, run / "summary.json"):
+    needed = (run / "manifest.json", run / "config.yaml")
+    others = (folder / "best.json", folder / record.LINES, folder / record.ARRAYS)
+    for path in (*needed, *others, run / "summary.json"):
         name = str(path.relative_to(run))
-        if not path.is_file():
-            if path in needed:
-                yield FileState(name, "missing")
-            continue
-        try:
-            check_text(path)
-            yield FileState(name)
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            yield FileState(name, " ".join(str(error).split()))
+        if path.is_file():
+            yield state_of(name, partial(check_text, path))
+        elif path in needed:
+            yield FileState(name, "missing")
 
 
 def verify(run: Path) -> None:
