@@ -127,7 +127,7 @@ def checks(
 
     for look in (
         *(environment.versions, environment.devices, environment.threads),
-        *(environment.encoding, environment.temporary, environment.trial_step),
+        *(environment.temporary, environment.trial_step),
     ):
         yield look.__name__, look
     if config:

@@ -1,15 +1,13 @@
-"""This environment -> checks: versions, devices, threads, encoding, TMPDIR, one trial step.
+"""This environment -> checks: versions, devices, threads, TMPDIR, one trial step.
 
 Packages are imported inside the check that needs them: one that is missing or broken is a problem
 to report, not a crash.
 """
 
 import importlib.metadata
-import locale
 import os
 import platform
 import shutil
-import sys
 import tempfile
 import time
 import tomllib
@@ -116,20 +114,6 @@ def threads() -> Iterator[Check]:
         yield Check("ok", "threads", text)
 
 
-def encoding() -> Iterator[Check]:
-    """Whether text of any language can be read, printed and named."""
-    found = {
-        "locale": locale.getpreferredencoding(False),
-        "output": getattr(sys.stdout, "encoding", None) or "utf-8",
-        "file names": sys.getfilesystemencoding(),
-    }
-    wrong = [f"{of} {name}" for of, name in found.items() if name.lower() not in ("utf-8", "utf8")]
-    if wrong:
-        yield Check("problem", "encoding", f"{', '.join(wrong)}; type: export PYTHONUTF8=1")
-    else:
-        yield Check("ok", "encoding", "UTF-8")
-
-
 def probe(folder: Path) -> None:
     """Write, sync, rename and remove a file, as the write of a checkpoint does. Raises OSError."""
     handle, name = tempfile.mkstemp(prefix=".probe-", dir=folder)
@@ -145,20 +129,16 @@ def probe(folder: Path) -> None:
 
 def temporary() -> Iterator[Check]:
     """Where compilers and worker processes put files; checkpoints never pass through it."""
-    asked = os.environ.get("TMPDIR")
+    folder, advice = Path(os.environ.get("TMPDIR") or tempfile.gettempdir()), "set TMPDIR to"
     try:
-        folder = Path(tempfile.gettempdir())
         probe(folder)
     except OSError as error:
-        text = f"no temporary folder can be written ({error.strerror}); set TMPDIR to one that can"
+        text = f"{folder} cannot be written ({error.strerror}); {advice} a folder that can"
         yield Check("problem", "TMPDIR", text)
         return
     free = shutil.disk_usage(folder).free
-    if asked and Path(asked).resolve() != folder.resolve():
-        text = f"TMPDIR={asked} cannot be written, {folder} is used; set it to a folder that can"
-        yield Check("problem", "TMPDIR", text)
-    elif free < TEMPORARY_BYTES:
-        text = f"{folder} has {free / 1e6:,.0f} MB free; compiling may fail: set TMPDIR elsewhere"
+    if free < TEMPORARY_BYTES:
+        text = f"{folder} has {free / 1e6:,.0f} MB free, and compiling may fail; {advice} another"
         yield Check("warning", "TMPDIR", text)
     else:
         yield Check("ok", "TMPDIR", f"{folder}, {free / 1e9:,.1f} GB free")

@@ -2,7 +2,6 @@
 
 import errno
 import importlib.metadata
-import locale
 import math
 import os
 import re
@@ -105,12 +104,6 @@ def test_a_gpu_that_torch_cannot_see_is_a_warning(monkeypatch: pytest.MonkeyPatc
     assert "torch sees no GPU" in warning
 
 
-def test_another_encoding_names_what_to_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locale, "getpreferredencoding", lambda _: "ISO-8859-1")
-    (problem,) = lines("problem", environment.encoding)
-    assert problem == "encoding: locale ISO-8859-1; type: export PYTHONUTF8=1"
-
-
 def test_a_probe_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environment.probe(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -125,17 +118,15 @@ def test_a_probe_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("asked", "used", "status", "message"),
+    ("asked", "status", "message"),
     [
-        ("tmp", "tmp", "ok", "GB free"),
-        (None, "tmp", "ok", "GB free"),
-        ("nowhere", "tmp", "problem", "TMPDIR=.*nowhere cannot be written, .* is used"),
-        ("nowhere", "nowhere", "problem", "no temporary folder can be written"),
+        ("tmp", "ok", "GB free"),
+        (None, "ok", "GB free"),
+        ("nowhere", "problem", "cannot be written"),
     ],
 )
-def test_a_temporary_folder_is_tried(
+def test_the_temporary_folder_is_tried(
     asked: str | None,
-    used: str,
     status: str,
     message: str,
     tmp_path: Path,
@@ -145,10 +136,9 @@ def test_a_temporary_folder_is_tried(
     monkeypatch.delenv("TMPDIR", raising=False)
     if asked is not None:
         monkeypatch.setenv("TMPDIR", str(tmp_path / asked))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / used))
     monkeypatch.setattr(environment, "TEMPORARY_BYTES", 0)
     (found,) = lines(status, environment.temporary)
-    assert re.search(message, found)
+    assert message in found
 
 
 def test_little_temporary_room_is_a_warning(
@@ -157,7 +147,7 @@ def test_little_temporary_room_is_a_warning(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.delenv("TMPDIR", raising=False)
     monkeypatch.setattr(environment, "TEMPORARY_BYTES", 2**80)
-    assert "MB free; compiling may fail" in lines("warning", environment.temporary)[0]
+    assert "MB free, and compiling may fail" in lines("warning", environment.temporary)[0]
 
 
 def test_a_trial_step_starts_at_the_loss_of_chance(monkeypatch: pytest.MonkeyPatch) -> None:
