@@ -15,7 +15,7 @@ from lmtemplate.data.corpus import PRESETS, SOTU, open_corpus
 from lmtemplate.data.index import dtype_for, read_index, write_index
 from lmtemplate.data.split import Event, SplitCorpus
 from lmtemplate.data.tokenizer import Tokenizer
-from lmtemplate.data.vocabulary import train_tokenizer
+from lmtemplate.data.train_tokenizer import train_tokenizer
 from lmtemplate.errors import ConfigError, DataError, DiskError
 from lmtemplate.run_dir import Lock, parse_yaml, sync_folder, write_text
 

@@ -12,7 +12,7 @@ import pytest
 
 from lmtemplate.data import corpus
 from lmtemplate.data.corpus import PIECE, SOTU, Corpus, open_corpus
-from lmtemplate.data.vocabulary import train_tokenizer
+from lmtemplate.data.train_tokenizer import train_tokenizer
 from lmtemplate.errors import DataError
 
 

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lmtemplate.data.grammar import Grammar
-from lmtemplate.data.vocabulary import train_tokenizer
+from lmtemplate.data.train_tokenizer import train_tokenizer
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models import GPT
 from lmtemplate.optimizers import MuonAdamW

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmtemplate.data.vocabulary import AUTOMATIC_VOCABULARY, train_tokenizer
+from lmtemplate.data.train_tokenizer import AUTOMATIC_VOCABULARY, train_tokenizer
 from lmtemplate.errors import ConfigError, DataError
 
 TEXTS = [
