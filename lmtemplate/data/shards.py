@@ -7,28 +7,27 @@ and a SHA-256 of the whole file, which `lmtemplate verify` compares.
 """
 
 import hashlib
-import os
+import json
+import re
 import zlib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lmtemplate.data.index import (
-    BLOCK_BYTES,
-    block_sums,
-    check_not_a_pointer,
-    dtype_for,
-    read_index,
-)
 from lmtemplate.errors import DataError
 
 Ints = npt.NDArray[np.int64]
 
+FORMAT = "lmtemplate-shards-1"
+SPLITS = ("train", "val", "test")
+BLOCK_BYTES = 2**20  # of a shard's tokens, under one CRC-32
 HEADER_WORDS = 256
 HEADER_BYTES = HEADER_WORDS * 4
 MAGIC_AND_VERSION = {"uint16": (20240520, 1), "uint32": (20240801, 7)}
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how such a file begins
 IGNORED = -100  # target that carries no loss: torch's own default for `ignore_index`
 
 
@@ -37,85 +36,130 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _header(dtype: str, tokens: int) -> bytes:
+def dtype_for(vocab_size: int) -> str:
+    """Smallest shard type that holds every id of the vocabulary."""
+    return "uint16" if vocab_size <= 2**16 else "uint32"
+
+
+def fingerprint(index: dict[str, Any]) -> str:
+    """SHA-256 of what an index says of tokens and tokenizer: equal corpora, equal fingerprints.
+
+    Where the text came from is left out: the same text, moved or touched, is the same corpus. So
+    are the CRC-32 sums, which say less than the SHA-256 that counts.
+    """
+    left_out = ("fingerprint", "source", "crc32")
+    content = json.loads(
+        json.dumps(index),
+        object_hook=lambda fields: {k: v for k, v in fields.items() if k not in left_out},
+    )
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def header(dtype: str, tokens: int) -> bytes:
     words = np.zeros(HEADER_WORDS, dtype="<i4")
     words[:3] = (*MAGIC_AND_VERSION[dtype], tokens)
     return words.tobytes()
 
 
-class ShardWriter:
-    """Appends token ids to numbered shards of one split.
+def _field(fields: Any, name: str, kind: type, within: range | None = None) -> Any:
+    """fields[name]. Raises ValueError if that is not of this type and range."""
+    value = fields.get(name) if isinstance(fields, dict) else None
+    if type(value) is not kind or (within is not None and value not in within):
+        raise ValueError(f"{name} is {value!r:.60}")
+    return value
 
-    Args:
-        folder: where the files go.
-        split: "train", "val" or "test".
-        vocab_size: ids are 0 .. vocab_size - 1; decides between uint16 and uint32.
-        shard_tokens: tokens after which a new file begins (the header's count is an int32).
-    """
 
-    def __init__(
-        self, folder: Path, split: str, vocab_size: int, shard_tokens: int = 100_000_000
-    ) -> None:
-        self.folder = folder
-        self.split = split
-        self.vocab_size = vocab_size
-        self.dtype = dtype_for(vocab_size)
-        self.shard_tokens = shard_tokens
-        self.shards: list[dict[str, Any]] = []
-        self._open_next()
+def block_sums(entry: dict[str, Any], dtype: str) -> list[str]:
+    """CRC-32 of each block of a shard. Raises ValueError where they are not so many."""
+    sums: list[str] = _field(entry, "crc32", str).split(" ")
+    blocks = -(-entry["tokens"] * np.dtype(dtype).itemsize // BLOCK_BYTES)
+    if len(sums) != blocks or not all(re.fullmatch("[0-9a-f]{8}", one) for one in sums):
+        raise ValueError(f"crc32 of {entry['file']} is not {blocks} sums")
+    return sums
 
-    @property
-    def tokens(self) -> int:
-        return sum(shard["tokens"] for shard in self.shards)
 
-    def _open_next(self) -> None:
-        name = f"{self.split}_{len(self.shards):06d}.bin"
-        self.shards.append({"file": name, "tokens": 0})
-        self._sums: list[int] = []  # CRC-32 of each block, the last one as far as it has come
-        self._file = (self.folder / name).open("wb")
-        self._file.write(bytes(HEADER_BYTES))
+def _check_split(split: Any, name: str, dtype: str) -> None:
+    tokens = _field(split, "tokens", int)
+    shards = _field(split, "shards", list)
+    for number, entry in enumerate(shards):
+        wanted = f"{name}_{number:06d}.bin"  # so no name leaves the folder, or comes twice
+        if _field(entry, "file", str) != wanted:
+            raise ValueError(f"a shard is named {entry['file']!r:.60} instead of {wanted}")
+        _field(entry, "tokens", int, range(1, 2**31))
+        if not re.fullmatch("[0-9a-f]{64}", _field(entry, "sha256", str)):
+            raise ValueError(f"sha256 of {wanted} is {entry['sha256']!r:.60}")
+        block_sums(entry, dtype)
+    if not shards or tokens != sum(entry["tokens"] for entry in shards):
+        raise ValueError(f"{name} has {tokens:,} tokens, and its {len(shards)} shards do not")
+    _field(split, "bytes", int, range(2**63))
+    for count in {"documents", "unknown"} & split.keys():  # no more of them than of tokens
+        _field(split, count, int, range(tokens + 1))
 
-    def _finish_shard(self) -> None:
-        shard = self.shards[-1]
-        self._file.seek(0)
-        self._file.write(_header(self.dtype, shard["tokens"]))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        shard["sha256"] = file_sha256(self.folder / shard["file"])
-        shard["crc32"] = " ".join(f"{one:08x}" for one in self._sums)
 
-    def _append(self, content: bytes) -> None:
-        at = self._file.tell() - HEADER_BYTES
-        self._file.write(content)
-        rest = memoryview(content)
-        while rest:
-            if at % BLOCK_BYTES == 0:
-                self._sums.append(0)
-            part = rest[: BLOCK_BYTES - at % BLOCK_BYTES]
-            self._sums[-1] = zlib.crc32(part, self._sums[-1])
-            at, rest = at + len(part), rest[len(part) :]
+def _check_index(index: dict[str, Any]) -> None:
+    """Raises ValueError, with the field that is not as `lmtemplate prepare` writes it."""
+    vocab_size = _field(index, "vocab_size", int, range(1, 2**32 + 1))
+    if _field(index, "dtype", str) != dtype_for(vocab_size):
+        raise ValueError(f"dtype is {index['dtype']!r:.60} for {vocab_size:,} ids")
+    _field(index, "eot_id", int, range(vocab_size))
+    tokenizer = _field(index, "tokenizer", dict)
+    _field(tokenizer, "sha256", str)
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", _field(tokenizer, "file", str)):
+        raise ValueError(f"the tokenizer's file is named {tokenizer['file']!r:.60}")
+    if "source" in index:
+        _field(index, "source", dict)
+    for name, split in _field(index, "splits", dict).items():
+        if name not in SPLITS:
+            raise ValueError(f"a split is named {name!r:.60}")
+        _check_split(split, name, index["dtype"])
 
-    def write(self, ids: npt.NDArray[np.integer[Any]]) -> None:
-        """Append (N,) ids. Raises DataError for one outside the vocabulary: none is wrapped."""
-        if len(ids) and not (ids.min() >= 0 and ids.max() < self.vocab_size):
-            raise DataError(
-                f"the tokenizer gave ids from {ids.min()} to {ids.max()}, but its vocabulary has "
-                f"{self.vocab_size}; its file is inconsistent"
-            )
-        while len(ids):
-            if self.shards[-1]["tokens"] == self.shard_tokens:
-                self._finish_shard()
-                self._open_next()
-            part = ids[: self.shard_tokens - self.shards[-1]["tokens"]]
-            self._append(part.astype(f"<u{np.dtype(self.dtype).itemsize}").tobytes())
-            self.shards[-1]["tokens"] += len(part)
-            ids = ids[len(part) :]
 
-    def close(self) -> list[dict[str, Any]]:
-        """Finish the last shard; returns the index entries {file, tokens, sha256, crc32}."""
-        self._finish_shard()
-        return self.shards
+def check_not_a_pointer(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise DataError(f"{path} looks like a git-lfs pointer; run git lfs pull")
+
+
+def _not_prepared(folder: Path) -> DataError:
+    """What to do where there is no corpus: name the right one, or make it from text."""
+    problem = f"no prepared corpus in {folder} (no index.json)"
+    is_text = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+    others = [] if is_text else [path.parent.name for path in folder.parent.glob("*/index.json")]
+    if close := get_close_matches(folder.name, others, n=1, cutoff=0.8):  # not another preset
+        return DataError(f"{problem}; did you mean {folder.with_name(close[0])}?")
+    source: str | Path = folder if is_text and folder.name else "TEXT"
+    output = folder
+    if is_text or not folder.name:
+        output = Path("data", folder.stem)
+        output = Path("data/mine") if folder in (output, Path("data"), Path()) else output
+    kinds = " (TEXT: a file, a folder, or a preset like sotu-tiny)" if source == "TEXT" else ""
+    return DataError(
+        f"{problem}; type: lmtemplate prepare --input {source} --output {output}{kinds}"
+    )
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """Raises DataError where there is no complete, untouched index, or one that makes no sense."""
+    path = folder / "index.json"
+    try:
+        for place in (folder, path):
+            if place.is_file():
+                check_not_a_pointer(place)
+        if not path.is_file():
+            raise _not_prepared(folder)
+        index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        sound = index["format"] == FORMAT and index["fingerprint"] == fingerprint(index)
+        if sound:
+            _check_index(index)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(
+            f"{path} is not an index of shards ({error}); prepare the corpus again"
+        ) from error
+    if not sound:
+        raise DataError(
+            f"{path} was changed by hand or by another version; prepare the corpus again"
+        )
+    return index
 
 
 class Shard:
@@ -140,7 +184,7 @@ class Shard:
         try:
             self._check_file(HEADER_BYTES + entry["tokens"] * width)
             with self.path.open("rb") as file:
-                sound = file.read(HEADER_BYTES) == _header(index["dtype"], entry["tokens"])
+                sound = file.read(HEADER_BYTES) == header(index["dtype"], entry["tokens"])
             self.tokens = np.memmap(self.path, f"<u{width}", mode="r", offset=HEADER_BYTES)
         except OSError as error:
             raise DataError(f"shard {self.path} cannot be read: {error.strerror}") from error

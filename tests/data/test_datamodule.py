@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lmtemplate.data.datamodule import TokenData
-from lmtemplate.data.index import write_index
+from lmtemplate.data.shard_writer import write_index
 from lmtemplate.data.shards import IGNORED, Shards
 from lmtemplate.errors import ConfigError, DataError
 

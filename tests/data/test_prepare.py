@@ -12,9 +12,8 @@ import pytest
 
 from lmtemplate.data import corpus
 from lmtemplate.data import prepare as verb
-from lmtemplate.data.index import read_index
 from lmtemplate.data.prepare import prepare
-from lmtemplate.data.shards import Shards
+from lmtemplate.data.shards import Shards, read_index
 from lmtemplate.data.tokenizer import load_tokenizer
 from lmtemplate.errors import ConfigError, DataError, DiskError
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from lmtemplate.data.index import dtype_for, read_index, write_index
-from lmtemplate.data.shards import IGNORED, Blocks, Shard, Shards, ShardWriter
+from lmtemplate.data.shard_writer import ShardWriter, write_index
+from lmtemplate.data.shards import IGNORED, Blocks, Shard, Shards, dtype_for, read_index
 from lmtemplate.errors import DataError
 
 MIB = 2**20

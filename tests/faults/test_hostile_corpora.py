@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lmtemplate.data.datamodule import TokenData
-from lmtemplate.data.index import fingerprint
+from lmtemplate.data.shards import fingerprint
 from lmtemplate.errors import DataError
 from tests.conftest import TINY, Command, Result
 from tests.faults.spy import watching, within

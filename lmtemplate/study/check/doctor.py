@@ -24,8 +24,7 @@ def _data_of(run: Path | None, data: Path | None) -> Path | None:
 
 def corpus(run: Path | None, data: Path | None) -> Iterator[Check]:
     """Index, sizes and headers of the shards, tokenizer; not every byte, as verify does."""
-    from lmtemplate.data.index import read_index
-    from lmtemplate.data.shards import Shards
+    from lmtemplate.data.shards import Shards, read_index
     from lmtemplate.data.tokenizer import load_tokenizer
 
     folder = _data_of(run, data)

@@ -16,8 +16,7 @@ import yaml
 from lmtemplate.checkpoint.compatibility import build_net, flatten
 from lmtemplate.checkpoint.files import read
 from lmtemplate.checkpoint.resume import resolve
-from lmtemplate.data.index import read_index
-from lmtemplate.data.shards import Blocks, Ints, Shards
+from lmtemplate.data.shards import Blocks, Ints, Shards, read_index
 from lmtemplate.data.tokenizer import Tokenizer, load_tokenizer, parse_tokenizer
 from lmtemplate.errors import DataError, UserError
 from lmtemplate.models.base import LanguageModel

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lmtemplate.data.index import read_index
+from lmtemplate.data.shards import read_index
 from lmtemplate.errors import ConfigError
 from lmtemplate.hardware import auto_precision, device_name
 from lmtemplate.models.gpt import GPT

@@ -11,8 +11,8 @@ import torch
 from lmtemplate import record
 from lmtemplate.checkpoint import files as checkpoint
 from lmtemplate.checkpoint import resume
-from lmtemplate.data.index import read_index, write_index
-from lmtemplate.data.shards import ShardWriter
+from lmtemplate.data.shard_writer import ShardWriter, write_index
+from lmtemplate.data.shards import read_index
 from lmtemplate.errors import CheckpointError, ConfigError, DataError
 from lmtemplate.run_dir import folder_of, write_json
 from lmtemplate.study.check.verify import verify

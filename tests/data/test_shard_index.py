@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmtemplate.data.index import fingerprint, read_index, write_index
-from lmtemplate.data.shards import Shards, ShardWriter
+from lmtemplate.data.shard_writer import ShardWriter, write_index
+from lmtemplate.data.shards import Shards, fingerprint, read_index
 from lmtemplate.errors import DataError
 
 Index = dict[str, Any]
