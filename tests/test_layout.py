@@ -19,7 +19,7 @@ ROWS: list[tuple[float, str]] = [
     (-0.5, "data.shards muon"),
     (0, "models.base models.layers data.corpus data.tokenizer data.sampler"),
     (0, "metrics optimizers schedules run redact"),
-    (0.5, "data.split data.train_tokenizer data.shard_writer record crash"),
+    (0.5, "data.train_tokenizer data.shard_writer record crash"),
     (1, "models.gpt models.gpt2 loss data.prepare data.datamodule"),
     (2, "module checkpoint length"),
     (2.2, "resume"),

@@ -2,8 +2,8 @@
 
 A shard is 256 little-endian int32 words (magic, version, number of tokens, zeros) and then the
 tokens: llm.c's pair of formats, so that its readers take our files. `index.json` beside them is
-written last. It has a CRC-32 of every MiB of a shard's tokens, compared when that is first read,
-and a SHA-256 of the whole file, which `lmtemplate verify` compares.
+written last (see shard_writer). It has a CRC-32 of every MiB of a shard's tokens, compared when
+that MiB is first read, and a SHA-256 of the whole file, which `lmtemplate verify` compares.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import re
 import zlib
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +20,14 @@ import numpy.typing as npt
 from lmtemplate.errors import DataError
 
 Ints = npt.NDArray[np.int64]
+Index = dict[str, Any]  # the content of index.json
 
 FORMAT = "lmtemplate-shards-1"
 SPLITS = ("train", "val", "test")
 BLOCK_BYTES = 2**20  # of a shard's tokens, under one CRC-32
-HEADER_WORDS = 256
-HEADER_BYTES = HEADER_WORDS * 4
+HEADER_BYTES = 1024  # 256 words of int32
 MAGIC_AND_VERSION = {"uint16": (20240520, 1), "uint32": (20240801, 7)}
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how such a file begins
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # the first bytes of such a file
 IGNORED = -100  # target that carries no loss: torch's own default for `ignore_index`
 
 
@@ -36,110 +36,77 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def dtype_for(vocab_size: int) -> str:
-    """Smallest shard type that holds every id of the vocabulary."""
-    return "uint16" if vocab_size <= 2**16 else "uint32"
-
-
-def fingerprint(index: dict[str, Any]) -> str:
-    """SHA-256 of what an index says of tokens and tokenizer: equal corpora, equal fingerprints.
-
-    Where the text came from is left out: the same text, moved or touched, is the same corpus. So
-    are the CRC-32 sums, which say less than the SHA-256 that counts.
-    """
-    left_out = ("fingerprint", "source", "crc32")
-    content = json.loads(
-        json.dumps(index),
-        object_hook=lambda fields: {k: v for k, v in fields.items() if k not in left_out},
-    )
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def header(dtype: str, tokens: int) -> bytes:
-    words = np.zeros(HEADER_WORDS, dtype="<i4")
-    words[:3] = (*MAGIC_AND_VERSION[dtype], tokens)
-    return words.tobytes()
-
-
-def _field(fields: Any, name: str, kind: type, within: range | None = None) -> Any:
-    """fields[name]. Raises ValueError if that is not of this type and range."""
-    value = fields.get(name) if isinstance(fields, dict) else None
-    if type(value) is not kind or (within is not None and value not in within):
-        raise ValueError(f"{name} is {value!r:.60}")
-    return value
-
-
-def block_sums(entry: dict[str, Any], dtype: str) -> list[str]:
-    """CRC-32 of each block of a shard. Raises ValueError where they are not so many."""
-    sums: list[str] = _field(entry, "crc32", str).split(" ")
-    blocks = -(-entry["tokens"] * np.dtype(dtype).itemsize // BLOCK_BYTES)
-    if len(sums) != blocks or not all(re.fullmatch("[0-9a-f]{8}", one) for one in sums):
-        raise ValueError(f"crc32 of {entry['file']} is not {blocks} sums")
-    return sums
-
-
-def _check_split(split: Any, name: str, dtype: str) -> None:
-    tokens = _field(split, "tokens", int)
-    shards = _field(split, "shards", list)
-    for number, entry in enumerate(shards):
-        wanted = f"{name}_{number:06d}.bin"  # so no name leaves the folder, or comes twice
-        if _field(entry, "file", str) != wanted:
-            raise ValueError(f"a shard is named {entry['file']!r:.60} instead of {wanted}")
-        _field(entry, "tokens", int, range(1, 2**31))
-        if not re.fullmatch("[0-9a-f]{64}", _field(entry, "sha256", str)):
-            raise ValueError(f"sha256 of {wanted} is {entry['sha256']!r:.60}")
-        block_sums(entry, dtype)
-    if not shards or tokens != sum(entry["tokens"] for entry in shards):
-        raise ValueError(f"{name} has {tokens:,} tokens, and its {len(shards)} shards do not")
-    _field(split, "bytes", int, range(2**63))
-    for count in {"documents", "unknown"} & split.keys():  # no more of them than of tokens
-        _field(split, count, int, range(tokens + 1))
-
-
-def _check_index(index: dict[str, Any]) -> None:
-    """Raises ValueError, with the field that is not as `lmtemplate prepare` writes it."""
-    vocab_size = _field(index, "vocab_size", int, range(1, 2**32 + 1))
-    if _field(index, "dtype", str) != dtype_for(vocab_size):
-        raise ValueError(f"dtype is {index['dtype']!r:.60} for {vocab_size:,} ids")
-    _field(index, "eot_id", int, range(vocab_size))
-    tokenizer = _field(index, "tokenizer", dict)
-    _field(tokenizer, "sha256", str)
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", _field(tokenizer, "file", str)):
-        raise ValueError(f"the tokenizer's file is named {tokenizer['file']!r:.60}")
-    if "source" in index:
-        _field(index, "source", dict)
-    for name, split in _field(index, "splits", dict).items():
-        if name not in SPLITS:
-            raise ValueError(f"a split is named {name!r:.60}")
-        _check_split(split, name, index["dtype"])
-
-
 def check_not_a_pointer(path: Path) -> None:
+    """Raises DataError for a file that git-lfs has not downloaded yet."""
     with path.open("rb") as file:
         if file.read(len(LFS_POINTER)) == LFS_POINTER:
             raise DataError(f"{path} looks like a git-lfs pointer; run git lfs pull")
 
 
+def dtype_for(vocab_size: int) -> str:
+    """Smallest shard type that holds every id of the vocabulary."""
+    return "uint16" if vocab_size <= 2**16 else "uint32"
+
+
+def header(dtype: str, tokens: int) -> bytes:
+    """The first HEADER_BYTES of a shard with so many tokens."""
+    words = np.zeros(HEADER_BYTES // 4, dtype="<i4")
+    words[:3] = (*MAGIC_AND_VERSION[dtype], tokens)
+    return words.tobytes()
+
+
+def fingerprint(index: Index) -> str:
+    """SHA-256 of what an index says of tokens and tokenizer: equal corpora, equal fingerprints.
+
+    The source of the text does not count: the same text, moved or touched, is the same corpus. Nor
+    do the CRC-32 sums, which say less than the SHA-256 that counts.
+    """
+    ignored = ("fingerprint", "source", "crc32")
+    content = json.loads(
+        json.dumps(index),
+        object_hook=lambda fields: {k: v for k, v in fields.items() if k not in ignored},
+    )
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _check_index(index: Index) -> None:
+    """Raises ValueError where files could lie outside the folder or sizes contradict each other."""
+    if index["dtype"] != dtype_for(index["vocab_size"]):
+        raise ValueError(f"dtype is {index['dtype']!r:.60} for {index['vocab_size']:,} ids")
+    if not 0 <= index["eot_id"] < index["vocab_size"]:
+        raise ValueError(f"eot_id is {index['eot_id']!r:.60}")
+    width, names = np.dtype(index["dtype"]).itemsize, [*index["splits"], index["tokenizer"]["file"]]
+    for split, entry in index["splits"].items():
+        for shard in entry["shards"]:
+            names.append(shard["file"])
+            if not 0 < shard["tokens"] < 2**31:  # the header's count is an int32
+                raise ValueError(f"tokens of {shard['file']!r:.60} is {shard['tokens']!r:.60}")
+            if len(shard["crc32"].split(" ")) != -(-shard["tokens"] * width // BLOCK_BYTES):
+                raise ValueError(f"crc32 of {shard['file']!r:.60} is not one sum for each block")
+        if not entry["shards"] or entry["tokens"] != sum(s["tokens"] for s in entry["shards"]):
+            raise ValueError(f"the tokens of {split!r:.60} are not those of its shards")
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
+            raise ValueError(f"a file or split is named {name!r:.60}")
+
+
 def _not_prepared(folder: Path) -> DataError:
-    """What to do where there is no corpus: name the right one, or make it from text."""
+    """What to type where there is no corpus: the name of the right one, or how to make it."""
     problem = f"no prepared corpus in {folder} (no index.json)"
-    is_text = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
-    others = [] if is_text else [path.parent.name for path in folder.parent.glob("*/index.json")]
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):  # it may be the text
+        advice = f"type: lmtemplate prepare --input {folder} --output data/mine"
+        return DataError(f"{problem}; {advice}")
+    others = [path.parent.name for path in folder.parent.glob("*/index.json")]
     if close := get_close_matches(folder.name, others, n=1, cutoff=0.8):  # not another preset
         return DataError(f"{problem}; did you mean {folder.with_name(close[0])}?")
-    source: str | Path = folder if is_text and folder.name else "TEXT"
-    output = folder
-    if is_text or not folder.name:
-        output = Path("data", folder.stem)
-        output = Path("data/mine") if folder in (output, Path("data"), Path()) else output
-    kinds = " (TEXT: a file, a folder, or a preset like sotu-tiny)" if source == "TEXT" else ""
     return DataError(
-        f"{problem}; type: lmtemplate prepare --input {source} --output {output}{kinds}"
+        f"{problem}; type: lmtemplate prepare --input TEXT --output {folder} "
+        "(TEXT: a file, a folder, or a preset like sotu-tiny)"
     )
 
 
-def read_index(folder: Path) -> dict[str, Any]:
-    """Raises DataError where there is no complete, untouched index, or one that makes no sense."""
+def read_index(folder: Path) -> Index:
+    """Raises DataError where index.json is missing, incomplete or changed."""
     path = folder / "index.json"
     try:
         for place in (folder, path):
@@ -147,15 +114,15 @@ def read_index(folder: Path) -> dict[str, Any]:
                 check_not_a_pointer(place)
         if not path.is_file():
             raise _not_prepared(folder)
-        index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        sound = index["format"] == FORMAT and index["fingerprint"] == fingerprint(index)
-        if sound:
+        index: Index = json.loads(path.read_text(encoding="utf-8"))
+        untouched = index["format"] == FORMAT and index["fingerprint"] == fingerprint(index)
+        if untouched:
             _check_index(index)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{path} is not an index of shards ({error}); prepare the corpus again"
         ) from error
-    if not sound:
+    if not untouched:
         raise DataError(
             f"{path} was changed by hand or by another version; prepare the corpus again"
         )
@@ -173,16 +140,22 @@ class Shard:
     Raises DataError if it is missing, or its size or header are not what the index says.
     """
 
-    def __init__(self, folder: Path, index: dict[str, Any], entry: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, index: Index, entry: dict[str, Any]) -> None:
         self.path = folder / entry["file"]
         self.vocab_size: int = index["vocab_size"]
         width = np.dtype(index["dtype"]).itemsize
-        if not self.path.is_file():  # nor a pipe, which would wait for ever
+        if not self.path.is_file():  # a pipe would be waited for without end
             raise DataError(f"shard {self.path} is missing; prepare the corpus again")
         if self.path.resolve().parent != folder.resolve():
             raise DataError(f"shard {self.path} is a link that leaves its folder; refused")
+        expected = HEADER_BYTES + entry["tokens"] * width
         try:
-            self._check_file(HEADER_BYTES + entry["tokens"] * width)
+            check_not_a_pointer(self.path)
+            if (size := self.path.stat().st_size) != expected:
+                raise DataError(
+                    f"shard {self.path} has {size:,} bytes, the index says {expected:,}: "
+                    "it was truncated or replaced; prepare the corpus again"
+                )
             with self.path.open("rb") as file:
                 sound = file.read(HEADER_BYTES) == header(index["dtype"], entry["tokens"])
             self.tokens = np.memmap(self.path, f"<u{width}", mode="r", offset=HEADER_BYTES)
@@ -191,22 +164,14 @@ class Shard:
         if not sound:
             raise DataError(f"shard {self.path} has a wrong header; prepare the corpus again")
         self.block_tokens = BLOCK_BYTES // width
-        self.sums = block_sums(entry, index["dtype"])
-        self.unread = np.ones(-(-len(self.tokens) // self.block_tokens), dtype=bool)
-
-    def _check_file(self, expected: int) -> None:
-        check_not_a_pointer(self.path)
-        if (size := self.path.stat().st_size) != expected:
-            raise DataError(
-                f"shard {self.path} has {size:,} bytes, the index says {expected:,}: "
-                "it was truncated or replaced; prepare the corpus again"
-            )
+        self.crcs: list[str] = entry["crc32"].split(" ")
+        self.unread = np.ones(len(self.crcs), dtype=bool)
 
     def verify(self, block: int) -> None:
         """Compare one block with its CRC-32, and its ids with the vocabulary. Raises DataError."""
         tokens = self.tokens[block * self.block_tokens : (block + 1) * self.block_tokens]
         found = f"{zlib.crc32(tokens.data):08x}"
-        if found != (expected := self.sums[block]):
+        if found != (expected := self.crcs[block]):
             raise DataError(
                 f"shard {self.path}: block at byte offset {HEADER_BYTES + block * BLOCK_BYTES:,} "
                 f"fails its CRC-32 (expected {expected}, got {found}): prepare the corpus again, "
@@ -233,38 +198,51 @@ class Shard:
         return self.tokens[positions]
 
 
+class TokenStream(Protocol):
+    """What Blocks reads: any sequence of token ids that can be read at any positions."""
+
+    name: str  # for messages: "the val split of data/mine"
+    tokens: int  # how many
+
+    def gather(self, positions: Ints) -> Ints:
+        """Tokens at these positions of the stream, in the same shape."""
+        ...
+
+
 class Shards:
     """One split of a prepared corpus, read as a single stream of tokens.
+
+    Args:
+        folder: the corpus.
+        split: "train", "val" or "test".
+        index: what `read_index(folder)` returned, if it was read before.
 
     Raises DataError where the split, a shard or the index is missing or damaged.
     """
 
-    def __init__(self, folder: Path, split: str) -> None:
-        index = read_index(folder)
+    def __init__(self, folder: Path, split: str, index: Index | None = None) -> None:
+        index = index or read_index(folder)
         if split not in index["splits"]:
             raise DataError(
                 f"{folder} has no {split} split (it has: {', '.join(index['splits'])}); prepare it "
                 f"again with --{split}_ratio above 0"
             )
-        self.folder = folder
-        self.split = split
+        self.opened_with = (folder, split, index)
+        self.name = f"the {split} split of {folder}"
         entries = index["splits"][split]["shards"]
         self.shards = [Shard(folder, index, entry) for entry in entries]
         self.files = [shard.tokens for shard in self.shards]
         self.ends = np.cumsum([len(file) for file in self.files])
         self.tokens = int(self.ends[-1])
 
-    def __getstate__(self) -> tuple[Path, str]:
-        return self.folder, self.split  # a worker process opens its own maps
+    def __getstate__(self) -> tuple[Path, str, Index]:
+        return self.opened_with  # a worker process opens its own maps
 
-    def __setstate__(self, state: tuple[Path, str]) -> None:
+    def __setstate__(self, state: tuple[Path, str, Index]) -> None:
         self.__init__(*state)  # type: ignore[misc]
 
     def gather(self, positions: Ints) -> Ints:
-        """Tokens at these positions of the stream, in the same shape.
-
-        Raises DataError where what is read for the first time is damaged.
-        """
+        """Tokens at these positions. Raises DataError where a block read first is damaged."""
         if len(self.shards) == 1:
             return self.shards[0].take(positions).astype(np.int64)
         shard_of = np.searchsorted(self.ends, positions, side="right")
@@ -277,28 +255,34 @@ class Shards:
 
 
 class Blocks:
-    """Map-style dataset over a split: an array of block numbers -> one batch, in one gather.
+    """Map-style dataset over a stream: an array of block numbers -> one batch, in one gather.
 
     Block i predicts the tokens i * T + 1 .. (i + 1) * T, so over all blocks every token but the
-    first is predicted exactly once. Where the split ends inside a block, and in blocks that are
+    first is predicted exactly once. Where the stream ends inside a block, and in blocks that are
     numbered past the last one, inputs are 0 and targets are IGNORED.
 
     Args:
-        shards: the split.
+        stream: the tokens, for example `Shards`.
         block_size: T.
-        whole: leave out the last, incomplete block (training) instead of padding it (evaluation).
+        whole: drop the last, incomplete block (training) instead of padding it (evaluation).
+        most: use the first so many blocks; None uses all.
+
+    Raises DataError where the stream is shorter than one block.
     """
 
-    def __init__(self, shards: Shards, block_size: int, *, whole: bool) -> None:
-        predicted = shards.tokens - 1
+    def __init__(
+        self, stream: TokenStream, block_size: int, *, whole: bool, most: int | None = None
+    ) -> None:
+        predicted = stream.tokens - 1
         if predicted < block_size:
             raise DataError(
-                f"the {shards.split} split of {shards.folder} has {shards.tokens:,} tokens, but "
-                f"one block needs {block_size + 1:,}; give more text or lower data.block_size"
+                f"{stream.name} has {stream.tokens:,} tokens, but one block needs "
+                f"{block_size + 1:,}; give more text or lower data.block_size"
             )
-        self.shards = shards
+        self.stream = stream
         self.block_size = block_size
         self.blocks = predicted // block_size if whole else -(-predicted // block_size)
+        self.blocks = min(self.blocks, most or self.blocks)
 
     def __len__(self) -> int:
         return self.blocks
@@ -306,9 +290,9 @@ class Blocks:
     def __getitem__(self, blocks: Ints) -> tuple[Ints, Ints]:
         """(B,) block numbers -> inputs (B, T) and targets (B, T)."""
         positions = blocks[:, None] * self.block_size + np.arange(self.block_size + 1)
-        past_end = positions >= self.shards.tokens
+        past_end = positions >= self.stream.tokens
         past_end[blocks >= self.blocks] = True
-        tokens = self.shards.gather(np.minimum(positions, self.shards.tokens - 1))  # (B, T+1)
+        tokens = self.stream.gather(np.minimum(positions, self.stream.tokens - 1))  # (B, T+1)
         inputs = np.where(past_end[:, :-1], 0, tokens[:, :-1])
         targets = np.where(past_end[:, 1:], IGNORED, tokens[:, 1:])
         return inputs, targets

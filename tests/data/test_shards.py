@@ -271,7 +271,7 @@ def test_a_worker_process_verifies_for_itself(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match=r"train_000015\.bin: block"):
         list(loader)
-    assert blocks.shards.shards[15].unread.all()
+    assert blocks.stream.shards[15].unread.all()
 
 
 @pytest.mark.usefixtures("stream")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lmtemplate.data.corpus import PRESETS
+from lmtemplate.data.corpus import presets
 from tests.conftest import Command
 from tests.test_makefile import commands, make
 
@@ -69,13 +69,13 @@ def test_every_command_runs(
     """In the page's order, where a preset stands for a smaller text and anything for one's own."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "configs", "configs")
-    for preset in PRESETS:
+    for preset in presets():
         shutil.copytree(corpus, f"data/{preset}")
     for typed in shell_lines(page):
         for words in behind(typed) if typed[0] in ("make", "lmtemplate") else []:
             if "--input" in words:
                 source = Path(words[words.index("--input") + 1])
-                if not source.exists() and str(source) not in PRESETS:
+                if not source.exists() and str(source) not in presets():
                     source.mkdir(parents=True)
                     for number in range(9):
                         text = f"Once there were {number} texts. " * 99

@@ -32,7 +32,7 @@ def corpus(run: Path | None, data: Path | None) -> Iterator[Check]:
         yield Check("ok", "data", "not looked at; name a corpus with --data FOLDER")
         return
     index = read_index(folder)
-    splits = {split: Shards(folder, split) for split in index["splits"]}
+    splits = {split: Shards(folder, split, index) for split in index["splits"]}
     tokenizer = load_tokenizer(folder / index["tokenizer"]["file"])
     sizes = ", ".join(f"{split} {shards.tokens:,}" for split, shards in splits.items())
     yield Check("ok", "data", f"{folder}: tokens: {sizes}; {index['vocab_size']:,} ids")
