@@ -239,7 +239,7 @@ def train_on(cli: TrainingCLI, words: list[str], run: Path, lock: run_dir.Lock |
                 count = f"{gone_back}/{guard.rewinds}"
                 print(f"{error}: going back ({count}) and leaving out what was read", flush=True)
             cli = TrainingCLI(words)
-            cli.datamodule.leave_out(sequences)
+            cli.datamodule.skip_to(sequences)
             cli.config_init.guard.went_back = True
     return True
 

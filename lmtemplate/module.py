@@ -188,7 +188,7 @@ class LitLanguageModel(LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, TokenData):
             values["data/tokens"] = float(data.sequences * data.block_size)
-            values["data/epoch"] = data.passes
+            values["data/epoch"] = data.epochs or 0.0
         if tokens:  # none, where every loss since the last log was not finite
             log_values(self, values)
         self.train_sums.zero_()

@@ -131,7 +131,7 @@ def make_plan(cli: TrainingCLI, before: files.Checkpoint | None) -> Plan:
         value,
         net=cli.model.net,
         tokens_per_step=per_batch * accumulate,
-        sequences=len(data.train_blocks),
+        sequences=len(data.blocks("train")),
         block_size=data.block_size,
         seconds_per_step=seconds,
     )

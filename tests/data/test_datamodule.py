@@ -68,7 +68,7 @@ def test_targets_are_the_inputs_one_later(corpus: Path) -> None:
 def test_ranks_and_workers_see_each_block_once_per_epoch(
     corpus: Path, workers: int, ranks: int
 ) -> None:
-    blocks = len(token_data(corpus).train_blocks)
+    blocks = len(token_data(corpus).blocks("train"))
     steps = 2 * blocks // (4 * ranks) + 1
     loaders = [
         token_data(
@@ -78,14 +78,14 @@ def test_ranks_and_workers_see_each_block_once_per_epoch(
     ]
     batches = [torch.cat([inputs for inputs, _ in step]) for step in zip(*loaders, strict=True)]
     seen = [tuple(row) for row in torch.cat(batches).tolist()]
-    whole, _ = token_data(corpus).train_blocks[np.arange(blocks)]
+    whole, _ = token_data(corpus).blocks("train")[np.arange(blocks)]
     expected = sorted(map(tuple, whole.tolist()))
     assert sorted(seen[:blocks]) == sorted(seen[blocks : 2 * blocks]) == expected
     assert seen[:blocks] != seen[blocks : 2 * blocks]
 
 
 def test_batches_straddle_the_end_of_an_epoch(corpus: Path) -> None:
-    blocks = len(token_data(corpus).train_blocks)
+    blocks = len(token_data(corpus).blocks("train"))
     assert blocks % 7
     steps = blocks // 7 + 1
     loader = token_data(corpus, FakeTrainer(steps), batch_size=7).train_dataloader()
@@ -131,7 +131,7 @@ def test_the_cursor_counts_sequences_of_all_devices_over_all_restarts(corpus: Pa
     trainer.progress.total.processed += 3
     assert data.sequences == 700 + 3 * 4 * 2
     assert data.state_dict() == {"sequences": 724}
-    assert data.passes == 724 / len(data.train_blocks)
+    assert data.epochs == 724 / len(data.blocks("train"))
 
 
 def test_the_seed_decides_the_order(corpus: Path) -> None:
