@@ -58,8 +58,8 @@ class TokenFiles(LanguageData):
         block_size: T, tokens per sequence.
         batch_size: B, sequences per device in one forward pass.
         dtype: of .bin files: uint16 or uint32.
-        max_train_blocks: train on the first so many sequences; null for all.
-        max_val_blocks: validate on the first so many sequences; null for all.
+        max_train_blocks: sequences to train on at most; null for all.
+        max_val_blocks: sequences to validate on at most; null for all.
         seed: of the order of sequences.
     """
 

@@ -49,7 +49,7 @@ def dtype_for(vocab_size: int) -> str:
 
 
 def header(dtype: str, tokens: int) -> bytes:
-    """The first HEADER_BYTES of a shard with so many tokens."""
+    """The first HEADER_BYTES of a shard with this number of tokens."""
     words = np.zeros(HEADER_BYTES // 4, dtype="<i4")
     words[:3] = (*MAGIC_AND_VERSION[dtype], tokens)
     return words.tobytes()
@@ -265,7 +265,7 @@ class Blocks:
         stream: the tokens, for example `Shards`.
         block_size: T.
         whole: drop the last, incomplete block (training) instead of padding it (evaluation).
-        most: use the first so many blocks; None uses all.
+        most: blocks to use at most, the first ones; None uses all.
 
     Raises DataError where the stream is shorter than one block.
     """

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lmtemplate.data import prepare as verb
-from lmtemplate.data import shard_writer
+from lmtemplate.data import shard_writer, shards
 from lmtemplate.data.formats import grammar
 from lmtemplate.data.formats import text as plain
 from lmtemplate.data.prepare import prepare
@@ -416,3 +416,20 @@ def test_the_index_is_plain_json(books: Path, tmp_path: Path) -> None:
     prepare(str(books), tmp_path / "data", "byte")
     source = json.loads((tmp_path / "data" / "index.json").read_text())["source"]
     assert (source["input"], source["seed"], source["signature"]["files"]) == (str(books), 1337, 12)
+
+
+def test_a_config_whose_corpus_is_there_reads_its_index_once(
+    books: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`make train` comes by here each time."""
+    prepare(str(books), tmp_path / "data", "byte")
+    (tmp_path / "run.yaml").write_text(f"data: {{path: {tmp_path / 'data'}}}")
+    read, fingerprint = list[str](), shards.fingerprint
+
+    def counting(index: dict[str, Any]) -> str:
+        read.append(fingerprint(index))
+        return read[-1]
+
+    monkeypatch.setattr(shards, "fingerprint", counting)
+    prepare(for_config=tmp_path / "run.yaml")
+    assert len(read) == 1
