@@ -53,9 +53,9 @@ class LanguageData(LightningDataModule):
         block_size: T, tokens per sequence; the model's longest context.
         batch_size: B, sequences per device in one forward pass.
         num_workers: processes that read ahead; 0 reads in the training process.
-        max_train_blocks: sequences to train on, the first ones of the split, for example to overfit one
+        max_train_blocks: train on the first sequences only, this many, for example to overfit one
             batch; null for the whole split.
-        max_val_blocks: sequences to validate on, the first ones of the split; null for the whole split.
+        max_val_blocks: validate on this many sequences, the first ones; null for the whole split.
         seed: of the order of sequences.
 
     Raises ConfigError for impossible settings.
@@ -226,9 +226,9 @@ class TokenData(LanguageData):
         batch_size: B, sequences per device in one forward pass.
         num_workers: processes that read ahead; 0 reads in the training process, which is faster
             unless reading takes longer than a step.
-        max_train_blocks: sequences to train on, the first ones of the split, for example to overfit one
+        max_train_blocks: train on the first sequences only, this many, for example to overfit one
             batch; null for the whole split.
-        max_val_blocks: sequences to validate on, the first ones of the split; null for the whole split.
+        max_val_blocks: validate on this many sequences, the first ones; null for the whole split.
         seed: of the order of sequences (the command line and configs state it as seed_everything).
     """
 

@@ -13,7 +13,14 @@ import yaml
 
 from lmtemplate.data.corpus import Corpus, open_corpus, presets
 from lmtemplate.data.sampler import permute
-from lmtemplate.data.shard_writer import Event, new_folder, recover, write_index, write_splits
+from lmtemplate.data.shard_writer import (
+    Event,
+    new_folder,
+    recover,
+    with_progress_bar,
+    write_index,
+    write_splits,
+)
 from lmtemplate.data.shards import Shards, dtype_for, file_sha256, read_index
 from lmtemplate.data.train_tokenizer import train_tokenizer
 from lmtemplate.errors import ConfigError, DataError, DiskError
@@ -106,17 +113,6 @@ class SplitCorpus:
                 yield split, None
 
 
-def _with_progress_bar(text: SplitCorpus, title: str) -> Iterator[Event]:
-    """The events of the text, under a progress bar if there is a terminal."""
-    from tqdm import tqdm
-
-    total = text.corpus.signature.get("bytes")
-    with tqdm(desc=title, total=total, unit="B", unit_scale=True, disable=None, leave=False) as bar:
-        for split, piece in text:
-            yield split, piece
-            bar.update(len((piece or "").encode()))
-
-
 def _read_whole(output: Path, every_block: bool) -> dict[str, Any]:
     """The index of a prepared corpus; raises DataError if that is damaged."""
     try:
@@ -189,15 +185,33 @@ def _report(index: dict[str, Any], text: SplitCorpus, seconds: float) -> None:
     )
 
 
+def _settings(text: SplitCorpus, tokenizer: str, vocab_size: int | None) -> dict[str, Any]:
+    """What else decides the tokens, as the index keeps it."""
+    if vocab_size is None and tokenizer == "bpe":
+        vocab_size = text.corpus.vocab_size
+    settings: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "vocab_size": vocab_size,
+        "val_ratio": text.val_ratio,
+        "test_ratio": text.test_ratio,
+        "seed": text.seed,
+        "signature": text.corpus.signature,
+    }
+    if Path(tokenizer).is_file():
+        settings["tokenizer_sha256"] = file_sha256(Path(tokenizer))
+    return settings
+
+
 def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
     """Train the tokenizer, write the folder, report."""
-    events = _with_progress_bar(text, "tokenizer")
+    size = text.corpus.signature.get("bytes")
+    events = with_progress_bar(text, "tokenizer", size)
     train = (piece for split, piece in events if split == "train" and piece is not None)
     tokenizer = train_tokenizer(source["tokenizer"], train, source["vocab_size"])
     start = time.perf_counter()
     with new_folder(output) as folder:
         write_text(folder / TOKENIZER, tokenizer.to_json())
-        events = _with_progress_bar(text, "shards")
+        events = with_progress_bar(text, "shards", size)
         index = {
             "dtype": dtype_for(tokenizer.vocab_size),
             "vocab_size": tokenizer.vocab_size,
@@ -281,19 +295,8 @@ def prepare(
     with _notes():
         corpus = open_corpus(input, seed, text_field, format, allow or [])
         text = SplitCorpus(corpus, val_ratio, test_ratio, seed)
-        source: dict[str, Any] = {
-            "input": input,
-            "format": format,
-            "tokenizer": tokenizer,
-            "vocab_size": vocab_size or (corpus.vocab_size if tokenizer == "bpe" else None),
-            "val_ratio": val_ratio,
-            "test_ratio": test_ratio,
-            "seed": seed,
-            "text_field": text_field,
-            "signature": corpus.signature,
-        }
-        if Path(tokenizer).is_file():
-            source["tokenizer_sha256"] = file_sha256(Path(tokenizer))
+        source: dict[str, Any] = {"input": input, "format": format, "text_field": text_field}
+        source.update(_settings(text, tokenizer, vocab_size))
         is_new = _fill(output, text, source, overwrite)
     own = f'ARGS="--data.path {output} --run_dir runs/{output.name}"'
     then = f"CONFIG={for_config}" if for_config else own

@@ -102,6 +102,16 @@ class ShardWriter:
         return self.shards
 
 
+def with_progress_bar(events: Iterable[Event], title: str, size: Any) -> Iterator[Event]:
+    """The events, under a progress bar of `size` bytes (None: unknown) if there is a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(desc=title, total=size, unit="B", unit_scale=True, disable=None, leave=False) as bar:
+        for split, piece in events:
+            yield split, piece
+            bar.update(len((piece or "").encode()))
+
+
 def _batches(events: Iterable[Event]) -> Iterator[list[Event]]:
     batch: list[Event] = []
     size = 0

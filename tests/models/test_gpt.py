@@ -188,9 +188,8 @@ def loss_over_entropy() -> Callable[[int, int, int], float]:
 
     train_stream, val_stream = stream(seen), stream(unseen)
     grammar = Grammar()
-    entropy = sum(information(grammar, text) for text in unseen) / (
-        len(val_stream) - 1
-    )  # nats per token
+    nats = sum(information(grammar, text) for text in unseen)
+    entropy = nats / (len(val_stream) - 1)  # nats per token
 
     def ratio(n_layer: int, block_size: int, steps: int) -> float:
         torch.manual_seed(0)
