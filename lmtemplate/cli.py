@@ -11,7 +11,6 @@ from typing import Any
 import jsonargparse
 import torch
 import yaml
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lmtemplate import plug, redact
@@ -26,7 +25,7 @@ from lmtemplate.cli_errors import (
     read_config,
     split_configs,
 )
-from lmtemplate.data.datamodule import TokenData
+from lmtemplate.data.datamodule import LanguageData, TokenData
 from lmtemplate.errors import ConfigError, UserError
 from lmtemplate.metrics import NAMES
 from lmtemplate.models.gpt import GPT
@@ -161,7 +160,7 @@ RUN_LENGTHS = {
 # Key that a class_path opens -> what the class has to be, and the one that is used without it.
 OPEN: dict[str, tuple[type, type]] = {
     "model": (LitLanguageModel, LitLanguageModel),
-    "data": (LightningDataModule, TokenData),
+    "data": (LanguageData, TokenData),
 }
 
 # Key whose class is one of ours or of torch's kind; a function, which Python could call, is not.

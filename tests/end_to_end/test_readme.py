@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lmtemplate.__main__ import VERBS
-from lmtemplate.data.corpus import PRESETS
+from lmtemplate.data.corpus import presets
 from tests.conftest import Command
 from tests.test_makefile import commands
 
@@ -60,7 +59,7 @@ def test_every_command_is_a_verb_or_a_target_with_configs_that_are_there(page: P
     for words in shell_lines(page):
         assert words[0] in {"make", "lmtemplate", *SETTING_UP}
         for verb, *flags in behind(words) if words[0] in ("make", "lmtemplate") else []:
-            assert verb in VERBS, words
+            assert verb in verbs(), words
             for flag, value in pairwise(flags):
                 if flag == "--config" and value.startswith("configs/"):
                     assert (ROOT / value).is_file(), words
@@ -74,13 +73,13 @@ def test_every_command_runs(
     """In the page's order, where a preset stands for a smaller text and anything for one's own."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "configs", "configs")
-    for preset in PRESETS:
+    for preset in presets():
         shutil.copytree(corpus, f"data/{preset}")
     for typed in shell_lines(page):
         for words in behind(typed) if typed[0] in ("make", "lmtemplate") else []:
             if "--input" in words:
                 source = Path(words[words.index("--input") + 1])
-                if not source.exists() and str(source) not in PRESETS:
+                if not source.exists() and str(source) not in presets():
                     source.mkdir(parents=True)
                     for number in range(9):
                         text = f"Once there were {number} texts. " * 99

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lmtemplate.data.index import read_index, write_index
-from lmtemplate.data.shards import ShardWriter
+from lmtemplate.data.shard_writer import ShardWriter, write_index
+from lmtemplate.data.shards import read_index
 from lmtemplate.study.diagnose.artifacts import Corpus
 
 VOCABULARY, END = 50, 49

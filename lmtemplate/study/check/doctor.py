@@ -23,27 +23,26 @@ class Config(NamedTuple):
 
 def read_config(path: Path, allow: list[str]) -> Config:
     """Parse and check a config as `fit` does, and build nothing that writes. Raises UserError."""
-    from lmtemplate.cli import TrainingCLI, configure_parsing
-    from lmtemplate.trainer import check, make_plan, quieten
+    from lmtemplate.cli import TrainingCLI, check_settings
+    from lmtemplate.fit import make_plan
+    from lmtemplate.trainer import quieten
 
     quieten()
-    configure_parsing(allow)
-    cli = TrainingCLI(["--config", str(path)], "doctor")
+    cli = TrainingCLI(["--config", str(path)], allow, "doctor")
     cli.datamodule.setup("fit")
-    steps = make_plan(cli, None).length.steps
-    check(cli, steps)
+    steps = make_plan(cli).length.steps
+    check_settings(cli, steps)
 
     def build() -> LanguageModel:
         net: LanguageModel = cli.parser.instantiate_classes(cli.config).model.net
         return net
 
-    return Config(Path(cli.config.run_dir), Path(cli.datamodule.path), steps, build)
+    return Config(Path(cli.config.run_dir), Path(cli.datamodule.name), steps, build)
 
 
 def corpus(run: Path | None, data: Path | None) -> Iterator[Check]:
     """Index, sizes and headers of the shards, tokenizer; `verify` reads every byte."""
-    from lmtemplate.data.index import read_index
-    from lmtemplate.data.shards import Shards
+    from lmtemplate.data.shards import Shards, read_index
     from lmtemplate.data.tokenizer import load_tokenizer
     from lmtemplate.run_dir import read_json
 
@@ -54,7 +53,7 @@ def corpus(run: Path | None, data: Path | None) -> Iterator[Check]:
         yield Check("ok", "data", "not checked; name a corpus with --data FOLDER")
         return
     index = read_index(data)
-    sizes = ", ".join(f"{split} {Shards(data, split).tokens:,}" for split in index["splits"])
+    sizes = ", ".join(f"{split} {Shards(data, split, index).tokens:,}" for split in index["splits"])
     yield Check("ok", "data", f"{data}: tokens: {sizes}; {index['vocab_size']:,} ids")
     if load_tokenizer(data / index["tokenizer"]["file"]).digest != index["tokenizer"]["sha256"]:
         yield Check("problem", "tokenizer", f"{data} was made by another; prepare it again")

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from lmtemplate.data.index import read_index
+from lmtemplate.data.shards import read_index
 from lmtemplate.errors import CheckpointError, ConfigError, DataError
 from lmtemplate.record import TRAIN, VAL, read_lines
 from lmtemplate.run_dir import command, read_json

@@ -12,8 +12,7 @@ import yaml
 
 from lmtemplate import record
 from lmtemplate.checkpoint.files import SUMS, damage, file_name
-from lmtemplate.data.index import check_not_a_pointer, read_index
-from lmtemplate.data.shards import Shard, file_sha256
+from lmtemplate.data.shards import Shard, check_not_a_pointer, file_sha256, read_index
 from lmtemplate.data.tokenizer import load_tokenizer
 from lmtemplate.errors import CheckpointError, ConfigError, DataError, UserError
 from lmtemplate.run_dir import folder_of, parse_yaml

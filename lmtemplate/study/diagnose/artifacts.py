@@ -16,8 +16,7 @@ import yaml
 from lmtemplate.checkpoint.compatibility import build_net, flatten
 from lmtemplate.checkpoint.files import read
 from lmtemplate.checkpoint.resume import resolve
-from lmtemplate.data.index import read_index
-from lmtemplate.data.shards import Blocks, Ints, Shards
+from lmtemplate.data.shards import Blocks, Ints, Shards, read_index
 from lmtemplate.data.tokenizer import Tokenizer, load_tokenizer, parse_tokenizer
 from lmtemplate.errors import DataError, UserError
 from lmtemplate.models.base import LanguageModel
@@ -83,7 +82,12 @@ class Corpus:
     @cached_property
     def train(self) -> Blocks:
         """Raises DataError."""
-        return Blocks(Shards(self.folder, "train"), self.block_size, whole=True)
+        return Blocks(self.train_shards, self.block_size, whole=True)
+
+    @cached_property
+    def train_shards(self) -> Shards:
+        """Raises DataError."""
+        return Shards(self.folder, "train", self.index)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -92,18 +96,18 @@ class Corpus:
 
     def training_tokens(self, most: int) -> Ints:
         """At most so many, see `sample`. Raises DataError."""
-        return sample(self.train.shards, most)
+        return sample(self.train_shards, most)
 
     def validation_tokens(self, most: int) -> Ints:
         """Of those that a validation reads, at most so many. Raises DataError."""
         blocks = self.max_val_blocks
         among = blocks * self.block_size + 1 if blocks else None
-        return sample(Shards(self.folder, "val"), most, among)
+        return sample(Shards(self.folder, "val", self.index), most, among)
 
     def document_starts(self, until: int) -> Ints:
         """Where the training documents that begin before token number `until` begin."""
         starts, before = [np.zeros(1, dtype=np.int64)], 0
-        for file in self.train.shards.files:
+        for file in self.train_shards.files:
             for first in range(0, min(len(file), until - before), SEARCHED):
                 ends = np.flatnonzero(file[first : first + SEARCHED] == self.eot_id)
                 starts.append(before + first + ends + 1)
@@ -149,7 +153,7 @@ def open_corpus(run: Path) -> Corpus:
         settings.get("data.max_val_blocks"),
         int(settings.get("seed_everything", 0)),
     )
-    Blocks(Shards(folder, "val"), corpus.block_size, whole=False)
+    Blocks(Shards(folder, "val", index), corpus.block_size, whole=False)
     len(corpus.train)
     return corpus
 

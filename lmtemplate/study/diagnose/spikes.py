@@ -121,7 +121,7 @@ def _passage(
     first = block * corpus.block_size
     documents = np.searchsorted(starts, [first, first + corpus.block_size - 1], side="right")
     begin = int(starts[documents[0] - 1])
-    shards = corpus.train.shards
+    shards = corpus.train_shards
     ids = shards.gather(np.arange(begin, min(begin + WORDS_TOKENS, shards.tokens)))
     words = corpus.tokenizer.decode(ids.tolist()).split()[:WORDS]
     return Passage(sequence, (int(documents[0]), int(documents[1])), " ".join(words), loss)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lmtemplate.data.index import read_index
+from lmtemplate.data.shards import read_index
 from lmtemplate.errors import ConfigError
 from lmtemplate.models.gpt import GPT
 from lmtemplate.run_dir import duration, write_text

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lmtemplate.checkpoint import files as checkpoint
-from lmtemplate.data.index import write_index
+from lmtemplate.data.shard_writer import write_index
 from lmtemplate.errors import DataError, UserError
 from lmtemplate.models.gpt import GPT
 from lmtemplate.run_dir import folder_of, write_json

@@ -48,7 +48,7 @@ def test_a_small_split_is_taken_whole(corpus: Path) -> None:
 def test_a_large_split_is_sampled_from_its_start_to_its_end(tmp_path: Path) -> None:
     tokens = np.arange(6400) // 160
     corpus = write_corpus(tmp_path / "data", {"train": tokens})
-    taken = sample(corpus.train.shards, 640)
+    taken = sample(corpus.train_shards, 640)
     assert len(taken) == 640
     assert (taken[0], taken[-1]) == (tokens[0], tokens[-1])
     assert len(np.unique(taken)) == len(np.unique(tokens))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lmtemplate.data.index import read_index
+from lmtemplate.data.shards import read_index
 from lmtemplate.record import Record
 from lmtemplate.study.diagnose.artifacts import Corpus
 from lmtemplate.study.diagnose.finding import Facts
