@@ -40,8 +40,7 @@ def verdict_section(examination: Examination) -> Iterator[str]:
     for phase in verdict.phases:
         steps = f"steps {phase.first_step:,} to {phase.last_step:,}"
         yield f"<li><b>{escape(phase.name)}</b>, {steps}: {escape(phase.says)}</li>"
-    yield from (f"<li>spike: {escape(spike.says)}</li>" for spike in examination.spikes)
-    yield from (f"<li>not looked at: {escape(reason)}</li>" for reason in examination.missing)
+    yield from (f"<li>not examined: {escape(reason)}</li>" for reason in examination.missing)
     yield "</ul>"
     checks = [(check.name, MARKS[check.passed], check.says) for check in examination.checks]
     yield table(checks, kind="checks")
