@@ -51,17 +51,11 @@ def sample(shards: Shards, most: int, among: int | None = None) -> Ints:
 
 @dataclass(frozen=True)
 class RunCorpus:
-    """The prepared text of a run. Its methods raise DataError for damaged files.
-
-    Attributes:
-        folder: of the corpus.
-        index: its index.json.
-        validated: validation tokens that a run reads; None for all.
-    """
+    """The prepared text of a run. Its methods raise DataError for damaged files."""
 
     folder: Path
-    index: dict[str, Any]
-    validated: int | None = None
+    index: dict[str, Any]  # its index.json
+    validated: int | None = None  # validation tokens that the run reads; None for all
 
     @property
     def vocab_size(self) -> int:
@@ -142,14 +136,7 @@ def open_model(run: Path, checkpoint: str = "best", allow: Sequence[str] = ()) -
 def open_artifacts(
     run: Path, *, deep: bool = True, checkpoint: str = "best", allow: Sequence[str] = ()
 ) -> Artifacts:
-    """Open what exists.
-
-    Args:
-        run: run directory.
-        deep: load the weights, too.
-        checkpoint: best, latest, or the path of a checkpoint.
-        allow: packages outside lmtemplate whose classes the checkpoint may name.
-    """
+    """Open what exists; the weights only if `deep`, with classes from the packages in `allow`."""
     missing, corpus, model = list[str](), None, None
     try:
         corpus = open_run_corpus(run)

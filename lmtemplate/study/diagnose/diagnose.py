@@ -28,33 +28,21 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Examination:
-    """All that a run was found to show.
-
-    Attributes:
-        record: what it logged.
-        facts: what else is known of it.
-        verdict: faults and notes.
-        checks: the four questions.
-        missing: what could not be examined, and why.
-    """
+    """All that a run was found to show."""
 
     record: Record
     facts: Facts
     verdict: Verdict
-    checks: tuple[Check, ...]
-    missing: tuple[str, ...] = ()
+    checks: tuple[Check, ...]  # the four questions
+    missing: tuple[str, ...] = ()  # what could not be examined, and why
 
 
 def examine(
     run: Path, deep: bool = True, checkpoint: str = "best", allow: Sequence[str] = ()
 ) -> Examination:
-    """Look at a run directory with everything there is. Raises CheckpointError without a record.
+    """Look at a run directory with everything there is: see `diagnose`, where quick is not deep.
 
-    Args:
-        run: run directory.
-        deep: load the weights and let them generate.
-        checkpoint: best, latest, or the path of a checkpoint.
-        allow: packages outside lmtemplate whose classes the checkpoint may name.
+    Raises CheckpointError without a record.
     """
     record = read_record(run)
     artifacts = open_artifacts(run, deep=deep, checkpoint=checkpoint, allow=allow)

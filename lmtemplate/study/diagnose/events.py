@@ -67,13 +67,8 @@ def read_events(
 ) -> Record:
     """A record of what TensorBoard would draw. Its rows are the points of the training loss.
 
-    Args:
-        folder: with event files in it.
-        train_loss: tag of the training loss, in nats per token.
-        val_loss: tag of the validation loss; None for a run without.
-        lr: tag of the learning rate; None for a run without.
-
-    Raises ConfigError where there are no event files, or a tag is missing; it names all tags.
+    The losses (tags) are in nats per token; None for a run without. Raises ConfigError where there
+    are no event files, or a tag is missing; it names all tags.
     """
     curves = read_curves(folder)
     training = _choose(curves, "train_loss", train_loss)

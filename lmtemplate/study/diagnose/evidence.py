@@ -18,7 +18,6 @@ from lmtemplate.study.diagnose.artifacts import (
 )
 from lmtemplate.study.diagnose.finding import Facts
 from lmtemplate.study.diagnose.ngrams import (
-    LARGEST_CHARACTER,
     longest_copy,
     ngram_losses,
     repeated_share,
@@ -101,15 +100,6 @@ def write_samples(model: Model, training: Ints, tokens: int) -> list[Ints]:
     return [np.fromiter(ids, dtype=np.int64) for ids in drawn]
 
 
-def _from_samples(facts: Facts, corpus: RunCorpus, model: Model, training: Ints) -> Facts:
-    if model.net.vocab_size > LARGEST_CHARACTER:
-        return facts
-    tokens = max(SAMPLE_TOKENS, 2 * window_length(corpus.bytes_per_token))
-    copied = longest_copy(write_samples(model, training, tokens), training)
-    text = model.tokenizer.decode(copied.tolist())
-    return replace(facts, copied_tokens=len(copied), copied_text=text)
-
-
 def facts_of(artifacts: Artifacts) -> Facts:
     """What is known from these files; None where the corpus or the weights are gone.
 
@@ -128,15 +118,13 @@ def facts_of(artifacts: Artifacts) -> Facts:
         training = corpus.training_tokens(TRAINING_TOKENS)
         facts = _from_corpus(facts, corpus, training)
         if model is not None:
-            facts = _from_samples(facts, corpus, model, training)
+            tokens = max(SAMPLE_TOKENS, 2 * window_length(corpus.bytes_per_token))
+            copied = longest_copy(write_samples(model, training, tokens), training)
+            text = model.tokenizer.decode(copied.tolist())
+            facts = replace(facts, copied_tokens=len(copied), copied_text=text)
     return facts
 
 
 def gather(run: Path, *, deep: bool = True) -> Facts:
-    """What is known of a run.
-
-    Args:
-        run: run directory.
-        deep: let the best checkpoint generate, to see what it copies.
-    """
+    """What is known of a run; what its best checkpoint copies only if `deep`."""
     return facts_of(open_artifacts(run, deep=deep))

@@ -39,21 +39,13 @@ NOTES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a run shows.
+    """One thing that a run shows."""
 
-    Attributes:
-        name: as "overfitting"; stable, for scripts.
-        fault: whether it makes the run unhealthy; a note does not.
-        says: one plain sentence with its evidence: step ranges and figures.
-        advice: what to try, in one sentence; empty where there is nothing to do.
-        steps: first and last step of the evidence.
-    """
-
-    name: str
-    fault: bool
-    says: str
-    advice: str
-    steps: tuple[int, int]
+    name: str  # as "overfitting"; stable, for scripts
+    fault: bool  # whether it makes the run unhealthy; a note does not
+    says: str  # one plain sentence with its evidence: step ranges and figures
+    advice: str  # what to try, in one sentence; empty where there is nothing to do
+    steps: tuple[int, int]  # first and last step of the evidence
 
 
 def conclude(name: str, says: str, first_step: int, last_step: int) -> Finding:

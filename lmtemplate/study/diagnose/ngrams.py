@@ -9,8 +9,6 @@ from lmtemplate.record import Floats, Ints
 
 Hashes = npt.NDArray[np.uint64]
 
-LARGEST_CHARACTER = 0x10FFFF
-
 
 def frequencies(tokens: Ints, vocab_size: int) -> Floats:
     """(V,) probabilities after counting; unseen tokens share what is left evenly.
@@ -43,12 +41,9 @@ def followers(tokens: Ints, wanted: Ints, vocab_size: int) -> Floats:
 
 
 def ngram_losses(training: Ints, held_out: Ints, vocab_size: int) -> tuple[float, float]:
-    """Unigram and bigram loss in nats per held-out token but the first, counted in training.
+    """(N,) and (M,) ids, N and M at least 2 -> unigram and bigram loss of the held-out tokens.
 
-    Args:
-        training: (N,) ids, N at least 2.
-        held_out: (M,) ids, M at least 2.
-        vocab_size: V.
+    In nats per token but the first, under probabilities counted in the training tokens.
     """
     single = frequencies(training, vocab_size)[held_out[1:]]
     pairs = followers(training, held_out, vocab_size)
@@ -93,7 +88,7 @@ def _as_text(tokens: Ints) -> str:
 def longest_copy(texts: Iterable[Ints], training: Ints) -> Ints:
     """The longest span of any of the texts that occurs in the training tokens; exact.
 
-    Ids are at most LARGEST_CHARACTER.
+    Ids are at most 0x10FFFF, the largest character.
     """
     known, longest = _as_text(training), ""
     for text in map(_as_text, texts):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lmtemplate.record import Record
+from lmtemplate.record import Floats, Record
 from lmtemplate.study.diagnose.artifacts import RunCorpus
 from lmtemplate.study.diagnose.finding import Facts
 
@@ -28,33 +28,32 @@ class Check:
     says: str
 
 
-def _falls(first: float, lowest: float, last: float) -> bool:
-    return bool(lowest < first and last - lowest <= LOST * (first - lowest))
+def _falls(name: str, losses: Floats, word: str) -> Check:
+    """Whether losses end below their first, and not far above their lowest."""
+    first, lowest, last = losses[0], losses.min(), losses[-1]
+    passed = lowest < first and last - lowest <= LOST * (first - lowest)
+    return Check(name, bool(passed), f"{first:.2f} -> {last:.2f}{word} {lowest:.2f}")
 
 
 def loss_check(record: Record) -> Check:
-    """Mean training loss of the first tenth of the rows, the lowest tenth, the last tenth."""
+    """Mean training loss of each tenth of the rows."""
     name = "Loss decreasing over time"
     if len(record) < 2:
         return Check(name, None, "too few log points")
     parts = np.array_split(record.train_loss, min(10, len(record)))
     tenths = np.array([part.mean() for part in parts])
-    first, lowest, last = tenths[0], tenths.min(), tenths[-1]
-    says = f"{first:.2f} -> {last:.2f} (first and last tenth), lowest {lowest:.2f}"
-    return Check(name, _falls(first, lowest, last), says)
+    return _falls(name, tenths, " (first and last tenth), lowest")
 
 
 def validation_check(record: Record) -> Check:
-    """First, lowest and last validation loss."""
+    """Validation losses, from the one before step 1 on."""
     name = "Validation loss improving"
     losses = record.validations[1]
     if record.initial_val_loss is not None:
         losses = np.insert(losses, 0, record.initial_val_loss)
     if len(losses) < 2:
         return Check(name, None, "fewer than two validations")
-    first, lowest, last = losses[0], losses.min(), losses[-1]
-    says = f"{first:.2f} -> {last:.2f}, best {lowest:.2f}"
-    return Check(name, _falls(first, lowest, last), says)
+    return _falls(name, losses, ", best")
 
 
 def baselines(record: Record, facts: Facts) -> dict[str, float | None]:
@@ -127,7 +126,7 @@ def text_check(record: Record, known: Set[str] | None) -> Check:
         return Check(name, False, "the samples have no words")
     before = "" if first is None else f", {first:.0%} untrained"
     gained = last - (first or 0.0) >= GAINED * (1 - (first or 0.0))
-    return Check(name, gained, f"{last:.0%} of the sampled words are in the corpus{before}")
+    return Check(name, gained, f"{last:.0%} of the words it writes stand in the corpus{before}")
 
 
 def check_all(record: Record, facts: Facts, known: Set[str] | None) -> tuple[Check, ...]:

@@ -1,5 +1,7 @@
 """A loss that stops, or still falls at the end -> shuffled labels, a small model, a plateau."""
 
+import numpy as np
+
 from lmtemplate.study.diagnose import thresholds as limit
 from lmtemplate.study.diagnose.finding import Facts, Finding, conclude
 from lmtemplate.study.diagnose.learning_rate import TOO_HIGH, learns_unigrams, share_of_peaks
@@ -17,8 +19,9 @@ def flat_at_unigram(trend: Trend, facts: Facts) -> Finding | None:
     unigram, bigram = facts.unigram_loss, facts.bigram_loss
     if unigram is None or bigram is None or unigram - bigram < limit.INFORMATIVE:
         return None
-    validated = len(trend.val_loss) >= limit.VALIDATIONS
-    late = trend.val_level(0.5) if validated else trend.level(0.5, 1.0)
+    late, count = trend.level(0.5, 1.0), len(trend.val_loss)
+    if count >= limit.VALIDATIONS:
+        late = float(np.median(trend.val_loss[count // 2 :]))
     if not (learns_unigrams(trend, unigram) and is_flat(trend)):
         return None
     if late < unigram - limit.NEAR_UNIGRAM:

@@ -56,31 +56,18 @@ def merged(values: Floats, points: int) -> Floats:
 
 @dataclass(frozen=True)
 class Trend:
-    """A run's curves as the rules look at them: N points, none of which is missing.
+    """A run's curves as the rules look at them: N points, none of which is missing."""
 
-    Attributes:
-        steps: (N,) last step of each point.
-        loss: (N,) training loss in nats per token.
-        smooth: (N,) its running median.
-        rate: (N,) learning rate; NaN where unknown.
-        noise: standard deviation of a point about its neighbours.
-        start: loss of an untrained model: measured before step 1, or ln V, or the first row's.
-        final: median training loss at the end.
-        val_steps: (M,).
-        val_loss: (M,).
-        rows: of the record.
-    """
-
-    steps: Ints
-    loss: Floats
-    smooth: Floats
-    rate: Floats
-    noise: float
-    start: float
-    final: float
-    val_steps: Ints
-    val_loss: Floats
-    rows: int
+    steps: Ints  # (N,) last step of each point
+    loss: Floats  # (N,) training loss in nats per token
+    smooth: Floats  # (N,) its running median
+    rate: Floats  # (N,) learning rate; NaN where unknown
+    noise: float  # standard deviation of a point about its neighbours
+    start: float  # loss of an untrained model: measured before step 1, or ln V, or the first row's
+    final: float  # median training loss at the end
+    val_steps: Ints  # (M,)
+    val_loss: Floats  # (M,)
+    rows: int  # of the record
 
     def level(self, first: float, last: float) -> float:
         """Median loss between two shares of the run, as 0.5 and 0.75."""
@@ -91,10 +78,6 @@ class Trend:
     def step_at(self, share: float) -> int:
         """The step at this share of the points."""
         return int(self.steps[min(int(share * len(self.steps)), len(self.steps) - 1)])
-
-    def val_level(self, first: float) -> float:
-        """Median validation loss from this share of the validations on."""
-        return float(np.median(self.val_loss[int(first * len(self.val_loss)) :]))
 
     @property
     def peak_rate(self) -> float | None:
