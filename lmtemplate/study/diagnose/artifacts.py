@@ -71,11 +71,11 @@ class RunCorpus:
         return load_tokenizer(self.folder / self.index["tokenizer"]["file"])
 
     def training_tokens(self, most: int) -> Ints:
-        """At most so many, see `sample`."""
+        """All of them, or a sample of `most`."""
         return sample(Shards(self.folder, "train"), most)
 
     def validation_tokens(self, most: int) -> Ints:
-        """At most so many of those that a validation reads, see `sample`."""
+        """All that a validation reads, or a sample of `most` of them."""
         return sample(Shards(self.folder, "val"), most, self.validated)
 
 

@@ -90,7 +90,7 @@ def _prompts(training: Ints, eot_id: int, samples: int) -> Iterator[list[int]]:
 
 
 def write_samples(model: Model, training: Ints, tokens: int) -> list[Ints]:
-    """Some samples of so many ids, without their prompts; the same at each call."""
+    """Samples of `tokens` ids each, without their prompts; the same at each call."""
     samples = max(FEWEST_SAMPLES, ALL_SAMPLES_TOKENS // tokens)
     prompts = enumerate(_prompts(training, model.tokenizer.eot_id, samples))
     drawn = (

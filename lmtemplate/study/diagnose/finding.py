@@ -12,7 +12,7 @@ FAULTS = {
     "overfitting": "stop earlier, use more text, fewer epochs, dropout, or a smaller model.",
     "memorising": "use more text, fewer epochs, dropout, or a smaller model.",
     "spike_not_recovered": "go back to a checkpoint before the jump, with a lower learning rate "
-    "or with gradients clipped at 1.0, and look at what was read there.",
+    "or with gradients clipped at 1.0.",
     "missing_warmup": "set model.schedule.warmup_steps to 5 to 20 % of the run; if nothing "
     "changes, lower the learning rate.",
     "learning_rate_too_high": "lower the learning rate by 3 to 10 times, add warmup, or clip "

@@ -60,7 +60,7 @@ def _phase(trend: Trend, name: str, first: int, last: int) -> Phase:
 
 
 def _knee(trend: Trend, points: int) -> int:
-    """The point, of the first so many, where the curve is farthest below the line to its end."""
+    """The point, of the first `points`, where the curve is farthest below the line to its end."""
     steps, loss = trend.steps[:points].astype(float), trend.smooth[:points]
     share = (steps - steps[0]) / max(1.0, steps[-1] - steps[0])
     return int(np.argmax(loss[0] + share * (loss[-1] - loss[0]) - loss))
@@ -73,10 +73,8 @@ def phases_of(trend: Trend) -> tuple[Phase, ...]:
     """
     points = decay = len(trend.loss)
     if trend.peak_rate:
-        high = np.flatnonzero(
-            ~(trend.rate < limit.END_OF_DECAY * trend.peak_rate)
-        )  # NaN is not low
-        decay = int(high[-1]) + 1
+        low = trend.rate < limit.END_OF_DECAY * trend.peak_rate  # an unknown rate is not low
+        decay = int(np.flatnonzero(~low)[-1]) + 1
     if decay < 3:
         decay = points
     turn = max(1, _knee(trend, decay))
@@ -111,5 +109,6 @@ def judge(record: Record, facts: Facts) -> Verdict:
     notes = [finding for finding in found if not finding.fault]
     if faults:  # their advice comes before any about the pace
         notes = [finding for finding in notes if finding.name not in ("too_slow", "plateau")]
-    judged = trend is not None and not faults and trend.rows >= limit.ROWS
-    return Verdict((*faults, *notes), phases_of(trend) if trend is not None and judged else ())
+    if trend is None or faults or trend.rows < limit.ROWS:
+        return Verdict((*faults, *notes))
+    return Verdict(tuple(notes), phases_of(trend))
