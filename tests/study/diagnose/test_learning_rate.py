@@ -57,6 +57,11 @@ def test_a_hump_that_never_passes_is_the_learning_rate_even_without_warmup() -> 
     assert name(early_hump(trend(loss), Facts(warmup_steps=0))) == "learning_rate_too_high"
 
 
+def test_a_hump_before_a_validation_that_swings_is_the_learning_rate() -> None:
+    found = trend(humped(), val=2.0 + 0.4 * (np.arange(20) % 2))
+    assert name(early_hump(found, Facts(warmup_steps=0))) == "learning_rate_too_high"
+
+
 def test_a_late_rise_above_the_start_is_no_hump() -> None:
     loss = power_law()
     loss[60:] += 4.0
@@ -86,6 +91,15 @@ def test_a_rest_at_unigrams_that_passes_without_warmup_is_missing_warmup() -> No
     cold = replace(FACTS, warmup_steps=0)
     assert name(adam_held_at_unigram(found, cold)) == "missing_warmup"
     assert name(adam_held_at_unigram(found, FACTS)) == "learning_rate_too_high"
+
+
+def test_an_early_rest_at_unigrams_counts_only_without_warmup() -> None:
+    loss = np.append(np.full(30, UNIGRAM), np.full(70, 1.5))
+    cold = replace(FACTS, warmup_steps=0)
+    high, unusable = (trend(loss, rate=np.full(100, rate)) for rate in (0.2, 0.6))
+    assert name(adam_held_at_unigram(high, cold)) == "missing_warmup"
+    assert name(adam_held_at_unigram(unusable, cold)) == "learning_rate_too_high"
+    assert adam_held_at_unigram(high, FACTS) is None
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", None])

@@ -51,3 +51,12 @@ def test_spikes_that_came_back_are_one_note_with_their_number_and_steps() -> Non
     assert "first of 3" in finding.says
     assert finding.steps[0] == 205
     assert 405 <= finding.steps[1] <= 415
+
+
+def test_in_a_noisy_curve_a_loss_is_back_where_it_is_within_the_noise() -> None:
+    loss = 2.0 + 0.2 * (-1.0) ** np.arange(100)  # level before row 50: 1.8
+    loss[53:] += 0.4  # the lowest later is 2.2: not within 0.15, but within the noise
+    loss[50:53] = 6.0
+    found = trend(loss)
+    assert found.noise > 0.4
+    assert recovery(found, 50) is not None

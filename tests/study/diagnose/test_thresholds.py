@@ -101,6 +101,7 @@ EARLY_RISE = {"initial": START + 2}  # so that no row is above the start
 # threshold, figure -> names, a name, a figure without it, a figure with it
 CASES: list[tuple[str, Draw, str, Any, Any]] = [
     ("ROWS", lambda rows: names(np.linspace(3, 5, rows)), TOO_HIGH, 19, 20),
+    ("ROWS", lambda rows: names(np.linspace(START, 2, rows)), "too_slow", 19, 20),
     ("OFF_START", lambda x: names(SMOOTH, initial=START + x), "initial_loss", 0.46, 0.54),
     ("OFF_START", lambda x: names(SMOOTH, initial=START - x), "trained_before", 0.46, 0.54),
     ("OFF_START", lambda x: names(flat(START - x), initial=START - x), TOO_LOW, 0.54, 0.46),
@@ -156,6 +157,14 @@ CASES: list[tuple[str, Draw, str, Any, Any]] = [
         "RISE",
         lambda x: names(np.interp(np.arange(100), [50, 80], [2.0, 2.0 + x])),
         TOO_HIGH,
+        0.19,
+        0.21,
+    ),
+    ("RISE", lambda x: names(flat(START + x)), TOO_HIGH, 0.19, 0.21),
+    (
+        "RISE",
+        lambda x: names(steps(UNIGRAM, UNIGRAM - x), COLD, rate=flat(0.1)),
+        "missing_warmup",
         0.19,
         0.21,
     ),
