@@ -7,7 +7,7 @@ from typing import Literal, NoReturn
 import lightning.pytorch as lightning
 
 from lmtemplate.callbacks.progress import ProgressBar
-from lmtemplate.checkpoint import files
+from lmtemplate.checkpoint import compatibility, files
 from lmtemplate.checkpoint.resume import resolve
 from lmtemplate.cli import TrainingCLI
 from lmtemplate.errors import ConfigError

@@ -23,7 +23,7 @@ VERBS = {
 
 # Key of a config -> class of the callback that it configures.
 CALLBACKS = {
-    "watch": f"{_HERE}.diagnose.watch.Watch",
+    "watch": f"{_HERE}.diagnose.early_warning.Watch",
     "pictures": f"{_HERE}.show.pictures.Pictures",
 }
 

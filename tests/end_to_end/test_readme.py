@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lmtemplate.__main__ import verbs
 from lmtemplate.data.corpus import presets
 from tests.conftest import Command
 from tests.test_makefile import commands
