@@ -1,32 +1,12 @@
-"""What happens around a training step, by name, for configs."""
+"""What happens around a training step: the one list of the callbacks that a config has keys for."""
 
-from lmtemplate.callbacks.board import Board, RunLogger
-from lmtemplate.callbacks.checkpointing import Checkpoint
-from lmtemplate.callbacks.early_stopping import EarlyStopping, RunEnd
-from lmtemplate.callbacks.lr_monitor import LRMonitor
-from lmtemplate.callbacks.non_finite import Guard
-from lmtemplate.callbacks.preemption import SignalError, Signals
-from lmtemplate.callbacks.progress import ProgressBar
-from lmtemplate.callbacks.record import RecordLogger
-from lmtemplate.callbacks.run_summary import Cards
-from lmtemplate.callbacks.samples import Samples
-from lmtemplate.callbacks.state import SafeCheckpointIO
-from lmtemplate.callbacks.throughput import Throughput
-
-__all__ = [
-    "Board",
-    "Cards",
-    "Checkpoint",
-    "EarlyStopping",
-    "Guard",
-    "LRMonitor",
-    "ProgressBar",
-    "RecordLogger",
-    "RunEnd",
-    "RunLogger",
-    "SafeCheckpointIO",
-    "Samples",
-    "SignalError",
-    "Signals",
-    "Throughput",
-]
+# Key of a config -> class, in the order in which they act. `fit` attaches each of them.
+CALLBACKS: dict[str, str] = {
+    "signals": "lmtemplate.callbacks.preemption.Preemption",
+    "early_stopping": "lmtemplate.callbacks.early_stopping.EarlyStopping",
+    "lr_monitor": "lmtemplate.callbacks.lr_monitor.LRMonitor",
+    "throughput": "lmtemplate.callbacks.throughput.Throughput",
+    "guard": "lmtemplate.callbacks.non_finite.NonFiniteGuard",
+    "samples": "lmtemplate.callbacks.samples.Samples",
+    "checkpoint": "lmtemplate.callbacks.checkpointing.Checkpoint",
+}

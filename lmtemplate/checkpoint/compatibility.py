@@ -1,4 +1,4 @@
-"""A checkpoint's content -> a net with its weights, or what does not fit, in words."""
+"""A checkpoint's content -> whether this run may go on from it, and a net with its weights."""
 
 import importlib
 from collections.abc import Sequence
@@ -30,30 +30,31 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[
     return {k: (old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)}
 
 
+def _must_stay(description: dict[str, Any]) -> dict[str, Any]:
+    """The settings that may not change within a run."""
+    config = description["config"]
+    data = ("vocab_size", "block_size", "tokenizer", "fingerprint")
+    return {
+        "seed_everything": config["seed_everything"],  # the order of the data depends on it
+        "model": {
+            "net": config["model"]["net"],
+            "optimizer": {"class_path": config["model"]["optimizer"]["class_path"]},
+        },
+        "data": {key: description[key] for key in data},
+    }
+
+
 def check_same_model_and_data(checkpoint: Checkpoint, description: dict[str, Any]) -> None:
     """Refuse to continue with another architecture, optimizer, seed or corpus.
 
     Raises CheckpointError that names each field, before -> now.
     """
-
-    def essence(of: dict[str, Any]) -> dict[str, Any]:
-        config = of["config"]
-        return {
-            "seed_everything": config["seed_everything"],  # the order of the data depends on it
-            "model": {
-                "net": config["model"]["net"],
-                "optimizer": {"class_path": config["model"]["optimizer"]["class_path"]},
-            },
-            "data": {k: of[k] for k in ("vocab_size", "block_size", "tokenizer", "fingerprint")},
-        }
-
     try:
-        before = essence(checkpoint)
+        before = _must_stay(checkpoint)
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"the checkpoint does not describe its run (no {error})") from error
-    changed = differences(before, essence(description))
-    if changed:
-        if "data.tokenizer" in changed:  # a whole file each
+    if changed := differences(before, _must_stay(description)):
+        if "data.tokenizer" in changed:  # each value is a whole file
             changed["data.tokenizer"] = ("..", "another")
         fields = ", ".join(
             f"{key}: {str(old)[:40]} -> {str(new)[:40]}" for key, (old, new) in changed.items()
@@ -121,7 +122,7 @@ def build_net(checkpoint: Checkpoint, allowed: Sequence[str] = ()) -> LanguageMo
         net = architecture(**settings)
     except UserError:
         raise
-    except Exception as error:  # whatever a constructor makes of settings that are not its own
+    except Exception as error:  # a constructor may raise anything for settings of another class
         raise CheckpointError(
             f"the checkpoint's net {class_path} cannot be built here: {error}; "
             "use the version of the code that trained it"
