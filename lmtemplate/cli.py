@@ -1,23 +1,28 @@
 """Command line and config files -> settings and objects, or one line that says what is wrong."""
 
 import importlib
+import inspect
+import itertools
 import warnings
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jsonargparse
-import lightning.pytorch as lightning
+import torch
 import yaml
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from lmtemplate import callbacks as ours
 from lmtemplate import plug, redact
+from lmtemplate.callbacks import CALLBACKS, OFF
 from lmtemplate.checkpoint.resume import ResumeMode
 from lmtemplate.cli_errors import (
     GROUPS,
     LARGEST_SEED,
     OWNED,
+    Place,
     configs_in,
     find,
     one_line,
@@ -26,11 +31,13 @@ from lmtemplate.cli_errors import (
 )
 from lmtemplate.data.datamodule import TokenData
 from lmtemplate.errors import ConfigError, UserError
-from lmtemplate.models import GPT
+from lmtemplate.metrics import NAMES
+from lmtemplate.models.gpt import GPT
 from lmtemplate.module import LitLanguageModel
-from lmtemplate.optimizers import AdamW
+from lmtemplate.optimizers import AdamW, OptimizerRecipe
 from lmtemplate.run_dir import parse_yaml
-from lmtemplate.schedules import WarmupCosine
+from lmtemplate.schedules import Schedule, WarmupCosine
+from lmtemplate.trainer import Trainer
 
 Seed = jsonargparse.typing.restricted_number_type(
     "Seed", int, [(">=", 0), ("<=", LARGEST_SEED)], docstring="what NumPy takes"
@@ -43,6 +50,18 @@ class ParseError(Exception):
 
 class Parser(LightningArgumentParser):
     """Raises what is wrong instead of printing a page of usage."""
+
+    classes: dict[str, type] | None = None  # group -> class that its class_path names
+
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        """The settings as YAML, with the class_path of model and data."""
+        text = super().dump(*args, **kwargs)
+        if not self.classes:
+            return text
+        settings = yaml.safe_load(text)
+        for group, kind in self.classes.items():
+            settings[group] = {**class_spec(kind), **(settings.get(group) or {})}
+        return yaml.safe_dump(settings, sort_keys=False)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         raise ParseError(message) from ex
@@ -85,10 +104,41 @@ def start_from_own_defaults(_: Any, before: Any, value: Any) -> None:
 load_yaml = jsonargparse.get_loader("yaml")  # knows numbers like 3e-4
 
 
+def flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with `model` and `data` as constructor arguments, whatever class they name."""
+    for group in OPEN.keys() & settings.keys():
+        spec = settings[group]
+        if isinstance(spec, dict) and {"class_path", "init_args"} & spec.keys():
+            own = {key: value for key, value in spec.items() if key != "class_path"}
+            settings[group] = {**(own.pop("init_args", None) or {}), **own}
+    return settings
+
+
+def flag_values(words: list[str], flag: str) -> list[str]:
+    """What stands behind each occurrence of a flag, as `--flag value` or `--flag=value`."""
+    following = [value for word, value in itertools.pairwise(words) if word == flag]
+    return following + [w.partition("=")[2] for w in words if w.startswith(f"{flag}=")]
+
+
+def flat_words(words: list[str]) -> list[str]:
+    """The command line without `--model.class_path X`, which has been read, and `.init_args`."""
+    flat_ones, rest = list[str](), iter(words)
+    for word in rest:
+        name = word.partition("=")[0]
+        if name in [f"--{group}.class_path" for group in OPEN]:
+            if word == name:
+                next(rest, None)
+            continue
+        for group in OPEN:
+            word = word.replace(f"--{group}.init_args.", f"--{group}.")
+        flat_ones.append(word)
+    return flat_ones
+
+
 def load_settings(text: str) -> Any:
     """Words of the command line, and files that a config names, with the limits of a config."""
-    parse_yaml(text)
-    return load_yaml(text)
+    settings = load_yaml(text)
+    return flat(settings) if isinstance(settings, dict) else settings
 
 
 def configure_parsing(allowed: list[str]) -> None:
@@ -99,15 +149,19 @@ def configure_parsing(allowed: list[str]) -> None:
     jsonargparse.set_parsing_settings(
         config_read_mode_fsspec_enabled=False,  # Lightning's: settings would come over the network
         import_path_denylist=["*"],
-        import_path_allowlist=["lmtemplate", "lightning", "torch", *allowed],
+        import_path_allowlist=["lmtemplate", "lightning", "torch", "torchmetrics", *allowed],
     )
+
+
+def check_configs(words: list[str]) -> None:
+    """Raises ConfigError where a file that the command line names is no mapping in YAML."""
+    for path in configs_in(words):
+        check_yaml(path)
 
 
 def parse(parser: Parser, words: list[str]) -> jsonargparse.Namespace:
     """Settings of the command line and its configs. Raises ConfigError."""
     config_files = configs_in(words)
-    for path in config_files:
-        check_yaml(path)
     try:
         config = parser.parse_args(words)
         if not isinstance(config.trainer, jsonargparse.Namespace):
@@ -117,67 +171,39 @@ def parse(parser: Parser, words: list[str]) -> jsonargparse.Namespace:
         raise ConfigError(one_line(str(error), parser, config_files, words)) from error
 
 
-Precision = Literal["auto", "bf16-mixed", "16-mixed", "32-true", "bf16-true", "16-true", "64-true"]
-
 # Key -> the unit that it gives a run its length in.
 RUN_LENGTHS = {
-    "max_epochs": "passes over the training data",
+    "max_epochs": "epochs: passes over the training data",
     "max_tokens": "tokens",
     "max_flops": "model FLOPs, forward and backward",
     "max_seconds": "seconds, at the speed measured before step 1; also a hard limit",
     "tokens_per_parameter": "tokens / parameters (20 is Chinchilla's: Hoffmann et al. 2022)",
 }
 
-# Callbacks of every run, each under a key of its own.
-CALLBACKS = {
-    "early_stopping": ours.EarlyStopping,
-    "lr_monitor": ours.LRMonitor,
-    "checkpoint": ours.Checkpoint,
-    "throughput": ours.Throughput,
-    "samples": ours.Samples,
-    "signals": ours.Signals,
-    "guard": ours.Guard,
+# Key that a class_path opens -> what the class has to be, and the one that is used without it.
+OPEN: dict[str, tuple[type, type]] = {
+    "model": (LitLanguageModel, LitLanguageModel),
+    "data": (LightningDataModule, TokenData),
+}
+
+# Key whose class is one of ours or of torch's kind; a function, which Python could call, is not.
+KINDS: dict[str, tuple[type, ...]] = {
+    "optimizer": (OptimizerRecipe, torch.optim.Optimizer),
+    "schedule": (Schedule, torch.optim.lr_scheduler.LRScheduler),
 }
 
 
-class Trainer(lightning.Trainer):
-    """Lightning's Trainer, whose precision may be `auto`.
-
-    Args:
-        precision: numbers to compute with; auto takes bf16-mixed where the device has it in
-            hardware.
-        max_steps: optimizer steps; -1 where another limit gives the run its length.
-        val_check_interval: optimizer steps between validations.
-        log_every_n_steps: optimizer steps between logged values.
-        num_sanity_val_steps: validation batches before step 1; -1 for all of them.
-    """
-
-    def __init__(
-        self,
-        *,
-        precision: Precision = "auto",
-        max_steps: int = -1,
-        val_check_interval: int = 100,
-        log_every_n_steps: int = 5,
-        num_sanity_val_steps: int = -1,
-        **kwargs: Any,
-    ) -> None:
-        assert precision != "auto", "trainer.py chooses before it builds the Trainer"
-        super().__init__(
-            precision=precision,
-            max_steps=max_steps,
-            val_check_interval=val_check_interval,
-            log_every_n_steps=log_every_n_steps,
-            num_sanity_val_steps=num_sanity_val_steps,
-            **kwargs,
-        )
-
-
-def load_class(path: str) -> type:
-    """The class at a dotted path of ours."""
+def load_class(path: str) -> Any:
+    """What stands at a dotted path. Raises ImportError, AttributeError or ValueError."""
     module, _, name = path.rpartition(".")
-    found: type = getattr(importlib.import_module(module), name)
-    return found
+    return getattr(importlib.import_module(module), name)
+
+
+def callback_classes() -> dict[str, type]:
+    """Config key -> callback, in the order in which they act, without those whose file is gone."""
+    listed = {**CALLBACKS, **plug.callbacks()}
+    kept = {key: path for key, path in listed.items() if find_spec(path.rpartition(".")[0])}
+    return {key: load_class(path) for key, path in kept.items()}
 
 
 def class_spec(kind: type) -> dict[str, Any]:
@@ -185,26 +211,55 @@ def class_spec(kind: type) -> dict[str, Any]:
     return {"class_path": f"{kind.__module__}.{kind.__name__}"}
 
 
+def chosen_class(group: str, words: list[str], allowed: list[str]) -> type:
+    """The class that `model.class_path` or `data.class_path` names, or the default.
+
+    Raises ConfigError, with the place, where it cannot be imported or is of another kind.
+    """
+    base, default = OPEN[group]
+    typed = flag_values(words, f"--{group}.class_path")
+    made = places(configs_in(words), [])
+    named = [Place(group, "command line", value) for value in typed[-1:]]
+    place = next((p for p in (*named, *made) if p in named or p.key == f"{group}.class_path"), None)
+    if place is None:
+        return default
+    where, package = f"{group}.class_path ({place.where})", place.value.partition(".")[0]
+    if package not in ("lmtemplate", *allowed):
+        raise ConfigError(f"{where}: {place.value} is not of lmtemplate; add --allow {package}")
+    try:
+        found = load_class(place.value)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{where}: cannot import {place.value!r}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ConfigError(f"{where}: {place.value} is not a subclass of {base.__name__}")
+    return found
+
+
 class TrainingCLI(LightningCLI):
-    """LightningCLI that parses and instantiates; cli.py does the rest.
+    """LightningCLI that parses and instantiates; fit.py does the rest.
 
     Stock `--ckpt_path` lets the checkpoint's settings beat the command line, hence no subcommands.
 
     Args:
         words: of the command line, after the verb.
+        allowed: packages outside lmtemplate whose classes a config may name.
         verb: whose help it is.
     """
 
-    def __init__(self, words: list[str], verb: str = "fit") -> None:
+    def __init__(self, words: list[str], allowed: list[str], verb: str = "fit") -> None:
+        configure_parsing(allowed)
+        check_configs(words)
+        self.callback_classes = callback_classes()
+        self.classes = {group: chosen_class(group, words, allowed) for group in OPEN}
         super().__init__(
-            LitLanguageModel,
-            TokenData,
+            self.classes["model"],
+            self.classes["data"],
             save_config_callback=None,
             trainer_class=Trainer,
             seed_everything_default=1337,
             parser_class=Parser,
             parser_kwargs={"prog": f"lmtemplate {verb}", "allow_abbrev": False},
-            args=words,
+            args=flat_words(words),
             run=False,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -227,6 +282,9 @@ class TrainingCLI(LightningCLI):
             help="at the end: verdict, summary, pictures and report.html",
         )
         parser.add_argument(
+            "--tensorboard", type=bool, default=True, help="write TensorBoard's event files"
+        )
+        parser.add_argument(
             "--init_from", type=str | None, help="run or checkpoint to take the first weights from"
         )
         for name, text in RUN_LENGTHS.items():
@@ -244,14 +302,13 @@ class TrainingCLI(LightningCLI):
             sub_configs=True,
             fail_untyped=False,
         )
-        parser.add_lightning_class_args(LitLanguageModel, "model")
-        parser.add_lightning_class_args(TokenData, "data")
+        parser.add_lightning_class_args(self.classes["model"], "model")
+        parser.add_lightning_class_args(self.classes["data"], "data")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # one key each at the top, so that a second config changes one value and loses none of them
-        plugged = {name: load_class(path) for name, path in plug.callbacks().items()}
-        for name, kind in {**CALLBACKS, **plugged}.items():
-            default = class_spec(kind)
+        for name, kind in self.callback_classes.items():
+            default = None if name in OFF else class_spec(kind)
             parser.add_argument(f"--{name}", type=kind | None, default=default, help="null: off")
         parser.set_defaults(
             {
@@ -260,11 +317,11 @@ class TrainingCLI(LightningCLI):
                 "model.schedule": class_spec(WarmupCosine),
             }
         )
-        parser.link_arguments("data.block_size", "model.net.init_args.block_size")
-        parser.link_arguments(
-            "data.vocab_size", "model.net.init_args.vocab_size", apply_on="instantiate"
-        )
-        parser.link_arguments("seed_everything", "data.seed")
+        for name in ("block_size", "vocab_size"):
+            target = f"model.net.init_args.{name}"
+            parser.link_arguments(f"data.{name}", target, apply_on="instantiate")
+        if "seed" in inspect.signature(self.classes["data"]).parameters:
+            parser.link_arguments("seed_everything", "data.seed")
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -276,7 +333,19 @@ class TrainingCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         assert isinstance(parser, Parser)
+        parser.classes = {k: v for k, v in self.classes.items() if v is not OPEN[k][1]}
         self.config = parse(parser, args)
+        for key, kinds in KINDS.items():
+            self.check_kind(f"model.{key}", self.config.model[key], kinds, args)
+
+    def check_kind(self, key: str, spec: Any, kinds: tuple[type, ...], words: list[str]) -> None:
+        """Raises ConfigError unless the class that stands under a key is of one of these kinds."""
+        path = str(getattr(spec, "class_path", spec))
+        found = load_class(path)
+        if not (isinstance(found, type) and issubclass(found, kinds)):
+            place = find(key, places(configs_in(words), words))
+            names = " nor ".join(kind.__name__ for kind in kinds)
+            raise ConfigError(f"{key} ({place.where}): {path} is neither {names}")
 
     def instantiate_classes(self) -> None:
         """Build data, net and callbacks. What their constructors object to becomes one line."""
@@ -293,7 +362,18 @@ class TrainingCLI(LightningCLI):
             raise ConfigError(" ".join(str(error).split())[:400]) from error
 
     def instantiate_trainer(self, **_: Any) -> Trainer:
-        return None  # type: ignore[return-value]  # built by the verb, when it knows the Plan
+        return None  # type: ignore[return-value]  # fit.py builds it, when it knows the length
+
+    @property
+    def trainer_settings(self) -> dict[str, Any]:
+        """What stands under `trainer`, in the user's units, with its classes instantiated."""
+        settings: dict[str, Any] = self.config_init.trainer.as_dict()
+        return settings
+
+    @property
+    def callbacks(self) -> list[Any]:
+        """Those that have a key of their own and are not switched off, in the list's order."""
+        return [self.config_init[key] for key in self.callback_classes if self.config_init[key]]
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -302,3 +382,52 @@ class TrainingCLI(LightningCLI):
         settings: dict[str, Any] = yaml.safe_load(dumped)
         settings.pop("resume")
         return redact.settings(settings)
+
+
+def check_settings(cli: TrainingCLI, steps: int) -> None:
+    """Raises ConfigError for settings that contradict each other, before anything is written."""
+    trainer, warmup = cli.config.trainer, getattr(cli.model.schedule, "warmup_steps", 0)
+    for name in ("val_check_interval", "log_every_n_steps"):
+        if trainer[name] < 1:
+            raise ConfigError(f"trainer.{name}={trainer[name]} has to be 1 or more")
+    if trainer.gradient_clip_val is not None and trainer.gradient_clip_val <= 0:
+        raise ConfigError(
+            f"trainer.gradient_clip_val={trainer.gradient_clip_val} has to be above 0, or null"
+        )
+    if warmup > steps:
+        raise ConfigError(
+            f"model.schedule.warmup_steps={warmup} is longer than the run of {steps} steps; "
+            "lower it"
+        )
+    never = "validation would never happen: trainer."
+    share = trainer.limit_val_batches
+    if isinstance(share, float) and share < 1:
+        share *= len(cli.datamodule.val_dataloader())
+    if share is not None and share < 1:
+        raise ConfigError(
+            f"{never}limit_val_batches={trainer.limit_val_batches} is less than one batch; for a "
+            "short validation lower data.max_val_blocks"
+        )
+    if trainer.val_check_interval > steps:
+        raise ConfigError(
+            f"{never}val_check_interval={trainer.val_check_interval} in a run of {steps} steps; "
+            f"lower it to {max(1, steps // 10)}, say"
+        )
+    check_monitor(cli)
+
+
+def check_monitor(cli: TrainingCLI) -> None:
+    """Raises ConfigError where early stopping waits for a value that nothing logs.
+
+    A module, a net or a callback of the user's own may log any value.
+    """
+    stopping = cli.config_init.early_stopping
+    is_own = type(cli.model) is LitLanguageModel and not cli.config.trainer.callbacks
+    if stopping is None or not is_own:
+        return
+    logged = [f"val/{name}" for name in (*NAMES, *cli.model.more_metrics.by_name)]
+    if stopping.monitor not in (*logged, "train/loss", "optim/lr", "optim/grad_norm"):
+        raise ConfigError(
+            f"early_stopping.monitor: {stopping.monitor!r} is never logged; validation logs "
+            f"{', '.join(logged)}"
+        )

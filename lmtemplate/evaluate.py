@@ -6,13 +6,13 @@ from typing import Literal, NoReturn
 
 import lightning.pytorch as lightning
 
-from lmtemplate import callbacks as ours
+from lmtemplate.callbacks.progress import ProgressBar
 from lmtemplate.checkpoint import compatibility as restore
 from lmtemplate.checkpoint import files
 from lmtemplate.checkpoint.resume import resolve
-from lmtemplate.cli import TrainingCLI, configure_parsing
+from lmtemplate.cli import TrainingCLI
 from lmtemplate.errors import ConfigError
-from lmtemplate.trainer import find_machine, machine_settings, quieten
+from lmtemplate.trainer import find_machine, machine_settings, prepare_device, quieten
 
 
 class RunReader(argparse.ArgumentParser):
@@ -25,7 +25,6 @@ class RunReader(argparse.ArgumentParser):
 def evaluate(words: list[str], allowed: list[str], verb: Literal["validate", "test"]) -> None:
     """Print the metrics of a run's checkpoint on one split, in its training precision."""
     quieten()
-    configure_parsing(allowed)
     reader = RunReader(
         prog=f"lmtemplate {verb}", description="Any flag of `lmtemplate fit` may follow, too."
     )
@@ -34,19 +33,21 @@ def evaluate(words: list[str], allowed: list[str], verb: Literal["validate", "te
     asked, flags = reader.parse_known_args(words)
     path = resolve(asked.run, asked.checkpoint)
     state = files.read(path)
-    cli = TrainingCLI(["--config", str(asked.run / "config.yaml"), *flags])
+    cli = TrainingCLI(["--config", str(asked.run / "config.yaml"), *flags], allowed)
     cli.datamodule.setup(verb)
     restore.check_tokenizer(state, cli.datamodule.tokenizer.to_json(), cli.datamodule.path)
     restore.load_net(cli.model.net, state)
-    settings = cli.config_init.trainer.as_dict()
+    settings = cli.trainer_settings
+    machine = find_machine(settings)
+    prepare_device(machine)
     trainer = lightning.Trainer(
-        **machine_settings(cli),
+        **machine_settings(settings),
         **{key: settings[key] for key in ("limit_val_batches", "limit_test_batches")},
-        precision=find_machine(cli).precision,  # type: ignore[arg-type]
+        precision=machine.precision,  # type: ignore[arg-type]
         use_distributed_sampler=False,
         logger=False,
         enable_checkpointing=False,
-        callbacks=[ours.ProgressBar()],
+        callbacks=[ProgressBar()],
     )
     run_split = trainer.validate if verb == "validate" else trainer.test
     run_split(cli.model, cli.datamodule, verbose=False)

@@ -1,11 +1,15 @@
-"""The verbs fit and schedule: a config becomes a run, or a drawing of its learning rate."""
+"""Command line -> a trained model in a run directory. Read `fit`, the last function, first.
+
+It parses the settings, locks the run directory, finds where to go on, checks all that can be
+checked, assembles Lightning's Trainer, trains, goes back where numbers turned bad, and says what
+came of the run.
+"""
 
 import itertools
-import math
 import os
-import re
 import sys
 from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +17,100 @@ import lightning.pytorch as lightning
 import torch
 import yaml
 from lightning.pytorch.utilities import rank_zero_only
-from torch.distributed import DistError
 
-from lmtemplate import callbacks as ours
 from lmtemplate import plug, redact, run_dir
-from lmtemplate.callbacks.preemption import EXIT_CODES
-from lmtemplate.checkpoint import compatibility as restore
-from lmtemplate.checkpoint import files
-from lmtemplate.checkpoint.resume import ResumeMode, resolve, resume_from
-from lmtemplate.cli import TrainingCLI, configure_parsing
-from lmtemplate.crash import is_out_of_memory
-from lmtemplate.data.datamodule import TokenData
-from lmtemplate.errors import (
-    CheckpointError,
-    ConfigError,
-    LostProcessError,
-    NumbersError,
-    OutOfMemoryError,
-    UserError,
-)
+from lmtemplate.callbacks.checkpointing import SafeCheckpointIO
+from lmtemplate.callbacks.early_stopping import RunEnd
+from lmtemplate.callbacks.loggers import RecordLogger, TensorBoard
+from lmtemplate.callbacks.preemption import EXIT_CODES, SignalError
+from lmtemplate.callbacks.progress import ProgressBar
+from lmtemplate.callbacks.run_summary import RunSummary
+from lmtemplate.checkpoint import compatibility, files
+from lmtemplate.checkpoint.resume import Resumed, ResumeMode, resolve, resume_from
+from lmtemplate.cli import RUN_LENGTHS, TrainingCLI, check_settings
+from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.hardware import device_name
-from lmtemplate.record import is_recorded, read_record
+from lmtemplate.record import last_points
+from lmtemplate.run_length import RunLength, accumulation, measure_step, only_limit, run_length
 from lmtemplate.streams import forgiving
 from lmtemplate.trainer import (
     Machine,
+    as_list,
     build_trainer,
-    check,
-    check_room,
-    describe,
-    make_plan,
+    check_callbacks,
+    find_machine,
+    mistake_in,
+    prepare_device,
     quieten,
 )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `auto`, tokens, epochs and seconds of a config come to on this machine."""
+
+    machine: Machine
+    accumulate: int  # micro-batches per optimizer step
+    length: RunLength
+
+
+def measured_seconds(cli: TrainingCLI, machine: Machine, accumulate: int) -> float:
+    """Seconds that one optimizer step takes here. Raises ConfigError on several devices."""
+    if machine.world_size > 1:
+        raise ConfigError(
+            "max_seconds works on one device, since each would measure its own speed; "
+            "give trainer.max_steps or max_tokens"
+        )
+    autocast = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(machine.precision)
+    module, batch = cli.model, cli.datamodule.batch_size
+    return accumulate * measure_step(
+        module.net, module.recipe, machine.device, batch_size=batch, autocast=autocast
+    )
+
+
+def make_plan(cli: TrainingCLI, before: files.Checkpoint | None = None) -> Plan:
+    """Convert what the config says into devices, precision and steps.
+
+    Args:
+        cli: parsed and built.
+        before: the checkpoint that the run continues.
+    """
+    config, data, machine = cli.config, cli.datamodule, find_machine(cli.trainer_settings)
+    per_batch = data.batch_size * data.block_size * machine.world_size
+    accumulate = accumulation(
+        config.tokens_per_step, config.trainer.accumulate_grad_batches, per_batch
+    )
+    steps = config.trainer.max_steps
+    limits = {"trainer.max_steps": None if steps == -1 else steps}
+    limit, value = only_limit({**limits, **{name: config[name] for name in RUN_LENGTHS}})
+    known = before["length"] if before else {}
+    if limit == "max_seconds" and (known.get("limit"), known.get("value")) == (limit, value):
+        # measured when the run began, and the schedule depends on it
+        return Plan(machine, accumulate, RunLength(**known))
+    seconds = measured_seconds(cli, machine, accumulate) if limit == "max_seconds" else None
+    length = run_length(
+        limit,
+        value,
+        net=cli.model.net,
+        tokens_per_step=per_batch * accumulate,
+        sequences=len(data.train_blocks),
+        block_size=data.block_size,
+        seconds_per_step=seconds,
+    )
+    return Plan(machine, accumulate, length)
+
+
+def describe(cli: TrainingCLI, length: RunLength) -> dict[str, Any]:
+    """What joins every checkpoint, so that one file is enough to use it or to go on."""
+    data = cli.datamodule
+    return {
+        "config": cli.settings,
+        "vocab_size": data.vocab_size,
+        "block_size": data.block_size,
+        "tokenizer": data.tokenizer.to_json(),
+        "fingerprint": data.index["fingerprint"],
+        "length": asdict(length),
+    }
 
 
 def is_finished(run: Path, before: files.Checkpoint, cli: TrainingCLI, steps: int) -> bool:
@@ -58,27 +125,12 @@ def is_finished(run: Path, before: files.Checkpoint, cli: TrainingCLI, steps: in
     return steps <= summary.get("max_steps", steps) and not (reason == "early_stopping" and patient)
 
 
-def announce(
-    run: Path, before: files.Checkpoint | None, settings: dict[str, Any]
-) -> dict[str, Any] | None:
-    """Say where the run goes on and which settings differ; returns that, for the manifest."""
-    if before is None:
-        if run_dir.is_used(run):
-            print(f"no checkpoint in {run} yet: starting at step 0")
-        return None
-    changed = restore.differences(before["config"], settings)
-    print(f"continuing {run} at step {before['global_step']:,}")
-    for key, (old, new) in changed.items():
-        print(f"  changed: {key}: {old} -> {new}")
-    return {"step": before["global_step"], "changed": {k: list(v) for k, v in changed.items()}}
-
-
-def start_weights(source: str, cli: TrainingCLI) -> None:
+def load_first_weights(source: str, cli: TrainingCLI) -> None:
     """Begin with the weights of another run or file. Raises CheckpointError if they do not fit."""
     path = Path(files.check_local(source))
     state = files.read(resolve(path, "best") if os.path.isdir(source) else path)
-    restore.check_tokenizer(state, cli.datamodule.tokenizer.to_json(), cli.datamodule.path)
-    restore.load_net(cli.model.net, state)
+    compatibility.check_tokenizer(state, cli.datamodule.tokenizer.to_json(), cli.datamodule.path)
+    compatibility.load_net(cli.model.net, state)
 
 
 def write_run_files(
@@ -106,44 +158,33 @@ def write_run_files(
     run_dir.write_manifest(run, manifest, start)
 
 
-def read_start(path: Path) -> files.Checkpoint:
-    """What a checkpoint says of its run, without the tensors, which would stay in memory."""
-    state = files.read(path)
-    said = (
-        "global_step",
-        "config",
-        "length",
-        "vocab_size",
-        "block_size",
-        "tokenizer",
-        "fingerprint",
+def assemble(cli: TrainingCLI, plan: Plan, run: Path, resumed: Resumed | None) -> lightning.Trainer:
+    """Lightning's Trainer with the callbacks and loggers of every run, in the order they act."""
+    settings = cli.trainer_settings
+    prepare_device(plan.machine)
+    added = as_list(settings["callbacks"])
+    check_callbacks(added)
+    first_step = resumed.checkpoint["global_step"] + 1 if resumed else 0
+    limit = plan.length.value if plan.length.limit == "max_seconds" else None
+    shows_bar = settings["enable_progress_bar"] is not False
+    callbacks = [
+        *([ProgressBar()] if shows_bar else []),
+        RunEnd(limit),
+        *cli.callbacks,
+        *added,
+        RunSummary(plan.length, max(0, first_step - 1)),
+    ]
+    boards = [TensorBoard(run, first_step, cli.settings)] if cli.config.tensorboard else []
+    return build_trainer(
+        settings,
+        plan.machine,
+        run,
+        max_steps=plan.length.steps,
+        accumulate=plan.accumulate,
+        loggers=[*boards, RecordLogger(run, first_step)],
+        callbacks=callbacks,
+        checkpoint_io=SafeCheckpointIO(describe(cli, plan.length), resumed),
     )
-    if missing := [key for key in said if key not in state]:
-        raise CheckpointError(f"{path} does not describe its run (no {', '.join(missing)} in it)")
-    return {key: state[key] for key in said}
-
-
-def mistake_in(error: Exception, trainer: lightning.Trainer, data: TokenData) -> UserError | None:
-    """What a user can do about an error of torch, where that is known."""
-    if is_out_of_memory(error):
-        return OutOfMemoryError(
-            f"too little memory for data.batch_size={data.batch_size} x data.block_size="
-            f"{data.block_size}; halve the batch and double trainer.accumulate_grad_batches, or "
-            "shrink the model"
-        )
-    if worker := re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)", str(error)):
-        return OutOfMemoryError(
-            f"data worker {worker[1]} was killed, as when memory or /dev/shm runs out; lower "
-            "data.num_workers (0 reads in the training process)"
-        )
-    what = re.sub(r"^\[.*?\] ", "", " ".join(str(error).split())).partition(". ")[0][:200]
-    if trainer.world_size > 1 and (isinstance(error, DistError) or "gloo" in str(error)):
-        return LostProcessError(
-            f"process {trainer.global_rank} of {trainer.world_size} has lost another one at step "
-            f"{trainer.global_step:,}, which died or stands still (see what that one said); go on "
-            f"with --resume auto. {what}"
-        )
-    return None
 
 
 def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> None:
@@ -152,7 +193,7 @@ def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> No
     try:
         with signals.listening() if signals else nullcontext():
             trainer.fit(cli.model, cli.datamodule, ckpt_path=path, weights_only=True)
-    except ours.SignalError as stop:
+    except SignalError as stop:
         sys.exit(stop.exit_code)
     except (NumbersError, SystemExit) as error:
         if signals and signals.received:  # it came first
@@ -162,71 +203,66 @@ def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> No
         raise
     except (RuntimeError, MemoryError) as error:
         if signals and signals.received and "DataLoader worker" in str(error):
-            sys.exit(EXIT_CODES[signals.received])  # which the worker, just started, got as well
-        if mistake := mistake_in(error, trainer, cli.datamodule):
+            sys.exit(EXIT_CODES[signals.received])  # the worker, just started, got it as well
+        if mistake := mistake_in(error, trainer, cli.datamodule.batch_size):
             raise mistake from error
         raise
+    if trainer.is_global_zero and cli.config.trainer.profiler:
+        print(trainer.profiler.summary())  # type: ignore[attr-defined]
 
 
-def build(
-    cli: TrainingCLI, run: Path, resume: ResumeMode, lock: run_dir.Lock | None
+def prepare(
+    cli: TrainingCLI, run: Path, resume: ResumeMode, is_first: bool
 ) -> tuple[lightning.Trainer, Path | None] | None:
-    """Check all that can be checked, then build the Trainer and write the run's own files.
+    """Check and assemble one start of the run; None where it is finished already.
 
-    Returns the Trainer and the checkpoint to go on from; None where the run is finished already.
+    Returns the Trainer and the checkpoint to go on from, which the Trainer's CheckpointIO has
+    loaded: it hands it over once, so that its tensors do not stay in memory while training.
 
     Args:
-        cli: parsed and instantiated.
+        cli: parsed and built.
         run: the run directory.
         resume: whether to go on there.
-        lock: of the first process, which alone writes.
+        is_first: this is the first process of the run, which alone writes.
     """
-    path = resume_from(run, resume)
-    before = read_start(path) if path else None
-    cli.datamodule.setup("fit")
-    planned = make_plan(cli, before)
-    check(cli, planned.length.steps)
+    resumed = resume_from(run, resume)
+    before = resumed.checkpoint if resumed else None
     if before is not None:
-        restore.check_same_model_and_data(before, describe(cli, planned.length))
-        if is_finished(run, before, cli, planned.length.steps):
-            print(f"{run} is finished at step {before['global_step']:,}; raise its length to go on")
+        compatibility.check_described(before)
+    cli.datamodule.setup("fit")
+    plan = make_plan(cli, before)
+    check_settings(cli, plan.length.steps)
+    if before is not None:
+        compatibility.check_same_model_and_data(before, describe(cli, plan.length))
+        if is_finished(run, before, cli, plan.length.steps):
+            longer = f"to train longer, increase {plan.length.limit}"
+            print(f"{run} is finished at step {before['global_step']:,}; {longer}")
             print("for other settings, name another run: make train RUN=runs/NAME (or --run_dir)")
             return None
-    elif lock:
-        check_room(cli, run)
+    elif is_first and cli.config_init.checkpoint is not None:
+        files.check_room(run, cli.model.net)
     if before is None and cli.config.init_from:
-        start_weights(cli.config.init_from, cli)
-    trainer = build_trainer(cli, planned, run, before["global_step"] + 1 if before else 0)
-    if lock:
-        write_run_files(cli, planned.machine, run, announce(run, before, cli.settings))
-    return trainer, path
+        load_first_weights(cli.config.init_from, cli)
+    trainer = assemble(cli, plan, run, resumed)
+    if is_first:
+        write_run_files(cli, plan.machine, run, compatibility.announce(run, before, cli.settings))
+    return trainer, resumed.path if resumed else None
 
 
-def last_points(run: Path, count: int = 5) -> str:
-    """The end of a run's record: ". Before: step 50: loss 3.1, rate 0.01, gradient 4.2; ..."."""
-    record = read_record(run) if is_recorded(run) else None
-    if not record:
-        return ""
-    norms = record.values.get("optim/grad_norm", record.train_loss * math.nan)
-    columns = (record.steps, record.train_loss, record.learning_rate, norms)
-    rows = zip(*(column[-count:] for column in columns), strict=True)
-    return ". Before: " + "; ".join(
-        f"step {s}: loss {x:.4g}, rate {r:.3g}, gradient {n:.3g}" for s, x, r, n in rows
-    )
-
-
-def train_on(cli: TrainingCLI, words: list[str], run: Path, lock: run_dir.Lock | None) -> bool:
-    """Train; where numbers go bad, go back to the last checkpoint and leave out what led there.
+def train_on(
+    cli: TrainingCLI, words: list[str], allowed: list[str], run: Path, is_first: bool
+) -> bool:
+    """Train; where numbers turn bad, go back to the last checkpoint and skip what led there.
 
     Returns whether there was anything to do. Raises NumbersError when going back has not helped.
     """
-    resume: ResumeMode = cli.config.resume if lock else "auto"
+    resume: ResumeMode = cli.config.resume if is_first else "auto"
     for gone_back in itertools.count(1):
-        if (built := build(cli, run, resume, lock)) is None:
-            return False
         try:
-            train(*built, cli)
-            break
+            prepared = prepare(cli, run, resume, is_first)
+            if prepared is not None:
+                train(*prepared, cli)
+            return prepared is not None
         except NumbersError as error:
             guard = cli.config_init.guard
             if guard is None or gone_back > guard.rewinds:
@@ -234,53 +270,37 @@ def train_on(cli: TrainingCLI, words: list[str], run: Path, lock: run_dir.Lock |
                     f"{error}{last_points(run)}. Lower the learning rate, add warmup, or set "
                     "trainer.gradient_clip_val 1.0, and start again"
                 ) from error
-            sequences, resume = cli.datamodule.sequences, "auto"
-            if lock:
+            if is_first:
                 count = f"{gone_back}/{guard.rewinds}"
                 print(f"{error}: going back ({count}) and leaving out what was read", flush=True)
-            cli = TrainingCLI(words)
+            sequences, resume = cli.datamodule.sequences, "auto"
+            cli = TrainingCLI(words, allowed)  # new weights, moments and data, to be restored
             cli.datamodule.leave_out(sequences)
             cli.config_init.guard.went_back = True
-    return True
+    raise AssertionError("the loop ends by return or raise")
 
 
-def explain(run: Path, cli: TrainingCLI, lock: run_dir.Lock | None, allowed: list[str]) -> None:
-    """Say what came of the run, unless that is switched off; the first process speaks."""
-    if lock and cli.config.report:
+def close(cli: TrainingCLI, run: Path, allowed: list[str], is_first: bool) -> None:
+    """Say what came of the run, unless that is switched off."""
+    if is_first and cli.config.report:
         plug.close(run, allowed)
 
 
-def run_directory(cli: TrainingCLI) -> Path:
-    """Raises ConfigError for a name that cannot be one."""
-    name = str(cli.config.run_dir)
-    try:
-        name.encode()
-        run = Path(name).expanduser()
-        os.stat(run)
-        is_file = run.is_file()
-    except (FileNotFoundError, NotADirectoryError):  # the lock says what is in the way
-        return run
-    except (OSError, ValueError, RuntimeError) as error:  # too long; a NUL, not UTF-8; ~nobody
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigError(
-            f"run_dir {ascii(name)[:60]} cannot be a folder here: {reason}; name another"
-        ) from error
-    if is_file:
-        raise ConfigError(f"run directory {run} is a file; name another with --run_dir")
-    return run
-
-
 def fit(words: list[str], allowed: list[str]) -> None:
-    """Train. Nothing stays written before all that can be checked is."""
+    """Train. Nothing is written before all that can be checked has been checked.
+
+    Args:
+        words: of the command line, after the verb.
+        allowed: packages outside lmtemplate whose classes a config may name.
+    """
     quieten()
-    configure_parsing(allowed)
-    cli = TrainingCLI(words)
-    run, first_process = run_directory(cli), getattr(rank_zero_only, "rank", 0) == 0
-    with run_dir.Lock(run) if first_process else nullcontext() as lock, forgiving():
+    cli = TrainingCLI(words, allowed)
+    run, is_first = run_dir.check_name(cli.config.run_dir), getattr(rank_zero_only, "rank", 0) == 0
+    with run_dir.Lock(run) if is_first else nullcontext(), forgiving():
         try:
-            has_trained = train_on(cli, words, run, lock)
+            has_trained = train_on(cli, words, allowed, run, is_first)
         except NumbersError:
-            explain(run, cli, lock, allowed)
+            close(cli, run, allowed, is_first)
             raise
         if has_trained:
-            explain(run, cli, lock, allowed)
+            close(cli, run, allowed, is_first)

@@ -1,6 +1,6 @@
 """Logits (B, T, V) and targets (B, T) -> loss in nats."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,12 @@ class Loss(NamedTuple):
     objective: Tensor  # mean per token; the cross-entropy and its regularisers
     nats: Tensor  # sum over tokens of the plain cross-entropy
     tokens: Tensor  # targets that count
+
+
+class LossFunction(Protocol):
+    """What `model.loss` can name in a config: logits (B, T, V) and targets (B, T) -> Loss."""
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Loss: ...
 
 
 def _sums(logits: Tensor, targets: Tensor, label_smoothing: float, z_loss: float) -> Tensor:

@@ -1,12 +1,15 @@
 """Summed nats, tokens, bytes and hits -> loss, perplexity, bits per byte, accuracy."""
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+NAMES = ("loss", "perplexity", "accuracy", "bits_per_byte")  # what TokenMetrics computes
 
 
 class TokenMetrics(Metric):
@@ -30,9 +33,8 @@ class TokenMetrics(Metric):
         super().__init__()
         for name in ("nats", "tokens", "hits", "bytes"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        known = token_bytes if token_bytes is not None else torch.zeros(0, dtype=torch.long)
-        self.register_buffer("token_bytes", known, persistent=False)
-        self.token_bytes: Tensor
+        # not a buffer: callbacks that average weights copy the module before its data is known
+        self.token_bytes = torch.zeros(0, dtype=torch.long) if token_bytes is None else token_bytes
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> "TokenMetrics":
         def move_only(tensor: Tensor) -> Tensor:
@@ -51,6 +53,7 @@ class TokenMetrics(Metric):
         self.tokens += counted.sum()
         self.hits += ((logits.argmax(-1) == targets) & counted).sum()
         if self.token_bytes.numel():
+            self.token_bytes = self.token_bytes.to(targets.device)
             self.bytes += (self.token_bytes[targets.clamp(min=0)] * counted).sum()
 
     def compute(self) -> dict[str, Tensor]:
@@ -63,3 +66,38 @@ class TokenMetrics(Metric):
         if self.token_bytes.numel():
             values["bits_per_byte"] = self.nats / (math.log(2) * self.bytes)
         return values
+
+
+class MetricList:
+    """Further metrics, named in a config: one of torchmetrics, or any class with its interface.
+
+    Metrics of `torchmetrics.text` see logits (B, T, V) and targets (B, T); all others the N tokens
+    that count, as logits (N, V) and targets (N,).
+
+    Args:
+        metrics: each is logged under its class's name in snake case.
+    """
+
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self.by_name = {snake_case(type(metric).__name__): metric for metric in metrics}
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        counted = targets >= 0
+        for metric in self.by_name.values():
+            metric.to(logits.device)
+            if type(metric).__module__.startswith("torchmetrics.text"):
+                metric.update(logits, targets)
+            else:
+                metric.update(logits[counted], targets[counted])
+
+    def compute(self) -> dict[str, Tensor]:
+        """Name -> value; the metrics begin anew."""
+        values = {name: metric.compute() for name, metric in self.by_name.items()}
+        for metric in self.by_name.values():
+            metric.reset()
+        return values
+
+
+def snake_case(name: str) -> str:
+    """ "TopFiveAccuracy" -> "top_five_accuracy"."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

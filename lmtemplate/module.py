@@ -1,7 +1,8 @@
 """Batch -> loss, logged: wires net, loss, metrics, optimizer and schedule for Lightning."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -9,18 +10,20 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torchmetrics import Metric
 
 from lmtemplate.data.datamodule import TokenData
 from lmtemplate.errors import NumbersError
 from lmtemplate.hardware import auto_compile
-from lmtemplate.loss import cross_entropy
-from lmtemplate.metrics import TokenMetrics
+from lmtemplate.loss import LossFunction, cross_entropy
+from lmtemplate.metrics import MetricList, TokenMetrics
 from lmtemplate.models.base import LanguageModel
-from lmtemplate.optimizers import OptimizerRecipe
+from lmtemplate.optimizers import OptimizerCallable, OptimizerRecipe, recipe_of, settings_of
 from lmtemplate.schedules import Schedule
 
 Batch = tuple[Tensor, Tensor]
+LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
 
 
 def is_step_end(trainer: Trainer, batch_idx: int) -> bool:
@@ -54,9 +57,14 @@ def check_finite(values: Mapping[str, float], step: int) -> None:
 
 
 def log_values(module: "LitLanguageModel", values: Mapping[str, Tensor | float]) -> None:
-    """Log at the optimizer step just made. `self.log` costs 0.3 ms a key, and counts from 0."""
+    """Log at the optimizer step just made, for loggers and for callbacks that monitor a value.
+
+    This is how lmtemplate itself logs; `self.log`, which costs 0.3 ms a key, ends at the same step.
+    """
     plain = {name: float(value) for name, value in values.items()}
     module.latest.update(plain)
+    monitored = {name: torch.tensor(v, dtype=torch.float64) for name, v in plain.items()}
+    module.trainer.callback_metrics.update(monitored)
     for logger in module.loggers:
         logger.log_metrics(plain, step=module.global_step)
     check_finite(plain, module.global_step)
@@ -72,37 +80,42 @@ class LitLanguageModel(LightningModule):
 
     Args:
         net: the architecture.
-        optimizer: what makes the optimizer.
-        schedule: learning rate over the run.
+        optimizer: a recipe of lmtemplate, or any class with torch's interface.
+        schedule: learning rate over the run: one of lmtemplate, or any of torch's, which then
+            counts optimizer steps.
+        loss: what training minimises; null for cross-entropy. Validation always measures that.
         label_smoothing: share of probability spread over the vocabulary, in training only.
         z_loss: weight of (log Z)^2, in training only.
+        metrics: further metrics of validation, logged as val/<name>.
         compile: compile the net with torch.compile; auto does so on CUDA.
     """
 
     def __init__(
         self,
         net: LanguageModel,
-        optimizer: OptimizerRecipe,
-        schedule: Schedule,
+        optimizer: OptimizerRecipe | OptimizerCallable,
+        schedule: Schedule | LRSchedulerCallable,
+        loss: LossFunction | None = None,
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
+        metrics: list[Metric] | None = None,
         compile: Literal["auto"] | bool = "auto",
     ) -> None:
         super().__init__()
         self.net = net
-        self.recipe = optimizer
+        self.recipe = recipe_of(optimizer)
         self.schedule = schedule
-        self.label_smoothing = label_smoothing
-        self.z_loss = z_loss
+        self.loss = loss or partial(cross_entropy, label_smoothing=label_smoothing, z_loss=z_loss)
         self.compile_net = compile
         self.metrics = TokenMetrics()
+        self.more_metrics = MetricList(metrics or [])
         self.latest: dict[str, float] = {}  # the newest value of all that was logged
         self.grad_norm: Tensor | None = None  # of the latest step that measured it, before clipping
         self.train_sums = torch.zeros(2)  # nats, tokens since the last log, of this rank
 
     def setup(self, stage: str) -> None:
         token_bytes = getattr(getattr(self.trainer, "datamodule", None), "token_bytes", None)
-        self.metrics = TokenMetrics(token_bytes)
+        self.metrics.token_bytes = torch.zeros(0) if token_bytes is None else token_bytes
 
     def compiles(self, device: torch.device) -> bool:
         """Whether `compile` asks for the compiler on this device."""
@@ -119,12 +132,12 @@ class LitLanguageModel(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.recipe.build(self.net)
-        self._settings = [
-            {name: value for name, value in group.items() if name != "params"}
-            for group in optimizer.param_groups
-        ]
-        total = self.trainer.max_steps  # `estimated_stepping_batches` would drop the data's cursor
-        scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(step, total))
+        self._settings = settings_of(optimizer)
+        if isinstance(self.schedule, Schedule):
+            factor = partial(self.schedule.factor, total=self.trainer.max_steps)
+            scheduler: Any = LambdaLR(optimizer, factor)
+        else:
+            scheduler = self.schedule(optimizer)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "optim/lr"},
@@ -133,23 +146,42 @@ class LitLanguageModel(LightningModule):
     def on_train_start(self) -> None:
         self.train_sums = self.train_sums.to(self.device)
         self._apply_settings()
+        self._switch_optimizer("train")
 
     def _apply_settings(self) -> None:
-        """Let the settings given now beat those that the checkpoint's optimizer state brought."""
-        optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
-        assert isinstance(optimizer, Optimizer) and isinstance(scheduler, LambdaLR)
+        """Let the settings given now beat those that the checkpoint's optimizer state brought.
+
+        A schedule of torch keeps its learning rates in its own state, which is left alone.
+        """
+        (optimizer,), scheduler = self.trainer.optimizers, self.lr_schedulers()
+        for group, settings in zip(optimizer.param_groups, self._settings, strict=True):
+            group.update({key: value for key, value in settings.items() if key != "lr"})
+        if not isinstance(self.schedule, Schedule):
+            return
+        assert isinstance(scheduler, LambdaLR)
         factor = self.schedule.factor(self.global_step, self.trainer.max_steps)
         scheduler.base_lrs = [settings["lr"] for settings in self._settings]
-        for group, settings in zip(optimizer.param_groups, self._settings, strict=True):
-            group.update(settings, initial_lr=settings["lr"], lr=settings["lr"] * factor)
+        for group, rate in zip(optimizer.param_groups, scheduler.base_lrs, strict=True):
+            group.update(initial_lr=rate, lr=rate * factor)
+
+    def _switch_optimizer(self, mode: Literal["train", "eval"]) -> None:
+        """Tell an optimizer that validates other weights than it trains (schedule-free)."""
+        for optimizer in self.trainer.optimizers:
+            if hasattr(optimizer, mode):
+                getattr(optimizer, mode)()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         inputs, targets = batch
-        loss = cross_entropy(self(inputs), targets, self.label_smoothing, self.z_loss)
+        loss = self.loss(self(inputs), targets)
         sums = torch.stack((loss.nats, loss.tokens.to(loss.nats.dtype)))
         self.train_sums += torch.where(loss.nats.isfinite(), sums, 0)
-        # by 1, unless the loss is not finite: then no gradient may be, on any rank (see Guard)
-        return loss.objective * (1 + 0 * loss.objective.detach())
+        objective = loss.objective
+        for name, term in self.net.extra_objectives(targets).items():
+            self.log(f"train/{name}", term.detach())
+            objective = objective + term
+        # If the objective is NaN or inf, make every gradient NaN too, so that all ranks skip this
+        # step (see NonFiniteGuard). Otherwise this multiplies by 1.
+        return objective * (1 + 0 * objective.detach())
 
     def configure_gradient_clipping(
         self,
@@ -189,9 +221,10 @@ class LitLanguageModel(LightningModule):
         if isinstance(data, TokenData):
             values["data/tokens"] = float(data.sequences * data.block_size)
             values["data/epoch"] = data.passes
-        if tokens:  # none, where every loss since the last log was not finite
+        if tokens:  # 0 where every loss since the last log was NaN or inf
             log_values(self, values)
         self.train_sums.zero_()
+        self._log_step()
 
     def _all_train_sums(self) -> Tensor:
         sums: Tensor = self.trainer.strategy.reduce(self.train_sums.clone(), reduce_op="sum")
@@ -204,13 +237,25 @@ class LitLanguageModel(LightningModule):
         if self.trainer.is_global_zero:
             self.train_sums = torch.tensor(checkpoint["train_sums"])
 
+    def _log_step(self) -> None:
+        """Log what arrives through `self.log` at the step just made; Lightning counts from 0."""
+        self.log("step", torch.tensor(float(self.global_step), dtype=torch.float64))
+
+    def on_validation_start(self) -> None:
+        self._switch_optimizer("eval")
+
+    def on_validation_end(self) -> None:
+        self._switch_optimizer("train")
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         inputs, targets = batch
         logits = self(inputs)
         self.metrics.update(cross_entropy(logits, targets).nats, logits, targets)
+        self.more_metrics.update(logits, targets)
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val")
+        self._log_step()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
@@ -219,7 +264,6 @@ class LitLanguageModel(LightningModule):
         self._log_metrics("test")
 
     def _log_metrics(self, split: str) -> None:
-        values = {f"{split}/{name}": value for name, value in self.metrics.compute().items()}
+        measured = {**self.metrics.compute(), **self.more_metrics.compute()}
         self.metrics.reset()
-        log_values(self, values)
-        self.log_dict(values, logger=False)  # for callbacks that monitor one of them
+        log_values(self, {f"{split}/{name}": value for name, value in measured.items()})

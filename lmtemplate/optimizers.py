@@ -3,9 +3,10 @@
 What a config names are recipes: settings now, an optimizer once there is a net.
 """
 
+import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from lmtemplate.hardware import fast_bfloat16
 from lmtemplate.muon import MuonAdamWOptimizer
 
 Group = dict[str, Any]
+OptimizerCallable = Callable[[Iterable[Any]], torch.optim.Optimizer]
 
 
 def named_parameters(net: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -67,11 +69,62 @@ def unscaled(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 class OptimizerRecipe(ABC):
-    """Base class of what `model.optimizer` can name in a config."""
+    """Settings of an optimizer, which is built when there is a net.
+
+    `model.optimizer` can name one of these, or any class with torch's interface.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the card calls it."""
+        return type(self).__name__
 
     @abstractmethod
     def build(self, net: nn.Module) -> torch.optim.Optimizer:
         """Make the optimizer. Every parameter group carries a `name` for the logs."""
+
+
+class AnyOptimizer(OptimizerRecipe):
+    """Any optimizer with torch's interface, over all trainable parameters in one group.
+
+    Args:
+        build_from: parameters -> optimizer (Lightning's OptimizerCallable).
+    """
+
+    def __init__(self, build_from: OptimizerCallable) -> None:
+        self.build_from = build_from
+        self._built = type(self).__name__
+
+    @property
+    def name(self) -> str:
+        return self._built
+
+    def build(self, net: nn.Module) -> torch.optim.Optimizer:
+        optimizer = self.build_from([parameter for _, parameter in named_parameters(net)])
+        self._built = type(optimizer).__name__
+        return optimizer
+
+
+def recipe_of(optimizer: OptimizerRecipe | OptimizerCallable) -> OptimizerRecipe:
+    """A recipe as it is; a class of torch's kind as a recipe."""
+    return optimizer if isinstance(optimizer, OptimizerRecipe) else AnyOptimizer(optimizer)
+
+
+# Settings by these names are the user's, also where a group alone states them.
+USUAL_SETTINGS = {"lr", "momentum", "betas", "eps", "weight_decay", "name"}
+
+
+def settings_of(optimizer: torch.optim.Optimizer) -> list[Group]:
+    """Per parameter group, the user's settings, without what the optimizer counts there itself.
+
+    Some optimizers keep state in their groups (schedule-free its step, Prodigy its estimate of the
+    learning rate). A setting is what the constructor takes, or what goes by a usual name.
+    """
+    known = {*inspect.signature(type(optimizer)).parameters, *USUAL_SETTINGS}
+    return [
+        {key: value for key, value in group.items() if key in known and key != "params"}
+        for group in optimizer.param_groups
+    ]
 
 
 class AdamW(OptimizerRecipe):
@@ -158,7 +211,7 @@ class SGD(OptimizerRecipe):
         )
 
 
-def hold_if(bad: Tensor, optimizer: torch.optim.Optimizer) -> None:
+def skip_step_if(bad: Tensor, optimizer: torch.optim.Optimizer) -> None:
     """Let the next step of the optimizer change nothing, neither weights nor moments, if `bad`.
 
     On a GPU nothing waits for the answer where the optimizer takes a tensor for it, as fused ones

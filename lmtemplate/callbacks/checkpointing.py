@@ -30,9 +30,7 @@ class SafeCheckpointIO(CheckpointIO):
         resumed: the checkpoint that the run continues, which is loaded already.
     """
 
-    def __init__(
-        self, description: dict[str, Any], resumed: resume.Resumed | None = None
-    ) -> None:
+    def __init__(self, description: dict[str, Any], resumed: resume.Resumed | None = None) -> None:
         self.description = description
         self.resumed = resumed
 

@@ -10,8 +10,8 @@ from lmtemplate.module import LitLanguageModel, is_log_step, log_values
 class LRMonitor(callbacks.LearningRateMonitor):
     """Log the learning rate of each logged step.
 
-    The first parameter group is `optim/lr`, the others `optim/lr/<name of the group>`, or its number
-    (the first is 1) where a group has no name.
+    The first parameter group is `optim/lr`, the others `optim/lr/<name>`; a group without a name
+    has its number, counted from 1, so that the second is `optim/lr/2`.
     """
 
     def __init__(self) -> None:
@@ -39,4 +39,3 @@ class LRMonitor(callbacks.LearningRateMonitor):
         names = ["optim/lr", *(f"optim/lr/{name}" for name in others)]
         rates = dict(zip(names, self._rates, strict=True))
         log_values(pl_module, rates)
-        pl_module.log_dict(rates, logger=False)  # for callbacks that monitor one of them

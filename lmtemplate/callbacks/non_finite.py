@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.module import LitLanguageModel, is_log_step
-from lmtemplate.optimizers import hold_if
+from lmtemplate.optimizers import skip_step_if
 
 SCALER_SKIPS = 24  # in a row; torch's first scale is 2**16, and so many halvings are far below 1
 
@@ -44,7 +44,7 @@ class NonFiniteGuard(Callback):
         assert isinstance(pl_module, LitLanguageModel)
         norm = pl_module.measure_gradient(optimizer)
         if trainer.precision != "16-mixed":  # there the gradient scaler skips
-            hold_if(~norm.isfinite(), optimizer)
+            skip_step_if(~norm.isfinite(), optimizer)
         self.norms.append(norm)
 
     def on_train_batch_end(

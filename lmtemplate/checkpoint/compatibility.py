@@ -7,9 +7,13 @@ from typing import Any
 
 from torch import nn
 
+from lmtemplate import run_dir
 from lmtemplate.checkpoint.files import Checkpoint
 from lmtemplate.errors import CheckpointError, ConfigError, UserError
 from lmtemplate.models.base import LanguageModel
+
+# What a run's own checkpoint says of the run, beside Lightning's training state.
+DESCRIPTION = ("config", "length", "vocab_size", "block_size", "tokenizer", "fingerprint")
 
 NET = "net."  # prefix of the net's weights in the LightningModule's state_dict
 
@@ -30,6 +34,14 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[
     return {k: (old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)}
 
 
+def check_described(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError for a checkpoint of another program."""
+    if missing := [key for key in DESCRIPTION if key not in checkpoint]:
+        raise CheckpointError(
+            f"the checkpoint does not describe its run (no {', '.join(missing)} in it)"
+        )
+
+
 def _must_stay(description: dict[str, Any]) -> dict[str, Any]:
     """The settings that may not change within a run."""
     config = description["config"]
@@ -42,6 +54,21 @@ def _must_stay(description: dict[str, Any]) -> dict[str, Any]:
         },
         "data": {key: description[key] for key in data},
     }
+
+
+def announce(
+    run: Path, before: Checkpoint | None, settings: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Say where the run goes on and which settings differ; returns that, for the manifest."""
+    if before is None:
+        if run_dir.is_used(run):
+            print(f"no checkpoint in {run} yet: starting at step 0")
+        return None
+    changed = differences(before["config"], settings)
+    print(f"continuing {run} at step {before['global_step']:,}")
+    for key, (old, new) in changed.items():
+        print(f"  changed: {key}: {old} -> {new}")
+    return {"step": before["global_step"], "changed": {k: list(v) for k, v in changed.items()}}
 
 
 def check_same_model_and_data(checkpoint: Checkpoint, description: dict[str, Any]) -> None:

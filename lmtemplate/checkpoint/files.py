@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from torch import nn
 
 from lmtemplate.data.shards import file_sha256
 from lmtemplate.errors import CheckpointError, DiskError
@@ -81,6 +82,17 @@ def size(content: Any) -> int:
         return content.nbytes
     values = content.values() if isinstance(content, dict) else content
     return sum(map(size, values)) if isinstance(content, dict | list | tuple) else 0
+
+
+def check_room(run: Path, net: nn.Module) -> None:
+    """Raises DiskError where the first two checkpoints of a new run will not fit."""
+    needed = ROOM * 3 * size(net.state_dict())  # weights and two moments, at most
+    free = shutil.disk_usage(run).free
+    if free < needed:
+        raise DiskError(
+            f"{run} has {free / 1e6:,.1f} MB free, and saving needs about {needed / 1e6:,.1f} MB: "
+            "make room, or name another --run_dir"
+        )
 
 
 def _reason(error: OSError, checkpoint: Checkpoint, temporary: Path) -> str:

@@ -12,9 +12,6 @@ from lmtemplate.run_dir import folder_of, is_used, read_json, write_json
 
 ResumeMode = Literal["never", "auto", "must"]
 
-# What a run's own checkpoint says of the run, beside Lightning's training state.
-DESCRIPTION = ("config", "length", "vocab_size", "block_size", "tokenizer", "fingerprint")
-
 
 class Resumed(NamedTuple):
     """A checkpoint to go on from: verified and loaded once, and handed on."""
@@ -131,7 +128,7 @@ def resume_from(run: Path, mode: ResumeMode) -> Resumed | None:
     """The checkpoint that a new start in this directory continues; None to begin at step 0.
 
     Raises ConfigError for `never` in a used directory, CheckpointError for `must` without a
-    checkpoint, or where all are damaged, gone, or do not describe their run.
+    checkpoint, or where all are damaged or gone.
     """
     if mode == "never":
         if is_used(run):
@@ -146,7 +143,4 @@ def resume_from(run: Path, mode: ResumeMode) -> Resumed | None:
             f"no checkpoint in {folder_of(run)}; begin it with --resume auto (as make train does), "
             "or name the directory of the run to continue with --run_dir"
         )
-    if resumed and (missing := [key for key in DESCRIPTION if key not in resumed.checkpoint]):
-        words = ", ".join(missing)
-        raise CheckpointError(f"{resumed.path} does not describe its run (no {words} in it)")
     return resumed

@@ -1,7 +1,16 @@
-"""Architectures by name, for `class_path` in a config."""
+"""Architectures by name, for `class_path` in a config: those of each file in this folder."""
+
+import importlib
+import pkgutil
 
 from lmtemplate.models.base import LanguageModel
-from lmtemplate.models.gpt import GPT
-from lmtemplate.models.gpt2 import GPT2
 
-__all__ = ["GPT", "GPT2", "LanguageModel"]
+for _file in pkgutil.iter_modules(__path__):
+    _module = importlib.import_module(f"{__name__}.{_file.name}")
+    globals().update(
+        {
+            name: kind
+            for name, kind in vars(_module).items()
+            if isinstance(kind, type) and issubclass(kind, LanguageModel)
+        }
+    )

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class LanguageModel(nn.Module):
     """Base class of what `model.net` can name in a config.
 
-    A subclass takes `vocab_size` and `block_size` as keywords (the data states them once, for
-    everyone),     adds its own typed keywords with defaults, and defines `forward`.
+    A subclass takes `vocab_size` and `block_size` as keywords (the data states them once), adds its
+    own typed keywords with defaults, and defines `forward`.
 
     Args:
         vocab_size: V, the number of different token ids.
@@ -34,6 +34,17 @@ class LanguageModel(nn.Module):
     def new_caches(self, batch_size: int) -> list[Any] | None:
         """Empty caches for generation, one per layer; None if this architecture keeps none."""
         return None
+
+    def extra_objectives(self, targets: Tensor) -> dict[str, Tensor]:
+        """Terms that training adds to the loss of the batch just forwarded, weighted already.
+
+        Balance of experts, or the prediction of several tokens ahead; each is logged as
+        `train/<name>`.
+
+        Args:
+            targets: (B, T) ids that the logits were to predict; negative where there is none.
+        """
+        return {}
 
     def parameter_count(self) -> int:
         """Trainable parameters, tied ones counted once."""

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from lmtemplate.callbacks import Checkpoint, checkpointing
-from lmtemplate.callbacks.checkpointing import milestone_steps
+from lmtemplate.callbacks import checkpointing
+from lmtemplate.callbacks.checkpointing import Checkpoint, milestone_steps
 from lmtemplate.checkpoint import files, resume
 from lmtemplate.errors import ConfigError
 from lmtemplate.module import LitLanguageModel

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from lmtemplate.callbacks import EarlyStopping
 from lmtemplate.callbacks import early_stopping as stopping
-from lmtemplate.callbacks.early_stopping import RunEnd
+from lmtemplate.callbacks.early_stopping import EarlyStopping, RunEnd
 from lmtemplate.errors import ConfigError
 from lmtemplate.module import LitLanguageModel
 from tests.runs import load, steps, train

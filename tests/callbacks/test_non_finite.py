@@ -11,12 +11,12 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from lmtemplate.callbacks.non_finite import SCALER_SKIPS, Guard
+from lmtemplate.callbacks.non_finite import SCALER_SKIPS, NonFiniteGuard
 from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.loss import Loss, cross_entropy
 from lmtemplate.models import GPT
 from lmtemplate.module import Batch, LitLanguageModel
-from lmtemplate.optimizers import SGD, Adam, AdamW, MuonAdamW, OptimizerRecipe, hold_if
+from lmtemplate.optimizers import SGD, Adam, AdamW, MuonAdamW, OptimizerRecipe, skip_step_if
 from lmtemplate.record import read_record
 from tests.conftest import Command
 from tests.runs import equal, is_finite, load, train
@@ -65,7 +65,7 @@ def test_a_held_step_changes_neither_weights_nor_moments(recipe: OptimizerRecipe
             for parameter in net.parameters():
                 assert parameter.grad is not None
                 parameter.grad.fill_(math.nan)
-        hold_if(torch.tensor(bad), optimizer)
+        skip_step_if(torch.tensor(bad), optimizer)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -85,9 +85,9 @@ def test_on_a_gpu_nothing_waits_to_know_whether_a_step_is_held(recipe: Optimizer
     optimizer = recipe.build(net)
     cross_entropy(net(TOKENS), TOKENS).objective.backward()
     optimizer.step()  # SGD has something to hold only after the first one
-    hold_if(torch.tensor(True, device="meta"), optimizer)  # whose value nobody can ask for
+    skip_step_if(torch.tensor(True, device="meta"), optimizer)  # whose value nobody can ask for
     with pytest.raises(RuntimeError):
-        hold_if(torch.tensor(True, device="meta"), torch.optim.Rprop(optimizer.param_groups))
+        skip_step_if(torch.tensor(True, device="meta"), torch.optim.Rprop(optimizer.param_groups))
 
 
 def test_muon_told_by_a_tensor_holds_as_still_as_without_gradients() -> None:
@@ -223,11 +223,11 @@ def test_null_turns_it_off(fit: Command, poison: Poison, tmp_path: Path) -> None
 @pytest.mark.parametrize("setting", [{"skips": -1}, {"rewinds": -1}])
 def test_settings_out_of_range_are_refused(setting: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="has to be 0 or more"):
-        Guard(**setting)
+        NonFiniteGuard(**setting)
 
 
 def test_in_float16_only_a_scaler_that_never_finds_its_scale_ends_the_run() -> None:
-    guard = Guard()
+    guard = NonFiniteGuard()
     trainer: Any = SimpleNamespace(precision="16-mixed", loggers=[])
     for step in range(SCALER_SKIPS):
         guard._judge(trainer, Mock(), step, math.inf)

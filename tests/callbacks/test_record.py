@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lmtemplate.callbacks.record import RecordLogger
 
 from lmtemplate.callbacks import record as module
-from lmtemplate.callbacks.record import RecordLogger
 from lmtemplate.record import LINES, from_lines, read_lines, read_record
 from tests.conftest import TINY, Command
 from tests.runs import curve, load, train

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmtemplate.callbacks import Samples
+from lmtemplate.callbacks.samples import Samples
 from lmtemplate.cli import TrainingCLI
 from lmtemplate.errors import ConfigError
 from lmtemplate.module import LitLanguageModel

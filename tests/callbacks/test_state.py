@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from lmtemplate.callbacks.state import all_finite, random_states, set_random_states
 
 from lmtemplate.callbacks import SafeCheckpointIO
-from lmtemplate.callbacks.state import all_finite, random_states, set_random_states
 from tests.runs import contents
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from lmtemplate.callbacks import Checkpoint
+from lmtemplate.callbacks.checkpointing import Checkpoint
 from lmtemplate.checkpoint import files, resume
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.run_dir import folder_of

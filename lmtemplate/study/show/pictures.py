@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lmtemplate.callbacks.record import RecordLogger
+from lmtemplate.callbacks.loggers import RecordLogger
 from lmtemplate.module import is_log_step
 from lmtemplate.run_dir import command
 

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lmtemplate.cli import TrainingCLI, configure_parsing
+from lmtemplate.cli import TrainingCLI, check_settings
 from lmtemplate.errors import ConfigError
+from lmtemplate.fit import make_plan
 from lmtemplate.record import Floats, Ints
 from lmtemplate.schedules import Schedule
 from lmtemplate.study.show.plots import rate_in_terminal
-from lmtemplate.trainer import check, make_plan, quieten
+from lmtemplate.trainer import quieten
 
 POINTS = 2000  # that a drawing takes at most
 
@@ -59,10 +60,9 @@ def drawing(schedule: Schedule, steps: int, peaks: Mapping[str, float]) -> str:
 def schedule(words: list[str], allowed: list[str]) -> None:
     """Draw the learning rate of a planned run."""
     quieten()
-    configure_parsing(allowed)
-    cli = TrainingCLI(words, "schedule")
-    steps = make_plan(cli, None).length.steps
-    check(cli, steps)
+    cli = TrainingCLI(words, allowed, "schedule")
+    steps = make_plan(cli).length.steps
+    check_settings(cli, steps)
     groups = cli.model.recipe.build(cli.model.net).param_groups
     peaks = {str(group.get("name", number)): group["lr"] for number, group in enumerate(groups)}
     print(drawing(cli.model.schedule, steps, peaks))

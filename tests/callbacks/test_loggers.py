@@ -9,7 +9,7 @@ import pytest
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from lmtemplate.callbacks import RunLogger
+from lmtemplate.callbacks.loggers import TensorBoard
 from tests.runs import curve, events, steps, train
 
 
@@ -79,11 +79,11 @@ def test_a_resumed_run_shows_its_new_best(run: Path, corpus: Path, tmp_path: Pat
 
 
 def test_what_an_earlier_start_wrote_from_a_step_on_is_hidden(tmp_path: Path) -> None:
-    killed = RunLogger(tmp_path, 0)
+    killed = TensorBoard(tmp_path, 0)
     for step in (1, 2, 3, 4):
         killed.log_metrics({"a": 1.0}, step)
     killed.save()
-    resumed = RunLogger(tmp_path, 3)
+    resumed = TensorBoard(tmp_path, 3)
     resumed.log_metrics({"a": 2.0}, 3)
     resumed.save()
     assert curve(tmp_path, "a") == [(1, 1.0), (2, 1.0), (3, 2.0)]
