@@ -117,6 +117,7 @@ def test_muon_told_by_a_tensor_holds_as_still_as_without_gradients() -> None:
     assert is_finite(dict(net.state_dict()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_a_bad_step_is_skipped_named_and_left_out_of_the_mean(
     fit: Command, poison: Poison, tmp_path: Path, number: float
@@ -133,6 +134,7 @@ def test_a_bad_step_is_skipped_named_and_left_out_of_the_mean(
     assert all(is_finite(checkpoint) for checkpoint in checkpoints(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_the_weights_of_a_skipped_step_are_those_before_it(
     corpus: Path, poison: Poison, tmp_path: Path
 ) -> None:
@@ -146,6 +148,7 @@ def test_the_weights_of_a_skipped_step_are_those_before_it(
     assert not equal(fourth, fifth)
 
 
+@pytest.mark.slow
 def test_bad_steps_that_do_not_end_send_the_run_back_to_other_data(
     fit: Command, poison: Poison, tmp_path: Path
 ) -> None:
@@ -162,6 +165,7 @@ def test_bad_steps_that_do_not_end_send_the_run_back_to_other_data(
     assert all(is_finite(checkpoint) for checkpoint in checkpoints(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_rewind_leaves_out_what_was_read_since_the_checkpoint(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +193,7 @@ def test_a_rewind_leaves_out_what_was_read_since_the_checkpoint(
     assert record.values["data/tokens"][-1] == (12 + 3) * 64  # three steps were read in vain
 
 
+@pytest.mark.slow
 def test_each_attempt_may_skip_anew(fit: Command, poison: Poison, tmp_path: Path) -> None:
     poison({7, 8, 9, 10})  # the checkpoint of step 8 stands in the middle of them
     flags = ["--guard.skips=2", "--guard.rewinds=1", "--trainer.log_every_n_steps=1"]
@@ -200,6 +205,7 @@ def test_each_attempt_may_skip_anew(fit: Command, poison: Poison, tmp_path: Path
     assert shown.code == 0
 
 
+@pytest.mark.slow
 def test_the_same_bad_data_give_the_same_run_again(
     corpus: Path, tmp_path: Path, poison: Poison
 ) -> None:
@@ -208,6 +214,7 @@ def test_the_same_bad_data_give_the_same_run_again(
     assert equal(load(one, 12)["state_dict"], load(other, 12)["state_dict"])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_counts_on_where_it_was(fit: Command, poison: Poison, tmp_path: Path) -> None:
     poison({4, 5})
     flags = ["--guard.skips=1", "--guard.rewinds=0", "--trainer.log_every_n_steps=1"]
@@ -215,6 +222,7 @@ def test_a_resumed_run_counts_on_where_it_was(fit: Command, poison: Poison, tmp_
     assert fit(tmp_path / "run", *flags, "--resume=auto").code == 4
 
 
+@pytest.mark.slow
 def test_null_turns_it_off(fit: Command, poison: Poison, tmp_path: Path) -> None:
     poison({2})
     assert fit(tmp_path / "run", "--guard=null").code == 4

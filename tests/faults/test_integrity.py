@@ -108,6 +108,7 @@ def test_a_second_spoilt_file_of_a_step_is_kept_as_well(run: Path) -> None:
     assert kept == {f"{name}.corrupt": b"1", f"{name}.corrupt2": b"2"}
 
 
+@pytest.mark.slow
 def test_where_all_are_spoilt_nothing_is_touched_and_nothing_begun_anew(
     fit: Command, run: Path
 ) -> None:
@@ -121,6 +122,7 @@ def test_where_all_are_spoilt_nothing_is_touched_and_nothing_begun_anew(
         assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_the_checkpoint_before_and_ends_the_same(
     fit: Command, run: Path, made: Path
 ) -> None:
@@ -136,6 +138,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_and_ends_the_same(
     assert equal(*states)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["generate", "validate"])
 def test_a_spoilt_file_that_was_named_is_refused(command: Command, run: Path, verb: str) -> None:
     path = file_of(run, 12)
@@ -148,6 +151,7 @@ def test_a_spoilt_file_that_was_named_is_refused(command: Command, run: Path, ve
     assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_a_spoilt_file_is_no_start_for_another_run(fit: Command, run: Path, tmp_path: Path) -> None:
     spoil(file_of(run, 12), "all zeros")
     mistake = fit(tmp_path / "new", "--init_from", file_of(run, 12))
