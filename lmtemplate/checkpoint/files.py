@@ -149,9 +149,15 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _unpacks_to_more(archive: zipfile.ZipFile, path: Path) -> bool:
-    """Whether a small file would fill the memory; `torch.save` compresses nothing."""
-    return sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size
+def _lies(archive: zipfile.ZipFile, path: Path) -> bool:
+    """Whether a zip directory says what `torch.save` never writes.
+
+    Entries that unpack to more than the file holds would fill the memory; torch reads an entry that
+    a flipped bit has marked as a folder as no numbers at all, without an error.
+    """
+    entries = archive.infolist()
+    unpacked = sum(entry.file_size for entry in entries)
+    return unpacked > path.stat().st_size or any(entry.external_attr for entry in entries)
 
 
 def damage(path: Path) -> str | None:
@@ -164,8 +170,8 @@ def damage(path: Path) -> str | None:
             return None if same else f"sha256 is {found[:8]}.., {SUMS} says {expected[:8]}.."
         # a file from elsewhere: its zip entries carry CRC-32 sums, which torch does not look at
         with zipfile.ZipFile(path) as archive:
-            if _unpacks_to_more(archive, path):
-                return "its entries unpack to more than the file holds"
+            if _lies(archive, path):
+                return "its zip directory has wrong sizes or attributes"
             broken = archive.testzip()
     except OSError as error:
         return error.strerror or str(error)
@@ -180,7 +186,7 @@ def _load(path: Path) -> Any:
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
             # torch takes a file that does not begin as a zip file for one of its old formats
-            if file.read(4) == b"PK\x03\x04" and not _unpacks_to_more(archive, path):
+            if file.read(4) == b"PK\x03\x04" and not _lies(archive, path):
                 with warnings.catch_warnings(action="ignore"):  # the error below says it better
                     return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile file can raise any error in these parsers
