@@ -62,7 +62,7 @@ def _lock_holder(run: Path) -> tuple[str, bool]:
         try:
             import fcntl
 
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed when the file is closed
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed when the file is closed
         except ImportError:  # Windows: nothing is ever locked
             return holder, False
         except OSError:
