@@ -34,8 +34,8 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
             now[0] = module.global_step + 1
             return step_of(module, batch, batch_idx)
 
-        def bad_loss(logits: torch.Tensor, targets: torch.Tensor, *rest: float) -> Loss:
-            loss = cross_entropy(logits, targets, *rest)
+        def bad_loss(logits: torch.Tensor, targets: torch.Tensor, **settings: float) -> Loss:
+            loss = cross_entropy(logits, targets, **settings)
             bad = number if now[0] in steps and logits.requires_grad else 1.0
             return Loss(loss.objective * bad, loss.nats * bad, loss.tokens)
 

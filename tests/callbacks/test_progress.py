@@ -29,7 +29,7 @@ def test_a_line_tells_loss_validation_loss_and_speed(fit: Command, tmp_path: Pat
 
 @pytest.mark.slow
 def test_values_stand_under_their_names_with_few_digits(corpus: Path) -> None:
-    module = TrainingCLI(["--data.path", str(corpus)]).model
+    module = TrainingCLI(["--data.path", str(corpus)], []).model
     module.latest = {"train/loss": 2.34567, "speed/tokens_per_second": 12345.6, "optim/lr": 1.0}
     assert shown(module) == {"loss": "2.346", "tokens/s": "12,346"}
 
@@ -64,7 +64,7 @@ def test_on_a_terminal_a_resumed_bar_goes_on_where_it_was(
             super().on_train_start(*words)  # type: ignore[arg-type]
             bars.append((self.train_progress_bar.n, self.train_progress_bar.total))
 
-    monkeypatch.setattr("lmtemplate.callbacks.ProgressBar", Noted)
+    monkeypatch.setattr("lmtemplate.fit.ProgressBar", Noted)
     flag = f"--trainer.accumulate_grad_batches={accumulate}"
     fit(tmp_path / "run", flag, "--trainer.max_steps=6")
     fit(tmp_path / "run", flag, "--resume=must")
