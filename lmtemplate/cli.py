@@ -24,6 +24,7 @@ from lmtemplate.cli_errors import (
     LARGEST_SEED,
     OWNED,
     Place,
+    class_problem,
     configs_in,
     find,
     one_line,
@@ -38,7 +39,7 @@ from lmtemplate.module import LitLanguageModel
 from lmtemplate.optimizers import AdamW, OptimizerRecipe
 from lmtemplate.run_dir import parse_yaml
 from lmtemplate.schedules import Schedule, WarmupCosine
-from lmtemplate.trainer import Trainer
+from lmtemplate.trainer import Trainer, as_list, check_callbacks
 
 Seed = jsonargparse.typing.restricted_number_type(
     "Seed", int, [(">=", 0), ("<=", LARGEST_SEED)], docstring="what NumPy takes"
@@ -360,7 +361,7 @@ class TrainingCLI(LightningCLI):
                 if isinstance(cause, UserError):
                     raise cause from error
                 cause = cause.__cause__ or cause.__context__
-            raise ConfigError(" ".join(str(error).split())[:400]) from error
+            raise ConfigError(class_problem(" ".join(str(error).split()))) from error
 
     def instantiate_trainer(self, **_: Any) -> Trainer:
         return None  # type: ignore[return-value]  # fit.py builds it, when it knows the length
@@ -414,6 +415,7 @@ def check_settings(cli: TrainingCLI, steps: int) -> None:
             f"{never}val_check_interval={trainer.val_check_interval} in a run of {steps} steps; "
             f"lower it to {max(1, steps // 10)}, say"
         )
+    check_callbacks(as_list(cli.trainer_settings["callbacks"]))
     check_monitor(cli)
 
 

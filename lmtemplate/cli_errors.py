@@ -231,10 +231,20 @@ def _whole_number(value: str) -> str:
     )
 
 
+def class_problem(message: str) -> str:
+    """What a class that a config names objects to; as a rule, a package that it needs."""
+    told = re.search(r"Problem with given class_path '([\w.]+)': (.*?)(?= - |$)", message)
+    return f"{told[1]}: {told[2]}" if told else message[:400]
+
+
 def in_words(problem: str) -> str:
     """What jsonargparse says of a value -> "expected a whole number, got 10.0; write 10"."""
     if "Not of type Seed" in problem:
         return f"has to be a whole number from 0 to {LARGEST_SEED}"
+    if not_so := re.search(
+        r"Import path \S+ does not correspond .*? of \w+|\S+ is abstract", problem
+    ):
+        return not_so[0]
     kinds = re.findall(
         r"Expected an? (?:<class '(?:[\w.]*\.)?(\w+)'>|(dot import path string)|"
         r"typing\.Literal\[(.*?)\])",

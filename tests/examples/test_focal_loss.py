@@ -30,7 +30,9 @@ def test_a_config_s_loss_is_what_training_minimises(train: Train, tmp_path: Path
     train(tmp_path / "plain")
     train(tmp_path / "zero", "focal_loss", "--model.loss.gamma=0")
     train(tmp_path / "one", "focal_loss")
-    plain, zero, one = (load(tmp_path / name, 12)["state_dict"] for name in ("plain", "zero", "one"))
+    plain, zero, one = (
+        load(tmp_path / name, 12)["state_dict"] for name in ("plain", "zero", "one")
+    )
     for name, value in plain.items():
         torch.testing.assert_close(zero[name], value, rtol=1e-3, atol=1e-3)
     assert not equal(plain, one)

@@ -1,5 +1,7 @@
 """Averages of the weights, against an average taken by hand."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -24,18 +26,21 @@ def test_the_best_checkpoint_is_the_average_and_validation_used_it(
 ) -> None:
     run = tmp_path / "run"
     train(run, example, DECAY[example], EVERY_STEP)
-    weights = [
+    best = json.loads((run / "checkpoints/best.json").read_text())
+    trained = [
         torch.load(run / f"checkpoints/milestones/step-{step:09d}.ckpt", weights_only=True)
-        for step in range(1, 9)  # as they were trained, after each step
+        for step in range(1, best["step"] + 1)
     ]
-    average = weights[0]["state_dict"]
-    for after in weights[1:]:
+    average = trained[0]["state_dict"]
+    for after in trained[1:]:
         average = {k: 0.5 * v + 0.5 * after["state_dict"][k] for k, v in average.items()}
-    saved = load(run, 8)
+    saved = load(run, best["step"])["state_dict"]
+    assert not equal(saved, trained[-1]["state_dict"])
     for name, value in average.items():
-        torch.testing.assert_close(saved["state_dict"][name], value, rtol=1e-5, atol=1e-6)
-    shown = command("validate", run, "--checkpoint", run / "checkpoints/step-000000008.ckpt").out
-    assert f"{dict(curve(run, 'val/loss'))[8]:.4f}" in shown
+        torch.testing.assert_close(saved[name], value, rtol=1e-5, atol=1e-6)
+    shown = command("validate", run, "--checkpoint", "best").out
+    again = float(re.findall(r"val/loss\s+([\d.]+)", shown)[0])
+    assert dict(curve(run, "val/loss"))[best["step"]] == pytest.approx(again, abs=1e-5)
 
 
 @pytest.mark.slow
