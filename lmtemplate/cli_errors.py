@@ -241,9 +241,8 @@ def in_words(problem: str) -> str:
     """What jsonargparse says of a value -> "expected a whole number, got 10.0; write 10"."""
     if "Not of type Seed" in problem:
         return f"has to be a whole number from 0 to {LARGEST_SEED}"
-    if not_so := re.search(
-        r"Import path \S+ does not correspond .*? of \w+|\S+ is abstract", problem
-    ):
+    not_so = re.search(r"Import path \S+ does not correspond .*? of \w+|\S+ is abstract", problem)
+    if not_so:
         return not_so[0]
     kinds = re.findall(
         r"Expected an? (?:<class '(?:[\w.]*\.)?(\w+)'>|(dot import path string)|"

@@ -41,7 +41,7 @@ REFUSED = {
     "--model.optimizer.lr and compare them",
     "ModelPruning": "config.yaml cannot name its pruning function; derive a callback of your own "
     "from it that chooses the function itself",
-    "ProgressBar": "it shows nothing; use TQDMProgressBar, or RichProgressBar with the package rich",
+    "ProgressBar": "it shows nothing; use TQDMProgressBar, or RichProgressBar",
     "SpikeDetection": "it fails at a resume, for its state is made only when training starts; "
     "`guard` handles losses and gradients that are NaN or inf",
     "StochasticWeightAveraging": "it averages at the ends of Lightning's epochs, and a run is one "
