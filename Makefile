@@ -15,8 +15,8 @@ ARGS ?=
 ## the folder of the run
 RUN ?= runs/$(basename $(notdir $(CONFIG)))
 ## the folders of the runs to compare
-RUNS ?= $(wildcard runs/*)
-## overhead; or verdicts, reliability (half an hour)
+RUNS ?= runs/*
+## overhead, house; or verdicts, reliability (half an hour)
 BENCH ?= overhead
 ## the port of `make board`
 PORT ?= 6006
@@ -40,6 +40,9 @@ own_text = --input $(call quote,$(value INPUT)) --output $(call quote,data/$(val
 	--tokenizer $(call quote,$(TOKENIZER)) $(if $(VOCAB_SIZE),--vocab_size $(VOCAB_SIZE))
 for_config = --for_config $(call quote,$(CONFIG))
 run_dir = --run_dir $(call quote,$(RUN))
+# A run_dir in ARGS, or in a config that ARGS names, beats the default of RUN; a RUN that was typed beats both.
+own_run_dir = $(findstring --run_dir,$(ARGS))$(findstring --config,$(ARGS))
+run_dir_and_args = $(ARGS) $(if $(and $(own_run_dir),$(filter-out command,$(origin RUN))),,$(run_dir))
 
 .DEFAULT_GOAL := help
 .PHONY: help install data train resume eval sample diagnose report compare reproduce board test test-all lint bench clean rename name-given
@@ -67,7 +70,7 @@ data: $(if $(value INPUT),name-given) install ## text -> tokens: what CONFIG nee
 
 train: install ## train CONFIG into RUN, or go on where RUN stopped
 	$(if $(findstring --data.path,$(ARGS)),,$(PY) -m $(PACKAGE) prepare $(for_config))
-	$(PY) -m $(PACKAGE) fit --config $(call quote,$(CONFIG)) $(if $(findstring --run_dir,$(ARGS)),,$(run_dir)) --resume auto $(ARGS)
+	$(PY) -m $(PACKAGE) fit --config $(call quote,$(CONFIG)) --resume auto $(run_dir_and_args)
 
 resume: install ## go on where RUN stopped, with the settings it had
 	$(PY) -m $(PACKAGE) fit --config $(call quote,$(RUN)/config.yaml) $(run_dir) --resume must $(ARGS)
@@ -93,7 +96,7 @@ reproduce: install ## RUN again, from its manifest: the same bit for bit?
 board: install ## all of runs/ in TensorBoard, on 127.0.0.1:PORT
 	$(PY) -m tensorboard.main --logdir runs --host 127.0.0.1 --port $(PORT) $(ARGS)
 
-test: install ## the tests that take minutes at most
+test: install ## the tests of a minute and a half
 	$(PY) -m pytest -m "not slow and not browser" $(ARGS)
 
 test-all: install ## all the tests
@@ -111,9 +114,9 @@ clean: ## remove caches and build output (.venv, data/ and runs/ stay)
 	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find .ci $(PACKAGE) tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-rename: name-given ## call the package NAME, everywhere
-	@$(if $(wildcard $(PY)),$(PY),$(PYTHON)) .ci/rename.py $(PACKAGE) $(call quote,$(value NAME))
-	@if test -x $(PY); then $(PIP) uninstall --quiet --yes $(PACKAGE); fi
+rename: name-given install ## call the package NAME, everywhere
+	@$(PY) .ci/rename.py $(PACKAGE) $(call quote,$(value NAME))
+	@$(PIP) uninstall --quiet --yes $(PACKAGE)
 	@rm -rf $(INSTALLED) $(PACKAGE).egg-info
 
 name-given:

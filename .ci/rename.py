@@ -1,10 +1,10 @@
 """Old name, new name -> the new one in every text file of the clone, and on the package's folder.
 
-Called by `make rename NAME=x`. Runs on any Python 3.9, so that a clone can be renamed before it is
-installed.
+Called by `make rename NAME=x`. Imports are sorted and lines are broken anew afterwards, as both depend
+on the name.
 """
 
-import importlib.util
+import importlib.metadata
 import keyword
 import re
 import subprocess
@@ -24,7 +24,9 @@ def objection(old: str, new: str) -> str:
     if Path(new).exists():
         return "also the name of a file or folder here"
     pins = re.findall(r"^[\w.-]+", Path("constraints.txt").read_text(encoding="utf-8"), re.M)
-    if importlib.util.find_spec(new) or new in {re.sub(r"[-.]", "_", pin.lower()) for pin in pins}:
+    needed = {re.sub(r"[-.]", "_", pin.lower()) for pin in pins} | sys.stdlib_module_names
+    installed = set(importlib.metadata.packages_distributions().get(new, ())) - {new, old}
+    if installed or new in needed:
         return "the name of a package that this project needs"
     return ""
 
@@ -56,6 +58,8 @@ def main(old: str, new: str) -> None:
     files = [path for path in project_files() if path not in UNTOUCHED]
     changed = sum(rewrite(path, old, new) for path in files)
     Path(old).rename(new)
+    for words in ("check --select I --fix", "format"):
+        subprocess.run([sys.executable, "-m", "ruff", *words.split(), "--quiet", "."], check=True)
     print(f"{old} is now {new}, in {changed} files. Next: make test, then git add -A; git commit")
     if any(Path("runs").glob("*/checkpoints")):
         print(f"Runs made so far name {old} in their settings; only a clone with it reads them.")

@@ -3,8 +3,8 @@
     python benchmarks/verdicts.py --folder runs/verdicts
 
 trains what the folder does not hold yet, and prints a confusion matrix of each part. Thresholds
-were fitted on the first two; the third, with other seeds, corpora, tokenizers and settings, has had
-no say.
+were fitted on the first two parts, and not on the third, which has other seeds, corpora, tokenizers
+and settings.
 """
 
 import argparse
@@ -32,8 +32,10 @@ from lmtemplate.__main__ import run as run_words
 from lmtemplate.data.corpus import open_corpus
 from lmtemplate.errors import NumbersError
 from lmtemplate.record import Record, read_record
+from lmtemplate.study.diagnose.early_warning import early_fault
 from lmtemplate.study.diagnose.evidence import gather
-from lmtemplate.study.diagnose.verdict import Facts, judge, turning_bad
+from lmtemplate.study.diagnose.finding import Facts
+from lmtemplate.study.diagnose.verdict import judge
 
 WORKERS = 2
 HEALTHY = "healthy"
@@ -66,7 +68,7 @@ class Case:
 
     @property
     def expected(self) -> str:
-        """What diagnose is to call it."""
+        """The name that diagnose should give it."""
         return str(SETTINGS[self.kind]["expected"])
 
     @property
@@ -111,7 +113,7 @@ CORPORA = (
         "code-bpe": ("python", 0, "bpe", 700),
     },
 )
-# how many documents of how many characters, and how often each is said
+# Shape -> number of documents, characters of each, times that each is repeated.
 SHAPES = {
     "": (250, 1500, 1),
     "short": (120, 500, 1),
@@ -226,13 +228,13 @@ def named(case: Case, folder: Path, curves: bool = False) -> str:
     return HEALTHY if verdict.healthy else verdict.findings[0].name
 
 
-def spoken(case: Case, folder: Path) -> float | None:
-    """The share of the run after which the live line appears, if it does."""
+def warned_at(case: Case, folder: Path) -> float | None:
+    """The share of the run after which an early warning appears; None if it never does."""
     record, facts = read(case, folder)
     known = Facts(warmup_steps=facts.warmup_steps, vocab_size=facts.vocab_size)
     for rows in range(1, len(record) + 1):
         steps, loss = record.steps[:rows], record.train_loss[:rows]
-        if turning_bad(steps, loss, record.initial_val_loss or math.inf, known):
+        if early_fault(steps, loss, record.initial_val_loss or math.inf, known):
             return float(steps[-1] / (facts.max_steps or math.nan))
     return None
 
@@ -253,14 +255,16 @@ def report(found: Sequence[tuple[Case, str]]) -> None:
     print(f"healthy accused:    {accused} of {len(well)} ({accused / max(1, len(well)):.1%})")
 
 
-def report_live(cases: Sequence[Case], folder: Path) -> None:
-    """Print when the live line appeared, and where it should not have."""
-    high = [spoken(case, folder) for case in cases if case.expected == "learning_rate_too_high"]
+def report_warnings(cases: Sequence[Case], folder: Path) -> None:
+    """Print when early warnings appeared, and how many healthy runs got one."""
+    high = [warned_at(case, folder) for case in cases if case.expected == "learning_rate_too_high"]
     said = [share for share in high if share is not None]
-    well = [spoken(case, folder) for case in cases if case.expected == HEALTHY]
+    well = [warned_at(case, folder) for case in cases if case.expected == HEALTHY]
     when = f", after {statistics.median(said):.0%} of the run in the median" if said else ""
-    print(f"live line, rate too high: {len(said)} of {len(high)}{when}")
-    print(f"live line, healthy:       {sum(share is not None for share in well)} of {len(well)}")
+    print(f"early warning, rate too high: {len(said)} of {len(high)}{when}")
+    print(
+        f"early warning, healthy:       {sum(share is not None for share in well)} of {len(well)}"
+    )
 
 
 def main() -> None:
@@ -284,7 +288,7 @@ def main() -> None:
         found = [(case, named(case, folder, asked.curves)) for case in some]
         print(f"\n{PARTS[part]} part ({', '.join(CORPORA[part])}): {len(found)} runs")
         report(found)
-        report_live(some, folder)
+        report_warnings(some, folder)
         for case, name in found:
             if asked.wrong and name != case.expected:
                 print(f"  {case.name}: {name} ({case.setting})")

@@ -1,34 +1,47 @@
-"""`lmtemplate VERB ...` -> the module that does it, imported only then."""
+"""`lmtemplate VERB ...` -> the verb's function, imported only then; errors -> exit codes."""
 
+import contextlib
 import importlib
-import io
 import os
 import sys
 from difflib import get_close_matches
 
-from lmtemplate import __version__, plug
-from lmtemplate.errors import ConfigError, UserError
+from lmtemplate import __version__, plug, terminal
+from lmtemplate.errors import (
+    BAD_PROGRAM,
+    BROKEN_PIPE,
+    INTERRUPTED,
+    ConfigError,
+    DiskError,
+    OutOfMemoryError,
+    UserError,
+)
 from lmtemplate.plug import Verb
 
-# The core's own verbs; `plug` adds those of study/. A function with a signature gets its flags from
-# it; one that takes the words themselves parses configs with Lightning.
-VERBS = {
+LOG = "lmtemplate-crash.log"  # tracebacks of errors that nobody expected
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")
+
+# The core's own verbs. A function with a signature gets its flags from it; one that takes the words
+# themselves parses configs with Lightning.
+CORE = {
     "prepare": Verb("lmtemplate.data.prepare", "prepare", "text -> token shards, by document"),
     "fit": Verb("lmtemplate.fit", "fit", "train: shards -> checkpoints, curves, samples", True),
     "validate": Verb("lmtemplate.evaluate", "validate", "RUN: validation loss", True),
     "test": Verb("lmtemplate.evaluate", "test", "RUN: loss on the test split", True),
     "generate": Verb("lmtemplate.generate", "generate", "RUN: continue a prompt"),
-    **plug.verbs(),
 }
 
-RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")
+
+def verbs() -> dict[str, Verb]:
+    """The verbs of the core and of study/."""
+    return {**CORE, **plug.verbs()}
 
 
 def usage() -> str:
-    verbs = "\n".join(f"  {name:<10} {verb.says}" for name, verb in VERBS.items())
+    rows = "\n".join(f"  {name:<10} {verb.says}" for name, verb in verbs().items())
     return (
         f"lmtemplate {__version__}: text in, a trained language model out\n\n"
-        f"usage: lmtemplate VERB ...\n\n{verbs}\n\n"
+        f"usage: lmtemplate VERB ...\n\n{rows}\n\n"
         "`lmtemplate VERB --help` explains a verb; --allow PACKAGE lets configs name its classes"
     )
 
@@ -49,78 +62,104 @@ def take_allowed(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def check_ranks() -> None:
-    """Raises ConfigError for what Lightning would fail over while it is imported."""
+    """Raises ConfigError where Lightning would fail while it is imported."""
     for name in RANKS:
-        if not os.environ.get(name, "0").isdecimal():
-            raise ConfigError(
-                f"the environment says {name}={os.environ[name]}, which is no whole number; type: "
-                f"unset {name}"
-            )
+        value = os.environ.get(name, "0")
+        if not value.isdecimal():
+            raise ConfigError(f"{name}={value} in the environment is not a number; unset {name}")
 
 
 def run(words: list[str]) -> None:
-    if not words or words[0] in ("-h", "--help", "help"):
+    """What `lmtemplate WORDS ...` does. Raises UserError."""
+    name, *rest = words or ["--help"]
+    if name in ("-h", "--help", "help"):
         print(usage())
         return
-    verb, *rest = words
-    if verb in ("--version", "-V"):
+    if name in ("-V", "--version"):
         print(__version__)
         return
-    if verb not in VERBS:
-        close = get_close_matches(verb.lower(), [*VERBS, "train"], n=1)
+    known = verbs()
+    if name not in known:
+        close = get_close_matches(name.lower(), [*known, "train"], n=1)
         meant = f"; did you mean {close[0].replace('train', 'fit')}?" if close else ""
-        raise ConfigError(f"no verb {verb!r}{meant} (there are: {', '.join(VERBS)})")
-    module, name, what, reads_configs = VERBS[verb]
-    if reads_configs:
+        raise ConfigError(f"no verb {name!r}{meant} (there are: {', '.join(known)})")
+    verb = known[name]
+    if verb.reads_configs:
         check_ranks()
     allowed, rest = take_allowed(rest)
     if allowed:
         sys.path.append("")  # an allowed package may lie in the working directory
-    function = getattr(importlib.import_module(module), name)
-    if reads_configs:
+    function = getattr(importlib.import_module(verb.module), verb.function)
+    if verb.reads_configs:
         function(rest, allowed)
     else:
-        from lmtemplate.flags import call_with_flags
+        from lmtemplate.cli_errors import call_with_flags
 
-        call_with_flags(verb, what, function, rest, allowed)
+        call_with_flags(f"lmtemplate {name}", verb.says, function, rest, allowed)
 
 
-def say(line: str) -> None:
-    """Print an error; where that cannot be, the exit code is still its own."""
-    try:
-        print(f"error: {line}", file=sys.stderr, flush=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where Python flushes it again
+def log_crash(error: Exception) -> str:
+    """Add the traceback, without secrets, to a file. Returns its path, or why there is none."""
+    import tempfile
+    import traceback
+    from datetime import UTC, datetime
+
+    from lmtemplate import redact
+
+    head = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, {__version__}, {redact.words(sys.argv)}"
+    trace = redact.text("".join(traceback.format_exception(error)), sys.argv)
+    # a link of this name is not followed: it could lead to any file of the user
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+    for find_folder in (os.getcwd, tempfile.gettempdir):
+        with contextlib.suppress(OSError):
+            path = os.path.join(find_folder(), LOG)
+            with os.fdopen(os.open(path, flags, 0o600), "a", encoding="utf-8") as file:
+                file.write(f"{head}\n{trace}\n")
+            return path
+    return "no file: neither this folder nor the temporary one can be written"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    from lmtemplate import hardware  # imports torch
+
+    return hardware.is_out_of_memory(error)
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """What a user can do about an error, in one line, and its exit code."""
+    if isinstance(error, UserError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError) and error.filename is None and not terminal.can_print():
+        return f"cannot write standard output: {error.strerror or error}", DiskError.exit_code
+    from lmtemplate import redact
+
+    message = redact.text(" ".join(f"{type(error).__name__}: {error}".split()), sys.argv)[:200]
+    says, code = f"unexpected {message}: a fault of the program, or of a file it read", BAD_PROGRAM
+    if isinstance(error, MemoryError) or ("torch" in sys.modules and is_out_of_memory(error)):
+        says = "too little memory; lower data.batch_size, the model or the context"
+        code = OutOfMemoryError.exit_code
+    elif isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("lmtemplate"):
+        says, code = f"the package {error.name} is missing; type: make install", UserError.exit_code
+    elif isinstance(error, OSError) and error.filename is not None:
+        says, code = f"{error.strerror}: {error.filename}", DiskError.exit_code
+    return f"{says}; the traceback is in {log_crash(error)}", code
 
 
 def main() -> None:
-    """Entry point. A user's mistake is one line on standard error and an exit code.
-
-    A mistake of the program is one, too: its traceback goes to a file.
-    """
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # started with a closed one
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal of ASCII cannot show every text
-            stream.reconfigure(errors="replace")
+    """Entry point: every error is one line on standard error and an exit code."""
+    terminal.prepare()
     try:
         run(sys.argv[1:])
         print(end="", flush=True)
-    except UserError as error:
-        say(str(error))
-        sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        # `lmtemplate generate ... | head`: end as others do; what is left to flush goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(141)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # `lmtemplate generate ... | head`
+        terminal.discard(1)
+        sys.exit(BROKEN_PIPE)
     except Exception as error:
-        from lmtemplate import crash
-
-        says, code = crash.report(error)
-        say(says)
+        line, code = explain(error)
+        with terminal.forgiving():  # the exit code stands where the line cannot be shown
+            print(f"error: {line}", file=sys.stderr)
         sys.exit(code)
 
 

@@ -2,51 +2,49 @@
 
 import importlib
 import inspect
-import itertools
 import warnings
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import jsonargparse
 import torch
 import yaml
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lmtemplate import plug, redact
 from lmtemplate.callbacks import CALLBACKS, OFF
 from lmtemplate.checkpoint.resume import ResumeMode
 from lmtemplate.cli_errors import (
-    GROUPS,
-    LARGEST_SEED,
     OWNED,
     Place,
+<<<<<<< HEAD
     class_problem,
     configs_in,
+=======
+>>>>>>> main
     find,
+    flags_in,
     one_line,
-    places,
     read_config,
+    split_configs,
 )
-from lmtemplate.data.datamodule import TokenData
+from lmtemplate.data.datamodule import LanguageData, TokenData
 from lmtemplate.errors import ConfigError, UserError
 from lmtemplate.metrics import NAMES
 from lmtemplate.models.gpt import GPT
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.optimizers import AdamW, OptimizerRecipe
-from lmtemplate.run_dir import parse_yaml
 from lmtemplate.schedules import Schedule, WarmupCosine
 from lmtemplate.trainer import Trainer, as_list, check_callbacks
 
 Seed = jsonargparse.typing.restricted_number_type(
-    "Seed", int, [(">=", 0), ("<=", LARGEST_SEED)], docstring="what NumPy takes"
+    "Seed", int, [(">=", 0), ("<=", 2**32 - 1)], docstring="what NumPy takes"
 )
 
 
-class ParseError(Exception):
+class ParseError(ValueError):
     """What jsonargparse has to say, before it is put into one line."""
 
 
@@ -69,27 +67,6 @@ class Parser(LightningArgumentParser):
         raise ParseError(message) from ex
 
 
-def check_yaml(path: Path) -> None:
-    """Raises ConfigError with file, line and column where a config cannot be read."""
-    text = read_config(path)
-    try:
-        content = parse_yaml(text)
-    except yaml.MarkedYAMLError as error:
-        mark, spot, line = error.problem_mark, "", ""
-        if mark is not None:
-            spot = f":{mark.line + 1}:{mark.column + 1}"
-            line = f": `{(text.splitlines()[mark.line : mark.line + 1] or [''])[0].strip()[:60]}`"
-        raise ConfigError(f"{path}{spot} is not YAML: {error.problem}{line}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds no settings; a config is a mapping of keys to values")
-    for key in GROUPS.keys() & content.keys():
-        if content[key] is None:
-            where = find(key, places([path], [])).where
-            raise ConfigError(f"{key} ({where}) is empty; remove that line")
-
-
 def start_from_own_defaults(_: Any, before: Any, value: Any) -> None:
     """Forget a class's settings when another class is named.
 
@@ -106,20 +83,22 @@ def start_from_own_defaults(_: Any, before: Any, value: Any) -> None:
 load_yaml = jsonargparse.get_loader("yaml")  # knows numbers like 3e-4
 
 
-def flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings with `model` and `data` as constructor arguments, whatever class they name."""
+def flat(settings: dict[str, Any], foreign: frozenset[str]) -> dict[str, Any]:
+    """Settings with `model` and `data` as constructor arguments, whatever class they name.
+
+    Args:
+        settings: of one config, or the value of one flag.
+        foreign: settings of TokenData that the data's own class does not take; a config that names
+            no class of data has written them for TokenData.
+    """
     for group in OPEN.keys() & settings.keys():
         spec = settings[group]
         if isinstance(spec, dict) and {"class_path", "init_args"} & spec.keys():
             own = {key: value for key, value in spec.items() if key != "class_path"}
             settings[group] = {**(own.pop("init_args", None) or {}), **own}
+        elif isinstance(spec, dict) and group == "data":
+            settings[group] = {key: value for key, value in spec.items() if key not in foreign}
     return settings
-
-
-def flag_values(words: list[str], flag: str) -> list[str]:
-    """What stands behind each occurrence of a flag, as `--flag value` or `--flag=value`."""
-    following = [value for word, value in itertools.pairwise(words) if word == flag]
-    return following + [w.partition("=")[2] for w in words if w.startswith(f"{flag}=")]
 
 
 def flat_words(words: list[str]) -> list[str]:
@@ -127,7 +106,7 @@ def flat_words(words: list[str]) -> list[str]:
     flat_ones, rest = list[str](), iter(words)
     for word in rest:
         name = word.partition("=")[0]
-        if name in [f"--{group}.class_path" for group in OPEN]:
+        if name.removesuffix(".class_path") in [f"--{group}" for group in OPEN]:
             if word == name:
                 next(rest, None)
             continue
@@ -137,17 +116,24 @@ def flat_words(words: list[str]) -> list[str]:
     return flat_ones
 
 
-def load_settings(text: str) -> Any:
-    """Words of the command line, and files that a config names, with the limits of a config."""
+def load_settings(text: str, foreign: frozenset[str] = frozenset()) -> Any:
+    """What jsonargparse reads: a whole config, or the value of one flag."""
     settings = load_yaml(text)
-    return flat(settings) if isinstance(settings, dict) else settings
+    return flat(settings, foreign) if isinstance(settings, dict) else settings
 
 
-def configure_parsing(allowed: Sequence[str]) -> None:
-    """Let configs and flags name classes of these packages only; nothing else is even imported."""
-    # no public switch; tests/test_parsing.py notices if it moves
+def configure_parsing(allowed: Sequence[str], data: type = TokenData) -> None:
+    """Let configs and flags name classes of these packages only; nothing else is even imported.
+
+    Args:
+        allowed: packages beside our own and those that it stands on.
+        data: class of the data.
+    """
+    taken, others = (inspect.signature(kind).parameters.keys() for kind in (data, TokenData))
+    load = partial(load_settings, foreign=frozenset(others - taken))
+    # no public switch; tests/test_cli.py fails if the name changes
     jsonargparse._typehints.discard_init_args_on_class_path_change = start_from_own_defaults
-    jsonargparse.set_loader("yaml", load_settings, (yaml.YAMLError,))
+    jsonargparse.set_loader("yaml", load, (yaml.YAMLError,))
     jsonargparse.set_parsing_settings(
         config_read_mode_fsspec_enabled=False,  # Lightning's: settings would come over the network
         import_path_denylist=["*"],
@@ -155,22 +141,31 @@ def configure_parsing(allowed: Sequence[str]) -> None:
     )
 
 
-def check_configs(words: list[str]) -> None:
-    """Raises ConfigError where a file that the command line names is no mapping in YAML."""
-    for path in configs_in(words):
-        check_yaml(path)
+def parse(parser: Parser, words: list[str], made: list[Place]) -> jsonargparse.Namespace:
+    """Settings of configs, the last of which wins, and of flags, which beat every config.
 
+    Raises ConfigError.
 
-def parse(parser: Parser, words: list[str]) -> jsonargparse.Namespace:
-    """Settings of the command line and its configs. Raises ConfigError."""
-    config_files = configs_in(words)
+    Args:
+        parser: knows every setting.
+        words: of the command line, in any order.
+        made: the settings that the user made, those that win first.
+    """
+    configs, flags = split_configs(words)
     try:
-        config = parser.parse_args(words)
+        config = parser.parse_args([*(f"--config={path}" for path in configs), *flat_words(flags)])
         if not isinstance(config.trainer, jsonargparse.Namespace):
-            raise ParseError('Parser key "trainer": Unable to load config')
+            raise ParseError('Parser key "trainer": no settings')
         return config
-    except ParseError as error:
-        raise ConfigError(one_line(str(error), parser, config_files, words)) from error
+    except ValueError as error:
+        defaults = dict(parser.get_defaults().items())
+        raise ConfigError(one_line(str(error), parser.prog, defaults, made)) from error
+
+
+def settings_made(words: list[str]) -> list[Place]:
+    """Every setting that flags and configs make, those that win first. Raises ConfigError."""
+    configs, flags = split_configs(words)
+    return flags_in(flags) + [place for path in reversed(configs) for place in read_config(path)]
 
 
 # Key -> the unit that it gives a run its length in.
@@ -185,7 +180,7 @@ RUN_LENGTHS = {
 # Key that a class_path opens -> what the class has to be, and the one that is used without it.
 OPEN: dict[str, tuple[type, type]] = {
     "model": (LitLanguageModel, LitLanguageModel),
-    "data": (LightningDataModule, TokenData),
+    "data": (LanguageData, TokenData),
 }
 
 # Key whose class is one of ours or of torch's kind; a function, which Python could call, is not.
@@ -213,16 +208,14 @@ def class_spec(kind: type) -> dict[str, Any]:
     return {"class_path": f"{kind.__module__}.{kind.__name__}"}
 
 
-def chosen_class(group: str, words: list[str], allowed: Sequence[str]) -> type:
+def chosen_class(group: str, made: list[Place], allowed: Sequence[str]) -> type:
     """The class that `model.class_path` or `data.class_path` names, or the default.
 
     Raises ConfigError, with the place, where it cannot be imported or is of another kind.
     """
     base, default = OPEN[group]
-    typed = flag_values(words, f"--{group}.class_path")
-    made = places(configs_in(words), [])
-    named = [Place(group, "command line", value) for value in typed[-1:]]
-    place = next((p for p in (*named, *made) if p in named or p.key == f"{group}.class_path"), None)
+    keys = [(f"{group}.class_path", place.where) for place in made] + [(group, "command line")]
+    place = next((place for place in made if place[:2] in keys and place.value), None)
     if place is None:
         return default
     where, package = f"{group}.class_path ({place.where})", place.value.partition(".")[0]
@@ -249,10 +242,10 @@ class TrainingCLI(LightningCLI):
     """
 
     def __init__(self, words: list[str], allowed: Sequence[str] = (), verb: str = "fit") -> None:
-        configure_parsing(allowed)
-        check_configs(words)
+        self.made = settings_made(words)
         self.callback_classes = callback_classes()
-        self.classes = {group: chosen_class(group, words, allowed) for group in OPEN}
+        self.classes = {group: chosen_class(group, self.made, allowed) for group in OPEN}
+        configure_parsing(allowed, self.classes["data"])
         super().__init__(
             self.classes["model"],
             self.classes["data"],
@@ -261,7 +254,7 @@ class TrainingCLI(LightningCLI):
             seed_everything_default=1337,
             parser_class=Parser,
             parser_kwargs={"prog": f"lmtemplate {verb}", "allow_abbrev": False},
-            args=flat_words(words),
+            args=words,
             run=False,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -336,16 +329,16 @@ class TrainingCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         assert isinstance(parser, Parser)
         parser.classes = {k: v for k, v in self.classes.items() if v is not OPEN[k][1]}
-        self.config = parse(parser, args)
+        self.config = parse(parser, args, self.made)
         for key, kinds in KINDS.items():
-            self.check_kind(f"model.{key}", self.config.model[key], kinds, args)
+            self.check_kind(f"model.{key}", self.config.model[key], kinds)
 
-    def check_kind(self, key: str, spec: Any, kinds: tuple[type, ...], words: list[str]) -> None:
+    def check_kind(self, key: str, spec: Any, kinds: tuple[type, ...]) -> None:
         """Raises ConfigError unless the class that stands under a key is of one of these kinds."""
         path = str(getattr(spec, "class_path", spec))
         found = load_class(path)
         if not (isinstance(found, type) and issubclass(found, kinds)):
-            place = find(key, places(configs_in(words), words))
+            place = find(key, self.made)
             names = " nor ".join(kind.__name__ for kind in kinds)
             raise ConfigError(f"{key} ({place.where}): {path} is neither {names}")
 
@@ -361,7 +354,7 @@ class TrainingCLI(LightningCLI):
                 if isinstance(cause, UserError):
                     raise cause from error
                 cause = cause.__cause__ or cause.__context__
-            raise ConfigError(class_problem(" ".join(str(error).split()))) from error
+            raise ConfigError(class_problem(str(error))) from error
 
     def instantiate_trainer(self, **_: Any) -> Trainer:
         return None  # type: ignore[return-value]  # fit.py builds it, when it knows the length

@@ -1,41 +1,36 @@
-"""jsonargparse's message -> one line that says what is wrong, where, and what to do."""
+"""A mistake in words or YAML -> one line: what, where (file:line), what was probably meant."""
 
 import importlib
 import inspect
 import itertools
 import re
 import sys
-from argparse import Action, ArgumentParser
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jsonargparse
 import yaml
 
 from lmtemplate.errors import ConfigError
 
-PACKAGE = "lmtemplate."
-
-# Trainer arguments that lmtemplate sets itself, or has a better word for.
+# Trainer arguments that no config may set -> what to do instead, or why there is none.
 OWNED = {
-    "barebones": "",
-    "check_val_every_n_epoch": "trainer.val_check_interval, in optimizer steps",
-    "default_root_dir": "run_dir",
-    "enable_checkpointing": "checkpoint: null",
-    "fast_dev_run": "--config configs/debug.yaml",
-    "limit_train_batches": "trainer.max_steps",
-    "max_epochs": "max_epochs, in passes over the data",
-    "max_time": "max_seconds",
-    "min_epochs": "",
-    "min_steps": "",
-    "overfit_batches": "",
-    "reload_dataloaders_every_n_epochs": "",
-    "use_distributed_sampler": "",
+    "barebones": "a run needs its checkpoints and its record",
+    "check_val_every_n_epoch": "use trainer.val_check_interval, in optimizer steps",
+    "default_root_dir": "use run_dir",
+    "enable_checkpointing": "use checkpoint: null",
+    "fast_dev_run": "use --config configs/debug.yaml",
+    "limit_train_batches": "use trainer.max_steps",
+    "max_epochs": "use max_epochs, in passes over the data",
+    "max_time": "use max_seconds",
+    "min_epochs": "a run has one length; early_stopping: null lets it reach the end",
+    "min_steps": "a run has one length; early_stopping: null lets it reach the end",
+    "overfit_batches": "use data.max_train_blocks, in sequences",
+    "reload_dataloaders_every_n_epochs": "one loader serves the whole run",
+    "use_distributed_sampler": "each process reads its own share of the data",
 }
-
-# What the data states; a net takes it, but nobody sets it there.
-LINKED = ("model.net.vocab_size", "model.net.block_size")
 
 # What others call a setting -> its name here.
 SYNONYMS = {
@@ -48,259 +43,261 @@ SYNONYMS = {
     "steps": "max_steps",
 }
 
-# Group of settings -> one of them.
-GROUPS = {"data": "data.path", "model": "model.optimizer", "trainer": "trainer.max_steps"}
+NAMES = {"NoneType": "null", "bool": "true or false", "float": "a number", "int": "a whole number"}
 
-KINDS = {
-    "NoneType": "null",
-    "bool": "true or false",
-    "dot import path string": "a class",
-    "float": "a number",
-    "int": "a whole number",
-    "Iterable": "a list",
-    "list": "a list",
-    "str": "text",
-    "tuple": "a list",
-}
+GROUPS = ("data", "model", "trainer")
+MOST_SETTINGS = 10_000  # in one config, with what its anchors repeat
 
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
-LARGEST_SEED = 2**32 - 1  # that NumPy takes
-
-
-def configs_in(words: list[str]) -> list[Path]:
-    """Files that the command line names with --config."""
-    following = [b for a, b in itertools.pairwise(words) if a in ("-c", "--config")]
-    joined = [word.partition("=")[2] for word in words if word.startswith("--config=")]
-    return [Path(name) for name in following + joined]
+# jsonargparse's words for a key, for a class that does not fit, for a type, for an unknown setting.
+KEY = re.compile(r'Parser key "([\w.]+)": ')
+CLASS = re.compile(
+    r"Importing '(?P<denied>[\w.]+)' is not allowed|import path string: (?P<none>\S+)"
+    r"|Import path (?:(?P<other>\S+) )?does not|class_path '(?P<missing>\S+?)': module"
+    r"|Expected '(?P<unfit>\S+)' to be a subclass"
+)
+TYPE = re.compile(
+    r"Expected an? (?:<class '(?:[\w.]+\.)?(\w+)'>|\S+Literal\[(.*?)\])|valid subclass of (\w+)"
+)
+UNKNOWN = re.compile(r"[Oo]ption '([^']+)'|unrecognized arguments: ([^\s=]+)")
 
 
-def read_config(path: Path) -> str:
-    """The text of a config. Raises ConfigError where there is none."""
+class Place(NamedTuple):
+    """Where a setting was made: its key path, "file:line" or "command line", its value as text."""
+
+    key: str
+    where: str
+    value: str
+
+
+def _settings(root: yaml.MappingNode, path: Path) -> Iterator[Place]:
+    waiting: list[tuple[str, yaml.Node]] = [("", root)]
+    for _ in range(MOST_SETTINGS):
+        if not waiting:
+            return
+        above, node = waiting.pop()
+        if isinstance(node, yaml.SequenceNode):
+            waiting += [(above, item) for item in node.value]
+        elif isinstance(node, yaml.MappingNode):
+            for name, value in node.value:
+                key = f"{above}.{name.value}".removeprefix(".").replace(".init_args", "")
+                text = value.value if isinstance(value, yaml.ScalarNode) else ""
+                yield Place(key, f"{path}:{name.start_mark.line + 1}", text)
+                waiting.append((key, value))
+    raise ConfigError(f"{path}: its anchors make more than {MOST_SETTINGS:,} settings")
+
+
+def read_config(path: Path) -> list[Place]:
+    """Every setting of a config, with its line. Raises ConfigError where there is none."""
     try:
-        content = path.read_bytes()
-        return content.decode()
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except OSError as error:
         others = [other.name for other in path.parent.glob("*") if other.is_file()]
         close = get_close_matches(path.name, others, n=1) if not path.exists() else []
         meant = f"; did you mean {path.with_name(close[0])}?" if close else ""
         raise ConfigError(f"cannot read config {path}: {error.strerror}{meant}") from error
     except UnicodeDecodeError as error:
-        line = 1 + content.count(b"\n", 0, error.start)
-        raise ConfigError(
-            f"{path}:{line}: not UTF-8 (byte 0x{content[error.start]:02x}); save it as UTF-8"
-        ) from error
+        line = 1 + error.object.count(b"\n", 0, error.start)
+        raise ConfigError(f"{path}:{line}: not UTF-8; save it as UTF-8") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        spot = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}{spot} is not YAML: {error.problem}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigError(f"{path} holds no settings; a config is a mapping of keys to values")
+    for name, value in root.value:
+        where = f"({path}:{name.start_mark.line + 1})"
+        if not name.tag.endswith(":str"):
+            raise ConfigError(f"a key {where} is not text in YAML; no setting has such a name")
+        if name.value in GROUPS and not isinstance(value, yaml.MappingNode):
+            raise ConfigError(f"{name.value} {where}: expected settings below it")
+    return list(_settings(root, path))
 
 
-class Place(NamedTuple):
-    """Where a setting stands: its key path, "file:line" or "command line", its value as text."""
-
-    key: str
-    where: str
-    value: str
-    is_text: bool = True  # whether the key is, and not the likes of `on`, which is true in YAML
-
-
-def _walk(node: Any, above: str, path: Path) -> Iterator[Place]:
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            yield from _walk(item, above, path)
-    if isinstance(node, yaml.MappingNode):
-        for name, value in node.value:
-            key = f"{above}.{name.value}".removeprefix(".")
-            text = value.value if isinstance(value, yaml.ScalarNode) else ""
-            where = f"{path}:{name.start_mark.line + 1}"
-            yield Place(key.replace(".init_args", ""), where, text, name.tag.endswith(":str"))
-            yield from _walk(value, key, path)
+def split_configs(words: list[str]) -> tuple[list[Path], list[str]]:
+    """The files that a command line names with --config, and its other words."""
+    configs, others, rest = list[Path](), list[str](), iter(words)
+    for word in rest:
+        name, _, value = word.partition("=")
+        if name not in ("-c", "--config"):
+            others.append(word)
+        elif path := value or next(rest, ""):
+            configs.append(Path(path))
+        else:
+            raise ConfigError(f"{name} (command line) needs a file")
+    return configs, others
 
 
-def places(config_files: list[Path], words: list[str]) -> Iterator[Place]:
-    """All settings that somebody made, those that win first. The files are known to be YAML."""
-    for word, following in reversed(list(itertools.zip_longest(words, words[1:]))):
+def flags_in(words: list[str]) -> list[Place]:
+    """Every setting that flags make, the last first, since it wins."""
+    made = list[Place]()
+    for word, following in itertools.pairwise([*words, ""]):
         if word.startswith("--"):
             flag, equals, value = word[2:].partition("=")
             key = flag.replace(".init_args", "").removesuffix(".class_path")
-            yield Place(key, "command line", value if equals else following or "")
-    for path in reversed(config_files):
-        root = yaml.compose(read_config(path), Loader=yaml.SafeLoader)
-        yield from _walk(root, "", path)
+            made.append(Place(key, "command line", value if equals else following))
+    return made[::-1]
 
 
-def _same(one: str, other: str) -> bool:
-    try:
-        return one == other or float(one) == float(other)
-    except ValueError:
-        return False
-
-
-def find(key: str, made: Iterable[Place], value: str | None = None) -> Place:
-    """Where a key, or the last part of one, was set, to this value if there is a choice."""
+def find(key: str, made: list[Place], value: str | None = None) -> Place:
+    """Where a key, or the last part of one, was set; to this value if there is a choice."""
     found = [place for place in made if f".{place.key}".endswith(f".{key}")]
     found.sort(key=lambda place: place.key != key)
-    exact = (place for place in found if value is not None and _same(place.value, value))
+    exact = (place for place in found if place.value == value)
     return next(exact, found[0] if found else Place(key, "command line", ""))
 
 
-def choices(action: Action) -> dict[str, type]:
-    """Name -> class that a setting can name, the default first; empty if it names no class."""
-    module, _, name = getattr(action.default, "class_path", "").rpartition(".")
-    if not module:
-        return {}
-    room = importlib.import_module(module)
-    default = getattr(room, name)
-    base = default.__base__
-    kinds = inspect.getmembers(room, inspect.isclass) if base.__module__.startswith(PACKAGE) else []
-    return {name: default} | {name: kind for name, kind in kinds if kind.__base__ is base}
+def choices(class_path: str) -> tuple[str, dict[str, type]]:
+    """Path of a setting's default class -> what kind it is, and all of that kind by name."""
+    module, _, default = class_path.rpartition(".")
+    kinds = dict(inspect.getmembers(importlib.import_module(module), inspect.isclass))
+    base: type = kinds[default].mro()[1]
+    if base.__module__.partition(".")[0] != __package__:
+        return default, {default: kinds[default]}
+    named = {name: kind for name, kind in kinds.items() if not name.startswith("_")}
+    return base.__name__, {name: kind for name, kind in named.items() if kind.__base__ is base}
 
 
-def settings_by_name(parser: ArgumentParser, made: list[Place]) -> dict[str, str]:
-    """Last word of every setting -> its whole key path, those of the classes chosen included."""
-    names = {action.dest.rpartition(".")[2]: action.dest for action in parser._actions}
-    for action in parser._actions:
-        if kinds := choices(action):
-            named = (place.value.rpartition(".")[2] for place in made)
-            kind = kinds[next((name for name in named if name in kinds), next(iter(kinds)))]
-            for name in inspect.signature(kind).parameters:
-                names.setdefault(name, f"{action.dest}.{name}")
-    return {name: path for name, path in names.items() if not path.startswith(LINKED)}
+def settings_by_name(defaults: Mapping[str, Any], made: list[Place]) -> dict[str, str]:
+    """Last word of every setting -> its key path, with those of the classes that were chosen."""
+    named = [place.value.rpartition(".")[2] for place in made]
+    groups, names = dict[str, dict[str, str]](), dict[str, str]()
+    for key, value in defaults.items():
+        if key.endswith(".class_path"):
+            key, kinds = key.removesuffix(".class_path"), choices(value)[1]
+            chosen = next((name for name in named if name in kinds), value.rpartition(".")[2])
+            taken = inspect.signature(kinds[chosen]).parameters
+            groups[key] = {name: f"{key}.{name}" for name in taken}
+            names[key.rpartition(".")[2]] = key
+        elif ".init_args." not in key:
+            names[key.rpartition(".")[2]] = key
+    for group in groups.values():  # what is linked, as model.net.block_size, is set elsewhere
+        names = group | names
+    return {name: path for name, path in names.items() if path != "model.net.vocab_size"}
 
 
-def foreign_class(message: str, made: list[Place]) -> str | None:
-    """A class of a package that configs and flags may not name."""
-    denied = re.search(r"Importing '([\w.]+)' is not allowed", message)
-    if denied is None:
-        return None
-    package = denied[1].split(".")[0]
-    where = next((place.where for place in made if place.value == denied[1]), "command line")
-    advice = f"; add --allow {package} on the command line if you trust it"
-    if package in sys.stdlib_module_names:
-        advice = ": it is Python's own, and no part of a model"
-    return f"class {denied[1]} ({where}) is of a package that is not allowed{advice}"
-
-
-def no_such_class(message: str, parser: ArgumentParser, made: list[Place]) -> str | None:
-    """A class that is none, or not of the kind that is asked for, with the one probably meant."""
-    named = re.search(r"Expected a dot import path string: (\S+)", message)
-    named = named or re.search(r"Import path (\S+) does not correspond", message)
-    named = named or re.search(r"given class_path '(\S+)': module", message)
-    keys = re.findall(r"Parser key \"([\w.]+)\"", message)
-    action = next((action for action in parser._actions if action.dest in keys[-1:]), None)
-    kinds = choices(action) if named and action else {}
-    if named is None or action is None or not kinds:
-        return None
-    name, place = named[1], find(keys[-1], made, named[1])
-    lower = {kind.lower(): kind for kind in kinds}
-    close = get_close_matches(name.rpartition(".")[2].lower(), lower, n=1)
-    meant = f"; did you mean {lower[close[0]]}?" if close else ""
-    there_are = ", ".join(kinds) + ("" if action.required else "; null turns it off")
-    return f"{place.key} ({place.where}): no class {name!r}{meant} (there are: {there_are})"
-
-
-def unknown_setting(message: str, parser: ArgumentParser, made: list[Place]) -> str | None:
-    """A key that is none, with the one that was probably meant."""
-    unknown = re.search(r"[Oo]ption '([^']+)'|unrecognized arguments: ([^\s=]+)", message)
+def unknown_setting(
+    message: str, prog: str, defaults: Mapping[str, Any], made: list[Place]
+) -> str | None:
+    """A key that does not exist, with the one that was probably meant."""
+    unknown = UNKNOWN.search(message)
     if unknown is None:
         return None
     if unknown[2] and not unknown[2].startswith("--"):
         return (
-            f"{unknown[2]!r} (command line) is not a flag; flags begin with --, as in "
-            "--trainer.max_steps 10"
+            f"{unknown[2]!r} (command line) is not a flag; flags begin with -- (all: {prog} --help)"
         )
     place = find(unknown[1] or unknown[2][2:].replace(".init_args", ""), made)
     group, _, name = place.key.replace("-", "_").rpartition(".")
     if name in OWNED and group == "trainer":
-        instead = OWNED[name] and f"; use {OWNED[name]}"
-        return f"trainer.{name} ({place.where}) is not a setting here{instead}"
-    known = settings_by_name(parser, made)
+        return f"trainer.{name} ({place.where}) cannot be set: {OWNED[name]}"
+    known = settings_by_name(defaults, made)
     close = [name] if name in known else get_close_matches(name, [*known, *SYNONYMS], n=1)
-    meant = [known.get(SYNONYMS.get(one, one)) for one in close]
-    hint = f"; did you mean {meant[0]}?" if meant[:1] not in ([], [None], [place.key]) else ""
-    return f"unknown setting {place.key!r} ({place.where}){hint} (all: {parser.prog} --help)"
+    meant = [known.get(SYNONYMS.get(one, one), place.key) for one in close]
+    hint = f"; did you mean {meant[0]}?" if meant not in ([], [place.key]) else ""
+    return f"unknown setting {place.key!r} ({place.where}){hint} (all: {prog} --help)"
 
 
-def _whole_number(value: str) -> str:
-    """How to write 10.0, 1e3, 1,000 or 1K; empty for what is no whole number."""
-    digits = r"\d{1,3}(?:,\d{3})+|\d+\.?\d*(?:[eE]\+?\d+)?"
-    parts = re.fullmatch(rf"(-?(?:{digits}))([kmbtKMBT]?)", value)
-    if parts is None:
-        return ""
-    number = float(parts[1].replace(",", "")) * UNITS[parts[2].lower()]
-    if not number.is_integer() or abs(number) > 10**15:
-        return ""
-    return f"; write {number:.0f}" + ", without letters or commas" * (
-        value[-1] > "9" or "," in value
-    )
-
-
-def class_problem(message: str) -> str:
-    """What a class that a config names objects to; as a rule, a package that it needs."""
-    told = re.search(r"Problem with given class_path '([\w.]+)': (.*?)(?= - |$)", message)
-    return f"{told[1]}: {told[2]}" if told else message[:400]
-
-
-def in_words(problem: str) -> str:
-    """What jsonargparse says of a value -> "expected a whole number, got 10.0; write 10"."""
-    if "Not of type Seed" in problem:
-        return f"has to be a whole number from 0 to {LARGEST_SEED}"
-    not_so = re.search(r"Import path \S+ does not correspond .*? of \w+|\S+ is abstract", problem)
-    if not_so:
-        return not_so[0]
-    kinds = re.findall(
-        r"Expected an? (?:<class '(?:[\w.]*\.)?(\w+)'>|(dot import path string)|"
-        r"typing\.Literal\[(.*?)\])",
-        problem,
-    )
-    value = re.search(r".*Given value: (.*)|Got value: (.*)|Got value:$", problem)
-    if not kinds or value is None:
-        return re.sub(r"^Expected (.*)\. Got value: ", r"expected \1, got ", problem)[:400]
-    got = value[1] or value[2] or "nothing"
-    names = [KINDS.get(a or b, a or b) or f"one of {c}".replace("'", "") for a, b, c in kinds]
-    if "a number" in names:
-        names = [name for name in names if name != "a whole number"]
-    advice = _whole_number(got) if {"a number", "a whole number"} & {*names} else ""
-    return f"expected {' or '.join(dict.fromkeys(names))}, got {got[:100]}{advice}"
+def wrong_class(message: str, defaults: Mapping[str, Any], made: list[Place]) -> str | None:
+    """A class that does not exist, or is of another kind or of a package that is not allowed."""
+    named, keys = CLASS.search(message), KEY.findall(message)
+    if named is None or not keys or (named["unfit"] and len(keys) > 1):
+        return None
+    name = str(named[named.lastgroup]) if named.lastgroup else find(keys[-1], made).value
+    place = next((place for place in made if place.value == name), find(keys[-1], made))
+    if named["denied"]:
+        package = name.partition(".")[0]
+        advice = f"; add --allow {package} on the command line if you trust it"
+        if package in sys.stdlib_module_names:
+            advice = ": it is Python's own, and no part of a model"
+        return f"class {name} ({place.where}) is of a package that is not allowed{advice}"
+    default = defaults.get(f"{keys[-1]}.class_path")
+    if default is None:
+        return f"{keys[-1]} ({place.where}): no class {name!r}"
+    kind, kinds = choices(default)
+    lower = {known.lower(): known for known in kinds}
+    close = get_close_matches(name.rpartition(".")[2].lower(), lower, n=1)
+    meant = f"; did you mean {lower[close[0]]}?" if close else ""
+    is_there = named["other"] or named["unfit"] or not named.lastgroup
+    says = f"{name} is not" if is_there else f"no class {name!r}"
+    there_are = ", ".join(kinds) + ("" if "." in keys[-1] else "; null turns it off")
+    return f"{keys[-1]} ({place.where}): {says} of kind {kind}{meant} (there are: {there_are})"
 
 
 def wrong_value(message: str, made: list[Place]) -> str | None:
     """A key whose value is of another type or range."""
-    *outer, (key, problem) = re.findall(
-        r"Parser key \"([\w.]+)\": (.*?)(?= -? ?Parser key|$)", message
-    ) or [("", "")]
-    if not key:
+    keys = KEY.findall(message)
+    if not keys:
         return None
-    if outer:  # inside a class that might have been null instead
+    problem = message[[*KEY.finditer(message)][-1].end() :]
+    if len(keys) > 1:  # inside a class that might have been null instead
+        problem = problem.partition(" - Type ")[0]  # or a function
         problem = problem.rpartition(" - Expected a <class 'NoneType'>")[0] or problem
-    says = in_words(problem)
-    got = re.search(r"Got value: (.*?)(?: - |$)|Given value: (.*)", problem)
-    place = find(key, made, (got[1] or got[2] or "") if got else None)
-    if key in GROUPS and "Unable to load config" in problem:
-        says = f"expected settings, such as {GROUPS[key]}"
+    value = re.search(r".*Given value: (.*)|Got value: ?(.*)", problem)
+    got = (value[1] or value[2] or "nothing") if value else ""
+    place = find(keys[-1], made, got)
+    types = [a or c or f"one of {b}".replace("'", "") for a, b, c in TYPE.findall(problem)]
+    expected = " or ".join(dict.fromkeys(NAMES.get(name, name) for name in types))
+    says = f"expected {expected}, got {got[:100]}" if expected and got else problem[:400]
     return f"{place.key} ({place.where}): {says}"
 
 
-def one_line(
-    message: str, parser: ArgumentParser, config_files: list[Path], words: list[str]
-) -> str:
-    """What jsonargparse says, put as this program says things.
+def class_problem(message: str) -> str:
+    """What a class that a config names objects to; as a rule, a package that it needs."""
+    message = " ".join(message.split())
+    told = re.search(r"Problem with given class_path '([\w.]+)': (.*?)(?= - |$)", message)
+    return f"{told[1]}: {told[2]}" if told else message[:400]
+
+
+def one_line(message: str, prog: str, defaults: Mapping[str, Any], made: list[Place]) -> str:
+    """What jsonargparse says, as this program says it.
 
     Args:
         message: jsonargparse's, of any number of lines.
-        parser: knows every setting.
-        config_files: that the command line names, the last of which wins.
-        words: of the command line.
+        prog: command whose --help shows every setting.
+        defaults: key path -> value, of all settings.
+        made: the settings that the user made, those that win first.
     """
     message = " ".join(message.split())
-    made = list(places(config_files, words))
-    if message.startswith("Key must be a string"):
-        odd = next((place for place in made if not place.is_text), None)
-        if odd is None:
-            return f"a key on the command line is not text in YAML: {message}"
-        return f"the key {odd.key} ({odd.where}) is not text in YAML; no setting has such a name"
-    if alone := re.match(r"argument (\S+): expected one argument", message):
-        return f"{alone[1]} (command line) needs a value (see {parser.prog} --help)"
     return (
-        foreign_class(message, made)
-        or no_such_class(message, parser, made)
-        or unknown_setting(message, parser, made)
+        unknown_setting(message, prog, defaults, made)
+        or wrong_class(message, defaults, made)
         or wrong_value(message, made)
-        or message[:400]
+        or message[:200]
     )
+
+
+def call_with_flags(
+    prog: str, says: str, function: Callable[..., None], words: list[str], allowed: list[str]
+) -> None:
+    """Call a verb's function with what follows the verb; raises ConfigError.
+
+    Its parameters `run` and `runs` are words, `allow` takes the allowed packages, the others are
+    flags.
+    """
+    taken = inspect.signature(function).parameters
+    parser = jsonargparse.ArgumentParser(
+        prog, description=says, exit_on_error=False, allow_abbrev=False
+    )
+    if "run" in taken:
+        count = "?" if taken["run"].default is None else None
+        parser.add_argument("run", type=Path, nargs=count, help="directory")
+    if "runs" in taken:
+        parser.add_argument("runs", type=Path, nargs="+", help="run directories")
+    parser.add_function_arguments(function, skip={"allow", "run", "runs"}, sub_configs=False)
+    for place, word in enumerate(words):  # --train-loss is --train_loss, --json is --json=true
+        flag, equals, value = word.removeprefix("--").partition("=")
+        flag = flag.replace("-", "_")
+        if word.startswith("--") and flag in taken:
+            is_switch = taken[flag].default is False and not equals
+            is_switch &= words[place + 1 : place + 2] not in (["true"], ["false"])
+            words[place] = f"--{flag}=true" if is_switch else f"--{flag}{equals}{value}"
+    try:
+        settings = parser.instantiate(parser.parse_args(words)).as_dict()
+    except jsonargparse.ArgumentError as error:
+        defaults = dict(parser.get_defaults().items())
+        raise ConfigError(one_line(str(error), prog, defaults, flags_in(words))) from error
+    if "allow" in taken:
+        settings["allow"] = allowed
+    function(**settings)

@@ -1,4 +1,11 @@
-"""A user's mistake -> one line and an exit code; one class per code."""
+"""A user's mistake -> one line and an exit code. Every exit code of the program stands here."""
+
+BAD_PROGRAM = 70  # an error that nobody expected
+BROKEN_PIPE = 141  # who read the output has left
+INTERRUPTED = 130
+
+# Signal that ends a run -> exit code: 128 + its number; 85 asks a scheduler to start it again.
+SIGNALS = {"SIGINT": INTERRUPTED, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 85}
 
 
 class UserError(Exception):
@@ -47,13 +54,13 @@ class LockedError(UserError):
     exit_code = 7
 
 
-class LostProcessError(UserError):
-    """Another process of the same run has died, or does not answer in time."""
-
-    exit_code = 9
-
-
 class DataError(UserError):
     """Text or shards are missing, damaged, or do not fit the model."""
 
     exit_code = 8
+
+
+class LostProcessError(UserError):
+    """Another process of the same run has died, or does not answer in time."""
+
+    exit_code = 9

@@ -7,8 +7,7 @@ from typing import Literal, NoReturn
 import lightning.pytorch as lightning
 
 from lmtemplate.callbacks.progress import ProgressBar
-from lmtemplate.checkpoint import compatibility as restore
-from lmtemplate.checkpoint import files
+from lmtemplate.checkpoint import compatibility, files
 from lmtemplate.checkpoint.resume import resolve
 from lmtemplate.cli import TrainingCLI
 from lmtemplate.errors import ConfigError
@@ -35,8 +34,8 @@ def evaluate(words: list[str], allowed: list[str], verb: Literal["validate", "te
     state = files.read(path)
     cli = TrainingCLI(["--config", str(asked.run / "config.yaml"), *flags], allowed)
     cli.datamodule.setup(verb)
-    restore.check_tokenizer(state, cli.datamodule.tokenizer.to_json(), cli.datamodule.path)
-    restore.load_net(cli.model.net, state)
+    compatibility.check_tokenizer(state, cli.datamodule.tokenizer_json, cli.datamodule.name)
+    compatibility.load_net(cli.model.net, state)
     settings = cli.trainer_settings
     machine = find_machine(settings)
     prepare_device(machine)

@@ -39,7 +39,7 @@ from lmtemplate.errors import (
 from lmtemplate.hardware import device_name
 from lmtemplate.record import last_points
 from lmtemplate.run_length import RunLength, accumulation, measure_step, only_limit, run_length
-from lmtemplate.streams import forgiving
+from lmtemplate.terminal import forgiving
 from lmtemplate.trainer import (
     Machine,
     as_list,
@@ -116,7 +116,7 @@ def make_plan(cli: TrainingCLI, before: files.Checkpoint | None = None) -> Plan:
         value,
         net=cli.model.net,
         tokens_per_step=per_batch * accumulate,
-        sequences=len(data.train_blocks),
+        sequences=data.train_sequences,
         block_size=data.block_size,
         seconds_per_step=seconds,
     )
@@ -130,8 +130,8 @@ def describe(cli: TrainingCLI, length: RunLength) -> dict[str, Any]:
         "config": cli.settings,
         "vocab_size": data.vocab_size,
         "block_size": data.block_size,
-        "tokenizer": data.tokenizer.to_json(),
-        "fingerprint": data.index["fingerprint"],
+        "tokenizer": data.tokenizer_json,
+        "fingerprint": data.fingerprint or "",
         "length": asdict(length),
     }
 
@@ -152,7 +152,7 @@ def load_first_weights(source: str, cli: TrainingCLI) -> None:
     """Begin with the weights of another run or file. Raises CheckpointError if they do not fit."""
     path = Path(files.check_local(source))
     state = files.read(resolve(path, "best") if os.path.isdir(source) else path)
-    compatibility.check_tokenizer(state, cli.datamodule.tokenizer.to_json(), cli.datamodule.path)
+    compatibility.check_tokenizer(state, cli.datamodule.tokenizer_json, cli.datamodule.name)
     compatibility.load_net(cli.model.net, state)
 
 
@@ -172,9 +172,9 @@ def write_run_files(
         "threads": torch.get_num_threads(),
     }
     source = {
-        "path": str(data.path),
-        "fingerprint": data.index["fingerprint"],
-        "tokenizer_sha256": data.index["tokenizer"]["sha256"],
+        "path": data.name,
+        "fingerprint": data.fingerprint,
+        "tokenizer_sha256": data.tokenizer.digest if data.tokenizer else None,
     }
     manifest = run_dir.manifest(cli.config.seed_everything, hardware, source)
     manifest.update(settings=cli.settings, command=redact.words(manifest["command"]))
@@ -297,7 +297,7 @@ def train_on(
                 print(f"{error}: going back ({count}) and leaving out what was read", flush=True)
             sequences, resume = cli.datamodule.sequences, "auto"
             cli = TrainingCLI(words, allowed)  # new weights, moments and data, to be restored
-            cli.datamodule.leave_out(sequences)
+            cli.datamodule.skip_to(sequences)
             cli.config_init.guard.went_back = True
     raise AssertionError("the loop ends by return or raise")
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
-from lmtemplate.data.datamodule import TokenData
+from lmtemplate.data.datamodule import LanguageData
 from lmtemplate.errors import NumbersError
 from lmtemplate.hardware import auto_compile
 from lmtemplate.loss import LossFunction, cross_entropy
@@ -227,9 +227,10 @@ class LitLanguageModel(LightningModule):
         if norm is not None:
             values["optim/grad_norm"] = norm
         data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, TokenData):
+        if isinstance(data, LanguageData):
             values["data/tokens"] = float(data.sequences * data.block_size)
-            values["data/epoch"] = data.passes
+            if data.epochs is not None:
+                values["data/epoch"] = data.epochs
         if tokens:  # 0 where every loss since the last log was NaN or inf
             log_values(self, values)
         self.train_sums.zero_()

@@ -83,7 +83,7 @@ class OptimizerRecipe(ABC):
         """Make the optimizer. Every parameter group carries a `name` for the logs."""
 
 
-class AnyOptimizer(OptimizerRecipe):
+class _AnyOptimizer(OptimizerRecipe):
     """Any optimizer with torch's interface, over all trainable parameters in one group.
 
     Args:
@@ -106,7 +106,7 @@ class AnyOptimizer(OptimizerRecipe):
 
 def recipe_of(optimizer: OptimizerRecipe | OptimizerCallable) -> OptimizerRecipe:
     """A recipe as it is; a class of torch's kind as a recipe."""
-    return optimizer if isinstance(optimizer, OptimizerRecipe) else AnyOptimizer(optimizer)
+    return optimizer if isinstance(optimizer, OptimizerRecipe) else _AnyOptimizer(optimizer)
 
 
 def settings_of(optimizer: torch.optim.Optimizer) -> list[Group]:

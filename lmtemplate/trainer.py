@@ -18,9 +18,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed import DistError
 
-from lmtemplate.crash import is_out_of_memory
 from lmtemplate.errors import ConfigError, LostProcessError, OutOfMemoryError, UserError
-from lmtemplate.hardware import auto_precision
+from lmtemplate.hardware import auto_precision, is_out_of_memory
 
 Precision = Literal["auto", "bf16-mixed", "16-mixed", "32-true", "bf16-true", "16-true", "64-true"]
 

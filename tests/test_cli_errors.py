@@ -1,29 +1,43 @@
-"""What jsonargparse says -> one line: its parts, and where they are looked up."""
+"""A mistake in words or YAML -> one line that says what, where, and what was probably meant."""
 
-from argparse import ArgumentParser
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+from jsonargparse import ArgumentError, ArgumentParser
+from torch.nn import Parameter
+from torch.optim import Optimizer
 
-from lmtemplate.cli import CALLBACKS, TrainingCLI
+from lmtemplate.cli import CALLBACKS, Parser, TrainingCLI, configure_parsing, parse
 from lmtemplate.cli_errors import (
-    GROUPS,
-    KINDS,
     OWNED,
     SYNONYMS,
     choices,
-    configs_in,
     find,
-    in_words,
+    flags_in,
     one_line,
-    places,
+    read_config,
     settings_by_name,
+    split_configs,
 )
+from lmtemplate.errors import ConfigError
+from lmtemplate.optimizers import OptimizerRecipe
+from tests.conftest import Command
+
+Refused = Callable[[str], str]
 
 
 @pytest.fixture(scope="module")
-def parser(corpus: Path) -> ArgumentParser:
-    return TrainingCLI(["--data.path", str(corpus)]).parser
+def parser(corpus: Path) -> Parser:
+    configure_parsing([])
+    found = TrainingCLI(["--data.path", str(corpus)]).parser
+    assert isinstance(found, Parser)
+    return found
+
+
+@pytest.fixture(scope="module")
+def defaults(parser: Parser) -> dict[str, object]:
+    return dict(parser.get_defaults().items())
 
 
 @pytest.fixture
@@ -37,167 +51,328 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def in_words(parser: Parser) -> Refused:
+    """What is said of one flag."""
+
+    def call(flag: str) -> str:
+        with pytest.raises(ConfigError) as mistake:
+            parse(parser, [flag])
+        return str(mistake.value)
+
+    return call
+
+
+@pytest.fixture
+def in_yaml(parser: Parser, tmp_path: Path) -> Refused:
+    """What is said of a config, whose first line is a comment; its path is "HERE"."""
+
+    def call(text: str) -> str:
+        path = tmp_path / "mine.yaml"
+        path.write_text(f"# mine\n{text}\n")
+        with pytest.raises(ConfigError) as mistake:
+            parse(parser, ["--config", str(path)])
+        return str(mistake.value).replace(str(path), "HERE")
+
+    return call
+
+
+# ---- a key that does not exist
+
+MISSPELT = [
+    ("trainer: {max_stepz: 5}", "trainer.max_stepz", "trainer.max_steps"),
+    ("modle: {z_loss: 0.1}", "modle.z_loss", "model.z_loss"),
+    ("model: {net: {init_args: {n_layers: 3}}}", "model.net.n_layers", "model.net.n_layer"),
+    ("early_stopping: {patiance: 3}", "early_stopping.patiance", "early_stopping.patience"),
+    (
+        "model: {optimizer: {init_args: {learning_rate: 1}}}",
+        "model.optimizer.learning_rate",
+        "model.optimizer.lr",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "key", "meant"), MISSPELT)
+def test_a_misspelt_key_in_a_config_names_file_line_and_what_was_meant(
+    in_yaml: Refused, text: str, key: str, meant: str
+) -> None:
+    says = f"unknown setting '{key}' (HERE:2); did you mean {meant}? (all: lmtemplate fit --help)"
+    assert in_yaml(text) == says
+
+
+WORDS = [
+    ("--trainer.max_stepz=5", "trainer.max_steps"),
+    ("--model.net.init_args.n_layers=3", "model.net.n_layer"),
+    ("--learning_rate=3", "model.optimizer.lr"),
+    ("--batch-size=4", "data.batch_size"),
+    ("--model.num_layers=4", "model.net.n_layer"),
+]
+
+
+@pytest.mark.parametrize(("word", "meant"), WORDS)
+def test_a_misspelt_flag_says_command_line_and_what_was_meant(
+    in_words: Refused, word: str, meant: str
+) -> None:
+    assert f"(command line); did you mean {meant}?" in in_words(word)
+
+
+def test_a_setting_of_another_class_is_answered_with_one_of_the_class_that_is_set(
+    in_yaml: Refused,
+) -> None:
+    text = "model: {optimizer: {class_path: %s, init_args: {betas: [0.9, 0.9]}}}"
+    message = in_yaml(text % "MuonAdamW")
+    assert "unknown setting 'model.optimizer.betas' (HERE:2)" in message
+    assert "did you mean model.optimizer.adamw_betas?" in message
+    assert "did you mean" not in in_yaml(text % "SGD")
+
+
+@pytest.mark.parametrize("name", OWNED)
+def test_a_trainer_setting_that_is_not_ours_says_what_to_use_or_why_not(
+    in_yaml: Refused, name: str
+) -> None:
+    assert (
+        in_yaml(f"trainer: {{{name}: 1}}")
+        == f"trainer.{name} (HERE:2) cannot be set: " + (OWNED[name])
+    )
+
+
+def test_what_to_use_instead_exists(defaults: dict[str, object]) -> None:
+    uses = [text.removeprefix("use ") for text in OWNED.values() if text.startswith("use ")]
+    for word in (text.split(",")[0].split(":")[0] for text in uses):
+        path = word.removeprefix("--config ")
+        names = {key.removesuffix(".class_path") for key in defaults}
+        assert word in names or Path(path).is_file() or word == "data.max_train_blocks"
+    assert {*SYNONYMS.values()} <= {*settings_by_name(defaults, [])}
+    assert not {*SYNONYMS} & {*settings_by_name(defaults, [])}
+
+
+def test_a_setting_that_is_linked_is_named_where_it_is_set(defaults: dict[str, object]) -> None:
+    names = settings_by_name(defaults, [])
+    assert names["block_size"] == "data.block_size"
+    assert "vocab_size" not in names
+
+
+# ---- a class
+
+
 @pytest.mark.parametrize(
-    "words",
-    [["--config", "a.yaml", "--config=b.yaml", "--x"], ["-c", "a.yaml", "--config", "b.yaml"]],
+    ("key", "name", "meant"),
+    [
+        ("model.optimizer", "AdamWW", "AdamW"),
+        ("model.schedule", "cosine", "WarmupCosine"),
+        ("model.net", "lmtemplate.models.GTP", "GPT"),
+    ],
 )
-def test_configs_are_found_in_every_spelling(words: list[str]) -> None:
-    assert set(configs_in(words)) == {Path("a.yaml"), Path("b.yaml")}
+def test_a_misspelt_class_is_answered_with_its_place_and_the_one_meant(
+    in_words: Refused, in_yaml: Refused, key: str, name: str, meant: str
+) -> None:
+    room, setting = key.split(".")
+    for where, message in (
+        ("command line", in_words(f"--{key}={name}")),
+        ("HERE:4", in_yaml(f"{room}:\n  {setting}:\n    class_path: {name}")),
+    ):
+        assert message.startswith(f"{key} ({where}): no class {name!r} of kind ")
+        assert f"; did you mean {meant}? (there are: " in message
+
+
+def test_a_class_of_another_kind_is_not_said_to_be_missing(in_yaml: Refused) -> None:
+    assert in_yaml("model:\n  net: {class_path: lmtemplate.optimizers.AdamW}") == (
+        "model.net (HERE:3): lmtemplate.optimizers.AdamW is not of kind LanguageModel "
+        "(there are: GPT, GPT2)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["AdamWW"], "no class 'AdamWW' of kind OptimizerRecipe; did you mean AdamW?"),
+        (["torch.nn.Linear"], "torch.nn.Linear is not of kind OptimizerRecipe"),
+        (["torch.optim.SGD", "--optimizer.lrr=1"], "unknown setting 'optimizer.lrr'"),
+        (["AdamW", "--optimizer.lr=fast"], "optimizer.lr (command line): expected a number, got f"),
+    ],
+)
+def test_a_class_is_named_where_a_setting_takes_a_function_as_well(
+    words: list[str], says: str
+) -> None:
+    configure_parsing([])
+    either = OptimizerRecipe | Callable[[Iterable[Parameter]], Optimizer]
+    parser = ArgumentParser("lmtemplate fit", exit_on_error=False)
+    default = {"class_path": "lmtemplate.optimizers.AdamW"}
+    parser.add_argument("--optimizer", type=either, default=default)
+    words = [f"--optimizer={words[0]}", *words[1:]]
+    with pytest.raises(ArgumentError) as mistake:
+        parser.parse_args(words)
+    defaults = dict(parser.get_defaults().items())
+    assert says in one_line(str(mistake.value), "lmtemplate fit", defaults, flags_in(words))
+    assert parser.parse_args(["--optimizer=torch.optim.RMSprop"])
+
+
+def test_a_callback_that_is_no_class_is_said_with_what_there_is(in_words: Refused) -> None:
+    assert in_words("--samples=true") == (
+        "samples (command line): no class 'true' of kind Samples "
+        "(there are: Samples; null turns it off)"
+    )
+
+
+def test_a_class_of_a_package_that_is_not_allowed_names_the_flag(in_yaml: Refused) -> None:
+    message = in_yaml("model: {net: {class_path: theirs.Net}}")
+    assert message == (
+        "class theirs.Net (HERE:2) is of a package that is not allowed; add --allow theirs on the "
+        "command line if you trust it"
+    )
+    assert "it is Python's own" in in_yaml("model: {net: {class_path: os.system}}")
+
+
+def test_classes_to_choose_from_are_those_that_a_setting_takes(defaults: dict[str, object]) -> None:
+    offered = {key: [*choices(str(defaults[f"{key}.class_path"]))[1]] for key in CALLBACKS}
+    assert offered == {key: [kind.__name__] for key, kind in CALLBACKS.items()}
+    optimizers = choices("lmtemplate.optimizers.AdamW")
+    assert optimizers[0] == "OptimizerRecipe"
+    assert [*optimizers[1]] == ["Adam", "AdamW", "MuonAdamW", "SGD"]
+
+
+# ---- a value
+
+VALUES = [
+    ("trainer: {max_steps: many}", "trainer.max_steps (HERE:2): expected a whole number, got many"),
+    (
+        "model:\n  net: {init_args: {n_layer: 1.5}}",
+        "model.net.n_layer (HERE:3): expected a whole number, got 1.5",
+    ),
+    ("early_stopping: {patience: x}", "early_stopping.patience (HERE:2): expected a whole number"),
+    ("max_tokens: lots", "max_tokens (HERE:2): expected a number or null, got lots"),
+    ("resume: perhaps", "resume (HERE:2): expected one of never, auto, must, got perhaps"),
+    ("seed_everything: -1", "seed_everything (HERE:2): Not of type Seed: -1"),
+    ("trainer: 5", "trainer (HERE:2): expected settings below it"),
+    ("data:\n  # path: x", "data (HERE:2): expected settings below it"),
+    ("checkpoint: 3", "checkpoint (HERE:2): expected Checkpoint or null, got 3"),
+]
+
+
+@pytest.mark.parametrize(("text", "says"), VALUES)
+def test_a_wrong_value_is_named_with_file_and_line(in_yaml: Refused, text: str, says: str) -> None:
+    assert in_yaml(text).startswith(says)
+
+
+@pytest.mark.parametrize(
+    "flag", ["--trainer.max_steps=1K", "--data=x", "--trainer=5", "--model=GPT"]
+)
+def test_a_wrong_value_of_a_flag_says_command_line(in_words: Refused, flag: str) -> None:
+    assert in_words(flag).startswith(f"{flag[2:].partition('=')[0]} (command line): ")
+
+
+def test_a_wrong_value_of_a_flag_is_not_blamed_on_a_config(parser: Parser, config: Path) -> None:
+    words = ["--trainer.max_steps=many", "--config", str(config)]
+    with pytest.raises(ConfigError, match=r"trainer.max_steps \(command line\): .* got many"):
+        parse(parser, words)
+
+
+def test_where_both_have_a_key_that_of_the_wrong_value_is_named(config: Path) -> None:
+    made = flags_in(["--trainer.max_steps=9"]) + read_config(config)
+    assert find("max_steps", made, "5").where == f"{config}:3"
+    assert find("max_steps", made).where == "command line"
+
+
+def test_a_word_that_is_no_flag_is_answered_with_how_flags_begin(in_words: Refused) -> None:
+    assert in_words("max_steps=10").startswith("'max_steps' (command line) is not a flag; flags be")
+
+
+def test_a_flag_without_its_value_is_named(in_words: Refused) -> None:
+    assert "--trainer.max_steps: expected one argument" in in_words("--trainer.max_steps")
+    assert "--config (command line) needs a file" in in_words("--config")
+
+
+# ---- where things stand
+
+
+def test_configs_are_found_in_every_spelling_and_in_their_order() -> None:
+    words = ["--x=1", "--config", "a", "--y", "2", "-c", "b", "--config=c", "-c=d"]
+    assert split_configs(words) == ([*map(Path, "abcd")], ["--x=1", "--y", "2"])
 
 
 @pytest.mark.parametrize(
     ("key", "whole", "line"),
-    [
-        ("max_steps", "trainer.max_steps", 3),
-        ("trainer.max_steps", "trainer.max_steps", 3),
-        ("lr", "model.optimizer.lr", 7),
-        ("optimizer", "model.optimizer", 5),
-    ],
+    [("max_steps", "trainer.max_steps", 3), ("lr", "model.optimizer.lr", 7)],
 )
 def test_a_key_is_found_with_its_path_and_line(
     config: Path, key: str, whole: str, line: int
 ) -> None:
-    assert find(key, places([config], []))[:2] == (whole, f"{config}:{line}")
+    assert find(key, read_config(config))[:2] == (whole, f"{config}:{line}")
 
 
 @pytest.mark.parametrize("word", ["val_check_interval", "max_step", "steps", "5"])
 def test_comments_values_and_parts_of_words_are_no_keys(config: Path, word: str) -> None:
-    assert find(word, places([config], [])).where == "command line"
+    assert find(word, read_config(config)).where == "command line"
 
 
-def test_the_last_config_that_has_a_key_is_named(config: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other.yaml"
-    other.write_text("trainer: {max_steps: 7}\n")
-    assert find("max_steps", places([config, other], [])).where == f"{other}:1"
+# ---- a file
 
 
 @pytest.mark.parametrize(
-    "words",
-    [["--trainer.max_steps", "9"], ["--trainer.max_steps=9"], ["--trainer.max_steps=1e1", "--x"]],
-)
-def test_a_flag_wins_over_a_config(config: Path, words: list[str]) -> None:
-    for key in ("max_steps", "trainer.max_steps"):
-        assert find(key, places([config], words))[:2] == ("trainer.max_steps", "command line")
-
-
-@pytest.mark.parametrize("value", ["5", "5.0"])
-def test_where_both_have_a_key_that_of_the_wrong_value_is_named(config: Path, value: str) -> None:
-    made = list(places([config], ["--trainer.max_steps=9"]))
-    assert find("max_steps", made, value).where == f"{config}:3"
-    assert find("max_steps", made, "9").where == "command line"
-
-
-def test_init_args_are_no_part_of_a_key() -> None:
-    made = places([], ["--model.net.init_args.n_layer=3"])
-    assert find("n_layer", made).key == "model.net.n_layer"
-
-
-def test_settings_of_the_default_classes_are_known_by_name(parser: ArgumentParser) -> None:
-    names = settings_by_name(parser, [])
-    assert names["n_layer"] == "model.net.n_layer"
-    assert names["warmup_steps"] == "model.schedule.warmup_steps"
-    assert names["weight_decay"] == "model.optimizer.weight_decay"
-    assert names["patience"] == "early_stopping.patience"
-    assert names["max_tokens"] == "max_tokens"
-    assert "adamw_lr" not in names
-
-
-@pytest.mark.parametrize("words", [["--model.optimizer", "MuonAdamW"], ["--x=a.b.MuonAdamW"]])
-def test_settings_are_those_of_the_class_that_is_set(
-    parser: ArgumentParser, words: list[str]
-) -> None:
-    names = settings_by_name(parser, list(places([], words)))
-    assert names["adamw_lr"] == "model.optimizer.adamw_lr"
-    assert "betas" not in names
-
-
-def test_a_setting_that_is_linked_is_named_where_it_is_set(parser: ArgumentParser) -> None:
-    names = settings_by_name(parser, [])
-    assert names["block_size"] == "data.block_size"
-    assert "vocab_size" not in names or not names["vocab_size"].startswith("model.")
-
-
-def test_classes_to_choose_from_are_those_that_a_setting_takes(parser: ArgumentParser) -> None:
-    offered = {action.dest: list(choices(action)) for action in parser._actions}
-    assert sorted(offered["model.net"]) == ["GPT", "GPT2"]
-    assert sorted(offered["model.optimizer"]) == ["Adam", "AdamW", "MuonAdamW", "SGD"]
-    assert offered["trainer.max_steps"] == []
-    for key, kind in CALLBACKS.items():
-        assert offered[key] == [kind.__name__]
-
-
-def test_trainer_settings_that_are_owned_are_not_offered(parser: ArgumentParser) -> None:
-    known = {action.dest for action in parser._actions}
-    assert not {f"trainer.{name}" for name in OWNED} & known
-
-
-def test_what_to_use_instead_exists(parser: ArgumentParser) -> None:
-    known = {action.dest for action in parser._actions}
-    for instead in filter(None, OWNED.values()):
-        word = instead.split(",")[0].split(":")[0]
-        assert word in known or Path(word.removeprefix("--config ")).suffix == ".yaml"
-    assert {*GROUPS.values()} <= known
-    assert {*SYNONYMS.values()} <= {*settings_by_name(parser, [])}
-    assert not {*SYNONYMS} & {*settings_by_name(parser, [])}
-
-
-UNION = (
-    "Does not validate against any of the Union subtypes Subtypes: [<class 'float'>, <class "
-    "'NoneType'>] Errors: - Expected a <class 'float'> - Expected a <class 'NoneType'> Given value "
-    "type: <class 'str'> Given value: "
-)
-WHOLE = "Expected a <class 'int'>. Got value: "
-
-
-@pytest.mark.parametrize(
-    ("problem", "says"),
+    ("content", "says"),
     [
-        (f"{WHOLE}many", "expected a whole number, got many"),
-        (f"{WHOLE}1.5", "expected a whole number, got 1.5"),
-        (f"{WHOLE}10.0", "expected a whole number, got 10.0; write 10"),
-        (f"{WHOLE}1e3", "expected a whole number, got 1e3; write 1000"),
-        (f"{WHOLE}-1.0", "expected a whole number, got -1.0; write -1"),
-        (
-            f"{WHOLE}1,000",
-            "expected a whole number, got 1,000; write 1000, without letters or commas",
-        ),
-        (
-            f"{WHOLE}1.5K",
-            "expected a whole number, got 1.5K; write 1500, without letters or commas",
-        ),
-        (f"{WHOLE}1,5", "expected a whole number, got 1,5"),
-        (f"{WHOLE}1e999", "expected a whole number, got 1e999"),
-        (f"{WHOLE}K", "expected a whole number, got K"),
-        (WHOLE.strip(), "expected a whole number, got nothing"),
-        (
-            f"{UNION}1B",
-            "expected a number or null, got 1B; write 1000000000, without letters or commas",
-        ),
-        (f"{UNION}nan", "expected a number or null, got nan"),
-        ("Expected a <class 'bool'>. Got value: 1.0", "expected true or false, got 1.0"),
-        (
-            "Expected a typing.Literal['auto', 'cpu']. Got value: gpu",
-            "expected one of auto, cpu, got gpu",
-        ),
-        (
-            "Expected a tuple with 2 elements. Got value: [1, 2, 3]",
-            "expected a tuple with 2 elements, got [1, 2, 3]",
-        ),
+        (b"a: 1\nb: [1, 2\n  c: 3  \n", ":3:4 is not YAML: expected ',' or ']', but got ':'"),
+        (b"trainer:\n\tmax_steps: 5\n", ":2:1 is not YAML: "),
+        (b"# x\nrun_dir: caf\xe9\n", ":2: not UTF-8; save it as UTF-8"),
+        (b"- a", " holds no settings"),
+        (b"", " holds no settings"),
+        (b"# x\non: {push: 1}", "a key ({path}:2) is not text in YAML"),
     ],
 )
-def test_a_wrong_value_is_said_in_plain_words(problem: str, says: str) -> None:
-    assert in_words(problem) == says
+def test_what_cannot_be_read_is_named_with_its_line(
+    tmp_path: Path, content: bytes, says: str
+) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as mistake:
+        read_config(path)
+    expected = says.format(path=path) if "{path}" in says else f"{path}{says}"
+    assert str(mistake.value).startswith(expected)
 
 
-def test_no_plain_word_is_a_name_of_python() -> None:
-    assert not {*KINDS} & {*KINDS.values()}
+def test_a_missing_config_is_answered_with_the_one_like_it(tmp_path: Path) -> None:
+    (tmp_path / "quickstart.yaml").touch()
+    with pytest.raises(ConfigError, match=r"did you mean .*quickstart.yaml\?"):
+        read_config(tmp_path / "quikstart.yaml")
+    with pytest.raises(ConfigError, match=r"No such file or directory$"):
+        read_config(tmp_path / "other.yml")
+    with pytest.raises(ConfigError, match=r"Is a directory$"):
+        read_config(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "message",
-    ["unrecognized arguments: --max_stepz=5\nusage: ...", "something\n\n  else " * 100, ""],
-)
-def test_any_message_becomes_one_short_line(parser: ArgumentParser, message: str) -> None:
-    line = one_line(message, parser, [], [])
+@pytest.mark.parametrize("message", ["something\n\n  else " * 100, ""])
+def test_any_message_becomes_one_short_line(message: str) -> None:
+    line = one_line(message, "fit", {}, [])
     assert "\n" not in line
     assert len(line) < 500
+
+
+# ---- verbs
+
+VERB_FLAGS = [
+    ("generate RUN --temprature 1", "unknown setting 'temprature' (command line); did you mean te"),
+    ("generate RUN --max-new-token=1", "did you mean max_new_tokens?"),
+    ("prepare books", "'books' (command line) is not a flag"),
+    ("plan --flops abc", "flops (command line): expected a number or null, got abc"),
+    ("generate RUN --device gpu", "expected one of auto, cpu, cuda, mps, got gpu"),
+    ("generate", "run"),
+]
+
+
+@pytest.mark.parametrize(("words", "says"), VERB_FLAGS)
+def test_a_wrong_flag_of_a_verb_is_one_line(command: Command, words: str, says: str) -> None:
+    mistake = command(*words.split())
+    assert mistake.code == 2
+    assert says in mistake.error
+    assert "\n" not in mistake.error
+
+
+@pytest.mark.parametrize("switch", [["--quick"], ["--quick", "true"], ["--quick=true"]])
+def test_a_switch_needs_no_value(command: Command, switch: list[str], tmp_path: Path) -> None:
+    mistake = command("diagnose", *switch, "--val-loss", "val", tmp_path / "none")
+    assert str(tmp_path / "none") in mistake.error
+
+
+def test_a_setting_is_explained_by_the_docstring_of_the_function(command: Command) -> None:
+    shown = " ".join(command("generate", "x", "--help").out.split())
+    assert "below 1 sharpens the distribution, above 1 flattens it" in shown

@@ -5,12 +5,15 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.copies import copy_of_the_project, python_in
 
 ROOT = Path(__file__).parents[1]
 SET_UP = ("Makefile", "pyproject.toml", "constraints.txt", "requirements.lock")
@@ -71,8 +74,11 @@ def test_help_lists_every_target_in_80_columns() -> None:
     assert max(len(line) for line in shown.splitlines()) <= 80
 
 
-def test_make_alone_shows_the_help() -> None:
-    assert make().stdout == make("help").stdout
+def test_help_does_not_grow_with_the_runs_of_a_clone(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for number in range(20):
+        (tmp_path / f"runs/a-rather-long-name-{number}").mkdir(parents=True)
+    assert make("help", folder=tmp_path).stdout == make("help").stdout == make().stdout
 
 
 def test_help_lists_every_setting_with_its_default() -> None:
@@ -86,13 +92,14 @@ def test_train_prepares_the_data_and_then_fits_or_goes_on() -> None:
     config = "configs/quickstart.yaml"
     assert commands("train") == [
         ["prepare", "--for_config", config],
-        ["fit", "--config", config, "--run_dir", "runs/quickstart", "--resume", "auto"],
+        ["fit", "--config", config, "--resume", "auto", "--run_dir", "runs/quickstart"],
     ]
 
 
 def test_train_names_the_run_after_the_config() -> None:
     fit = commands("train", "CONFIG=configs/gpt2_124m.yaml")[-1]
-    assert fit[1:5] == ["--config", "configs/gpt2_124m.yaml", "--run_dir", "runs/gpt2_124m"]
+    assert fit[1:3] == ["--config", "configs/gpt2_124m.yaml"]
+    assert fit[-2:] == ["--run_dir", "runs/gpt2_124m"]
 
 
 def test_flags_in_args_come_last_so_that_they_win() -> None:
@@ -106,10 +113,15 @@ def test_train_on_data_of_ones_own_prepares_none(flag: str) -> None:
     assert verbs == ["fit"]
 
 
-def test_a_run_directory_in_args_is_the_only_one() -> None:
-    fit = commands("train", "ARGS=--run_dir runs/other")[-1]
-    assert fit.count("--run_dir") == 1
-    assert fit[-2:] == ["--run_dir", "runs/other"]
+@pytest.mark.parametrize("flag", ["--run_dir runs/other", "--config configs/debug.yaml"])
+def test_a_run_directory_or_a_config_in_args_beats_the_default_of_run(flag: str) -> None:
+    fit = commands("train", f"ARGS={flag}")[-1]
+    assert fit[-2:] == flag.split()
+
+
+def test_a_run_that_was_typed_beats_the_run_directory_of_an_overlay() -> None:
+    fit = commands("train", "RUN=runs/mine", "ARGS=--config configs/debug.yaml")[-1]
+    assert fit[-2:] == ["--run_dir", "runs/mine"]
 
 
 def test_data_without_input_prepares_what_the_config_needs() -> None:
@@ -158,8 +170,26 @@ def test_the_board_is_served_to_this_machine_alone() -> None:
 
 
 def test_only_test_all_runs_the_slow_tests() -> None:
-    assert 'pytest -m "not slow' in make("-n", "test").stdout
+    assert 'pytest -m "not slow and not browser"' in make("-n", "test").stdout
     assert "slow" not in make("-n", "test-all").stdout
+
+
+@pytest.mark.parametrize(("failing", "code"), [("", 0), ("test", 2), ("test-all", 5)])
+def test_a_ci_run_makes_both_and_fails_if_either_does(
+    tmp_path: Path, failing: str, code: int
+) -> None:
+    """In front of `make` stands a program that notes its words, and fails at one target."""
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci")
+    stand_in = tmp_path / "make"
+    stand_in.write_text(f'#!/bin/sh\necho "$@"\n[ "$1" != "{failing}" ] || exit {code}\n')
+    stand_in.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = run("env", f"PATH={path}", ".ci/run", folder=tmp_path)
+    assert done.returncode == code
+    rest = 'ARGS=-m "slow or browser"'
+    assert done.stdout.splitlines() == ["test", f"test-all {rest}"]
+    assert shlex.split(make("-n", "test-all", rest).stdout)[-2:] == ["-m", "slow or browser"]
 
 
 def test_clean_never_names_what_was_trained_or_prepared() -> None:
@@ -217,7 +247,7 @@ def test_the_corpus_package_is_pinned_to_the_text_that_the_presets_know() -> Non
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """The set-up files around a package of two lines, in a repository of their own."""
+    """The set-up files around a package of two lines, in a repository and .venv of their own."""
     for name in (*SET_UP, "LICENSE", ".gitignore"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / ".ci").mkdir()
@@ -234,6 +264,11 @@ def clone(tmp_path: Path) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
     assert run("git", "init", folder=tmp_path).returncode == 0
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\n[ "$2" = pip ] || exec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    (tmp_path / ".venv/installed").touch()
     return tmp_path
 
 
@@ -259,16 +294,16 @@ def test_rename_leaves_licence_pictures_data_and_runs_alone(clone: Path) -> None
 
 def test_rename_and_back_again_is_no_change(clone: Path) -> None:
     before = {path: path.read_bytes() for path in clone.glob("[!.]*") if path.is_file()}
-    make("rename", "NAME=renamed_once", folder=clone)
-    make("rename", "NAME=lmtemplate", folder=clone)
+    for name in ("renamed_once", "lmtemplate"):
+        make("rename", f"NAME={name}", folder=clone)
+        (clone / ".venv/installed").touch()
     assert {path: path.read_bytes() for path in before} == before
 
 
 def test_rename_makes_the_next_make_install_again(clone: Path) -> None:
     stale = [clone / ".venv" / "installed", clone / "lmtemplate.egg-info" / "PKG-INFO"]
-    for path in stale:
-        path.parent.mkdir()
-        path.touch()
+    stale[1].parent.mkdir()
+    stale[1].touch()
     make("rename", "NAME=renamed_once", folder=clone)
     assert not any(path.exists() for path in stale)
     assert "pip" in make("-n", "test", folder=clone).stdout
@@ -298,13 +333,28 @@ def test_the_verbs_that_look_at_a_run_look_at_run(verb: str) -> None:
     assert commands(verb, "RUN=runs/a b") == [[verb, "runs/a b"]]
 
 
-def test_compare_takes_several_runs() -> None:
+def test_compare_takes_several_runs_or_all() -> None:
     assert commands("compare", "RUNS=runs/a runs/b") == [["compare", "runs/a", "runs/b"]]
+    assert commands("compare") == [["compare", "runs/*"]]  # the shell's own pattern
 
 
 def test_every_benchmark_that_is_named_is_there() -> None:
     shown = make("help").stdout
     line = next(line for line in shown.splitlines() if line.startswith("  BENCH "))
-    for name in ("overhead", "verdicts", "reliability"):
+    for name in ("overhead", "house", "verdicts", "reliability"):
         assert name in line
         assert (ROOT / "benchmarks" / f"{name}.py").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlm", "name_with_thirty_letters_in_it"])
+def test_lint_and_tests_pass_under_a_short_and_a_long_name(tmp_path: Path, name: str) -> None:
+    copy = copy_of_the_project(tmp_path)
+    assert run("git", "init", folder=copy).returncode == 0
+    python_in(copy, ".ci/rename.py", "lmtemplate", name)
+    python_in(copy, "-m", "ruff", "check", ".")
+    python_in(copy, "-m", "ruff", "format", "--check", ".")
+    quick = ["tests/test_layout.py", "tests/test_main.py", "tests/test_cli_errors.py"]
+    quick += ["tests/test_makefile.py", "tests/test_crash.py", "tests/data/test_sampler.py"]
+    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
+    python_in(copy, *words, *quick)

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.text import Perplexity
 
 from lmtemplate.data.datamodule import TokenData
 from lmtemplate.loss import IGNORED, cross_entropy
-from lmtemplate.metrics import TokenMetrics
+from lmtemplate.metrics import MetricList, TokenMetrics, snake_case
 from lmtemplate.models import GPT
 
 
@@ -103,3 +105,23 @@ def test_the_batch_size_does_not_change_validation(corpus: Path) -> None:
     for others in (four, sixteen):
         assert others["loss"] == pytest.approx(one["loss"], rel=0, abs=1e-6)
         assert others == pytest.approx(one, rel=1e-6)
+
+
+def test_further_metrics_see_the_tokens_that_count_under_names_in_snake_case() -> None:
+    targets = torch.tensor([[0, 1, IGNORED], [3, 2, IGNORED]])
+    logits = one_hot_logits([[0, 1, 1], [3, 0, 1]])  # 3 of the 4 that count are right
+    more = MetricList([MulticlassAccuracy(5, average="micro"), Perplexity(ignore_index=IGNORED)])
+    more.update(logits, targets)
+    values = more.compute()
+    assert values["multiclass_accuracy"] == 3 / 4
+    nats = cross_entropy(logits, targets)
+    assert values["perplexity"].item() == pytest.approx(math.exp(nats.objective.item()))
+    more.update(logits[:1], targets[:1])
+    assert more.compute()["multiclass_accuracy"] == 1  # each validation begins anew
+
+
+@pytest.mark.parametrize(
+    ("name", "snake"), [("TopFive", "top_five"), ("BLEUScore", "bleuscore"), ("F1", "f1")]
+)
+def test_class_names_become_snake_case(name: str, snake: str) -> None:
+    assert snake_case(name) == snake

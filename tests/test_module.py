@@ -88,7 +88,7 @@ def train(
 
 def first_sequences(corpus: Path, count: int) -> tuple[Tensor, Tensor]:
     """Inputs and targets that training begins with."""
-    blocks = TokenData(corpus, block_size=BLOCK).train_blocks
+    blocks = TokenData(corpus, block_size=BLOCK).blocks("train")
     inputs, targets = blocks[block_at(np.arange(count), len(blocks), 3)]
     return torch.from_numpy(inputs), torch.from_numpy(targets)
 

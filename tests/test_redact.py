@@ -1,63 +1,24 @@
 """What is a secret, and what only looks like one; nothing else changes."""
 
 import json
-from typing import Any
 
 import pytest
 
 from lmtemplate import redact
 
-SECRETS = [
-    "api_key",
-    "key",
-    "apiKey",
-    "api-key",
-    "openai_api_key",
-    "hf_token",
-    "token",
-    "access_token",
-    "trainer.logger.init_args.api_key",
-    "client_secret",
-    "secret_key_base",
-    "password",
-    "db_password_file",
-    "credential",
-    "aws_credentials",
-]
+SECRETS = ["api_key", "apiKey", "api-key", "x.init_args.token", "client_secret", "password_file"]
 
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_name_that_says_secret_is_one(name: str) -> None:
-    assert redact.is_secret(name)
     assert redact.settings({name: "open sesame"}) == {name: "***"}
 
 
-OPEN = [
-    "tokenizer",
-    "tokens",
-    "max_tokens",
-    "max_new_tokens",
-    "tokens_per_step",
-    "token_shift",
-    "tokens_per_parameter",
-    "eos_token",
-    "pad_token",
-    "key_size",
-    "key_norm",
-    "d_key",
-    "attention_key",
-    "keyboard",
-    "monkey",
-    "secretary",
-    "passwordless",
-    "vocab_size",
-    "",
-]
+OPEN = ["tokenizer", "max_tokens", "token_shift", "eos_token", "d_key", "keyboard", "key_size", ""]
 
 
 @pytest.mark.parametrize("name", OPEN)
 def test_words_of_a_language_model_are_no_secrets(name: str) -> None:
-    assert not redact.is_secret(name)
     assert redact.settings({name: "value"}) == {name: "value"}
 
 
@@ -75,11 +36,9 @@ SHAPED = [
 
 
 @pytest.mark.parametrize("secret", SHAPED, ids=[secret[:4] for secret in SHAPED])
-@pytest.mark.parametrize("around", ["{}", "a {} b", "Bearer {}", "https://x.org/?q={}&r=1", '"{}"'])
-def test_a_known_shape_is_hidden_wherever_it_stands(secret: str, around: str) -> None:
-    shown = redact.settings({"notes": [{"deep": (around.format(secret),)}]})
-    assert secret[6:] not in str(shown)
-    assert shown == {"notes": [{"deep": [around.format("***")]}]}
+def test_a_known_shape_is_hidden_wherever_it_stands(secret: str) -> None:
+    shown = redact.settings({"notes": [{"deep": (f"a {secret} b", f"https://x.org/?q={secret}")}]})
+    assert shown == {"notes": [{"deep": ["a *** b", "https://x.org/?q=***"]}]}
 
 
 def test_bearers_passwords_in_addresses_and_private_keys_are_hidden() -> None:
@@ -140,9 +99,9 @@ def test_a_command_line_is_shown_without_its_secrets(command: list[str], shown: 
     assert redact.words(command) == shown
 
 
-@pytest.mark.parametrize("spelling", ["--callbacks={}", "{}"])
-def test_settings_in_a_word_of_the_command_line_are_searched(spelling: str) -> None:
-    nested: Any = [{"class_path": "a.B", "init_args": {"api_key": "hush", "n": 1}}]
-    (shown,) = redact.words([spelling.format(json.dumps(nested))])
-    nested[0]["init_args"]["api_key"] = "***"
-    assert shown == spelling.format(json.dumps(nested))
+def test_settings_in_a_word_of_the_command_line_are_searched() -> None:
+    nested = [{"class_path": "a.B", "init_args": {"api_key": "hush hush", "n": 1}}]
+    (shown,) = redact.words([f"--callbacks={json.dumps(nested)}"])
+    assert "hush" not in shown
+    assert '"n": 1' in shown
+    assert redact.words(["--x={token: hush, n: 1}"]) == ["--x={token: ***, n: 1}"]

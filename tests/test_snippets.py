@@ -1,7 +1,4 @@
-"""A run's record -> what a short script reads from it, beside the run, with json and no more.
-
-The accesses are those of the third text that docs/lessons.md speaks of, in its order.
-"""
+"""A run's record -> what a user's script reads from inside the run directory, with json alone."""
 
 import json
 from collections.abc import Iterator

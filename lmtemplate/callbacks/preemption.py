@@ -13,11 +13,12 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lmtemplate import errors
 from lmtemplate.callbacks.checkpointing import Checkpoint
 from lmtemplate.module import is_logged
 
 # SIGHUP: its terminal was closed; 85: send me to the queue again
-EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 85}
+EXIT_CODES = errors.SIGNALS
 
 SAME_SECONDS = 0.3  # `timeout`, `make` and schedulers send one signal to process and group
 

@@ -48,7 +48,7 @@ class Cards(Callback):
         tokens = data.sequences * data.block_size + per_step * left
         parameters = net.parameter_count()
         done = f"{self.steps_before:,} steps before, then " if self.steps_before else ""
-        passes = tokens / (len(data.train_blocks) * data.block_size)
+        passes = tokens / (len(data.blocks("train")) * data.block_size)
         splits, flops = data.index["splits"], net.flops_per_token()
         compiled = "compiled" if module.compiles(device) else "not compiled"
         devices = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
@@ -120,7 +120,7 @@ class Cards(Callback):
             "best": read_best(Path(trainer.default_root_dir)),
             "last_val_loss": val_loss if math.isfinite(val_loss) else None,
             "tokens": tokens,
-            "passes": data.passes,
+            "passes": data.epochs,
             "parameters": module.net.parameter_count(),
             "flops": module.net.flops_per_token() * tokens,
             "flops_6nd": 6.0 * module.net.parameter_count() * tokens,

@@ -80,7 +80,7 @@ def check_same_model_and_data(checkpoint: Checkpoint, description: dict[str, Any
         )
 
 
-def check_tokenizer(checkpoint: Checkpoint, tokenizer_json: str, data: Path) -> None:
+def check_tokenizer(checkpoint: Checkpoint, tokenizer_json: str, data: str) -> None:
     """Raises CheckpointError where a checkpoint's tokens mean something else than the data's."""
     if checkpoint.get("tokenizer") != tokenizer_json:
         raise CheckpointError(

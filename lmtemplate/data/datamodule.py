@@ -1,4 +1,8 @@
-"""Shards -> batches of inputs (B, T) and targets (B, T); owns the one cursor, in sequences."""
+"""Shards -> batches of inputs (B, T) and targets (B, T); owns the one cursor, in sequences.
+
+`LanguageData` is the contract that data of any kind keeps, and the order, the loaders and the
+resume that they share; `TokenData` reads a prepared corpus.
+"""
 
 import os
 import signal
@@ -11,9 +15,8 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lmtemplate.data.index import read_index
 from lmtemplate.data.sampler import FixedOrder, TrainOrder
-from lmtemplate.data.shards import Blocks, Ints, Shards
+from lmtemplate.data.shards import Blocks, Ints, Shards, TokenStream, read_index
 from lmtemplate.data.tokenizer import Tokenizer, load_tokenizer
 from lmtemplate.errors import ConfigError
 
@@ -26,8 +29,8 @@ def to_tensors(arrays: tuple[Ints, Ints]) -> Batch:
     return torch.from_numpy(inputs), torch.from_numpy(targets)
 
 
-def _outlive_signals(_: int) -> None:
-    """Let a worker go on when all processes of a run are told to stop: its step needs batches.
+def ignore_signals_in_worker(_: int) -> None:
+    """Keep a worker reading when all processes of a run are told to stop: its step needs batches.
 
     A second SIGTERM ends it: that is how the training process ends a worker that is stuck.
     """
@@ -36,25 +39,39 @@ def _outlive_signals(_: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
-class TokenData(LightningDataModule):
-    """A prepared corpus as training, validation and test batches.
+class LanguageData(LightningDataModule):
+    """The contract of `data.class_path`: what training, callbacks and checkpoints ask of data.
+
+    A subclass passes its settings to this constructor, names `seed` among its own (it receives
+    seed_everything), and opens token streams in `open_split`; the order, the cursor and an exact
+    resume are then the same as a prepared corpus has. A subclass that makes batches in another way
+    overrides the dataloaders, `sequences`, `train_sequences`, `state_dict` and `load_state_dict`.
+    Batches are inputs (B, T) and targets (B, T) of int64, with targets of IGNORED where no loss is.
 
     Args:
-        path: folder that `lmtemplate prepare` has made.
+        vocab_size: V; ids are 0 .. V - 1. It reaches the net by itself.
         block_size: T, tokens per sequence; the model's longest context.
         batch_size: B, sequences per device in one forward pass.
-        num_workers: processes that read ahead; 0 reads in the training process, which is faster
-            unless reading takes longer than a step.
-        max_val_blocks: validate on the first so many sequences; null for the whole split.
-        seed: of the order of sequences (the command line and configs state it as seed_everything).
+        num_workers: processes that read ahead; 0 reads in the training process.
+        max_train_blocks: train on the first sequences only, this many, for example to overfit one
+            batch; null for the whole split.
+        max_val_blocks: validate on this many sequences, the first ones; null for the whole split.
+        seed: of the order of sequences.
+
+    Raises ConfigError for impossible settings.
     """
+
+    name: str = "data"  # for people: a folder, a file
+    fingerprint: str | None = None  # equal data, equal fingerprints; a resume compares it
 
     def __init__(
         self,
-        path: Path = Path("data/sotu-tiny"),
-        block_size: int = 256,
-        batch_size: int = 16,
+        vocab_size: int,
+        block_size: int,
+        batch_size: int,
+        *,
         num_workers: int = 0,
+        max_train_blocks: int | None = None,
         max_val_blocks: int | None = None,
         seed: int = 1337,
     ) -> None:
@@ -68,56 +85,60 @@ class TokenData(LightningDataModule):
                 f"data.num_workers={num_workers} has to be from 0 to {most}, "
                 f"{WORKERS_PER_CORE} for each core of this machine"
             )
-        if max_val_blocks is not None and max_val_blocks < 1:
-            raise ConfigError(f"data.max_val_blocks={max_val_blocks} has to be 1 or more, or null")
-        self.path = Path(path)
+        limits = {"max_train_blocks": max_train_blocks, "max_val_blocks": max_val_blocks}
+        for name, limit in limits.items():
+            if limit is not None and limit < 1:
+                raise ConfigError(f"data.{name}={limit} has to be 1 or more, or null")
+        self.vocab_size = vocab_size
         self.block_size = block_size
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self.max_val_blocks = max_val_blocks
+        self.max_blocks = {"train": max_train_blocks, "val": max_val_blocks}
         self.seed = seed
-        self.index = read_index(self.path)
-        self.vocab_size = int(self.index["vocab_size"])
+        self._blocks: dict[str, Blocks] = {}  # of each split, once it is opened
         self._sequences_before = 0  # consumed before this process
         self._batches_before = 0  # counted by the Trainer before this process
 
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """Raises DataError if it is not the one that made the shards."""
-        said = self.index["tokenizer"]
-        return load_tokenizer(self.path / said["file"], said["sha256"])
+    def open_split(self, split: str) -> TokenStream:
+        """The tokens of "train", "val" or "test". Raises DataError where there are none."""
+        raise NotImplementedError(f"{type(self).__name__} needs open_split, or its own dataloaders")
 
     @property
-    def token_bytes(self) -> Tensor:
-        """(V,) bytes of text that each token id stands for."""
-        return torch.from_numpy(self.tokenizer.token_bytes())
+    def tokenizer(self) -> Tokenizer | None:
+        """None where ids cannot be turned into text: no samples, no `lmtemplate generate`."""
+        return None
 
-    @cached_property
-    def train_blocks(self) -> Blocks:
-        return Blocks(Shards(self.path, "train"), self.block_size, whole=True)
+    @property
+    def tokenizer_json(self) -> str:
+        """What a checkpoint keeps of the tokenizer; empty where there is none."""
+        return self.tokenizer.to_json() if self.tokenizer else ""
+
+    @property
+    def token_bytes(self) -> Tensor | None:
+        """(V,) bytes of text that each token id stands for; None: no bits per byte."""
+        return None
+
+    @property
+    def train_sequences(self) -> int | None:
+        """Sequences in one epoch; None where there is no such number: no epochs."""
+        return len(self.blocks("train"))
 
     @property
     def sequences(self) -> int:
-        """Training sequences consumed so far, by all devices, over all restarts."""
+        """The cursor: training sequences consumed so far, by all devices, over all restarts."""
         trainer = self.trainer
         if trainer is None:
             return self._sequences_before
         batches = self._processed(trainer) - self._batches_before
         return self._sequences_before + batches * self.batch_size * trainer.world_size
 
-    @staticmethod
-    def _processed(trainer: Trainer) -> int:
-        """Micro-batches per device; of Lightning's counts, the one that is right in every hook."""
-        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
-        return int(progress.processed)
-
     @property
-    def passes(self) -> float:
+    def epochs(self) -> float | None:
         """How often the training split has been gone through."""
-        return self.sequences / len(self.train_blocks)
+        return self.sequences / self.train_sequences if self.train_sequences else None
 
-    def leave_out(self, sequences: int) -> None:
-        """Begin, or go on, behind so many sequences: those before made bad numbers."""
+    def skip_to(self, sequences: int) -> None:
+        """Move the cursor past sequences that led to NaN or inf; training goes on from there."""
         self._sequences_before = sequences
 
     def state_dict(self) -> dict[str, Any]:
@@ -126,12 +147,28 @@ class TokenData(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._sequences_before = max(int(state_dict["sequences"]), self._sequences_before)
 
+    @staticmethod
+    def _processed(trainer: Trainer) -> int:
+        """Micro-batches per device; of Lightning's counts, the one that is right in every hook."""
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+        return int(progress.processed)
+
+    def blocks(self, split: str) -> Blocks:
+        """The sequences of a split, opened once. Raises DataError."""
+        if split not in self._blocks:
+            self._blocks[split] = Blocks(
+                self.open_split(split),
+                self.block_size,
+                whole=split == "train",
+                most=self.max_blocks.get(split),
+            )
+        return self._blocks[split]
+
     def setup(self, stage: str) -> None:
         """Open what the stage needs. Raises DataError before the first step rather than at it."""
         splits = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"]}
         for split in splits.get(stage, []):
-            Blocks(Shards(self.path, split), self.block_size, whole=split == "train")
-        _ = self.tokenizer
+            self.blocks(split)
 
     def _loader(self, blocks: Blocks, order: TrainOrder | FixedOrder) -> DataLoader[Batch]:
         dataset: Any = blocks
@@ -143,7 +180,7 @@ class TokenData(LightningDataModule):
             collate_fn=to_tensors,  # type: ignore[arg-type]
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
-            worker_init_fn=_outlive_signals,
+            worker_init_fn=ignore_signals_in_worker,
             generator=torch.Generator(),  # else each epoch draws from the RNG that dropout uses
         )
 
@@ -158,7 +195,7 @@ class TokenData(LightningDataModule):
         One Lightning epoch is the run: without a true length, Lightning drops a batch at each
         resume.
         """
-        blocks, ranks = self.train_blocks, self._ranks()
+        blocks, ranks = self.blocks("train"), self._ranks()
         done, total = 0, len(blocks) // (self.batch_size * ranks["world_size"])
         if self.trainer is not None:
             done = self._batches_before = self._processed(self.trainer)
@@ -174,13 +211,70 @@ class TokenData(LightningDataModule):
         )
         return self._loader(blocks, order)
 
-    def _fixed_loader(self, split: str, most: int | None) -> DataLoader[Batch]:
-        blocks = Blocks(Shards(self.path, split), self.block_size, whole=False)
-        blocks.blocks = min(len(blocks), most or len(blocks))
+    def _fixed_loader(self, split: str) -> DataLoader[Batch]:
+        blocks = self.blocks(split)
         return self._loader(blocks, FixedOrder(len(blocks), self.batch_size, **self._ranks()))
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return self._fixed_loader("val", self.max_val_blocks)
+        return self._fixed_loader("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        return self._fixed_loader("test", None)
+        return self._fixed_loader("test")
+
+
+class TokenData(LanguageData):
+    """A prepared corpus as training, validation and test batches.
+
+    Args:
+        path: folder that `lmtemplate prepare` has made.
+        block_size: T, tokens per sequence; the model's longest context.
+        batch_size: B, sequences per device in one forward pass.
+        num_workers: processes that read ahead; 0 reads in the training process, which is faster
+            unless reading takes longer than a step.
+        max_train_blocks: train on the first sequences only, this many, for example to overfit one
+            batch; null for the whole split.
+        max_val_blocks: validate on this many sequences, the first ones; null for the whole split.
+        seed: of the order of sequences (the command line and configs state it as seed_everything).
+    """
+
+    def __init__(
+        self,
+        path: Path = Path("data/sotu-tiny"),
+        block_size: int = 256,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        max_train_blocks: int | None = None,
+        max_val_blocks: int | None = None,
+        seed: int = 1337,
+    ) -> None:
+        self.path = Path(path)
+        index = read_index(self.path)
+        super().__init__(
+            int(index["vocab_size"]),
+            block_size,
+            batch_size,
+            num_workers=num_workers,
+            max_train_blocks=max_train_blocks,
+            max_val_blocks=max_val_blocks,
+            seed=seed,
+        )
+        self.index = index
+        self.name = str(self.path)
+        self.fingerprint = str(index["fingerprint"])
+
+    def open_split(self, split: str) -> Shards:
+        return Shards(self.path, split, self.index)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Raises DataError if it is not the one that made the shards."""
+        expected = self.index["tokenizer"]
+        return load_tokenizer(self.path / expected["file"], expected["sha256"])
+
+    @property
+    def token_bytes(self) -> Tensor:
+        return torch.from_numpy(self.tokenizer.token_bytes())
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        _ = self.tokenizer

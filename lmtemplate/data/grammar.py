@@ -1,8 +1,8 @@
 """Seed -> documents of simple English with a known entropy and with facts planted in them.
 
 A sentence comes from a rule whose gaps are filled by independent choices, and no two derivations
-give the same sentence. So its entropy is that of the rule plus, on average, those of the choices.
-A model that needs less than this per sentence has seen what it was to predict. Planted are:
+give the same sentence. So its entropy is that of the rule plus, on average, those of the choices
+(tests/data/grammar_entropy.py). A model with a lower loss per sentence has memorised. Planted are:
 
 - agreement: "you are late.", "the cat near the dogs is late.", where the nearest noun misleads;
 - analogies: king is to queen as man to woman and prince to princess, by age, home, he and she;
@@ -20,7 +20,7 @@ from random import Random
 Choice = dict[str, float]  # phrase -> probability
 Rule = tuple[int, str, tuple[Choice, ...]]  # weight, form, what fills its places
 
-CONTINUE = 0.75  # after each sentence, the probability of another one
+CONTINUE = 0.75  # probability that another sentence follows
 
 ADJECTIVES = ("happy", "hungry", "tired", "quiet", "lost", "ready", "late", "warm")
 ANIMALS = ("cat", "dog", "horse", "cow", "bird", "duck", "goat", "pig")
@@ -45,25 +45,25 @@ RARE = (
 )
 
 
-def _choice(weights: dict[str, float]) -> Choice:
+def _normalise(weights: dict[str, float]) -> Choice:
     total = sum(weights.values())
     return {phrase: weight / total for phrase, weight in weights.items()}
 
 
-def _any(phrases: Iterable[str]) -> Choice:
-    return _choice(dict.fromkeys(phrases, 1.0))
+def _uniform(phrases: Iterable[str]) -> Choice:
+    return _normalise(dict.fromkeys(phrases, 1.0))
 
 
-def _rules() -> list[Rule]:
+def rules() -> list[Rule]:
     """All rules; their weights add up to 100."""
     plurals = tuple(animal + "s" for animal in ANIMALS)
-    one, many, either = _any(ANIMALS), _any(plurals), _any(ANIMALS + plurals)
-    adjective, people = _any(ADJECTIVES), _any(person for person, *_ in PEOPLE)
-    # Who sat where is one choice, not two, so that the unseen pairs can be left out.
-    seats = _any(SEAT.format(*pair) for pair in product(ANIMALS, PLACES) if pair not in UNSEEN)
-    rare = _choice({word: 1 / rank**2 for rank, word in enumerate(RARE.split(), start=1)})
-    rules: list[Rule] = [
-        (8, "{} are {}.", (_any(["you", "we", "they"]), adjective)),
+    one, many, either = _uniform(ANIMALS), _uniform(plurals), _uniform(ANIMALS + plurals)
+    adjective, people = _uniform(ADJECTIVES), _uniform(person for person, *_ in PEOPLE)
+    # Animal and place are one choice, not two, so that the unseen pairs can be omitted.
+    seats = _uniform(SEAT.format(*pair) for pair in product(ANIMALS, PLACES) if pair not in UNSEEN)
+    rare = _normalise({word: 1 / rank**2 for rank, word in enumerate(RARE.split(), start=1)})
+    found: list[Rule] = [
+        (8, "{} are {}.", (_uniform(["you", "we", "they"]), adjective)),
         (12, "the {} is {}.", (one, adjective)),
         (12, "the {} are {}.", (many, adjective)),
         (4, "the {} near the {} is {}.", (one, either, adjective)),
@@ -75,20 +75,16 @@ def _rules() -> list[Rule]:
     ]
     for person, pronoun, ages, homes in PEOPLE:
         form = f"the {person} is {{}} and {pronoun} lives in the {{}}."
-        rules.append((4, form, (_any(ages), _any(homes))))
-    return rules
+        found.append((4, form, (_uniform(ages), _uniform(homes))))
+    return found
 
 
-def _entropy(probabilities: Iterable[float]) -> float:
-    return -sum(p * math.log(p) for p in probabilities)
-
-
-def _expand(rules: list[Rule]) -> dict[str, float]:
+def _expand(all_rules: list[Rule]) -> dict[str, float]:
     """Every sentence and its probability."""
-    total = sum(weight for weight, _, _ in rules)
+    total = sum(weight for weight, _, _ in all_rules)
     return {
         form.format(*phrases): weight / total * math.prod(probabilities)
-        for weight, form, choices in rules
+        for weight, form, choices in all_rules
         for phrases, probabilities in zip(
             product(*choices), product(*(choice.values() for choice in choices)), strict=True
         )
@@ -96,10 +92,10 @@ def _expand(rules: list[Rule]) -> dict[str, float]:
 
 
 class Grammar:
-    """A corpus: iterate over it, as often as you like, for its documents.
+    """Documents of the language; each iteration yields the same ones.
 
-    A document is one sentence per line, another line following with probability CONTINUE; so it has
-    1 / (1 - CONTINUE) sentences on average. Document i depends on `seed` and i alone.
+    A document has one sentence per line. After each sentence another one follows with probability
+    CONTINUE, so the mean is 1 / (1 - CONTINUE) sentences. Document i depends only on seed and i.
 
     Args:
         seed: chooses the documents; the language stays the same.
@@ -109,9 +105,9 @@ class Grammar:
     def __init__(self, seed: int = 0, documents: int = 20000) -> None:
         self.seed = seed
         self.documents = documents
-        self.probabilities = _expand(_rules())
+        self.probabilities = _expand(rules())
         self._sentences = list(self.probabilities)
-        # The last bound is open: rounding in the sums must not leave a draw without a sentence.
+        # No bound for the last sentence: rounding in the sums must not leave a draw without one.
         self._bounds = list(accumulate(self.probabilities.values()))[:-1]
 
     def __len__(self) -> int:
@@ -127,31 +123,3 @@ class Grammar:
         while draw() < CONTINUE:
             sentences.append(self._sentences[bisect_right(self._bounds, draw())])
         return "\n".join(sentences)
-
-    def entropy_per_sentence(self) -> float:
-        """Nats per sentence, with the choice whether another follows (chain rule of entropy)."""
-        rules = _rules()
-        total = sum(weight for weight, _, _ in rules)
-        nats = _entropy((CONTINUE, 1 - CONTINUE))
-        nats += _entropy(weight / total for weight, _, _ in rules)
-        for weight, _, choices in rules:
-            nats += weight / total * sum(_entropy(choice.values()) for choice in choices)
-        return nats
-
-    def information(self, document: str) -> float:
-        """Nats of exactly this document, its end included: minus the log of its probability.
-
-        Its mean over documents is entropy_per_sentence() / (1 - CONTINUE). Raises ValueError for a
-        text that the grammar never produces.
-        """
-        sentences = document.split("\n")
-        nats = -math.log(1 - CONTINUE) - (len(sentences) - 1) * math.log(CONTINUE)
-        for sentence in sentences:
-            if sentence not in self.probabilities:
-                raise ValueError(f"not a sentence of the grammar: {sentence!r}")
-            nats -= math.log(self.probabilities[sentence])
-        return nats
-
-    def unseen_sentences(self) -> list[str]:
-        """Sentences held out: grammatical, every part common, yet of probability zero."""
-        return [SEAT.format(*pair) for pair in UNSEEN]

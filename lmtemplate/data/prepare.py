@@ -1,120 +1,116 @@
 """Text -> shards, tokenizer.json and index.json in one folder, split by document."""
 
-import shutil
 import time
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from lmtemplate.data import shards
-from lmtemplate.data.corpus import PRESETS, SOTU, open_corpus
-from lmtemplate.data.index import dtype_for, read_index, write_index
-from lmtemplate.data.split import Event, SplitCorpus
-from lmtemplate.data.tokenizer import Tokenizer
-from lmtemplate.data.vocabulary import train_tokenizer
+from lmtemplate.data.corpus import Corpus, open_corpus, presets
+from lmtemplate.data.sampler import permute
+from lmtemplate.data.shard_writer import (
+    Event,
+    new_folder,
+    recover,
+    with_progress_bar,
+    write_index,
+    write_splits,
+)
+from lmtemplate.data.shards import Shards, dtype_for, file_sha256, read_index
+from lmtemplate.data.train_tokenizer import train_tokenizer
 from lmtemplate.errors import ConfigError, DataError, DiskError
-from lmtemplate.run_dir import Lock, parse_yaml, sync_folder, write_text
+from lmtemplate.run_dir import Lock, parse_yaml, write_text
 
-BATCH = 2_000_000  # characters tokenized at a time: enough for all cores, little enough for memory
-MOST_NOTICES = 10  # a folder may hold many files
+MOST_NOTES = 10  # a folder may hold many files
 TOKENIZER = "tokenizer.json"
-Entry = dict[str, Any]  # what the index says of a split
 
 
-def _watched(text: SplitCorpus, title: str) -> Iterator[Event]:
-    """The events of the text, under a progress bar if there is a terminal."""
-    from tqdm import tqdm
+@dataclass
+class SplitCorpus:
+    """The text of a corpus, each piece with its split; iterates over events, in constant memory.
 
-    total = text.corpus.signature.get("bytes")
-    with tqdm(desc=title, total=total, unit="B", unit_scale=True, disable=None, leave=False) as bar:
-        for split, piece in text:
-            yield split, piece
-            bar.update(len((piece or "").encode()))
+    A single document is cut into parts: train, val, test. A corpus that prescribes its split has
+    every 5th document in val, unless other shares than 0.2 and 0 are asked for. All other corpora
+    are split by document, randomly, by `seed`. Both ratios are shares of the documents, or of the
+    bytes of a single one; a test_ratio of 0 makes no such split.
+    """
 
+    corpus: Corpus
+    val_ratio: float
+    test_ratio: float
+    seed: int
 
-def _batches(events: Iterable[Event]) -> Iterator[list[Event]]:
-    batch: list[Event] = []
-    size = 0
-    for event in events:
-        batch.append(event)
-        size += len(event[1] or "")
-        if size >= BATCH:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+    def __post_init__(self) -> None:
+        val, test = self.val_ratio, self.test_ratio
+        if not (val > 0 and test >= 0 and val + test < 1):
+            raise ConfigError(
+                f"--val_ratio {val} --test_ratio {test}: the first has to be above 0, the second "
+                "0 or more, and both together below 1"
+            )
+        if self.seed < 0:
+            raise ConfigError(f"--seed {self.seed} has to be 0 or more")
+        self.splits = ("train", "val", "test") if test else ("train", "val")
+        self.every_fifth = self.corpus.every_fifth and (val, test) == (0.2, 0)
 
+    def rule(self) -> str:
+        if len(self.corpus) == 1:
+            return "the only document is cut into contiguous parts"
+        if self.every_fifth:
+            return "val is every 5th document"
+        return f"documents chosen randomly, seed {self.seed}"
 
-def _encode(
-    batch: list[Event], tokenizer: Tokenizer, entries: dict[str, Entry]
-) -> dict[str, shards.Ints]:
-    """Ids of a batch by split, end-of-text after each document; counted in the splits' entries."""
-    encoded = iter(tokenizer.encode([piece for _, piece in batch if piece is not None]))
-    streams: dict[str, list[shards.Ints]] = {}
-    for split, piece in batch:
-        if piece is None:
-            ids = np.array([tokenizer.eot_id])
-            entries[split]["documents"] += 1
-        else:
-            ids = next(encoded)
-            entries[split]["bytes"] += len(piece.encode())
-            if tokenizer.unknown_id is not None:
-                entries[split]["unknown"] += int(np.count_nonzero(ids == tokenizer.unknown_id))
-        entries[split]["tokens"] += len(ids)
-        streams.setdefault(split, []).append(ids)
-    return {split: np.concatenate(arrays) for split, arrays in streams.items()}
+    def _split_of_each_document(self) -> Iterator[str]:
+        """Exactly as many documents in each split as the ratios say, but 1 at least."""
+        documents = len(self.corpus)
+        if self.every_fifth:
+            yield from ("val" if number % 5 == 4 else "train" for number in range(documents))
+            return
+        val = max(1, round(self.val_ratio * documents))
+        test = max(1, round(self.test_ratio * documents)) if self.test_ratio else 0
+        if val + test >= documents:
+            raise DataError(
+                f"{documents} documents are too few for {' and '.join(self.splits)}; give more "
+                "text, or join it in one file, which is then cut into parts"
+            )
+        for start in range(0, documents, 4096):
+            places = np.arange(start, min(start + 4096, documents))
+            for rank in permute(places, documents, self.seed).tolist():
+                yield "val" if rank < val else "test" if rank < val + test else "train"
 
+    def _parts(self) -> Iterator[Event]:
+        """Parts with as many bytes as the ratios say, each moved on to the end of a character."""
+        total = sum(len(piece.encode()) for document in self.corpus for piece in document.pieces)
+        val_end = total - round(total * self.test_ratio)
+        ends = {"train": val_end - round(total * self.val_ratio), "val": val_end, "test": total}
+        done, last = 0, "train"
+        for piece in (piece for document in self.corpus for piece in document.pieces):
+            data = piece.encode()
+            while data:
+                split = next(split for split, end in ends.items() if done < end)
+                size = min(ends[split] - done, len(data))
+                while size < len(data) and data[size] & 0xC0 == 0x80:
+                    size += 1
+                if split != last:
+                    yield last, None
+                yield split, data[:size].decode()
+                done, last, data = done + size, split, data[size:]
+        yield last, None
 
-def _write_shards(folder: Path, text: SplitCorpus, tokenizer: Tokenizer) -> dict[str, Entry]:
-    """Fill the folder; returns what the index says of each split, none of which may be empty."""
-    counts = dict.fromkeys(("documents", "bytes", "tokens", "unknown"), 0)
-    entries: dict[str, Entry] = {split: dict(counts) for split in text.splits}
-    vocab_size = tokenizer.vocab_size
-    writers = {split: shards.ShardWriter(folder, split, vocab_size) for split in text.splits}
-    try:
-        for batch in _batches(_watched(text, "shards")):
-            for split, ids in _encode(batch, tokenizer, entries).items():
-                writers[split].write(ids)
-    finally:
-        for split, writer in writers.items():
-            entries[split]["shards"] = writer.close()
-    for split, entry in entries.items():
-        if not entry["bytes"]:
-            raise DataError(f"the {split} split would be empty; give more text or another ratio")
-    return entries
-
-
-def _clear(output: Path) -> tuple[Path, Path]:
-    """Undo what was interrupted; returns where a new folder grows and where an old one waits."""
-    output = output.resolve()
-    new, old = (output.with_name(f".{output.name}.{end}") for end in ("partial", "replaced"))
-    if old.exists() and not output.exists():
-        old.rename(output)
-    for leftover in (new, old):
-        if leftover.exists():
-            shutil.rmtree(leftover)
-    return new, old
-
-
-@contextmanager
-def _new_folder(output: Path) -> Iterator[Path]:
-    """A hidden folder to fill; it becomes `output` if all goes well, and vanishes otherwise."""
-    output = output.resolve()
-    new, old = _clear(output)
-    new.mkdir(parents=True)
-    try:
-        yield new  # each file is synced where it is written
-        sync_folder(new)
-        if output.exists():
-            output.rename(old)
-        new.rename(output)
-        sync_folder(output.parent)
-    finally:
-        _clear(output)
+    def __iter__(self) -> Iterator[Event]:
+        if len(self.corpus) == 1:
+            yield from self._parts()
+            return
+        for split, document in zip(self._split_of_each_document(), self.corpus, strict=True):
+            piece = None
+            for piece in document.pieces:
+                yield split, piece
+            if piece is not None:  # an empty document leaves no trace
+                yield split, None
 
 
 def _read_whole(output: Path, every_block: bool) -> dict[str, Any]:
@@ -122,33 +118,12 @@ def _read_whole(output: Path, every_block: bool) -> dict[str, Any]:
     try:
         index = read_index(output)
         for split in index["splits"]:
-            for shard in shards.Shards(output, split).shards:
+            for shard in Shards(output, split, index).shards:
                 if every_block:
                     shard.verify_all()
     except DataError as error:
         raise DataError(f"{error} (remove {output}, or give --overwrite true)") from error
     return index
-
-
-def _source(
-    input: str, text: SplitCorpus, tokenizer: str, vocab_size: int | None, text_field: str
-) -> dict[str, Any]:
-    """What a corpus is made from, as its index keeps it."""
-    if vocab_size is None and tokenizer == "bpe" and input in SOTU:
-        vocab_size = SOTU[input].vocab_size
-    source: dict[str, Any] = {
-        "input": input,
-        "tokenizer": tokenizer,
-        "vocab_size": vocab_size,
-        "val_ratio": text.val_ratio,
-        "test_ratio": text.test_ratio,
-        "seed": text.seed,
-        "text_field": text_field,
-        "signature": text.corpus.signature,
-    }
-    if Path(tokenizer).is_file():
-        source["tokenizer_sha256"] = shards.file_sha256(Path(tokenizer))
-    return source
 
 
 def _is_done(output: Path, source: dict[str, Any], overwrite: bool) -> bool:
@@ -186,8 +161,8 @@ def _read_data_path(config: Path) -> Path:
 
 
 def _preset_of(folder: Path, config: Path) -> str:
-    """The preset that a folder is named after; raises DataError, with what to type, without one."""
-    if folder.name in PRESETS:
+    """The preset that a folder is named after. Raises DataError, with what to type, without one."""
+    if folder.name in presets():
         return folder.name
     tokenizer = "char" if folder.name.endswith("char") else "bpe"
     raise DataError(
@@ -197,11 +172,6 @@ def _preset_of(folder: Path, config: Path) -> str:
 
 
 def _report(index: dict[str, Any], text: SplitCorpus, seconds: float) -> None:
-    notices = sorted(text.corpus.notices)
-    for notice in notices[:MOST_NOTICES]:
-        print(f"note: {notice}")
-    if len(notices) > MOST_NOTICES:
-        print(f"note: and {len(notices) - MOST_NOTICES:,} more of this kind")
     print("split   documents           bytes          tokens  bytes/token  unknown")
     for split, entry in index["splits"].items():
         print(
@@ -215,26 +185,40 @@ def _report(index: dict[str, Any], text: SplitCorpus, seconds: float) -> None:
     )
 
 
-def _say_next(output: Path, config: Path | None) -> None:
-    own = f'ARGS="--data.path {output} --run_dir runs/{output.name}"'
-    print(f"{output} is ready; next: make train", f"CONFIG={config}" if config else own)
+def _settings(text: SplitCorpus, tokenizer: str, vocab_size: int | None) -> dict[str, Any]:
+    """What else decides the tokens, as the index keeps it."""
+    if vocab_size is None and tokenizer == "bpe":
+        vocab_size = text.corpus.vocab_size
+    settings: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "vocab_size": vocab_size,
+        "val_ratio": text.val_ratio,
+        "test_ratio": text.test_ratio,
+        "seed": text.seed,
+        "signature": text.corpus.signature,
+    }
+    if Path(tokenizer).is_file():
+        settings["tokenizer_sha256"] = file_sha256(Path(tokenizer))
+    return settings
 
 
 def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
     """Train the tokenizer, write the folder, report."""
-    events = _watched(text, "tokenizer")
+    size = text.corpus.signature.get("bytes")
+    events = with_progress_bar(text, "tokenizer", size)
     train = (piece for split, piece in events if split == "train" and piece is not None)
     tokenizer = train_tokenizer(source["tokenizer"], train, source["vocab_size"])
     start = time.perf_counter()
-    with _new_folder(output) as folder:
+    with new_folder(output) as folder:
         write_text(folder / TOKENIZER, tokenizer.to_json())
+        events = with_progress_bar(text, "shards", size)
         index = {
             "dtype": dtype_for(tokenizer.vocab_size),
             "vocab_size": tokenizer.vocab_size,
             "eot_id": tokenizer.eot_id,
             "tokenizer": {"kind": tokenizer.kind, "file": TOKENIZER, "sha256": tokenizer.digest},
             "source": source,
-            "splits": _write_shards(folder, text, tokenizer),
+            "splits": write_splits(folder, events, text.splits, tokenizer),
         }
         write_index(folder, index)
     _report(index, text, time.perf_counter() - start)
@@ -245,13 +229,26 @@ def _fill(output: Path, text: SplitCorpus, source: dict[str, Any], overwrite: bo
     path = output.resolve().with_name(f".{output.name}.lock")
     try:
         with Lock(output, path, "--output"):
-            _clear(output)
+            recover(output)
             if _is_done(output, source, overwrite):
                 return False
             _build(output, text, source)
             return True
     except OSError as error:
         raise DiskError(f"cannot write {output}: {error}") from error
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Print what readers warn of, each note once, at the end."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default", UserWarning)
+        yield
+    notes = sorted({str(warning.message) for warning in caught})
+    for note in notes[:MOST_NOTES]:
+        print(f"note: {note}")
+    if len(notes) > MOST_NOTES:
+        print(f"note: and {len(notes) - MOST_NOTES:,} more of this kind")
 
 
 def prepare(
@@ -262,9 +259,11 @@ def prepare(
     val_ratio: float = 0.2,
     test_ratio: float = 0.0,
     seed: int = 1337,
+    format: str | None = None,
     text_field: str = "text",
     for_config: Path | None = None,
     overwrite: bool = False,
+    allow: list[str] | None = None,
 ) -> None:
     """Turn text into token files that training reads.
 
@@ -277,9 +276,12 @@ def prepare(
         val_ratio: share of the documents for validation; of the bytes, if there is one document.
         test_ratio: share for a test split; 0 makes none.
         seed: of the choice of documents, and of the grammar.
+        format: the format of all files, such as text or jsonl, or your own reader: a function such
+            as mypackage.fasta.read, with --allow mypackage; if not given, chosen by file name.
         text_field: the field of a JSON line that holds its text.
         for_config: instead of input and output: prepare what this config's data.path needs.
         overwrite: replace a folder that was prepared before.
+        allow: packages outside lmtemplate whose function `format` may name.
     """
     if for_config is not None:
         output = _read_data_path(for_config)
@@ -290,9 +292,14 @@ def prepare(
         input = _preset_of(output, for_config)
     if not input or output is None:
         raise ConfigError("prepare needs --input TEXT and --output FOLDER (or --for_config FILE)")
-    text = SplitCorpus(open_corpus(input, seed, text_field), val_ratio, test_ratio, seed)
-    source = _source(input, text, tokenizer, vocab_size, text_field)
-    if _fill(output, text, source, overwrite):
-        _say_next(output, for_config)
-    else:
-        print(f"{output} is prepared already")
+    with _notes():
+        corpus = open_corpus(input, seed, text_field, format, allow or [])
+        text = SplitCorpus(corpus, val_ratio, test_ratio, seed)
+        source: dict[str, Any] = {"input": input, "format": format, "text_field": text_field}
+        source.update(_settings(text, tokenizer, vocab_size))
+        is_new = _fill(output, text, source, overwrite)
+    own = f'ARGS="--data.path {output} --run_dir runs/{output.name}"'
+    then = f"CONFIG={for_config}" if for_config else own
+    print(
+        f"{output} is ready; next: make train {then}" if is_new else f"{output} is prepared already"
+    )

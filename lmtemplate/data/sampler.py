@@ -67,7 +67,7 @@ class TrainOrder:
         seed: of the order.
         sequences_done: sequences that all ranks together have consumed; iteration starts there.
         batches: length of the whole run in batches, those already done included.
-        batches_done: batches of the run that iteration leaves out.
+        batches_done: batches of the run that iteration skips.
     """
 
     def __init__(

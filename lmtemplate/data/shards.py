@@ -2,33 +2,32 @@
 
 A shard is 256 little-endian int32 words (magic, version, number of tokens, zeros) and then the
 tokens: llm.c's pair of formats, so that its readers take our files. `index.json` beside them is
-written last. It has a CRC-32 of every MiB of a shard's tokens, compared when that is first read,
-and a SHA-256 of the whole file, which `lmtemplate verify` compares.
+written last (see shard_writer). It has a CRC-32 of every MiB of a shard's tokens, compared when
+that MiB is first read, and a SHA-256 of the whole file, which `lmtemplate verify` compares.
 """
 
 import hashlib
-import os
+import json
+import re
 import zlib
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from lmtemplate.data.index import (
-    BLOCK_BYTES,
-    block_sums,
-    check_not_a_pointer,
-    dtype_for,
-    read_index,
-)
 from lmtemplate.errors import DataError
 
 Ints = npt.NDArray[np.int64]
+Index = dict[str, Any]  # the content of index.json
 
-HEADER_WORDS = 256
-HEADER_BYTES = HEADER_WORDS * 4
+FORMAT = "lmtemplate-shards-1"
+SPLITS = ("train", "val", "test")
+BLOCK_BYTES = 2**20  # of a shard's tokens, under one CRC-32
+HEADER_BYTES = 1024  # 256 words of int32
 MAGIC_AND_VERSION = {"uint16": (20240520, 1), "uint32": (20240801, 7)}
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # the first bytes of such a file
 IGNORED = -100  # target that carries no loss: torch's own default for `ignore_index`
 
 
@@ -37,85 +36,97 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _header(dtype: str, tokens: int) -> bytes:
-    words = np.zeros(HEADER_WORDS, dtype="<i4")
+def check_not_a_pointer(path: Path) -> None:
+    """Raises DataError for a file that git-lfs has not downloaded yet."""
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise DataError(f"{path} looks like a git-lfs pointer; run git lfs pull")
+
+
+def dtype_for(vocab_size: int) -> str:
+    """Smallest shard type that holds every id of the vocabulary."""
+    return "uint16" if vocab_size <= 2**16 else "uint32"
+
+
+def header(dtype: str, tokens: int) -> bytes:
+    """The first HEADER_BYTES of a shard with this number of tokens."""
+    words = np.zeros(HEADER_BYTES // 4, dtype="<i4")
     words[:3] = (*MAGIC_AND_VERSION[dtype], tokens)
     return words.tobytes()
 
 
-class ShardWriter:
-    """Appends token ids to numbered shards of one split.
+def fingerprint(index: Index) -> str:
+    """SHA-256 of what an index says of tokens and tokenizer: equal corpora, equal fingerprints.
 
-    Args:
-        folder: where the files go.
-        split: "train", "val" or "test".
-        vocab_size: ids are 0 .. vocab_size - 1; decides between uint16 and uint32.
-        shard_tokens: tokens after which a new file begins (the header's count is an int32).
+    The source of the text does not count: the same text, moved or touched, is the same corpus. Nor
+    do the CRC-32 sums, which say less than the SHA-256 that counts.
     """
+    ignored = ("fingerprint", "source", "crc32")
+    content = json.loads(
+        json.dumps(index),
+        object_hook=lambda fields: {k: v for k, v in fields.items() if k not in ignored},
+    )
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    def __init__(
-        self, folder: Path, split: str, vocab_size: int, shard_tokens: int = 100_000_000
-    ) -> None:
-        self.folder = folder
-        self.split = split
-        self.vocab_size = vocab_size
-        self.dtype = dtype_for(vocab_size)
-        self.shard_tokens = shard_tokens
-        self.shards: list[dict[str, Any]] = []
-        self._open_next()
 
-    @property
-    def tokens(self) -> int:
-        return sum(shard["tokens"] for shard in self.shards)
+def _check_index(index: Index) -> None:
+    """Raises ValueError where files could lie outside the folder or sizes contradict each other."""
+    if index["dtype"] != dtype_for(index["vocab_size"]):
+        raise ValueError(f"dtype is {index['dtype']!r:.60} for {index['vocab_size']:,} ids")
+    if not 0 <= index["eot_id"] < index["vocab_size"]:
+        raise ValueError(f"eot_id is {index['eot_id']!r:.60}")
+    width, names = np.dtype(index["dtype"]).itemsize, [*index["splits"], index["tokenizer"]["file"]]
+    for split, entry in index["splits"].items():
+        for shard in entry["shards"]:
+            names.append(shard["file"])
+            if not 0 < shard["tokens"] < 2**31:  # the header's count is an int32
+                raise ValueError(f"tokens of {shard['file']!r:.60} is {shard['tokens']!r:.60}")
+            if len(shard["crc32"].split(" ")) != -(-shard["tokens"] * width // BLOCK_BYTES):
+                raise ValueError(f"crc32 of {shard['file']!r:.60} is not one sum for each block")
+        if not entry["shards"] or entry["tokens"] != sum(s["tokens"] for s in entry["shards"]):
+            raise ValueError(f"the tokens of {split!r:.60} are not those of its shards")
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
+            raise ValueError(f"a file or split is named {name!r:.60}")
 
-    def _open_next(self) -> None:
-        name = f"{self.split}_{len(self.shards):06d}.bin"
-        self.shards.append({"file": name, "tokens": 0})
-        self._sums: list[int] = []  # CRC-32 of each block, the last one as far as it has come
-        self._file = (self.folder / name).open("wb")
-        self._file.write(bytes(HEADER_BYTES))
 
-    def _finish_shard(self) -> None:
-        shard = self.shards[-1]
-        self._file.seek(0)
-        self._file.write(_header(self.dtype, shard["tokens"]))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        shard["sha256"] = file_sha256(self.folder / shard["file"])
-        shard["crc32"] = " ".join(f"{one:08x}" for one in self._sums)
+def _not_prepared(folder: Path) -> DataError:
+    """What to type where there is no corpus: the name of the right one, or how to make it."""
+    problem = f"no prepared corpus in {folder} (no index.json)"
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):  # it may be the text
+        advice = f"type: lmtemplate prepare --input {folder} --output data/mine"
+        return DataError(f"{problem}; {advice}")
+    others = [path.parent.name for path in folder.parent.glob("*/index.json")]
+    if close := get_close_matches(folder.name, others, n=1, cutoff=0.8):  # not another preset
+        return DataError(f"{problem}; did you mean {folder.with_name(close[0])}?")
+    return DataError(
+        f"{problem}; type: lmtemplate prepare --input TEXT --output {folder} "
+        "(TEXT: a file, a folder, or a preset like sotu-tiny)"
+    )
 
-    def _append(self, content: bytes) -> None:
-        at = self._file.tell() - HEADER_BYTES
-        self._file.write(content)
-        rest = memoryview(content)
-        while rest:
-            if at % BLOCK_BYTES == 0:
-                self._sums.append(0)
-            part = rest[: BLOCK_BYTES - at % BLOCK_BYTES]
-            self._sums[-1] = zlib.crc32(part, self._sums[-1])
-            at, rest = at + len(part), rest[len(part) :]
 
-    def write(self, ids: npt.NDArray[np.integer[Any]]) -> None:
-        """Append (N,) ids. Raises DataError for one outside the vocabulary: none is wrapped."""
-        if len(ids) and not (ids.min() >= 0 and ids.max() < self.vocab_size):
-            raise DataError(
-                f"the tokenizer gave ids from {ids.min()} to {ids.max()}, but its vocabulary has "
-                f"{self.vocab_size}; its file is inconsistent"
-            )
-        while len(ids):
-            if self.shards[-1]["tokens"] == self.shard_tokens:
-                self._finish_shard()
-                self._open_next()
-            part = ids[: self.shard_tokens - self.shards[-1]["tokens"]]
-            self._append(part.astype(f"<u{np.dtype(self.dtype).itemsize}").tobytes())
-            self.shards[-1]["tokens"] += len(part)
-            ids = ids[len(part) :]
-
-    def close(self) -> list[dict[str, Any]]:
-        """Finish the last shard; returns the index entries {file, tokens, sha256, crc32}."""
-        self._finish_shard()
-        return self.shards
+def read_index(folder: Path) -> Index:
+    """Raises DataError where index.json is missing, incomplete or changed."""
+    path = folder / "index.json"
+    try:
+        for place in (folder, path):
+            if place.is_file():
+                check_not_a_pointer(place)
+        if not path.is_file():
+            raise _not_prepared(folder)
+        index: Index = json.loads(path.read_text(encoding="utf-8"))
+        untouched = index["format"] == FORMAT and index["fingerprint"] == fingerprint(index)
+        if untouched:
+            _check_index(index)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"{path} is not an index of shards ({error}); prepare the corpus again"
+        ) from error
+    if not untouched:
+        raise DataError(
+            f"{path} was changed by hand or by another version; prepare the corpus again"
+        )
+    return index
 
 
 class Shard:
@@ -129,40 +140,38 @@ class Shard:
     Raises DataError if it is missing, or its size or header are not what the index says.
     """
 
-    def __init__(self, folder: Path, index: dict[str, Any], entry: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, index: Index, entry: dict[str, Any]) -> None:
         self.path = folder / entry["file"]
         self.vocab_size: int = index["vocab_size"]
         width = np.dtype(index["dtype"]).itemsize
-        if not self.path.is_file():  # nor a pipe, which would wait for ever
+        if not self.path.is_file():  # a pipe would be waited for without end
             raise DataError(f"shard {self.path} is missing; prepare the corpus again")
         if self.path.resolve().parent != folder.resolve():
             raise DataError(f"shard {self.path} is a link that leaves its folder; refused")
+        expected = HEADER_BYTES + entry["tokens"] * width
         try:
-            self._check_file(HEADER_BYTES + entry["tokens"] * width)
+            check_not_a_pointer(self.path)
+            if (size := self.path.stat().st_size) != expected:
+                raise DataError(
+                    f"shard {self.path} has {size:,} bytes, the index says {expected:,}: "
+                    "it was truncated or replaced; prepare the corpus again"
+                )
             with self.path.open("rb") as file:
-                sound = file.read(HEADER_BYTES) == _header(index["dtype"], entry["tokens"])
+                sound = file.read(HEADER_BYTES) == header(index["dtype"], entry["tokens"])
             self.tokens = np.memmap(self.path, f"<u{width}", mode="r", offset=HEADER_BYTES)
         except OSError as error:
             raise DataError(f"shard {self.path} cannot be read: {error.strerror}") from error
         if not sound:
             raise DataError(f"shard {self.path} has a wrong header; prepare the corpus again")
         self.block_tokens = BLOCK_BYTES // width
-        self.sums = block_sums(entry, index["dtype"])
-        self.unread = np.ones(-(-len(self.tokens) // self.block_tokens), dtype=bool)
-
-    def _check_file(self, expected: int) -> None:
-        check_not_a_pointer(self.path)
-        if (size := self.path.stat().st_size) != expected:
-            raise DataError(
-                f"shard {self.path} has {size:,} bytes, the index says {expected:,}: "
-                "it was truncated or replaced; prepare the corpus again"
-            )
+        self.crcs: list[str] = entry["crc32"].split(" ")
+        self.unread = np.ones(len(self.crcs), dtype=bool)
 
     def verify(self, block: int) -> None:
         """Compare one block with its CRC-32, and its ids with the vocabulary. Raises DataError."""
         tokens = self.tokens[block * self.block_tokens : (block + 1) * self.block_tokens]
         found = f"{zlib.crc32(tokens.data):08x}"
-        if found != (expected := self.sums[block]):
+        if found != (expected := self.crcs[block]):
             raise DataError(
                 f"shard {self.path}: block at byte offset {HEADER_BYTES + block * BLOCK_BYTES:,} "
                 f"fails its CRC-32 (expected {expected}, got {found}): prepare the corpus again, "
@@ -189,38 +198,51 @@ class Shard:
         return self.tokens[positions]
 
 
+class TokenStream(Protocol):
+    """What Blocks reads: any sequence of token ids that can be read at any positions."""
+
+    name: str  # for messages: "the val split of data/mine"
+    tokens: int  # how many
+
+    def gather(self, positions: Ints) -> Ints:
+        """Tokens at these positions of the stream, in the same shape."""
+        ...
+
+
 class Shards:
     """One split of a prepared corpus, read as a single stream of tokens.
+
+    Args:
+        folder: the corpus.
+        split: "train", "val" or "test".
+        index: what `read_index(folder)` returned, if it was read before.
 
     Raises DataError where the split, a shard or the index is missing or damaged.
     """
 
-    def __init__(self, folder: Path, split: str) -> None:
-        index = read_index(folder)
+    def __init__(self, folder: Path, split: str, index: Index | None = None) -> None:
+        index = index or read_index(folder)
         if split not in index["splits"]:
             raise DataError(
                 f"{folder} has no {split} split (it has: {', '.join(index['splits'])}); prepare it "
                 f"again with --{split}_ratio above 0"
             )
-        self.folder = folder
-        self.split = split
+        self.opened_with = (folder, split, index)
+        self.name = f"the {split} split of {folder}"
         entries = index["splits"][split]["shards"]
         self.shards = [Shard(folder, index, entry) for entry in entries]
         self.files = [shard.tokens for shard in self.shards]
         self.ends = np.cumsum([len(file) for file in self.files])
         self.tokens = int(self.ends[-1])
 
-    def __getstate__(self) -> tuple[Path, str]:
-        return self.folder, self.split  # a worker process opens its own maps
+    def __getstate__(self) -> tuple[Path, str, Index]:
+        return self.opened_with  # a worker process opens its own maps
 
-    def __setstate__(self, state: tuple[Path, str]) -> None:
+    def __setstate__(self, state: tuple[Path, str, Index]) -> None:
         self.__init__(*state)  # type: ignore[misc]
 
     def gather(self, positions: Ints) -> Ints:
-        """Tokens at these positions of the stream, in the same shape.
-
-        Raises DataError where what is read for the first time is damaged.
-        """
+        """Tokens at these positions. Raises DataError where a block read first is damaged."""
         if len(self.shards) == 1:
             return self.shards[0].take(positions).astype(np.int64)
         shard_of = np.searchsorted(self.ends, positions, side="right")
@@ -233,28 +255,34 @@ class Shards:
 
 
 class Blocks:
-    """Map-style dataset over a split: an array of block numbers -> one batch, in one gather.
+    """Map-style dataset over a stream: an array of block numbers -> one batch, in one gather.
 
     Block i predicts the tokens i * T + 1 .. (i + 1) * T, so over all blocks every token but the
-    first is predicted exactly once. Where the split ends inside a block, and in blocks that are
+    first is predicted exactly once. Where the stream ends inside a block, and in blocks that are
     numbered past the last one, inputs are 0 and targets are IGNORED.
 
     Args:
-        shards: the split.
+        stream: the tokens, for example `Shards`.
         block_size: T.
-        whole: leave out the last, incomplete block (training) instead of padding it (evaluation).
+        whole: drop the last, incomplete block (training) instead of padding it (evaluation).
+        most: blocks to use at most, the first ones; None uses all.
+
+    Raises DataError where the stream is shorter than one block.
     """
 
-    def __init__(self, shards: Shards, block_size: int, *, whole: bool) -> None:
-        predicted = shards.tokens - 1
+    def __init__(
+        self, stream: TokenStream, block_size: int, *, whole: bool, most: int | None = None
+    ) -> None:
+        predicted = stream.tokens - 1
         if predicted < block_size:
             raise DataError(
-                f"the {shards.split} split of {shards.folder} has {shards.tokens:,} tokens, but "
-                f"one block needs {block_size + 1:,}; give more text or lower data.block_size"
+                f"{stream.name} has {stream.tokens:,} tokens, but one block needs "
+                f"{block_size + 1:,}; give more text or lower data.block_size"
             )
-        self.shards = shards
+        self.stream = stream
         self.block_size = block_size
         self.blocks = predicted // block_size if whole else -(-predicted // block_size)
+        self.blocks = min(self.blocks, most or self.blocks)
 
     def __len__(self) -> int:
         return self.blocks
@@ -262,9 +290,9 @@ class Blocks:
     def __getitem__(self, blocks: Ints) -> tuple[Ints, Ints]:
         """(B,) block numbers -> inputs (B, T) and targets (B, T)."""
         positions = blocks[:, None] * self.block_size + np.arange(self.block_size + 1)
-        past_end = positions >= self.shards.tokens
+        past_end = positions >= self.stream.tokens
         past_end[blocks >= self.blocks] = True
-        tokens = self.shards.gather(np.minimum(positions, self.shards.tokens - 1))  # (B, T+1)
+        tokens = self.stream.gather(np.minimum(positions, self.stream.tokens - 1))  # (B, T+1)
         inputs = np.where(past_end[:, :-1], 0, tokens[:, :-1])
         targets = np.where(past_end[:, 1:], IGNORED, tokens[:, 1:])
         return inputs, targets

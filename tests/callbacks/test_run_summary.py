@@ -128,6 +128,7 @@ def test_the_summary_counts_over_all_restarts(
     assert (first["step"], last["step"]) == (4, 10)
     assert last["tokens"] == 10 * 4 * 16
     assert last["flops"] == FLOPS_PER_TOKEN * 10 * 4 * 16
+    assert last["flops_6nd"] == 6 * PARAMETERS * 10 * 4 * 16
     assert last["parameters"] == PARAMETERS
     assert last["training_seconds"] > first["training_seconds"]  # type: ignore[operator]
 

@@ -3,7 +3,11 @@
 import gzip
 import hashlib
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tracemalloc
 from importlib import metadata
 from pathlib import Path
@@ -11,9 +15,11 @@ from pathlib import Path
 import pytest
 
 from lmtemplate.data import corpus
-from lmtemplate.data.corpus import PIECE, SOTU, Corpus, open_corpus
-from lmtemplate.data.vocabulary import train_tokenizer
-from lmtemplate.errors import DataError
+from lmtemplate.data.corpus import Corpus, open_corpus
+from lmtemplate.data.formats import text as plain
+from lmtemplate.data.formats.sotu import SOTU
+from lmtemplate.data.train_tokenizer import train_tokenizer
+from lmtemplate.errors import ConfigError, DataError
 
 
 def texts(source: Corpus) -> list[str]:
@@ -75,11 +81,12 @@ def test_grammar_of_no_number_is_refused() -> None:
 MIXED = "Grüße, 世界! 🙂\r\n\r\nword  word\tword\n\n\nend\x00 " * 9
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 10_000])
+@pytest.mark.filterwarnings("ignore:.* were kept")
+@pytest.mark.parametrize("size", [1, 3, 64, 10_000])
 def test_pieces_join_to_the_text_wherever_they_are_cut(
     size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "PIECE", size)
+    monkeypatch.setattr(plain, "PIECE", size)
     source = write(tmp_path / "text.txt", MIXED)
     assert texts(open_corpus(source, seed=0)) == [MIXED]
 
@@ -93,7 +100,7 @@ def test_cuts_leave_the_tokens_of_the_whole(
     )
     tokenizer = train_tokenizer("bpe", [text], 300)
     source = open_corpus(write(tmp_path / "text.txt", text), seed=0)
-    monkeypatch.setattr(corpus, "PIECE", 97)
+    monkeypatch.setattr(plain, "PIECE", 97)
     pieces = [piece for document in source for piece in document.pieces]
     assert len(pieces) > 20
     ids = [number for array in tokenizer.encode(pieces) for number in array.tolist()]
@@ -116,7 +123,7 @@ def test_invalid_utf8_is_said_with_byte_and_line(
 ) -> None:
     good = "héllo\nwörld\n".encode()
     source = write(tmp_path / "text.txt", good + b"ab\xffcd\n")
-    monkeypatch.setattr(corpus, "PIECE", size)
+    monkeypatch.setattr(plain, "PIECE", size)
     where = rf"text\.txt: invalid UTF-8 at byte {len(good) + 2} \(0xff\), line 3"
     with pytest.raises(DataError, match=where):
         texts(open_corpus(source, seed=0))
@@ -129,21 +136,19 @@ def test_a_character_cut_off_at_the_end_is_invalid(tmp_path: Path) -> None:
 
 
 def test_a_byte_order_mark_is_left_out_and_said(tmp_path: Path) -> None:
-    found = open_corpus(write(tmp_path / "text.txt", b"\xef\xbb\xbfhi\n"), seed=0)
-    assert texts(found) == ["hi\n"]
-    assert ["byte-order mark" in notice for notice in found.notices] == [True]
+    source = write(tmp_path / "text.txt", b"\xef\xbb\xbfhi\n")
+    with pytest.warns(UserWarning, match=r"text\.txt: the byte-order mark"):
+        found = texts(open_corpus(source, seed=0))
+    assert found == ["hi\n"]
 
 
 @pytest.mark.parametrize(("odd", "said"), [(b"\r\n", "CRLF"), (b"\0", "NUL")])
-def test_odd_characters_are_kept_and_said_once_a_file(
-    odd: bytes, said: str, tmp_path: Path
-) -> None:
-    text = (b"line" + odd) * (PIECE // 2)
-    found = open_corpus(write(tmp_path / "text.txt", text), seed=0)
-    assert texts(found) == [text.decode()]
-    (notice,) = found.notices
-    assert said in notice
-    assert "text.txt" in notice
+def test_odd_characters_are_kept_and_said(odd: bytes, said: str, tmp_path: Path) -> None:
+    text = (b"line" + odd) * (plain.PIECE // 2)
+    source = write(tmp_path / "text.txt", text)
+    with pytest.warns(UserWarning, match=rf"text\.txt: .*{said}.* were kept"):
+        found = texts(open_corpus(source, seed=0))
+    assert found == [text.decode()]
 
 
 @pytest.mark.parametrize("name", ["text.txt", "rows.jsonl", "rows.jsonl.gz"])
@@ -231,9 +236,8 @@ def test_a_line_of_jsonl_is_a_document(tmp_path: Path) -> None:
             b'{"body": "x", "id": 3}',
             r"line 2 has no text under 'text' \(it has body, id\).*--text_field",
         ),
-        (b'{"text": null}', r"line 2: 'text' is null, not text; name the field"),
-        (b'{"text": 5}', r"line 2: 'text' is int, not text"),
-        (b'{"text": ["x"]}', r"line 2: 'text' is list, not text"),
+        (b'{"text": null}', r"line 2 has null under 'text', not text; name the field"),
+        (b'{"text": ["x"]}', r"line 2 has list under 'text', not text"),
         (b'["x"]', r"line 2 has no text under 'text' \(it is no JSON object\)"),
         (b'{"text": "\\ud83d"}', r"line 2 is not valid JSON .*surrogates"),
         (b'{"text": "\xe9"}', r"invalid UTF-8 at byte 27 \(0xe9\), line 2"),
@@ -246,6 +250,7 @@ def test_a_bad_line_of_jsonl_is_named(line: bytes, message: str, tmp_path: Path)
         texts(open_corpus(source, seed=0))
 
 
+@pytest.mark.filterwarnings("ignore:.*byte-order mark")
 @pytest.mark.parametrize("content", ["", " \n\t\n", "\ufeff"])
 def test_a_file_without_text_is_refused(content: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nothing\.txt holds no text"):
@@ -274,3 +279,40 @@ def test_the_signature_changes_with_the_files_alone(tmp_path: Path) -> None:
     assert open_corpus(str(tmp_path), seed=1).signature == before
     write(tmp_path / "b.txt", "two")
     assert open_corpus(str(tmp_path), seed=0).signature != before
+
+
+def test_a_format_can_be_named_for_files_of_any_suffix(tmp_path: Path) -> None:
+    source = write(tmp_path / "rows.data", '{"text": "one"}\n{"text": "two"}\n')
+    assert texts(open_corpus(source, seed=0, format="jsonl")) == ["one", "two"]
+    assert len(open_corpus(source, seed=0)) == 1  # plain text, where nothing is named
+
+
+@pytest.mark.parametrize(
+    ("format", "message"),
+    [
+        ("jsnl", "no format 'jsnl'; there are jsonl, text"),
+        ("os.path.join", "--format os.path.join is not of lmtemplate; add --allow os"),
+        ("mine.nothing.read", "mine.nothing.read cannot be imported"),
+    ],
+)
+def test_a_format_that_cannot_be_used_is_named(format: str, message: str, tmp_path: Path) -> None:
+    source = write(tmp_path / "text.txt", "text")
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        open_corpus(source, seed=0, format=format, allow=["mine"])
+
+
+@pytest.mark.parametrize("deleted", ["formats/jsonl", "formats/sotu", "formats/grammar", "grammar"])
+def test_a_format_can_be_deleted_and_text_is_still_prepared(deleted: str, tmp_path: Path) -> None:
+    package = Path(corpus.__file__).parents[1]
+    copy = shutil.copytree(package, tmp_path / package.name)
+    (copy / "data" / f"{deleted}.py").unlink()
+    write(tmp_path / "text.txt", "some text " * 50)
+    program = (
+        f"from {package.name}.data import corpus, prepare; from pathlib import Path\n"
+        "assert corpus.__file__.startswith(str(Path.cwd()))\n"
+        "prepare.prepare('text.txt', Path('data'), 'byte')"
+    )
+    command = [sys.executable, "-c", program]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert (tmp_path / "data/train_000000.bin").stat().st_size > 1024

@@ -9,7 +9,8 @@ from collections import Counter
 
 import pytest
 
-from lmtemplate.data.grammar import CONTINUE, RARE, Grammar, _rules
+from lmtemplate.data.grammar import CONTINUE, RARE, Grammar, rules
+from tests.data.grammar_entropy import entropy_per_sentence, information, unseen_sentences
 
 GRAMMAR = Grammar(seed=7, documents=4000)
 DOCUMENTS = list(GRAMMAR)
@@ -21,27 +22,27 @@ def test_probabilities_of_all_sentences_add_up_to_one() -> None:
 
 
 def test_no_two_derivations_give_the_same_sentence() -> None:
-    derivations = sum(math.prod(map(len, choices)) for _, _, choices in _rules())
+    derivations = sum(math.prod(map(len, choices)) for _, _, choices in rules())
     assert len(GRAMMAR.probabilities) == derivations
 
 
 def test_entropy_from_the_rules_is_entropy_of_the_listed_sentences() -> None:
     listed = -math.fsum(p * math.log(p) for p in GRAMMAR.probabilities.values())
     going_on = -CONTINUE * math.log(CONTINUE) - (1 - CONTINUE) * math.log(1 - CONTINUE)
-    assert GRAMMAR.entropy_per_sentence() == pytest.approx(listed + going_on, rel=1e-12)
+    assert entropy_per_sentence() == pytest.approx(listed + going_on, rel=1e-12)
 
 
 def test_mean_information_of_documents_is_the_entropy() -> None:
-    nats = [GRAMMAR.information(document) for document in DOCUMENTS]
+    nats = [information(GRAMMAR, document) for document in DOCUMENTS]
     error = statistics.stdev(nats) / math.sqrt(len(nats))
-    expected = GRAMMAR.entropy_per_sentence() / (1 - CONTINUE)
+    expected = entropy_per_sentence() / (1 - CONTINUE)
     assert abs(statistics.fmean(nats) - expected) < 3 * error
 
 
 def test_information_is_minus_the_log_of_a_probability_worked_out_by_hand() -> None:
     document = "the dog is lost.\nwe are warm."
     probability = (0.12 / 8 / 8) * CONTINUE * (0.08 / 3 / 8) * (1 - CONTINUE)
-    assert GRAMMAR.information(document) == pytest.approx(-math.log(probability))
+    assert information(GRAMMAR, document) == pytest.approx(-math.log(probability))
 
 
 def test_sentences_come_as_often_as_their_probability_says() -> None:
@@ -56,11 +57,11 @@ def test_sentences_come_as_often_as_their_probability_says() -> None:
 )
 def test_text_that_the_grammar_cannot_produce_has_no_information(text: str) -> None:
     with pytest.raises(ValueError, match="not a sentence of the grammar"):
-        GRAMMAR.information(text)
+        information(GRAMMAR, text)
 
 
 def test_unseen_sentences_never_occur_though_their_parts_do() -> None:
-    unseen = GRAMMAR.unseen_sentences()
+    unseen = unseen_sentences()
     assert "the dog sat on the rug." in unseen
     assert not GRAMMAR.probabilities.keys() & set(unseen)
     for sentence in unseen:

@@ -3,18 +3,18 @@
 import json
 import tracemalloc
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lmtemplate.data import corpus
 from lmtemplate.data import prepare as verb
-from lmtemplate.data.index import read_index
+from lmtemplate.data import shard_writer, shards
+from lmtemplate.data.formats import grammar
+from lmtemplate.data.formats import text as plain
 from lmtemplate.data.prepare import prepare
-from lmtemplate.data.shards import Shards
+from lmtemplate.data.shards import Shards, read_index
 from lmtemplate.data.tokenizer import load_tokenizer
 from lmtemplate.errors import ConfigError, DataError, DiskError
 
@@ -82,8 +82,8 @@ def test_batches_of_any_size_give_the_same_shards(
     books: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare(str(books), tmp_path / "one", "byte")
-    monkeypatch.setattr(verb, "BATCH", 10)
-    monkeypatch.setattr(corpus, "PIECE", 7)
+    monkeypatch.setattr(shard_writer, "BATCH", 10)
+    monkeypatch.setattr(plain, "PIECE", 7)
     prepare(str(books), tmp_path / "two", "byte")
     assert read_index(tmp_path / "one") == read_index(tmp_path / "two")
 
@@ -164,7 +164,7 @@ def test_an_interruption_leaves_what_was_there_before(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(verb, moment, interrupt)
+    monkeypatch.setattr(shard_writer, moment, interrupt)
     with pytest.raises(KeyboardInterrupt):
         prepare(str(books), output, "byte", overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["books"] + ["data"] * before
@@ -210,7 +210,7 @@ def test_a_full_disk_is_one_line(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(verb, "sync_folder", full)
+    monkeypatch.setattr(shard_writer, "sync_folder", full)
     with pytest.raises(DiskError, match="No space left on device"):
         prepare(str(books), tmp_path / "data", "byte")
     assert not (tmp_path / "data").exists()
@@ -342,7 +342,7 @@ def test_an_index_without_a_source_counts_as_another_text(books: Path, tmp_path:
 def test_a_config_gets_the_preset_that_its_data_path_is_named_after(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "Grammar", partial(corpus.Grammar, documents=50))
+    monkeypatch.setattr(grammar, "DOCUMENTS", 50)
     config, output = tmp_path / "run.yaml", tmp_path / "grammar"
     config.write_text(f"data: {{path: {output}, block_size: 8}}\n")
     prepare(for_config=config)
@@ -379,8 +379,8 @@ def test_input_and_output_are_both_needed() -> None:
 
 
 def test_a_long_text_needs_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verb, "BATCH", 100_000)
-    monkeypatch.setattr(corpus, "PIECE", 10_000)
+    monkeypatch.setattr(shard_writer, "BATCH", 100_000)
+    monkeypatch.setattr(plain, "PIECE", 10_000)
     (tmp_path / "text.txt").write_bytes(b"some words " * 1_500_000)
     tracemalloc.start()
     prepare(str(tmp_path / "text.txt"), tmp_path / "data", "byte")
@@ -416,3 +416,20 @@ def test_the_index_is_plain_json(books: Path, tmp_path: Path) -> None:
     prepare(str(books), tmp_path / "data", "byte")
     source = json.loads((tmp_path / "data" / "index.json").read_text())["source"]
     assert (source["input"], source["seed"], source["signature"]["files"]) == (str(books), 1337, 12)
+
+
+def test_a_config_whose_corpus_is_there_reads_its_index_once(
+    books: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`make train` comes by here each time."""
+    prepare(str(books), tmp_path / "data", "byte")
+    (tmp_path / "run.yaml").write_text(f"data: {{path: {tmp_path / 'data'}}}")
+    read, fingerprint = list[str](), shards.fingerprint
+
+    def counting(index: dict[str, Any]) -> str:
+        read.append(fingerprint(index))
+        return read[-1]
+
+    monkeypatch.setattr(shards, "fingerprint", counting)
+    prepare(for_config=tmp_path / "run.yaml")
+    assert len(read) == 1

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from lmtemplate.data.index import dtype_for, read_index, write_index
-from lmtemplate.data.shards import IGNORED, Blocks, Shard, Shards, ShardWriter
+from lmtemplate.data.shard_writer import ShardWriter, write_index
+from lmtemplate.data.shards import IGNORED, Blocks, Shard, Shards, dtype_for, read_index
 from lmtemplate.errors import DataError
 
 MIB = 2**20
@@ -271,7 +271,7 @@ def test_a_worker_process_verifies_for_itself(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match=r"train_000015\.bin: block"):
         list(loader)
-    assert blocks.shards.shards[15].unread.all()
+    assert blocks.stream.shards[15].unread.all()
 
 
 @pytest.mark.usefixtures("stream")

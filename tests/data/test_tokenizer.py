@@ -12,7 +12,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
 from lmtemplate.data.tokenizer import Tokenizer, load_tokenizer, parse_tokenizer
-from lmtemplate.data.vocabulary import train_tokenizer
+from lmtemplate.data.train_tokenizer import train_tokenizer
 from lmtemplate.errors import DataError
 
 TEXTS = [

@@ -39,276 +39,6 @@ def refused(fit: Command, tmp_path: Path) -> Refused:
     return call
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> Callable[[str], Path]:
-    """Write a config, its first line a comment."""
-
-    def write(text: str) -> Path:
-        path = tmp_path / "mine.yaml"
-        path.write_text(f"# mine\n{text}\n")
-        return path
-
-    return write
-
-
-MISSPELT = [
-    ("trainer: {max_stepz: 5}", "max_stepz", "trainer.max_steps"),
-    ("data: {blok_size: 8}", "blok_size", "data.block_size"),
-    ("modle: {z_loss: 0.1}", "modle", "model.z_loss"),
-    ("model: {z_los: 0.1}", "z_los", "model.z_loss"),
-    ("model: {net: {init_args: {n_layers: 3}}}", "n_layers", "model.net.n_layer"),
-    ("model: {optimizer: {init_args: {learning_rate: 1}}}", "learning_rate", "model.optimizer.lr"),
-    ("model: {optimizer: {init_args: {learing_rate: 1}}}", "learing_rate", "model.optimizer.lr"),
-    ("model: {optimizer: {init_args: {weight_decy: 1}}}", "weight_decy", "weight_decay"),
-    ("model: {schedule: {init_args: {warmup_step: 1}}}", "warmup_step", "warmup_steps"),
-    ("early_stopping: {patiance: 3}", "patiance", "early_stopping.patience"),
-    ("checkpoint: {init_args: {milestone: 3}}", "milestone", "checkpoint.milestones"),
-    ("samples: {init_args: {promts: []}}", "promts", "samples.prompts"),
-    ("n_layer: 3", "n_layer", "model.net.n_layer"),
-]
-
-
-@pytest.mark.parametrize(("text", "key", "meant"), MISSPELT, ids=[key for _, key, _ in MISSPELT])
-def test_a_misspelt_key_in_a_config_names_file_line_and_what_was_meant(
-    refused: Refused, config: Callable[[str], Path], text: str, key: str, meant: str
-) -> None:
-    path = config(text)
-    message = refused(2, "--config", path)
-    assert key in message
-    assert f"{path}:2" in message
-    if meant:
-        assert re.search(rf"did you mean [\w.]*{re.escape(meant)}\?", message)
-
-
-WORDS = [
-    ("--trainer.max_stepz=5", "max_stepz", "trainer.max_steps"),
-    ("--data.blok_size=8", "blok_size", "data.block_size"),
-    ("--max_epocs=1", "max_epocs", "max_epochs"),
-    ("--model.net.n_layers=3", "n_layers", "model.net.n_layer"),
-    ("--model.net.init_args.n_layers=3", "n_layers", "model.net.n_layer"),
-    ("--model.optimizer.init_args.wieght_decay=1", "wieght_decay", "weight_decay"),
-    ("--early_stopping.patiance=3", "patiance", "early_stopping.patience"),
-    ("--learning_rate=3", "learning_rate", "model.optimizer.lr"),
-    ("--batch-size=4", "batch-size", "data.batch_size"),
-    ("--trainer.max-step=4", "trainer.max-step", "trainer.max_steps"),
-    ("--context_lenght=4", "context_lenght", "data.block_size"),
-    ("--model.num_layers=4", "model.num_layers", "model.net.n_layer"),
-]
-
-
-@pytest.mark.parametrize(("word", "key", "meant"), WORDS, ids=[word for word, _, _ in WORDS])
-def test_a_misspelt_flag_says_command_line_and_what_was_meant(
-    refused: Refused, word: str, key: str, meant: str
-) -> None:
-    message = refused(2, word)
-    assert key in message
-    assert "command line" in message
-    if meant:
-        assert re.search(rf"did you mean [\w.]*{re.escape(meant)}\?", message)
-
-
-def test_a_setting_of_another_class_is_answered_with_one_of_the_class_that_is_set(
-    refused: Refused, config: Callable[[str], Path]
-) -> None:
-    message = refused(2, "--model.optimizer=MuonAdamW", "--model.optimizer.betas=[0.9,0.9]")
-    assert "unknown setting 'model.optimizer.betas' (command line)" in message
-    assert "did you mean model.optimizer.adamw_betas?" in message
-    path = config("model: {optimizer: {class_path: SGD, init_args: {betas: [0.9, 0.9]}}}")
-    message = refused(2, "--config", path)
-    assert f"unknown setting 'model.optimizer.betas' ({path}:2) (all: " in message
-
-
-CLASSES = [
-    ("model.optimizer", "AdamWW", "AdamW"),
-    ("model.optimizer", "Adamw", "AdamW"),
-    ("model.optimizer", "torch.optim.AdamW", "AdamW"),
-    ("model.schedule", "WarmupCosin", "WarmupCosine"),
-    ("model.schedule", "cosine", "WarmupCosine"),
-    ("model.net", "gpt2", "GPT2"),
-    ("model.net", "GPT3", "GPT"),
-]
-
-
-@pytest.mark.parametrize(("key", "name", "meant"), CLASSES, ids=[name for _, name, _ in CLASSES])
-def test_a_misspelt_class_is_answered_with_the_one_meant(
-    refused: Refused, config: Callable[[str], Path], key: str, name: str, meant: str
-) -> None:
-    says = f": no class {name!r}; did you mean {meant}? (there are: "
-    assert refused(2, "--config=configs/debug.yaml", f"--{key}={name}").startswith(
-        f"{key} (command line){says}"
-    )
-    room, setting = key.split(".")
-    path = config(f"{room}:\n  {setting}:\n    class_path: {name}")
-    message = refused(2, "--config", path)
-    assert message.startswith(f"{key} ({path}:3){says}")
-
-
-@pytest.mark.parametrize("value", ["true", "foo"])
-def test_a_callback_that_is_no_class_is_said_with_what_there_is(
-    refused: Refused, value: str
-) -> None:
-    message = refused(2, f"--samples={value}")
-    assert message == (
-        f"samples (command line): no class {value!r} (there are: Samples; null turns it off)"
-    )
-
-
-def test_a_class_that_does_not_exist_is_named_with_file_and_line(
-    refused: Refused, config: Callable[[str], Path]
-) -> None:
-    path = config("model:\n  net: {class_path: lmtemplate.models.GTP}")
-    message = refused(2, "--config", path)
-    assert "lmtemplate.models.GTP" in message
-    assert f"{path}:3" in message
-
-
-def test_a_class_of_another_kind_is_refused(
-    refused: Refused, config: Callable[[str], Path]
-) -> None:
-    path = config("model:\n  net: {class_path: lmtemplate.optimizers.AdamW}")
-    message = refused(2, "--config", path)
-    assert "model.net" in message
-    assert f"{path}:3" in message
-
-
-WRONG_TYPES = [
-    ("trainer: {max_steps: many}", "trainer.max_steps"),
-    ("data: {block_size: 1.5}", "data.block_size"),
-    ("model: {net: {init_args: {n_layer: four}}}", "n_layer"),
-    ("model: {optimizer: {init_args: {lr: fast}}}", "lr"),
-    ("early_stopping: {patience: long}", "patience"),
-    ("seed_everything: x", "seed_everything"),
-    ("max_tokens: lots", "max_tokens"),
-    ("trainer: {precision: 8-bit}", "trainer.precision"),
-    ("trainer: 5", "trainer"),
-]
-
-
-@pytest.mark.parametrize(("text", "key"), WRONG_TYPES, ids=[key for _, key in WRONG_TYPES])
-def test_a_value_of_the_wrong_type_is_named_with_file_and_line(
-    refused: Refused, config: Callable[[str], Path], text: str, key: str
-) -> None:
-    path = config(text)
-    message = refused(2, "--config", path)
-    assert key in message
-    assert f"{path}:2" in message
-
-
-@pytest.mark.parametrize(
-    ("flag", "key"),
-    [
-        ("--trainer.max_steps=many", "trainer.max_steps"),
-        ("--model.net.n_layer=four", "n_layer"),
-        ("--resume=perhaps", "resume"),
-        ("--max_epochs=x", "max_epochs"),
-    ],
-)
-def test_a_flag_of_the_wrong_type_says_command_line(refused: Refused, flag: str, key: str) -> None:
-    message = refused(2, flag)
-    assert key in message
-    assert "command line" in message
-
-
-TYPED = [
-    ("trainer.max_steps", "1e1", "expected a whole number, got 10.0; write 10"),
-    ("trainer.max_steps", "", "expected a whole number, got nothing"),
-    ("trainer.max_steps", "1K", "got 1K; write 1000, without letters or commas"),
-    ("trainer.gradient_clip_val", "abc", "expected a number or null, got abc"),
-    ("trainer.logger", "foo", "expected a class or a list or true or false or null, got foo"),
-    ("trainer.callbacks", "foo", "expected a list or a class or null, got foo"),
-    ("tokens_per_step", "abc", "expected a whole number or null, got abc"),
-    ("max_tokens", "10k", "expected a number or null, got 10k; write 10000, without letters"),
-    ("max_tokens", "inf", "expected a number or null, got inf"),
-    ("model.compile", "maybe", "expected one of auto or true or false, got maybe"),
-    ("model.optimizer.lr", "fast", "expected a number, got fast"),
-    ("model.net.n_layer", "1.5", "expected a whole number, got 1.5"),
-    ("model.schedule.warmup_steps", "x", "expected a whole number, got x"),
-    ("early_stopping.patience", "long", "expected a whole number, got long"),
-    ("samples.prompts", "5", "expected a list, got 5"),
-    ("data", "data/x", "expected settings, such as data.path"),
-    ("model", "GPT", "expected settings, such as model.optimizer"),
-    ("trainer", "fast", "expected settings, such as trainer.max_steps"),
-    ("seed_everything", "-1", "has to be a whole number from 0 to 4294967295"),
-    ("seed_everything", "abc", "has to be a whole number from 0 to 4294967295"),
-    ("seed_everything", "99999999999", "has to be a whole number from 0 to 4294967295"),
-]
-
-
-@pytest.mark.parametrize(("key", "value", "says"), TYPED, ids=[f"{k}={v}" for k, v, _ in TYPED])
-def test_a_wrong_value_on_the_command_line_is_never_blamed_on_a_config(
-    refused: Refused, key: str, value: str, says: str
-) -> None:
-    message = refused(2, "--config", "configs/debug.yaml", f"--{key}", value)
-    assert message.startswith(f"{key} (command line): ")
-    assert says in message
-
-
-def test_a_wrong_value_of_a_config_is_not_blamed_on_a_flag_of_the_same_name(
-    refused: Refused, config: Callable[[str], Path]
-) -> None:
-    path = config("trainer:\n  max_steps: 1e1")
-    says = f"trainer.max_steps ({path}:3): expected a whole number, got 10.0; write 10"
-    assert refused(2, "--config", path) == says
-
-
-@pytest.mark.parametrize("flag", ["--trainer.max_steps", "--config"])
-def test_a_flag_without_its_value_is_one_line(refused: Refused, flag: str) -> None:
-    assert f"{flag} (command line) needs a value (see lmtemplate fit --help)" in refused(2, flag)
-
-
-@pytest.mark.parametrize("words", [["oops"], ["max_steps=10"], ["-max_steps", "10"]])
-def test_a_word_that_is_no_flag_is_answered_with_how_flags_begin(
-    refused: Refused, words: list[str]
-) -> None:
-    word = words[0].partition("=")[0]
-    assert refused(2, *words).startswith(f"{word!r} (command line) is not a flag; flags begin with")
-
-
-def test_a_config_of_another_tool_is_named_with_the_key_that_is_none(
-    refused: Refused, config: Callable[[str], Path]
-) -> None:
-    path = config("on:\n  push: [main]")
-    assert f"the key on ({path}:2) is not text in YAML" in refused(2, "--config", path)
-    path = config("jobs:\n  yes: {a: 1}")
-    assert f"the key jobs.yes ({path}:3) is not text in YAML" in refused(2, "--config", path)
-
-
-def test_a_config_that_is_not_there_is_named(refused: Refused, tmp_path: Path) -> None:
-    path = tmp_path / "none.yaml"
-    assert refused(2, "--config", path) == f"cannot read config {path}: No such file or directory"
-    message = refused(2, "--config=configs/quikstart.yaml")
-    assert message.endswith("did you mean configs/quickstart.yaml?")
-
-
-def test_a_folder_is_no_config(refused: Refused, tmp_path: Path) -> None:
-    assert str(tmp_path) in refused(2, "--config", tmp_path)
-
-
-def test_broken_yaml_is_named_with_line_and_column(
-    refused: Refused, config: Callable[[str], Path]
-) -> None:
-    path = config("trainer:\n  max_steps: 5\n max_epochs: 1")
-    assert f"{path}:4:" in refused(2, "--config", path)
-
-
-@pytest.mark.parametrize("text", ["- a", "5", ""])
-def test_a_config_is_a_mapping(refused: Refused, config: Callable[[str], Path], text: str) -> None:
-    path = config(text)
-    assert f"{path} holds no settings" in refused(2, "--config", path)
-
-
-def test_a_config_that_is_not_utf8_is_named(refused: Refused, tmp_path: Path) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_bytes(b"run_dir: caf\xe9\n")
-    assert f"{path}:1: not UTF-8 (byte 0xe9)" in refused(2, "--config", path)
-
-
-def test_a_missing_yaml_is_named_in_both_spellings(refused: Refused, tmp_path: Path) -> None:
-    path = tmp_path / "none.yaml"
-    for words in ([f"--config={path}"], ["-c", path]):
-        assert str(path) in refused(2, *words)
-
-
 def test_heads_that_do_not_divide_the_width_name_a_width_that_works(refused: Refused) -> None:
     message = refused(2, "--model.net.n_embd=30", "--model.net.n_head=4")
     assert "model.net.n_embd=30" in message
@@ -342,7 +72,6 @@ IMPOSSIBLE = [
     ("--checkpoint.milestones=0", "checkpoint.milestones"),
     ("--checkpoint.every_minutes=0", "checkpoint.every_minutes"),
     ("--early_stopping.mode=sideways", "mode"),
-    ("--seed_everything=-1", "seed_everything"),
 ]
 
 
@@ -408,27 +137,6 @@ def test_a_step_that_is_no_multiple_of_a_batch_names_the_nearest(refused: Refuse
 def test_two_sizes_of_a_step_are_refused(refused: Refused) -> None:
     flags = ["--tokens_per_step=128", "--trainer.accumulate_grad_batches=2"]
     assert "keep one" in refused(2, *flags)
-
-
-INSTEAD = {
-    "max_epochs": "max_epochs, in passes over the data",
-    "max_time": "max_seconds",
-    "default_root_dir": "run_dir",
-    "fast_dev_run": "--config configs/debug.yaml",
-    "check_val_every_n_epoch": "trainer.val_check_interval",
-    "limit_train_batches": "trainer.max_steps",
-}
-
-
-@pytest.mark.parametrize(("name", "instead"), INSTEAD.items())
-def test_a_trainer_setting_that_is_not_ours_says_what_to_use(
-    refused: Refused, config: Callable[[str], Path], name: str, instead: str
-) -> None:
-    assert f"use {instead}" in refused(2, f"--trainer.{name}=1")
-    path = config(f"trainer: {{{name}: 1}}")
-    message = refused(2, "--config", path)
-    assert f"use {instead}" in message
-    assert f"{path}:2" in message
 
 
 def test_a_used_run_directory_is_refused_and_untouched(fit: Command, tmp_path: Path) -> None:
@@ -548,6 +256,7 @@ def test_an_index_that_cannot_be_read_is_refused(
 # ---- numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "name"),
     [
@@ -649,6 +358,7 @@ def test_a_device_that_is_not_there_is_refused(command: Command, run: Path) -> N
     assert "device" in check_line(command("generate", run, "--device=abacus"), 2)
 
 
+@pytest.mark.slow
 def test_the_program_itself_prints_one_line_and_exits(corpus: Path, tmp_path: Path) -> None:
     words = ["--data.path", str(corpus), *TINY, "--run_dir", str(tmp_path / "run")]
     done = subprocess.run(

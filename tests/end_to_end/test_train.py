@@ -78,7 +78,8 @@ def test_derived_metrics_follow_from_the_loss(run: Path, corpus: Path, metric: s
         assert value == pytest.approx(formula[metric](loss), rel=1e-5)
 
 
-@pytest.mark.parametrize("accumulate", [1, 3, 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 3])
 def test_validation_is_at_exact_optimizer_steps(
     corpus: Path, tmp_path: Path, accumulate: int
 ) -> None:
@@ -92,6 +93,7 @@ def test_validation_is_at_exact_optimizer_steps(
         assert load(run, step)["TokenData"]["sequences"] == step * 4 * accumulate
 
 
+@pytest.mark.slow
 def test_accumulated_steps_equal_one_large_batch(corpus: Path, tmp_path: Path) -> None:
     flags = ["--trainer.precision=32-true", "--model.optimizer=lmtemplate.optimizers.SGD"]
     large = train(tmp_path / "large", corpus, "--data.batch_size=8", *flags)
@@ -138,6 +140,7 @@ def test_the_loss_does_not_depend_on_the_batch_size(
     assert losses[0] == pytest.approx(losses[1], abs=DIGIT)
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_mean_over_every_token_of_the_split(
     run: Path, command: Command, corpus: Path
 ) -> None:
@@ -177,6 +180,7 @@ def test_without_a_test_split_test_exits_8(run: Path, command: Command) -> None:
     assert "--test_ratio" in mistake.error
 
 
+@pytest.mark.slow
 def test_the_test_split_is_measured_in_full(tmp_path: Path, command: Command) -> None:
     words = ["--input", "grammar:200", "--output", str(tmp_path / "data"), "--tokenizer", "byte"]
     run_words(["prepare", *words, "--test_ratio", "0.2"])
@@ -223,6 +227,7 @@ def begun(corpus: Path, tmp_path: Path, run: Path) -> Callable[..., dict[str, An
     return begin
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["run", "file"])
 def test_init_from_begins_with_the_weights_of_a_run_or_file(
     run: Path, begun: Callable[..., dict[str, Any]], kind: str
@@ -246,6 +251,7 @@ def test_init_from_begins_with_a_fresh_optimizer_and_the_first_block(
     assert steps(tmp_path / "new", "val/loss") == [0, 4]
 
 
+@pytest.mark.slow
 def test_init_from_another_architecture_or_tokenizer_is_refused(
     run: Path, fit: Command, tmp_path: Path
 ) -> None:
@@ -260,6 +266,7 @@ def test_init_from_another_architecture_or_tokenizer_is_refused(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run(corpus: Path, tmp_path: Path) -> None:
     flags = ["--model.net.dropout=0.1", "--trainer.max_steps=4"]
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):

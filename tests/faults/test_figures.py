@@ -8,10 +8,12 @@ import pytest
 from tests.faults.figures import FORGET, inject_bad_numbers, memory_while_saving, terminate
 
 
+@pytest.mark.slow
 def test_none_of_24_bad_numbers_reaches_a_checkpoint(corpus: Path, tmp_path: Path) -> None:
     assert inject_bad_numbers(corpus, tmp_path, 24) == (24, [])
 
 
+@pytest.mark.slow
 def test_after_a_sigterm_no_step_is_lost(corpus: Path, tmp_path: Path) -> None:
     ending = terminate(corpus, tmp_path / "run", random.Random(1))
     assert ending.step > 0

@@ -24,39 +24,25 @@ def bomb(kind: str) -> str:
 
 YAMLS: dict[str, str] = {
     "apply": "model: !!python/object/apply:os.system ['touch canary']",
-    "new": "model: !!python/object/new:subprocess.Popen [['touch', 'canary']]",
     "name": "model: {net: !!python/name:os.system}",
-    "module": "model: {net: !!python/module:canary_module}",
     "object": "trainer: !!python/object:canary_module.Thing {}",
-    "tuple": "run_dir: !!python/tuple [a, b]",
-    "tag of one's own": "model: !canary {a: 1}",
     "tag directive": "%TAG ! tag:yaml.org,2002:python/\n---\nmodel: !name:os.system x",
     "bomb of lists": bomb("list"),
-    "bomb of mappings": bomb("dict"),
-    "bomb of callbacks": f"{bomb('list')}\ntrainer: {{callbacks: *a6}}",
     "bomb of settings": f"{bomb('dict')}\nmodel: {{net: {{init_args: *a6}}}}",
     "a mapping in itself": "model: &a {net: *a}",
     "2,000 lists in each other": "model: " + "[" * 2_000 + "]" * 2_000,
-    "2,000 mappings in each other": "model: " + "{a: " * 2_000 + "1" + "}" * 2_000,
-    "two documents": "model: {}\n---\nmodel: {}",
     "a number of many digits": "seed_everything: " + "9" * 10_000,
     "a key of many kinds": "? [1, 2]\n: 3",
-    "a key that is null": "~: 3",
-    "a date that is none": "run_dir: 2020-99-99",
     "a NUL": "run_dir: a\0b",
     "a name with NUL": 'run_dir: "a\\0b"',
     "another config": "config: /etc/passwd",
-    "a config of the network": "config: https://127.0.0.1:9/canary.yaml",
     "settings from the network": "trainer: https://127.0.0.1:9/canary.yaml",
     "a net from the network": "model: {net: 'https://127.0.0.1:9/canary.yaml'}",
     "data from the network": "data: {path: 'https://127.0.0.1:9/canary'}",
     "weights from the network": "init_from: https://127.0.0.1:9/canary.ckpt",
-    "a file of another protocol": "trainer: 'filecache::https://127.0.0.1:9/canary.yaml'",
     "allow in the config": "allow: canary_module\nmodel: {net: {class_path: canary_module.Thing}}",
-    "a module like ours": "model: {net: {class_path: lmtemplate_canary.Thing}}",
     "a module like torch": "model: {net: {class_path: torch_canary.Thing}}",
     "a function of torch": "model: {net: {class_path: torch.hub.load, init_args: {repo: canary}}}",
-    "a part of the module os": "model: {net: {class_path: lmtemplate.run_dir.os.system}}",
     "os through torch": "samples: {class_path: torch.serialization.os.system}",
     "a callable": "trainer: {callbacks: {class_path: lightning.pytorch.callbacks.LambdaCallback, "
     "init_args: {setup: os.system}}}",
@@ -70,9 +56,10 @@ def ask_with(ask: Command, corpus: Path, tmp_path: Path) -> Callable[..., Result
     """Start a run with these settings."""
 
     def call(text: str, *more: str) -> Result:
+        (tmp_path / "base.yaml").write_text(f"data: {{path: {corpus}}}\nrun_dir: {tmp_path}/run")
         (tmp_path / "mine.yaml").write_text(text)
-        words = ["fit", "--data.path", corpus, "--run_dir", tmp_path / "run", *TINY]
-        answer = ask(*words, "--config", tmp_path / "mine.yaml", *more)
+        configs = ["--config", tmp_path / "base.yaml", "--config", tmp_path / "mine.yaml"]
+        answer = ask("fit", *TINY, *configs, *more)
         assert not (tmp_path / "run").exists()
         return answer
 
@@ -84,9 +71,7 @@ def test_a_config_makes_nothing_but_settings(ask_with: Callable[..., Result], te
     check_line(ask_with(text), 2, 3, 5, 8)
 
 
-@pytest.mark.parametrize(
-    "name", ["apply", "bomb of settings", "settings from the network", "a module like ours"]
-)
+@pytest.mark.parametrize("name", ["apply", "bomb of settings", "a module like torch"])
 def test_looking_at_a_config_makes_nothing_either(
     ask_with: Callable[..., Result], name: str
 ) -> None:

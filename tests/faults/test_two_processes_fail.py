@@ -60,12 +60,12 @@ def start_two(
         yield run, run.wait_for(ready)
 
 
-SLOW = pytest.mark.slow
+pytestmark = pytest.mark.slow
 FAULTS = [  # with the time limit: only what stands still takes so long to be noticed
+    ("SIGKILL", 0, 30),
     ("SIGKILL", 1, 30),
-    pytest.param("SIGKILL", 0, 30, marks=SLOW),
-    pytest.param("SIGSTOP", 0, 8, marks=SLOW),
-    pytest.param("SIGSTOP", 1, 8, marks=SLOW),
+    ("SIGSTOP", 0, 8),
+    ("SIGSTOP", 1, 8),
 ]
 
 
@@ -90,7 +90,6 @@ def test_when_one_process_dies_or_stands_still_the_other_ends_with_a_line(
     sound_steps(tmp_path / "run")
 
 
-@SLOW
 @pytest.mark.parametrize(("full_at", "code"), [([4, 8], 0), ([4, 8, 12], 5)])
 def test_when_the_first_process_cannot_save_both_go_on_or_both_end(
     corpus: Path, tmp_path: Path, full_at: list[int], code: int
@@ -148,7 +147,6 @@ main()
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_torchrun_starts_both_again_and_they_end_bitwise_like_two_that_never_died(
     corpus: Path, tmp_path: Path, victim: int

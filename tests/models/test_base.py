@@ -143,6 +143,20 @@ def test_every_parameter_learns(build: Build) -> None:
     assert all(name.endswith("key.bias") for name in idle)
 
 
+@pytest.mark.parametrize("architecture", [GPT, GPT2])
+def test_gradient_checkpointing_changes_no_gradient(architecture: type[LanguageModel]) -> None:
+    def gradients(**more: object) -> list[Tensor]:
+        net = scrambled(of(architecture, dropout=0.1, **more)()).train()
+        torch.manual_seed(0)  # of the dropout
+        tokens = random_tokens(2, BLOCK)
+        cross_entropy(net(tokens), tokens).objective.backward()
+        return [p.grad for p in net.parameters() if p.grad is not None]
+
+    kept, recomputed = gradients(), gradients(gradient_checkpointing=True)
+    assert len(kept) == len(recomputed) > 0
+    assert all(map(torch.equal, kept, recomputed))
+
+
 @every_architecture
 def test_dropout_acts_in_training_alone(build: Build) -> None:
     net, tokens = scrambled(build(dropout=0.5)), random_tokens(2, BLOCK)

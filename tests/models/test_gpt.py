@@ -12,11 +12,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lmtemplate.data.grammar import Grammar
-from lmtemplate.data.vocabulary import train_tokenizer
+from lmtemplate.data.train_tokenizer import train_tokenizer
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models import GPT
 from lmtemplate.optimizers import MuonAdamW
 from lmtemplate.schedules import WarmupLinear
+from tests.data.grammar_entropy import information
 
 
 @torch.no_grad()
@@ -186,7 +187,9 @@ def loss_over_entropy() -> Callable[[int, int, int], float]:
         return torch.from_numpy(np.concatenate([[tokenizer.eot_id], *parts]))
 
     train_stream, val_stream = stream(seen), stream(unseen)
-    entropy = sum(map(Grammar().information, unseen)) / (len(val_stream) - 1)  # nats per token
+    grammar = Grammar()
+    nats = sum(information(grammar, text) for text in unseen)
+    entropy = nats / (len(val_stream) - 1)  # nats per token
 
     def ratio(n_layer: int, block_size: int, steps: int) -> float:
         torch.manual_seed(0)

@@ -4,16 +4,16 @@ from pathlib import Path
 
 import numpy as np
 
-from lmtemplate.data.index import read_index, write_index
-from lmtemplate.data.shards import ShardWriter
-from lmtemplate.study.diagnose.artifacts import Corpus
+from lmtemplate.data.shard_writer import ShardWriter, write_index
+from lmtemplate.data.shards import read_index
+from lmtemplate.study.diagnose.artifacts import RunCorpus
 
 VOCABULARY, END = 50, 49
 
 
 def write_corpus(
-    folder: Path, splits: dict[str, np.ndarray], shard_tokens: int = 1000, block_size: int = 8
-) -> Corpus:
+    folder: Path, splits: dict[str, np.ndarray], shard_tokens: int = 1000
+) -> RunCorpus:
     """Shards of these tokens, said to be four bytes each."""
     folder.mkdir()
     entries = {}
@@ -23,4 +23,4 @@ def write_corpus(
         entries[split] = {"tokens": len(tokens), "bytes": 4 * len(tokens), "shards": writer.close()}
     index = {"dtype": "uint16", "vocab_size": VOCABULARY, "eot_id": END, "splits": entries}
     write_index(folder, {**index, "tokenizer": {"file": "none", "sha256": ""}})
-    return Corpus(folder, read_index(folder), block_size, None, seed=1)
+    return RunCorpus(folder, read_index(folder))

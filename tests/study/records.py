@@ -30,6 +30,12 @@ def power_law(rows: int = 100, end: float = 1.5, noise: float = 0.03, seed: int 
     return end + (START - end) * fall + noise * random.standard_normal(rows)
 
 
+def stopping(level: float, rows: int = 100) -> Floats:
+    """(rows,) a fast fall to a level and no further, with the noise of batches."""
+    noise = 0.02 * np.random.default_rng(0).standard_normal(rows)
+    return level + (START - level) * np.exp(-np.arange(rows) / 3) + noise
+
+
 def cosine(rows: int = 100, peak: float = 1e-3, warmup: int = 4) -> Floats:
     """(rows,) learning rates."""
     number = np.arange(rows)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from lmtemplate.data.index import read_index
+from lmtemplate.data.shards import read_index
 from lmtemplate.errors import CheckpointError, ConfigError, DataError
 from lmtemplate.record import TRAIN, VAL, read_lines
 from lmtemplate.run_dir import command, read_json
@@ -45,24 +45,18 @@ def settings_of(run: Path) -> tuple[dict[str, Any], int]:
 
 
 def surroundings(run: Path) -> list[str]:
-    """What is not as it was when the run was made: code, versions, machine."""
-    before = read_json(run / "manifest.json") or {}
-    now = describe(None, {}, {})
-    rows = [
-        (f"version of {name}", version, now["versions"].get(name))
-        for name, version in before["versions"].items()
-    ]
+    """Code, versions and system that are not as when the run was made: "what: before -> now"."""
+    before, now = read_json(run / "manifest.json") or {}, describe(None, {}, {})
+    rows = [(f"version of {k}", v, now["versions"].get(k)) for k, v in before["versions"].items()]
     rows.append(("git commit", before["git"]["commit"], now["git"]["commit"]))
-    rows.append(("python", before["python"], now["python"]))
-    rows.append(("platform", before["platform"], now["platform"]))
+    rows += [(name, before[name], now[name]) for name in ("python", "platform")]
     differing = [f"{what}: {old} -> {new}" for what, old, new in rows if old != new]
-    if before["git"]["dirty"]:
-        differing.append("the code had changes that were not committed")
-    return differing
+    dirty = ["the code had changes that were not committed"]
+    return differing + (dirty if before["git"]["dirty"] else [])
 
 
-def other_machine(run: Path, again: Path) -> list[str]:
-    """What of the machine was not as it was: device, precision, threads."""
+def other_hardware(run: Path, again: Path) -> list[str]:
+    """Device, precision, threads that are not as when the run was made."""
     before, now = (
         (read_json(of / "manifest.json") or {}).get("hardware", {}) for of in (run, again)
     )
@@ -95,18 +89,16 @@ def verdict(first: Path, again: Path, last_step: int) -> tuple[bool, str]:
     if differing:
         step, name = differing[0]
         largest = max(abs(before[key] - now[key]) for key in differing)
+        first_one = f"{name} at step {step:,}: {before[step, name]!r} -> {now[step, name]!r}"
         return False, (
-            f"{len(differing):,} of {len(common):,} losses differ, first {name} at step {step:,}: "
-            f"{before[step, name]!r} -> {now[step, name]!r}; the largest difference is "
-            f"{largest:.3g}"
+            f"{len(differing):,} of {len(common):,} losses differ, first {first_one}; the largest "
+            f"difference is {largest:.3g}"
         )
     # a run that was ended early has a last row, and a validation, that nobody planned
     alone = [step for step, _ in before.keys() ^ now.keys() if step < last_step]
     if not common or alone:
-        return (
-            False,
-            f"{len(common):,} losses are the same, but {len(alone):,} are in one run alone",
-        )
+        same = f"{len(common):,} losses are the same"
+        return False, f"{same}, but {len(alone):,} are in one run alone"
     return True, f"all {len(common):,} losses up to step {last_step:,} are the same, bit for bit"
 
 
@@ -148,7 +140,7 @@ def reproduce(run: Path, output: Path | None = None, allow: list[str] | None = N
     code = repeat(settings, again, threads, allow or [])
     if code:
         sys.exit(code)
-    for row in other_machine(run, again):
+    for row in other_hardware(run, again):
         print(f"  differs: {row}")
     same, sentence = verdict(run, again, last_step)
     print(f"{run} and {again}: {sentence}")

@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import yaml
 
 from lmtemplate import record
 from lmtemplate.checkpoint.files import SUMS, damage, file_name
-from lmtemplate.data.index import check_not_a_pointer, read_index
-from lmtemplate.data.shards import Shard, file_sha256
+from lmtemplate.data.shards import Shard, check_not_a_pointer, file_sha256, read_index
 from lmtemplate.data.tokenizer import load_tokenizer
 from lmtemplate.errors import CheckpointError, ConfigError, DataError, UserError
 from lmtemplate.run_dir import folder_of, parse_yaml
+
+COLUMNS = ("steps", "train_loss", "val_loss", "learning_rate", "epochs")  # of equal length
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,9 @@ class FileState:
     """What is known of one file.
 
     Attributes:
-        file: its path, seen from the folder that is verified.
-        problem: what is damaged; empty if nothing is.
-        note: what one may want to know of a sound file.
+        file: its path, relative to the folder that is verified.
+        problem: the damage; empty for a sound file.
+        note: what else is worth knowing of a sound file.
     """
 
     file: str
@@ -37,124 +39,100 @@ class FileState:
         return f"{state:<8} {self.file:<34} {self.problem or self.note}".rstrip()
 
 
-def _shard_problem(folder: Path, index: dict[str, Any], entry: dict[str, Any]) -> str:
-    """What is wrong with a shard: every block of it, and the whole file. Raises DataError."""
-    shard, problems = Shard(folder, index, entry), list[str]()
-    for block in range(len(shard.unread)):
-        try:
-            shard.verify(block)
-        except DataError as error:
-            problems.append(str(error))
-    if problems:
-        more = f" (and so do {len(problems) - 1:,} more blocks)" if problems[1:] else ""
-        return problems[0] + more
-    found = file_sha256(shard.path)
-    return "" if found == entry["sha256"] else f"sha256 is {found}, the index says another"
+def check_shard(folder: Path, index: dict[str, Any], entry: dict[str, Any]) -> None:
+    """Size, header, every block and the whole file. Raises DataError."""
+    shard = Shard(folder, index, entry)
+    shard.verify_all()
+    if (found := file_sha256(shard.path)) != entry["sha256"]:
+        raise DataError(f"sha256 is {found}, the index says another")
 
 
-def _tokenizer_problem(folder: Path, index: dict[str, Any]) -> str:
-    path = folder / index["tokenizer"]["file"]
+def check_tokenizer(path: Path, index: dict[str, Any]) -> None:
+    """Whether it made the shards. Raises DataError."""
     if path.is_file():
         check_not_a_pointer(path)
     tokenizer = load_tokenizer(path)
     if tokenizer.digest != index["tokenizer"]["sha256"]:
-        return "not the tokenizer that made the shards"
+        raise DataError("not the tokenizer that made the shards")
     if tokenizer.vocab_size != index["vocab_size"]:
-        return f"{tokenizer.vocab_size:,} ids, the index says {index['vocab_size']:,}"
-    return ""
+        raise DataError(f"{tokenizer.vocab_size:,} ids, the index says {index['vocab_size']:,}")
+
+
+def state_of(file: str, check: Callable[[], None], note: str = "") -> FileState:
+    """The note where the check passes, else its objection."""
+    try:
+        check()
+    except (UserError, OSError, ValueError, yaml.YAMLError) as error:
+        return FileState(file, " ".join(str(error).split()))
+    return FileState(file, note=note)
 
 
 def corpus_files(folder: Path) -> Iterator[FileState]:
-    """Index, every block of every shard, tokenizer."""
+    """Index, shards, tokenizer."""
     try:
         index = read_index(folder)
     except DataError as error:
         yield FileState("index.json", str(error))
         return
     yield FileState("index.json")
-    for split in index["splits"].values():
-        for entry in split["shards"]:
-            try:
-                problem = _shard_problem(folder, index, entry)
-            except DataError as error:
-                problem = str(error)
-            yield FileState(entry["file"], problem, f"{entry['tokens']:,} tokens")
-    try:
-        problem = _tokenizer_problem(folder, index)
-    except DataError as error:
-        problem = str(error)
-    yield FileState(index["tokenizer"]["file"], problem, f"{index['vocab_size']:,} ids")
+    for entry in (shard for split in index["splits"].values() for shard in split["shards"]):
+        check = partial(check_shard, folder, index, entry)
+        yield state_of(entry["file"], check, f"{entry['tokens']:,} tokens")
+    name = index["tokenizer"]["file"]
+    check = partial(check_tokenizer, folder / name, index)
+    yield state_of(name, check, f"{index['vocab_size']:,} ids")
 
 
-def _strict_json(text: str) -> Any:
-    """Raises ValueError for what is not JSON to every reader, as NaN or a number too large."""
-    try:
-        content = json.loads(text)
-        json.dumps(content, allow_nan=False)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
-    return content
-
-
-def _fields(path: Path) -> dict[str, Any]:
-    """A JSON file's object. Raises ValueError, OSError."""
-    content = _strict_json(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError("not a JSON object")
-    return content
-
-
-def _listed(folder: Path) -> set[str]:
-    """Files that a folder's SHA256SUMS names. Raises ValueError, OSError."""
-    path, names = folder / SUMS, set[str]()
-    for number, row in enumerate(_lines(path) if path.is_file() else [], 1):
-        match = re.fullmatch(r"[0-9a-f]{64}  ([\w.-]+)", row)
-        if not match:
+def _listed(path: Path) -> set[str]:
+    """Names in a list of checksums. Raises ValueError, OSError."""
+    names = set[str]()
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    for number, row in enumerate(text.splitlines(), 1):
+        if not (match := re.fullmatch(r"[0-9a-f]{64}  ([\w.-]+)", row)):
             raise ValueError(f"line {number} is not a checksum and a name")
         names.add(match[1])
     return names
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines()
+def check_checkpoint(path: Path) -> None:
+    """Raises CheckpointError, OSError."""
+    if problem := damage(path):
+        raise CheckpointError(problem)
 
 
-def _checkpoints(run: Path, folder: Path) -> Iterator[FileState]:
+def checkpoints(run: Path, folder: Path) -> Iterator[FileState]:
     """Each checkpoint of a folder against SHA256SUMS; those that are listed and gone."""
     place = folder.relative_to(run)
     try:
-        listed = _listed(folder)
+        listed = _listed(folder / SUMS)
     except (OSError, ValueError) as error:
         yield FileState(str(place / SUMS), f"{error}: what it lists cannot be verified")
         return
     for path in sorted(folder.glob("*.ckpt")):
-        try:
-            problem = damage(path) or ""
-        except OSError as error:
-            problem = f"cannot be read: {error.strerror}"
         # a kill between rename and list leaves it so; its zip entries have sums of their own
         note = "" if path.name in listed else f"not in {SUMS}; its own CRC-32 sums are right"
-        yield FileState(str(place / path.name), problem, note)
-    for name in sorted(listed):
-        if not (folder / name).exists():
-            # only milestones are kept for ever; of the others a kill can leave the line behind
-            gone = f"listed in {SUMS}, and not there"
-            kept = folder.name == "milestones"
-            yield FileState(str(place / name), gone if kept else "", "" if kept else gone)
+        yield state_of(str(place / path.name), partial(check_checkpoint, path), note)
+    for name in sorted(name for name in listed if not (folder / name).exists()):
+        # milestones alone are kept for ever; of other checkpoints a kill can leave the line behind
+        gone = f"listed in {SUMS}, and not there"
+        yield FileState(str(place / name), gone if folder.name == "milestones" else "", gone)
 
 
-def _best_problem(path: Path) -> str:
-    best = _fields(path)
-    step, name = best.get("step"), best.get("file")
-    if type(step) is not int or name != file_name(step) or type(best.get("val_loss")) is not float:
-        return "it has not the fields step, val_loss and file"
-    return "" if (path.parent / name).is_file() else f"it points at {name}, which is not there"
+def _strict_json(text: str) -> dict[str, Any]:
+    """Raises ValueError for what is no strict JSON object: NaN, or a number too large."""
+    try:
+        content = json.loads(text)
+        json.dumps(content, allow_nan=False)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    if not isinstance(content, dict):
+        raise ValueError("not a JSON object")
+    return content
 
 
-def _record_problem(path: Path) -> str:
-    """Lines are strict JSON, and steps never go back. Raises ValueError, OSError."""
-    text, last = path.read_text(encoding="utf-8"), 0
-    lines = text.splitlines()
+def check_record(text: str) -> None:
+    """Lines are strict JSON, and steps never go back. Raises ValueError."""
+    last, lines = 0, text.splitlines()
     if text and not text.endswith("\n"):
         lines.pop()  # a kill cut it short; a resume drops it, as the reader does
     for number, row in enumerate(lines, 1):
@@ -162,59 +140,51 @@ def _record_problem(path: Path) -> str:
             entry = _strict_json(row)
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from error
-        if not isinstance(entry, dict) or type(entry.get("step")) is not int:
-            return f"line {number} has no step"
+        if type(entry.get("step")) is not int:
+            raise ValueError(f"line {number} has no step")
         if "nonfinite" in entry:  # what a rewound run keeps of the steps that it left
             continue
         if entry["step"] < last:
-            return f"line {number} goes back from step {last:,} to {entry['step']:,}"
+            raise ValueError(f"line {number} goes back from step {last:,} to {entry['step']:,}")
         last = entry["step"]
-    return ""
 
 
-def _arrays_problem(path: Path) -> str:
-    content = _fields(path)
-    columns = ("steps", "train_loss", "val_loss", "learning_rate", "epochs")
-    sizes = {len(content[name]) for name in columns if isinstance(content.get(name), list)}
-    return "" if len(sizes) == 1 else "its arrays are not of one length"
-
-
-def _json_problem(path: Path) -> str:
-    _fields(path)
-    return ""
-
-
-def _yaml_problem(path: Path) -> str:
-    try:
-        content = parse_yaml(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        return " ".join(str(error).split())
-    return "" if isinstance(content, dict) else "it holds no settings"
+def check_text(path: Path) -> None:
+    """Content of a JSON, JSONL or YAML file of a run. Raises ValueError, YAMLError, OSError."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".yaml":
+        if not isinstance(parse_yaml(text), dict):
+            raise ValueError("it holds no settings")
+    elif path.name == record.LINES:
+        check_record(text)
+    else:
+        content = _strict_json(text)
+        if path.name == record.ARRAYS:
+            sizes = {len(content[n]) for n in COLUMNS if isinstance(content.get(n), list)}
+            if len(sizes) != 1:
+                raise ValueError("its arrays are not of one length")
+        elif path.name == "best.json":
+            step, name = content.get("step"), content.get("file")
+            sound = type(step) is int and type(content.get("val_loss")) is float
+            if not sound or name != file_name(step):  # type: ignore[arg-type]
+                raise ValueError("it has not the fields step, val_loss and file")
+            if not (path.parent / name).is_file():
+                raise ValueError(f"it points at {name}, which is not there")
 
 
 def run_files(run: Path) -> Iterator[FileState]:
     """Checkpoints and milestones against their sums, what points at them, record, manifest."""
     folder = folder_of(run)
-    yield from _checkpoints(run, folder)
-    yield from _checkpoints(run, folder / "milestones")
-    for path, problem_of, needed in (
-        (folder / "best.json", _best_problem, False),
-        (folder / record.LINES, _record_problem, False),
-        (folder / record.ARRAYS, _arrays_problem, False),
-        (run / "manifest.json", _json_problem, True),
-        (run / "config.yaml", _yaml_problem, True),
-        (run / "summary.json", _json_problem, False),
-    ):
+    yield from checkpoints(run, folder)
+    yield from checkpoints(run, folder / "milestones")
+    needed = (run / "manifest.json", run / "config.yaml")
+    others = (folder / "best.json", folder / record.LINES, folder / record.ARRAYS)
+    for path in (*needed, *others, run / "summary.json"):
         name = str(path.relative_to(run))
-        if not path.is_file():
-            if needed:
-                yield FileState(name, "missing")
-            continue
-        try:
-            problem = problem_of(path)
-        except (OSError, ValueError) as error:
-            problem = " ".join(str(error).split())
-        yield FileState(name, problem)
+        if path.is_file():
+            yield state_of(name, partial(check_text, path))
+        elif path in needed:
+            yield FileState(name, "missing")
 
 
 def verify(run: Path) -> None:

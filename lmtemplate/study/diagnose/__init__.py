@@ -1,0 +1,1 @@
+"""A run -> a verdict: rules by subject, their thresholds, and what they need to know."""

@@ -1,6 +1,6 @@
-"""Run directory -> what it was trained on and what it has learned, as far as both are still there.
+"""Run directory -> the corpus that it was trained on and its weights, as far as both still exist.
 
-Whatever is missing is named, and the rest of a study does without it.
+Whatever is missing is named, and the rest of a study goes on without it.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,14 @@ import yaml
 from lmtemplate.checkpoint.compatibility import build_net, flatten
 from lmtemplate.checkpoint.files import read
 from lmtemplate.checkpoint.resume import resolve
-from lmtemplate.data.index import read_index
-from lmtemplate.data.shards import Blocks, Ints, Shards
+from lmtemplate.data.shards import Ints, Shards, read_index
 from lmtemplate.data.tokenizer import Tokenizer, load_tokenizer, parse_tokenizer
 from lmtemplate.errors import DataError, UserError
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.run_dir import parse_yaml, read_json
 
-STRETCHES = 64  # that a sample of a large split consists of
-SEARCHED = 2**22  # tokens looked at in one go
-ROOM_BYTES = 2 * 10**9  # on a GPU, for what a net computes
+STRETCHES = 64  # a sample of a large split consists of this many stretches
+FREE_BYTES = 2 * 10**9  # a GPU needs this much free memory beside twice the weights
 
 
 def read_settings(run: Path) -> dict[str, Any]:
@@ -38,8 +36,9 @@ def read_settings(run: Path) -> dict[str, Any]:
 
 
 def sample(shards: Shards, most: int, among: int | None = None) -> Ints:
-    """All tokens of a split (or its first `among`) if they are at most so many; otherwise so many
-    in evenly spaced stretches, one after the other.
+    """All tokens of a split (or its first `among`), if these are at most `most`.
+
+    Otherwise, `most` tokens in evenly spaced stretches, one after the other.
     """
     total = min(shards.tokens, among or shards.tokens)
     if total <= most:
@@ -50,30 +49,16 @@ def sample(shards: Shards, most: int, among: int | None = None) -> Ints:
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """The prepared text of a run, and how the run has cut it.
-
-    Attributes:
-        folder: where it stands.
-        index: its index.json.
-        block_size: T, tokens per sequence.
-        max_val_blocks: sequences that a validation reads at most.
-        seed: of the order of training sequences.
-    """
+class RunCorpus:
+    """The prepared text of a run. Its methods raise DataError for damaged files."""
 
     folder: Path
-    index: dict[str, Any]
-    block_size: int
-    max_val_blocks: int | None
-    seed: int
+    index: dict[str, Any]  # its index.json
+    validated: int | None = None  # validation tokens that the run reads; None for all
 
     @property
     def vocab_size(self) -> int:
         return int(self.index["vocab_size"])
-
-    @property
-    def eot_id(self) -> int:
-        return int(self.index["eot_id"])
 
     @property
     def bytes_per_token(self) -> float:
@@ -81,59 +66,39 @@ class Corpus:
         return float(entry["bytes"] / entry["tokens"])
 
     @cached_property
-    def train(self) -> Blocks:
-        """Raises DataError."""
-        return Blocks(Shards(self.folder, "train"), self.block_size, whole=True)
-
-    @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Raises DataError."""
         return load_tokenizer(self.folder / self.index["tokenizer"]["file"])
 
     def training_tokens(self, most: int) -> Ints:
-        """At most so many, see `sample`. Raises DataError."""
-        return sample(self.train.shards, most)
+        """All of them, or a sample of `most`."""
+        return sample(Shards(self.folder, "train", self.index), most)
 
     def validation_tokens(self, most: int) -> Ints:
-        """Of those that a validation reads, at most so many. Raises DataError."""
-        blocks = self.max_val_blocks
-        among = blocks * self.block_size + 1 if blocks else None
-        return sample(Shards(self.folder, "val"), most, among)
-
-    def document_starts(self, until: int) -> Ints:
-        """Where the training documents that begin before token number `until` begin."""
-        starts, before = [np.zeros(1, dtype=np.int64)], 0
-        for file in self.train.shards.files:
-            for first in range(0, min(len(file), until - before), SEARCHED):
-                ends = np.flatnonzero(file[first : first + SEARCHED] == self.eot_id)
-                starts.append(before + first + ends + 1)
-            before += len(file)
-        all_starts = np.concatenate(starts)
-        return all_starts[all_starts < max(1, until)]
+        """All that a validation reads, or a sample of `most` of them."""
+        return sample(Shards(self.folder, "val", self.index), most, self.validated)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint of a run, ready to be asked."""
+    """A checkpoint of a run, ready to generate."""
 
     net: LanguageModel
     tokenizer: Tokenizer
-    step: int
     planned_steps: int | None
 
 
 @dataclass(frozen=True)
-class Sources:
-    """What a study may look at. `missing` says in words what is not there, and why."""
+class Artifacts:
+    """What a study may look at. `missing` says in words what does not exist, and why."""
 
     run: Path
-    corpus: Corpus | None
+    corpus: RunCorpus | None
     model: Model | None
     missing: tuple[str, ...]
 
 
-def open_corpus(run: Path) -> Corpus:
-    """Raises DataError where the corpus of the run's config is gone or is another one by now."""
+def open_run_corpus(run: Path) -> RunCorpus:
+    """Raises DataError where the corpus of the run's config is gone, damaged or another one."""
     settings, manifest = read_settings(run), read_json(run / "manifest.json") or {}
     for key in ("data.path", "data.block_size"):
         if settings.get(key) is None:
@@ -142,52 +107,38 @@ def open_corpus(run: Path) -> Corpus:
     index = read_index(folder)
     if index["fingerprint"] != manifest.get("data", {}).get("fingerprint"):
         raise DataError(f"{folder} holds another corpus than the run was trained on")
-    corpus = Corpus(
-        folder,
-        index,
-        int(settings["data.block_size"]),
-        settings.get("data.max_val_blocks"),
-        int(settings.get("seed_everything", 0)),
+    blocks = settings.get("data.max_val_blocks")
+    corpus = RunCorpus(
+        folder, index, blocks * int(settings["data.block_size"]) + 1 if blocks else None
     )
-    Blocks(Shards(folder, "val"), corpus.block_size, whole=False)
-    len(corpus.train)
+    for split in ("train", "val"):
+        Shards(folder, split, index)
     return corpus
 
 
 def _device(net: LanguageModel) -> str:
     """CUDA where it has room for the weights beside what else may be running there."""
     size = sum(p.numel() * p.element_size() for p in net.parameters())
-    if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > 2 * size + ROOM_BYTES:
+    if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > 2 * size + FREE_BYTES:
         return "cuda"
     return "cpu"
 
 
 def open_model(run: Path, checkpoint: str = "best", allow: Sequence[str] = ()) -> Model:
-    """Raises CheckpointError or ConfigError where there is none to be had."""
+    """Raises CheckpointError or ConfigError where no model is available."""
     state = read(resolve(run, checkpoint))
     net = build_net(state, allow)
-    return Model(
-        net.to(_device(net)),
-        parse_tokenizer(state["tokenizer"]),
-        int(state["global_step"]),
-        state.get("length", {}).get("steps"),
-    )
+    steps = state.get("length", {}).get("steps")
+    return Model(net.to(_device(net)), parse_tokenizer(state["tokenizer"]), steps)
 
 
-def open_sources(
+def open_artifacts(
     run: Path, *, deep: bool = True, checkpoint: str = "best", allow: Sequence[str] = ()
-) -> Sources:
-    """Open what is there.
-
-    Args:
-        run: run directory.
-        deep: load the weights, too.
-        checkpoint: best, latest, or the path of a checkpoint.
-        allow: packages outside lmtemplate whose classes the checkpoint may name.
-    """
+) -> Artifacts:
+    """Open what exists; the weights only if `deep`, with classes from the packages in `allow`."""
     missing, corpus, model = list[str](), None, None
     try:
-        corpus = open_corpus(run)
+        corpus = open_run_corpus(run)
     except UserError as error:
         missing.append(f"without the corpus: {error}")
     if deep:
@@ -195,4 +146,4 @@ def open_sources(
             model = open_model(run, checkpoint, allow)
         except UserError as error:
             missing.append(f"without the model: {error}")
-    return Sources(run, corpus, model, tuple(missing))
+    return Artifacts(run, corpus, model, tuple(missing))

@@ -1,4 +1,4 @@
-"""Anybody's TensorBoard event files -> a record, as far as its tags tell."""
+"""Any program's TensorBoard event files -> a record, as far as its tags tell."""
 
 import math
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from tensorboard.util import tensor_util  # type: ignore[import-untyped]
 from lmtemplate.errors import ConfigError
 from lmtemplate.record import RATE, TRAIN, VAL, Floats, Ints, Record
 
-Curve = dict[int, float]  # step -> value
+StepValues = dict[int, float]
 
 
-def read_curves(folder: Path) -> dict[str, Curve]:
-    """Every scalar in a folder's event files: tag -> curve; what was logged last counts.
+def read_curves(folder: Path) -> dict[str, StepValues]:
+    """Every scalar in a folder's event files: tag -> step -> value; what was logged last counts.
 
     Raises ConfigError where the folder has no event files.
     """
@@ -36,18 +36,14 @@ def read_curves(folder: Path) -> dict[str, Curve]:
     return curves
 
 
-def _choose(curves: Mapping[str, Curve], flag: str, tag: str | None) -> Curve:
-    if tag is None:
-        return {}
-    if tag not in curves:
-        raise ConfigError(
-            f"--{flag} {tag}: no such tag in the event files; there are: "
-            f"{', '.join(sorted(curves)) or 'none'}"
-        )
-    return curves[tag]
+def _choose(curves: Mapping[str, StepValues], flag: str, tag: str | None) -> StepValues:
+    if tag is not None and tag not in curves:
+        known = ", ".join(sorted(curves)) or "none"
+        raise ConfigError(f"--{flag} {tag}: no such tag in the event files; there are: {known}")
+    return curves[tag] if tag is not None else {}
 
 
-def _before(steps: Ints, curve: Curve) -> Floats:
+def _latest(steps: Ints, curve: StepValues) -> Floats:
     """The curve's latest value at each step; its first one before that; NaN for no curve."""
     known = np.array(sorted(curve), dtype=np.int64)
     if not len(known):
@@ -56,7 +52,7 @@ def _before(steps: Ints, curve: Curve) -> Floats:
     return np.array([curve[int(step)] for step in known[place]])
 
 
-def _validations(steps: Ints, curve: Curve) -> Floats:
+def _validations(steps: Ints, curve: StepValues) -> Floats:
     """Each validation on the row of its step, or on the one before it; NaN on the others."""
     losses = np.full(len(steps), math.nan)
     for step, loss in sorted(curve.items()):
@@ -67,42 +63,30 @@ def _validations(steps: Ints, curve: Curve) -> Floats:
 
 
 def read_events(
-    folder: Path,
-    train_loss: str = TRAIN,
-    val_loss: str | None = VAL,
-    lr: str | None = RATE,
+    folder: Path, train_loss: str = TRAIN, val_loss: str | None = VAL, lr: str | None = RATE
 ) -> Record:
     """A record of what TensorBoard would draw. Its rows are the points of the training loss.
 
-    Args:
-        folder: with event files in it.
-        train_loss: tag of the training loss, in nats per token.
-        val_loss: tag of the validation loss; None for a run without.
-        lr: tag of the learning rate; None for a run without.
-
-    Raises ConfigError where there are no event files, or a tag is not in them; it names all tags.
+    The losses (tags) are in nats per token; None for a run without. Raises ConfigError where there
+    are no event files, or a tag is missing; it names all tags.
     """
     curves = read_curves(folder)
     training = _choose(curves, "train_loss", train_loss)
     validation = _choose(curves, "val_loss", val_loss)
     rate = _choose(curves, "lr", lr)
-    finite = sorted(step for step, loss in training.items() if math.isfinite(loss))
-    steps = np.array(finite, dtype=np.int64)
-    first = finite[0] if finite else 0
     bad = {s for curve in (training, validation) for s, v in curve.items() if not math.isfinite(v)}
-    sound = {step: loss for step, loss in validation.items() if step not in bad}
+    finite = sorted(step for step, loss in training.items() if math.isfinite(loss))
+    steps, first = np.array(finite, dtype=np.int64), finite[0] if finite else 0
+    sound = {step: validation[step] for step in sorted(validation) if step not in bad}
     others = {tag: c for tag, c in curves.items() if tag not in (train_loss, val_loss, lr)}
     return Record(
         steps=steps,
         train_loss=np.array([training[step] for step in finite], dtype=np.float64),
         val_loss=_validations(steps, sound),
-        learning_rate=_before(steps, rate),
+        learning_rate=_latest(steps, rate),
         epochs=np.zeros(len(steps), dtype=np.int64),
-        initial_val_loss=next((loss for step, loss in sorted(sound.items()) if step < first), None),
+        initial_val_loss=next((loss for step, loss in sound.items() if step < first), None),
         nonfinite_steps=tuple(sorted(bad)),
-        values={
-            tag: np.array([curve.get(step, math.nan) for step in finite])
-            for tag, curve in others.items()
-        },
+        values={tag: np.array([c.get(s, math.nan) for s in finite]) for tag, c in others.items()},
         initial={tag: curve[0] for tag, curve in others.items() if 0 in curve},
     )

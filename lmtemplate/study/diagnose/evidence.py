@@ -6,26 +6,30 @@ from pathlib import Path
 
 import numpy as np
 
-from lmtemplate.data.shards import Ints
 from lmtemplate.generate import continue_tokens
-from lmtemplate.record import read_lines
+from lmtemplate.record import Ints, read_lines
 from lmtemplate.run_dir import read_json
-from lmtemplate.study.diagnose.artifacts import Corpus, Model, Sources, open_sources, read_settings
+from lmtemplate.study.diagnose.artifacts import (
+    Artifacts,
+    Model,
+    RunCorpus,
+    open_artifacts,
+    read_settings,
+)
 from lmtemplate.study.diagnose.finding import Facts
 from lmtemplate.study.diagnose.ngrams import (
-    LARGEST_CHARACTER,
-    baselines,
     longest_copy,
+    ngram_losses,
     repeated_share,
     shared_share,
     window_hashes,
 )
 
-TRAINING_TOKENS = 5_000_000  # counted at most
-VALIDATION_TOKENS = 500_000
-WINDOW_TOKENS, WINDOW_BYTES = 32, 120  # a window has as many of both, at least
-SAMPLE_TOKENS = 100  # or two windows, if those are more
-ALL_SAMPLES_TOKENS = 1000
+TRAINING_TOKENS = 5_000_000  # at most this many training tokens are counted
+VALIDATION_TOKENS = 500_000  # and this many validation tokens
+WINDOW_TOKENS, WINDOW_BYTES = 32, 120  # a window has at least as many of both
+SAMPLE_TOKENS = 100  # length of a sample, or two windows if that is more
+ALL_SAMPLES_TOKENS = 1000  # all samples together
 FEWEST_SAMPLES = 4
 PROMPT_TOKENS = 16
 TEMPERATURE = 0.8
@@ -50,10 +54,9 @@ def _from_files(run: Path) -> Facts:
 
 
 def window_length(bytes_per_token: float) -> int:
-    """Tokens of a window: a power of two, WINDOW_TOKENS and WINDOW_BYTES at least.
+    """Tokens of a window: the smallest power of two with WINDOW_TOKENS and WINDOW_BYTES.
 
-    Counting bytes keeps chance out: 32 letters in a row come again in any book, 32 words do not.
-    Of bytes and characters it is 128.
+    Counting bytes excludes chance: 32 letters repeat in any book, 32 words do not.
     """
     length = WINDOW_TOKENS
     while length * bytes_per_token < WINDOW_BYTES:
@@ -61,9 +64,9 @@ def window_length(bytes_per_token: float) -> int:
     return length
 
 
-def _from_corpus(facts: Facts, corpus: Corpus, training: Ints) -> Facts:
+def _from_corpus(facts: Facts, corpus: RunCorpus, training: Ints) -> Facts:
     held_out = corpus.validation_tokens(VALIDATION_TOKENS)
-    unigram, bigram = baselines(training, held_out, corpus.vocab_size)
+    unigram, bigram = ngram_losses(training, held_out, corpus.vocab_size)
     facts = replace(facts, vocab_size=corpus.vocab_size, unigram_loss=unigram, bigram_loss=bigram)
     length = window_length(corpus.bytes_per_token)
     if min(len(training), len(held_out)) < length:
@@ -77,7 +80,7 @@ def _from_corpus(facts: Facts, corpus: Corpus, training: Ints) -> Facts:
 
 
 def _prompts(training: Ints, eot_id: int, samples: int) -> Iterator[list[int]]:
-    """The start of a document, and how some documents of the training text begin, in turn."""
+    """In turn: an end-of-text token alone, and one with the beginning of a training document."""
     starts = np.flatnonzero(training[:-PROMPT_TOKENS] == eot_id) + 1
     starts = np.concatenate([np.zeros(1, dtype=np.int64), starts])
     for number in range(samples):
@@ -86,59 +89,42 @@ def _prompts(training: Ints, eot_id: int, samples: int) -> Iterator[list[int]]:
         yield [eot_id] if number % 2 == 0 else [eot_id, *beginning]
 
 
-def write(model: Model, training: Ints, tokens: int) -> list[Ints]:
-    """Some texts of so many ids by the model, without their prompts; the same at each call."""
+def write_samples(model: Model, training: Ints, tokens: int) -> list[Ints]:
+    """Samples of `tokens` ids each, without their prompts; the same at each call."""
     samples = max(FEWEST_SAMPLES, ALL_SAMPLES_TOKENS // tokens)
-    prompts = _prompts(training, model.tokenizer.eot_id, samples)
-    return [
-        np.fromiter(
-            continue_tokens(model.net, prompt, tokens, temperature=TEMPERATURE, seed=number),
-            dtype=np.int64,
-        )
-        for number, prompt in enumerate(prompts)
-    ]
-
-
-def _from_model(facts: Facts, model: Model) -> Facts:
-    return replace(
-        facts,
-        max_steps=facts.max_steps or model.planned_steps,
-        vocab_size=model.net.vocab_size,
-        parameters=facts.parameters or model.net.parameter_count(),
+    prompts = enumerate(_prompts(training, model.tokenizer.eot_id, samples))
+    drawn = (
+        continue_tokens(model.net, prompt, tokens, temperature=TEMPERATURE, seed=number)
+        for number, prompt in prompts
     )
+    return [np.fromiter(ids, dtype=np.int64) for ids in drawn]
 
 
-def _from_both(facts: Facts, corpus: Corpus, model: Model, training: Ints) -> Facts:
-    if model.net.vocab_size > LARGEST_CHARACTER:
-        return facts
-    tokens = max(SAMPLE_TOKENS, 2 * window_length(corpus.bytes_per_token))
-    copied = longest_copy(write(model, training, tokens), training)
-    text = model.tokenizer.decode(copied.tolist())
-    return replace(facts, copied_tokens=len(copied), copied_text=text)
+def facts_of(artifacts: Artifacts) -> Facts:
+    """What is known from these files; None where the corpus or the weights are gone.
 
-
-def facts_of(sources: Sources) -> Facts:
-    """What these sources tell.
-
-    Of a large corpus only a sample is read (TRAINING_TOKENS, VALIDATION_TOKENS): what is repeated,
-    overlaps or was copied is then at least what is said.
+    Only a sample of a large corpus is read (TRAINING_TOKENS, VALIDATION_TOKENS), so the repeated,
+    overlapping and copied amounts are lower bounds.
     """
-    facts, corpus, model = _from_files(sources.run), sources.corpus, sources.model
+    facts, corpus, model = _from_files(artifacts.run), artifacts.corpus, artifacts.model
     if model is not None:
-        facts = _from_model(facts, model)
+        facts = replace(
+            facts,
+            max_steps=facts.max_steps or model.planned_steps,
+            vocab_size=model.net.vocab_size,
+            parameters=facts.parameters or model.net.parameter_count(),
+        )
     if corpus is not None:
         training = corpus.training_tokens(TRAINING_TOKENS)
         facts = _from_corpus(facts, corpus, training)
         if model is not None:
-            facts = _from_both(facts, corpus, model, training)
+            tokens = max(SAMPLE_TOKENS, 2 * window_length(corpus.bytes_per_token))
+            copied = longest_copy(write_samples(model, training, tokens), training)
+            text = model.tokenizer.decode(copied.tolist())
+            facts = replace(facts, copied_tokens=len(copied), copied_text=text)
     return facts
 
 
 def gather(run: Path, *, deep: bool = True) -> Facts:
-    """What is known of a run; None where its corpus or checkpoints are gone.
-
-    Args:
-        run: run directory.
-        deep: let the best checkpoint write, to see what it copies.
-    """
-    return facts_of(open_sources(run, deep=deep))
+    """What is known of a run; what its best checkpoint copies only if `deep`."""
+    return facts_of(open_artifacts(run, deep=deep))

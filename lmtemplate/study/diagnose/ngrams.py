@@ -1,21 +1,19 @@
-"""Arrays of token ids -> what counting tells of them: baselines, repeats, copies."""
+"""Token ids -> what counting tells of them: unigram and bigram losses, repeats, copies."""
 
 from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Hashes = npt.NDArray[np.uint64]
+from lmtemplate.record import Floats, Ints
 
-LARGEST_CHARACTER = 0x10FFFF
+Hashes = npt.NDArray[np.uint64]
 
 
 def frequencies(tokens: Ints, vocab_size: int) -> Floats:
-    """(V,) probabilities after counting; what never came shares what is left evenly.
+    """(V,) probabilities after counting; unseen tokens share what is left evenly.
 
-    Smoothed as Witten and Bell 1991, method C: as much is left as different tokens were seen.
+    Smoothed as in Witten and Bell 1991, method C: as much is left as different tokens were seen.
     """
     counts = np.bincount(tokens, minlength=vocab_size)
     different = np.count_nonzero(counts)
@@ -26,7 +24,7 @@ def frequencies(tokens: Ints, vocab_size: int) -> Floats:
 def followers(tokens: Ints, wanted: Ints, vocab_size: int) -> Floats:
     """Probability of each wanted token but the first, given the one before it, after counting.
 
-    Interpolated with `frequencies` as Witten and Bell 1991, method C: the weight of the
+    Interpolated with `frequencies` as in Witten and Bell 1991, method C: the weight of the
     frequencies grows with the number of different tokens that have followed.
     """
     pairs, counts = np.unique(tokens[:-1] * vocab_size + tokens[1:], return_counts=True)
@@ -42,14 +40,10 @@ def followers(tokens: Ints, wanted: Ints, vocab_size: int) -> Floats:
     return np.where(total > 0, mixed, alone)
 
 
-def baselines(training: Ints, held_out: Ints, vocab_size: int) -> tuple[float, float]:
-    """Nats per held-out token but the first, (by its frequency alone, given the token before it),
-    as counted in the training tokens.
+def ngram_losses(training: Ints, held_out: Ints, vocab_size: int) -> tuple[float, float]:
+    """(N,) and (M,) ids, N and M at least 2 -> unigram and bigram loss of the held-out tokens.
 
-    Args:
-        training: (N,) ids, N at least 2.
-        held_out: (M,) ids, M at least 2.
-        vocab_size: V.
+    In nats per token but the first, under probabilities counted in the training tokens.
     """
     single = frequencies(training, vocab_size)[held_out[1:]]
     pairs = followers(training, held_out, vocab_size)
@@ -57,10 +51,10 @@ def baselines(training: Ints, held_out: Ints, vocab_size: int) -> tuple[float, f
 
 
 def window_hashes(tokens: Ints, length: int) -> Hashes:
-    """One 64-bit hash per window of so many tokens: (N,) ids -> (N - length + 1,).
+    """One 64-bit hash per window of `length` tokens, a power of two: (N,) -> (N - length + 1,).
 
-    Built by doubling: the hash of a window comes from those of its halves, so that any length that
-    is a power of two costs its logarithm. Two different windows share a hash once in 2^64 pairs.
+    Built by doubling: the hash of a window comes from those of its halves, in log2(length) passes.
+    Two different windows share a hash once in 2^64 pairs.
     """
     kinds = int(tokens.max(initial=0)) + 1
     hashes = np.random.default_rng(0).integers(2**64, size=kinds, dtype=np.uint64)[tokens]
@@ -74,14 +68,14 @@ def window_hashes(tokens: Ints, length: int) -> Hashes:
 
 
 def repeated_share(ordered: Hashes) -> float:
-    """Share of windows that stand there more than once; their hashes come in ascending order."""
+    """Share of windows that occur more than once; their hashes come in ascending order."""
     same = ordered[1:] == ordered[:-1]
     again = np.append(same, False) | np.insert(same, 0, False)
     return float(again.mean())
 
 
 def shared_share(hashes: Hashes, ordered: Hashes) -> float:
-    """Share of windows that stand elsewhere too; hashes from there come in ascending order."""
+    """Share of windows that occur in another text, whose hashes come in ascending order."""
     place = np.minimum(np.searchsorted(ordered, hashes), len(ordered) - 1)
     return float((ordered[place] == hashes).mean())
 
@@ -92,8 +86,9 @@ def _as_text(tokens: Ints) -> str:
 
 
 def longest_copy(texts: Iterable[Ints], training: Ints) -> Ints:
-    """The longest span of consecutive tokens in any of the texts that stands in the training
-    tokens; exact. Ids up to LARGEST_CHARACTER.
+    """The longest span of any of the texts that occurs in the training tokens; exact.
+
+    Ids are at most 0x10FFFF, the largest character.
     """
     known, longest = _as_text(training), ""
     for text in map(_as_text, texts):

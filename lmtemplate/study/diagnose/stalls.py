@@ -1,130 +1,87 @@
-"""A loss that stops high, or hardly moves -> the rate, the labels, the size of the model."""
+"""A loss that stops, or still falls at the end -> shuffled labels, a small model, a plateau."""
 
-import math
+import numpy as np
 
-from lmtemplate.study.diagnose.finding import Facts, Finding
-from lmtemplate.study.diagnose.learning_rate import (
-    absurd,
-    missing_warmup,
-    no_warmup,
-    too_high,
-    wild,
-)
-from lmtemplate.study.diagnose.thresholds import (
-    ABOVE_BIGRAM,
-    ADAM_RATE,
-    FAST,
-    FLAT,
-    INFORMATIVE,
-    MANY_TOKENS,
-    NEAR_UNIGRAM,
-    OFF_START,
-    PEAKS,
-    RISE,
-    STEPS_FLAT,
-    UNMOVED,
-    UNMOVED_UNKNOWN,
-    UP_TO_UNIGRAM,
-    VALIDATIONS,
-)
+from lmtemplate.study.diagnose import thresholds as limit
+from lmtemplate.study.diagnose.finding import Facts, Finding, conclude
+from lmtemplate.study.diagnose.learning_rate import TOO_HIGH, learns_unigrams, share_of_peaks
 from lmtemplate.study.diagnose.trend import Trend
 
 
 def is_flat(trend: Trend) -> bool:
-    """Whether the loss has come to a standstill by the middle of the run."""
+    """Whether the loss has stopped falling by the middle of the run."""
     fall = trend.start - trend.final
-    return fall > 0 and trend.level(0.45, 0.55) - trend.final < FLAT * fall
+    return fall > 0 and trend.level(0.45, 0.55) - trend.final < limit.FLAT * fall
 
 
-def fell_fast(trend: Trend, unigram: float) -> bool:
-    """Whether token frequencies were learned by the middle of the run."""
-    return trend.start - trend.level(0.3, 0.5) > FAST * (trend.start - unigram)
-
-
-def resting(trend: Trend, facts: Facts) -> Finding | None:
-    """No more than token frequencies for long, at a rate that Adam rarely bears."""
-    unigram, rate = facts.unigram_loss, trend.peak_rate
-    if unigram is None or rate is None or "Adam" not in (facts.optimizer or ""):
-        return None
-    cold = no_warmup(trend, facts) and trend.final < unigram - RISE
-    first, last = (0.15, 0.3) if cold else (0.3, 0.5)
-    level = trend.level(first, last)
-    if rate <= ADAM_RATE or level < unigram - UP_TO_UNIGRAM or not fell_fast(trend, unigram):
-        return None
-    steps = (trend.step_at(first), trend.step_at(last))
-    says = (
-        f"from step {steps[0]:,} to {steps[1]:,} the training loss is {level:.2f} nats, which is "
-        f"as much as token frequencies alone give ({unigram:.2f}), and the learning rate is up to "
-        f"{rate:.2g}"
-    )
-    if cold and not absurd(trend, facts):
-        return missing_warmup(f"{says} from the first step on.", *steps)
-    return too_high(f"{says}.", *steps)
-
-
-def standstill(trend: Trend, facts: Facts) -> Finding | None:
-    """Flat at the loss of token frequencies: what comes before a token does not help."""
+def flat_at_unigram(trend: Trend, facts: Facts) -> Finding | None:
+    """Flat at the unigram loss: shuffled labels, or where it is higher or swings, a high rate."""
     unigram, bigram = facts.unigram_loss, facts.bigram_loss
-    if unigram is None or bigram is None or unigram - bigram < INFORMATIVE:
+    if unigram is None or bigram is None or unigram - bigram < limit.INFORMATIVE:
         return None
-    late = trend.val_level(0.5) if len(trend.val_loss) >= VALIDATIONS else trend.level(0.5, 1.0)
-    if not fell_fast(trend, unigram) or not is_flat(trend) or late < unigram - NEAR_UNIGRAM:
+    late, count = trend.level(0.5, 1.0), len(trend.val_loss)
+    if count >= limit.VALIDATIONS:
+        late = float(np.median(trend.val_loss[count // 2 :]))
+    if not (learns_unigrams(trend, unigram) and is_flat(trend)):
+        return None
+    if late < unigram - limit.NEAR_UNIGRAM:
         return None
     first, last = trend.step_at(0.5), trend.last_step
     says = (
         f"from step {first:,} to {last:,} the loss stays at {late:.2f} nats; token frequencies "
         f"alone give {unigram:.2f}, token pairs {bigram:.2f}"
     )
-    if late > unigram + NEAR_UNIGRAM or wild(trend) > PEAKS:
-        return too_high(f"{says}: steps are too long for more.", first, last)
-    if last < STEPS_FLAT:
+    if late > unigram + limit.NEAR_UNIGRAM or share_of_peaks(trend) > limit.PEAKS:
+        return conclude(TOO_HIGH, f"{says}: the steps are too long to learn more.", first, last)
+    if last < limit.STEPS_FLAT:
         return None
-    return Finding(
-        "shuffled_labels",
-        True,
-        f"{says}: what comes before a token does not help to tell it.",
-        "look whether each target is the token after its input; if it is, whether the blocks are "
-        "trained, at another learning rate.",
-        (first, last),
-    )
+    says += ": the tokens before a token do not help to predict it."
+    return conclude("shuffled_labels", says, first, last)
 
 
-def crawling(trend: Trend, facts: Facts) -> Finding | None:
-    """Not even token frequencies were learned, and nothing else explains it."""
-    fall = trend.start - trend.final
-    if facts.vocab_size and trend.start < math.log(facts.vocab_size) - OFF_START:
-        return None  # trained before: little was left to learn
-    least = (UNMOVED if facts.vocab_size else UNMOVED_UNKNOWN) * trend.start
-    if facts.unigram_loss is not None:
-        least = max(least, trend.start - facts.unigram_loss - NEAR_UNIGRAM)
-    if fall >= least:
-        return None
-    peak, known = trend.peak_rate, facts.unigram_loss
-    rate = "" if peak is None else f"; the learning rate is {peak:.2g} at most"
-    goal = "" if known is None else f" (token frequencies alone give {known:.2f})"
-    return Finding(
-        "learning_rate_too_low",
-        True,
-        f"in {trend.last_step:,} steps the training loss falls by {fall:.2f} nats only, from "
-        f"{trend.start:.2f} to {trend.final:.2f}{goal}{rate}.",
-        "raise the learning rate by 10 times; if that changes nothing, look whether all parameters "
-        "are trained.",
-        (trend.first_step, trend.last_step),
-    )
-
-
-def too_small(trend: Trend, facts: Facts) -> Finding | None:
+def model_too_small(trend: Trend, facts: Facts) -> Finding | None:
     """Many tokens for each parameter, and token pairs would predict better."""
     if facts.bigram_loss is None or not facts.tokens or not facts.parameters:
         return None
     ratio = facts.tokens / facts.parameters
-    if ratio < MANY_TOKENS or trend.final < facts.bigram_loss + ABOVE_BIGRAM:
+    if ratio < limit.MANY_TOKENS or trend.final < facts.bigram_loss + limit.ABOVE_BIGRAM:
         return None
-    return Finding(
-        "model_too_small",
-        True,
+    says = (
         f"after {ratio:,.0f} tokens per parameter the training loss ends at {trend.final:.2f} "
-        f"nats; counting token pairs gives {facts.bigram_loss:.2f}.",
-        "use a wider or deeper model.",
-        (trend.step_at(0.5), trend.last_step),
+        f"nats; counting token pairs gives {facts.bigram_loss:.2f}."
     )
+    return conclude("model_too_small", says, trend.step_at(0.5), trend.last_step)
+
+
+def _last_third(trend: Trend) -> tuple[float, float]:
+    """Fall of the loss and of its last third, in nats; zeros if it did not fall."""
+    fall = trend.start - trend.final
+    if trend.rows < limit.ROWS or fall <= 0:
+        return 0.0, 0.0
+    return fall, trend.level(0.6, 0.7) - trend.final
+
+
+def plateau(trend: Trend, facts: Facts) -> Finding | None:
+    """The loss has stopped falling: converged, at this learning rate."""
+    fall, late = _last_third(trend)
+    if not fall or late > limit.PLATEAU * fall:
+        return None
+    first = trend.step_at(0.6)
+    says = (
+        f"from step {first:,} to {trend.last_step:,} the training loss falls by only {late:.2f} "
+        f"nats, of {fall:.2f} in all: converged, or stuck."
+    )
+    return conclude("plateau", says, first, trend.last_step)
+
+
+def too_slow(trend: Trend, facts: Facts) -> Finding | None:
+    """The loss still falls fast at the end."""
+    fall, late = _last_third(trend)
+    if not fall or late < limit.TOO_SLOW * fall:
+        return None
+    first, last = trend.step_at(0.65), trend.last_step
+    says = (
+        f"the training loss still falls by {100 * late / max(1, last - first):.2g} nats per 100 "
+        f"steps between steps {first:,} and {last:,} ({fall / last * 100:.2g} over the whole run)."
+    )
+    return conclude("too_slow", says, first, last)

@@ -1,58 +1,68 @@
-"""What counts as much, as little and as early in a verdict: every threshold, with its reason.
+"""Every number that a verdict depends on: when a run's figure is too large, too small or too early.
 
-Fitted on tiny runs of known faults (benchmarks/verdicts.py), and reported on others. Losses are in
-nats per token.
+Losses are in nats per token; a row is one logged training loss. The values were fitted on tiny
+runs with known faults (benchmarks/verdicts.py) and tested on others.
 """
 
-ROWS = 20  # with fewer, trend and noise cannot be told apart, and nobody is accused by the curve
+ROWS = 20  # a curve with fewer rows cannot be told from noise, so it is never a fault
 
-# The start
-OFF_START = 0.5  # of the first loss above ln V: GPT-2's own initialisation is 0.1 above it
-HUMP = 0.3  # above the start, where no healthy row is, or early above the best so far
-ABSURD = {"Muon": 1.0, "Adam": 0.5}  # rates that no warmup makes good ones
-FIRST = 0.1  # of a run, whose rows may not rise above the best so far
-EARLY = 0.25  # of a run: later, warmup would not have prevented it
-NO_WARMUP = 0.5  # of the peak rate at the first row: there was next to no warmup
+# The loss before step 1
+OFF_START = 0.5  # the first loss may differ from ln V by this many nats (GPT-2's: 0.1 above)
+
+# The first updates
+HUMP = 0.3  # an early loss this many nats above its start or its best so far is a hump
+HUMP_SHARE = 0.1  # a rise above the best so far counts as a hump in this first share of the rows
+EARLY = 0.25  # warmup explains only what happens in this first share of the rows
+NO_WARMUP = 0.5  # warmup is missing if the first logged rate has this share of the peak rate
+HIGHEST_RATE = {"Muon": 1.0, "Adam": 0.5}  # no warmup makes these learning rates usable
 
 # Jumps and rises
-ROWS_BEFORE = 5  # whose median a jump starts from
-JUMP, JUMP_NOISE = 0.4, 6.0  # of a row over those, in nats and in standard deviations of rows
-BACK = 0.15  # above the level before a jump, and it is over
-ROWS_AFTER = 3  # at least, or nobody knows whether it comes back
-RISE = 0.2  # of the end above the best level, between medians
-PEAK = 0.04  # of one validation above its neighbours: healthy runs have none at all, see `swings`
-PEAKS = 0.08  # of all those in sum, as a share of the fall of the loss
+ROWS_BEFORE = 5  # a jump starts from the median of this many rows
+JUMP = 0.4  # a jump is at least this many nats high
+JUMP_NOISE = 6.0  # and at least this many standard deviations of the row noise
+RECOVERED = 0.15  # a jump is over when the loss is within this many nats of the level before it
+ROWS_AFTER = 3  # a jump needs this many rows after it before it counts as not recovered
+RISE = 0.2  # the median loss at the end may exceed the best median by this many nats
+RISE_NOISE = 3.0  # or by this many standard deviations of the row noise, if that is more
+PEAK = 0.04  # a validation is a peak if it is this many nats above both neighbours
+PEAKS = 0.08  # the peaks may add up to this share of the total fall (healthy runs have none)
 
 # Levels
-UNMOVED, UNMOVED_UNKNOWN = 0.06, 0.02  # of the start: least fall; the same if V is not known
-NEAR_UNIGRAM = 0.05  # of the loss of token frequencies: where shuffled labels end, on validation
-UP_TO_UNIGRAM = 0.15  # below it, little more than frequencies was learned
-FAST = 0.6  # of the way down to token frequencies: a crawling run has not come so far
-FLAT = 0.1  # of the fall in the last half: the curve has stopped
-STEPS_FLAT = 200  # GPT-2's initialisation rests at token frequencies for 100 steps and more
-ABOVE_BIGRAM = 0.1  # token pairs are what the smallest net that works learns first
-INFORMATIVE = 0.3  # of bigrams below unigrams, or the order of tokens tells nothing
-ADAM_RATE = 0.05  # peak that Adam bears where it is followed by nothing but a standstill
-STILL, FALLING = 0.01, 0.2  # of the whole fall, in the last third: a plateau; still too fast
+UNMOVED = 0.06  # the loss must fall by this share of its start
+UNMOVED_UNKNOWN = 0.02  # without a known vocabulary, by this share
+NEAR_UNIGRAM = 0.05  # shuffled labels end within this many nats of the unigram loss
+UP_TO_UNIGRAM = 0.15  # a loss above (unigram - this many nats) shows little more than frequencies
+FAST = 0.6  # a model that learns covers this share of the way to the unigram loss by mid-run
+FLAT = 0.1  # a curve has stopped if its second half brings less than this share of the fall
+STEPS_FLAT = 200  # GPT-2's initialisation can stay at the unigram loss for 100 steps
+ABOVE_BIGRAM = 0.1  # a large enough model ends at most this many nats above the bigram loss
+INFORMATIVE = 0.3  # token order is informative if bigrams are this many nats below unigrams
+ADAM_RATE = 0.05  # a higher peak rate explains why Adam stays at the unigram loss
+PLATEAU = 0.01  # the last third of a plateau brings less than this share of the total fall
+TOO_SLOW = 0.2  # a run is too slow if its last third brings more than this share
 
-# Training beside validation
-TURN = 0.05  # of the last two validations above the best; those of quickstart never turn
-VALIDATIONS = 4  # at least, to speak of a turn
-GAP = 0.5  # the documents' own threshold of overfitting
+# Training loss beside validation loss
+TURN = 0.05  # overfitting: the last two validations are this many nats above the best
+VALIDATIONS = 4  # a turn needs at least this many validations
+GAP = 0.5  # a gap between validation and training is noted above this many nats
 
 # The data
-SHARED = 0.1  # of validation windows in the training text; clean corpora have 0.0001
-REPEATED = 0.2  # of training windows; clean corpora have 0.0003
-COPIED_TOKENS, COPIED_BYTES = 32, 120  # of a span that chance does not repeat
-BY_HEART, FOREIGN = 0.1, 1.0  # training loss of text known by heart; validation above it
-TOKENS_PER_PARAMETER = 20.0  # Hoffmann et al. 2022
-FEW_TOKENS, MANY_TOKENS = 10.0, 100.0  # per parameter: half of that, and five times
+SHARED = 0.1  # share of validation windows found in the training text (clean corpora: 0.0001)
+REPEATED = 0.2  # share of training windows found there twice (clean corpora: 0.0003)
+COPIED_TOKENS = 32  # a copied span has at least this many tokens
+COPIED_BYTES = 120  # and at least this many bytes: shorter spans repeat by chance
+BY_HEART = 0.1  # a training loss below this many nats means that the text was memorised
+FOREIGN = 1.0  # if the validation loss is more than this many nats above BY_HEART
+TOKENS_PER_PARAMETER = 20.0  # compute-optimal (Hoffmann et al. 2022)
+FEW_TOKENS = 10.0  # fewer tokens per parameter: undertrained (half of compute-optimal)
+MANY_TOKENS = 100.0  # more tokens per parameter: overtrained (five times compute-optimal)
 
-# While a run goes on (live.py)
-ROWS_ABOVE, ROWS_ABOVE_AFTER = 2, 5  # in a row above the start; the same once it has learned
-ROWS_LOST = 20  # since a jump, without coming back
-ROWS_STUCK = 40  # that have not moved
-UNMOVED_YET = 0.02  # of the start
+# Early warning, while a run goes on
+ROWS_ABOVE = 2  # this many rows in a row above the start, before anything was learned
+ROWS_ABOVE_AFTER = 5  # this many, after the loss has been HUMP below the start
+ROWS_LOST = 20  # a jump has lasted for this many rows
+ROWS_STUCK = 40  # the loss has not moved for this many rows
+UNMOVED_YET = 0.02  # a loss has not moved if it fell by less than this share of the start
 
 # Phases of a healthy curve
-END_OF_DECAY = 0.3  # of the peak rate: the last third of a cosine
+END_OF_DECAY = 0.3  # the last phase begins when the rate stays below this share of its peak

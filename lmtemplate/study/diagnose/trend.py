@@ -1,4 +1,4 @@
-"""A record -> its course: levels, noise, jumps, by medians, which single rows do not move."""
+"""A record -> its course: levels and noise by medians, which single rows do not move."""
 
 import math
 from dataclasses import dataclass
@@ -8,16 +8,16 @@ import numpy as np
 from lmtemplate.record import Floats, Ints, Record
 from lmtemplate.study.diagnose.finding import Facts
 
-POINTS = 400  # rows of a longer record are merged to so many
-ROWS_AROUND = 5  # of the running median, at least
-SHARE_AROUND = 1 / 25  # or this share of the points
-SHARE_OF_END = 1 / 10  # of the points, whose median is where the run has come to
-ROWS_OF_END = 3
+POINTS = 400  # a longer record is merged to this many points
+ROWS_AROUND = 5  # the running median spans at least this many points
+SHARE_AROUND = 1 / 25  # or this share of all points, if that is more
+SHARE_OF_END = 1 / 10  # the final loss is the median of this last share of the points
+ROWS_OF_END = 3  # and of at least this many
 DEVIATIONS = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
 
 
 def running_median(values: Floats, window: int) -> Floats:
-    """(N,) -> (N,) medians of an odd number of values around each; at the ends, of fewer."""
+    """(N,) -> (N,) medians of an odd number of values around each; of fewer at the ends."""
     side = window // 2
     padded = np.pad(values, side, constant_values=np.nan)
     around = np.lib.stride_tricks.sliding_window_view(padded, window)
@@ -40,11 +40,9 @@ def row_noise(loss: Floats) -> float:
 
 
 def swings(values: Floats, least: float) -> float:
-    """Sum of the peaks of a curve: how far it rises and falls again, from one value to the next.
+    """Sum of the peaks of a curve (N,): each rise or the fall after it, whichever is smaller.
 
-    Args:
-        values: (N,).
-        least: smaller peaks are left out.
+    Peaks of at most `least` are left out.
     """
     moves = np.diff(values)
     peaks = np.minimum(moves[:-1], -moves[1:])
@@ -58,32 +56,18 @@ def merged(values: Floats, points: int) -> Floats:
 
 @dataclass(frozen=True)
 class Trend:
-    """A run's curves as rules look at them: N points, none of which is missing.
+    """A run's curves as the rules look at them: N points, none of which is missing."""
 
-    Attributes:
-        steps: (N,) last step of each point.
-        loss: (N,) training loss in nats per token.
-        smooth: (N,) its running median.
-        rate: (N,) learning rate; NaN where unknown.
-        noise: standard deviation of a point about its neighbours.
-        start: loss of a model that knows nothing: measured before step 1, or ln V, or the first
-            row's.
-        final: where the training loss has come to.
-        val_steps: (M,).
-        val_loss: (M,).
-        rows: of the record.
-    """
-
-    steps: Ints
-    loss: Floats
-    smooth: Floats
-    rate: Floats
-    noise: float
-    start: float
-    final: float
-    val_steps: Ints
-    val_loss: Floats
-    rows: int
+    steps: Ints  # (N,) last step of each point
+    loss: Floats  # (N,) training loss in nats per token
+    smooth: Floats  # (N,) its running median
+    rate: Floats  # (N,) learning rate; NaN where unknown
+    noise: float  # standard deviation of a point about its neighbours
+    start: float  # loss of an untrained model: measured before step 1, or ln V, or the first row's
+    final: float  # median training loss at the end
+    val_steps: Ints  # (M,)
+    val_loss: Floats  # (M,)
+    rows: int  # of the record
 
     def level(self, first: float, last: float) -> float:
         """Median loss between two shares of the run, as 0.5 and 0.75."""
@@ -94,10 +78,6 @@ class Trend:
     def step_at(self, share: float) -> int:
         """The step at this share of the points."""
         return int(self.steps[min(int(share * len(self.steps)), len(self.steps) - 1)])
-
-    def val_level(self, first: float) -> float:
-        """Median of the validations from this share of the run on."""
-        return float(np.median(self.val_loss[int(first * len(self.val_loss)) :]))
 
     @property
     def peak_rate(self) -> float | None:
@@ -117,9 +97,7 @@ class Trend:
 def _start(record: Record, facts: Facts) -> float:
     if record.initial_val_loss is not None:
         return record.initial_val_loss
-    if facts.vocab_size:
-        return math.log(facts.vocab_size)
-    return float(record.train_loss[0])
+    return math.log(facts.vocab_size) if facts.vocab_size else float(record.train_loss[0])
 
 
 def trend_of(record: Record, facts: Facts) -> Trend | None:
@@ -131,12 +109,11 @@ def trend_of(record: Record, facts: Facts) -> Trend | None:
     last_rows = np.array([group[-1] for group in np.array_split(np.arange(rows), points)])
     loss = merged(record.train_loss, points)
     window = max(ROWS_AROUND, int(points * SHARE_AROUND)) // 2 * 2 + 1
-    smooth = running_median(loss, window)
     val_steps, val_loss = record.validations
     return Trend(
         steps=record.steps[last_rows],
         loss=loss,
-        smooth=smooth,
+        smooth=running_median(loss, window),
         rate=record.learning_rate[last_rows],
         noise=row_noise(loss),
         start=_start(record, facts),

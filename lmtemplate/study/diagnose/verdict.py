@@ -1,30 +1,38 @@
-"""A run's record and what else is known of it -> a verdict: faults and notes with evidence."""
+"""A run's record and what else is known of it -> a verdict: faults, notes, phases of the curve."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
 
 from lmtemplate.record import Record
-from lmtemplate.study.diagnose.data import DATA, far_start, memorising, nonfinite, overfitting
-from lmtemplate.study.diagnose.early_warning import turning_bad
+from lmtemplate.study.diagnose import data, learning_rate, loss_values, spikes, stalls
+from lmtemplate.study.diagnose import thresholds as limit
 from lmtemplate.study.diagnose.finding import Facts, Finding, Phase
-from lmtemplate.study.diagnose.learning_rate import Rule, crashed, early_hump, oscillating, rising
-from lmtemplate.study.diagnose.notes import NOTES
-from lmtemplate.study.diagnose.phases import phases_of
-from lmtemplate.study.diagnose.stalls import crawling, resting, standstill, too_small
-from lmtemplate.study.diagnose.thresholds import ROWS
 from lmtemplate.study.diagnose.trend import Trend, trend_of
 
-__all__ = ["Facts", "Finding", "Phase", "Verdict", "judge", "turning_bad"]
+Rule = Callable[[Trend, Facts], Finding | None]
 
 # Each explains the whole curve, so the first one that holds is the answer.
-COURSE: tuple[Rule, ...] = (
-    crashed,
-    early_hump,
-    rising,
-    resting,
-    standstill,
-    oscillating,
-    crawling,
-    too_small,
+CURVE: tuple[Rule, ...] = (
+    spikes.spike_not_recovered,
+    learning_rate.early_hump,
+    learning_rate.rising,
+    learning_rate.adam_held_at_unigram,
+    stalls.flat_at_unigram,
+    learning_rate.oscillating,
+    learning_rate.too_low,
+    stalls.model_too_small,
+)
+NOTES: tuple[Rule, ...] = (
+    loss_values.too_short,
+    loss_values.trained_before,
+    data.gap,
+    spikes.spike_recovered,
+    loss_values.noise,
+    stalls.plateau,
+    stalls.too_slow,
+    data.tokens_per_parameter,
 )
 
 
@@ -33,40 +41,74 @@ class Verdict:
     """What was found, faults first; healthy if there is no fault."""
 
     findings: tuple[Finding, ...]
-    phases: tuple[Phase, ...] = field(default=())
+    phases: tuple[Phase, ...] = ()
 
     @property
     def healthy(self) -> bool:
         return not any(finding.fault for finding in self.findings)
 
 
-def _course(trend: Trend, facts: Facts, turned: bool) -> Finding | None:
-    """What the training loss shows.
+def _phase(trend: Trend, name: str, first: int, last: int) -> Phase:
+    """A phase from one point to another; it begins after the step of the point before."""
+    before = float(trend.smooth[first - 1]) if first else trend.start
+    begin = int(trend.steps[first - 1]) + 1 if first else 1
+    after, end = float(trend.smooth[last]), int(trend.steps[last])
+    per = (before - after) / max(1, end - begin + 1) * 100
+    return Phase(
+        name, begin, end, f"from {before:.2f} to {after:.2f} nats, {per:.3g} per 100 steps."
+    )
 
-    Args:
-        trend: long enough to be judged.
-        facts: what is known.
-        turned: whether validation has; what it does afterwards is no sign of the learning rate.
+
+def _knee(trend: Trend, points: int) -> int:
+    """The point, of the first `points`, where the curve is farthest below the line to its end."""
+    steps, loss = trend.steps[:points].astype(float), trend.smooth[:points]
+    share = (steps - steps[0]) / max(1.0, steps[-1] - steps[0])
+    return int(np.argmax(loss[0] + share * (loss[-1] - loss[0]) - loss))
+
+
+def phases_of(trend: Trend) -> tuple[Phase, ...]:
+    """Rapid descent to the knee, slower decrease, dip at the end of the decay, without gaps.
+
+    The dip begins where the learning rate has fallen for good below a share of its peak.
     """
-    rules = (rule for rule in COURSE if not (turned and rule is oscillating))
-    return next(filter(None, (rule(trend, facts) for rule in rules)), None)
+    points = decay = len(trend.loss)
+    if trend.peak_rate:
+        low = trend.rate < limit.END_OF_DECAY * trend.peak_rate  # an unknown rate is not low
+        decay = int(np.flatnonzero(~low)[-1]) + 1
+    if decay < 3:
+        decay = points
+    turn = max(1, _knee(trend, decay))
+    found = [_phase(trend, "rapid descent", 0, min(turn, decay - 1))]
+    if turn < decay - 1:
+        found.append(_phase(trend, "slower steady decrease", turn + 1, decay - 1))
+    if decay < points:
+        found.append(_phase(trend, "dip at the end of the decay", decay, points - 1))
+    return tuple(found)
+
+
+def _found(record: Record, facts: Facts, trend: Trend | None) -> list[Finding]:
+    """Every rule's finding, in the order of their weight."""
+    found = [loss_values.nonfinite(record), loss_values.initial_loss(record, facts)]
+    if trend is not None:
+        found += [data.overlap(trend, facts), data.repeated_data(trend, facts)]
+        turned = data.overfitting(trend, facts) if trend.rows >= limit.ROWS else None
+        found += [turned, data.memorising(trend, facts)]
+        if trend.rows >= limit.ROWS:
+            # once validation has turned, what it does is no sign of the learning rate
+            rules = [rule for rule in CURVE if not (turned and rule is learning_rate.oscillating)]
+            found.append(next(filter(None, (rule(trend, facts) for rule in rules)), None))
+        found += [rule(trend, facts) for rule in NOTES]
+    return [finding for finding in found if finding is not None]
 
 
 def judge(record: Record, facts: Facts) -> Verdict:
     """Look at a run with every rule. Of the faults, the first is what matters most."""
     trend = trend_of(record, facts)
-    found = [nonfinite(record), far_start(record, facts)]
-    if trend is not None:
-        enough = trend.rows >= ROWS
-        turned = overfitting(trend, facts) if enough else None
-        found += [rule(trend, facts) for rule in DATA]
-        found += [turned, memorising(trend, facts)]
-        found.append(_course(trend, facts, turned is not None) if enough else None)
-        found += [rule(trend, facts) for rule in NOTES]
-    there = [finding for finding in found if finding is not None]
-    if any(finding.fault for finding in there):  # whose advice comes before any about the pace
-        there = [finding for finding in there if finding.name not in ("too_slow", "plateau")]
-    verdict = Verdict(tuple(sorted(there, key=lambda finding: not finding.fault)))
-    if trend is None or not verdict.healthy or trend.rows < ROWS:
-        return verdict
-    return Verdict(verdict.findings, phases_of(trend))
+    found = _found(record, facts, trend)
+    faults = [finding for finding in found if finding.fault]
+    notes = [finding for finding in found if not finding.fault]
+    if faults:  # their advice comes before any about the pace
+        notes = [finding for finding in notes if finding.name not in ("too_slow", "plateau")]
+    if trend is None or faults or trend.rows < limit.ROWS:
+        return Verdict((*faults, *notes))
+    return Verdict(tuple(notes), phases_of(trend))

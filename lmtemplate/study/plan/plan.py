@@ -1,223 +1,234 @@
-"""Parameters, tokens, FLOPs, hours or money -> all the others, and a config that runs."""
+"""A budget of FLOPs, hours, tokens or parameters -> a table, and a config that spends it."""
 
-import json as json_text
+import json as strict_json
+import math
 import shlex
 import sys
 import textwrap
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import yaml
+import torch
 
+from lmtemplate.data.shards import read_index
 from lmtemplate.errors import ConfigError
-from lmtemplate.run_dir import write_text
-from lmtemplate.study.plan.claims import claims_as_json, claims_as_text
-from lmtemplate.study.plan.compute_budget import (
-    LIMITS,
-    MFU,
-    Asked,
-    Corpus,
-    Settled,
-    check_numbers,
-    chosen_machine,
-    read_corpus,
-    settle,
-)
-from lmtemplate.study.plan.proposal import MUON_RATE, REPEATED, Proposal
-from lmtemplate.study.plan.scaling_laws import (
-    HOUR,
-    PASSES,
-    TOKENS_PER_PARAMETER,
-    Machine,
-    power,
-    rate,
-    short,
-    span,
-)
+from lmtemplate.models.gpt import GPT
+from lmtemplate.run_dir import duration, write_text
+from lmtemplate.study.plan import compute_budget as budgets
+from lmtemplate.study.plan import scaling_laws as laws
+from lmtemplate.study.plan.compute_budget import short
 
-STATE_BYTES = 16  # of a parameter: weight, gradient and two moments in float32
+MFU = 0.4  # large runs reach 0.38 to 0.43 (Llama 3 405B: Llama Team 2024, table 4)
+SMALLEST = (2, 64)  # layers, width: a smaller net learns little more than pairs of tokens
+ACTIVATION_BYTES = 8e9  # of one micro-batch
+FEWEST_STEPS = 500  # on quickstart's text 507 steps of 21 sequences beat 201 of 53
 
-Row = tuple[str, str, str]  # name, value, how it came about
-
-
-def counted(devices: int) -> str:
-    return f"{devices:,} device" + ("s" if devices > 1 else "")
-
-
-def judged(per_parameter: float) -> str:
-    """Tokens per parameter against the rule, which is no sharper than a factor of two."""
-    best = TOKENS_PER_PARAMETER
-    if per_parameter < best / 2:
-        return f"undertrained: {best:g} would use the FLOPs best"
-    if per_parameter > best * 2:
-        return f"overtrained against {best:g}: dearer to train, cheaper to use"
-    return f"near the {best:g} that use FLOPs best (Hoffmann et al. 2022)"
+CONFIG = """\
+# {shown[parameters]} parameters on {shown[tokens]} tokens: planned, not tried yet.
+#
+#   command   make train CONFIG={output}
+#   plan      {command}
+#   hardware  devices: {devices}, FLOP/s of each: {shown[speed]} ({speed_how})
+#   time      {shown[time]}, estimated
+#   result    not measured yet
+run_dir: {run_dir}
+data: {{path: {path}, block_size: {block_size}, batch_size: {batch_size}}}
+model:
+  net: {{class_path: lmtemplate.models.GPT, init_args: {net}}}
+  optimizer:
+    class_path: lmtemplate.optimizers.MuonAdamW
+    init_args: {{lr: {lr}, adamw_lr: {adamw_lr}, weight_decay: 0.1, adamw_weight_decay: 0.1}}
+  schedule:
+    class_path: lmtemplate.schedules.WarmupCosine
+    init_args: {{warmup_steps: {warmup_steps}, floor_ratio: 0.1}}
+tokens_per_step: {tokens_per_step}
+trainer:
+  max_steps: {max_steps}
+  val_check_interval: {val_check_interval}
+  gradient_clip_val: 1.0
+  devices: {devices}
+"""
 
 
-def budget_rows(asked: Asked, settled: Settled) -> list[Row]:
-    """What it takes."""
-    budget, run, machine = settled.budget, settled.proposal, settled.machine
-    hours, money = machine.hours(budget.flops), machine.money(budget.flops)
-    ratio, devices = budget.tokens / budget.parameters, counted(machine.devices)
+class Corpus(NamedTuple):
+    """Sizes of a prepared corpus."""
+
+    vocab_size: int
+    tokens: int  # of the training split
+    longest: int  # block that fits into both splits
+
+
+def read_corpus(path: Path) -> Corpus:
+    """Raises DataError where no corpus was prepared."""
+    index = read_index(path)
+    train, val = (
+        sum(shard["tokens"] for shard in index["splits"][name]["shards"])
+        for name in ("train", "val")
+    )
+    return Corpus(int(index["vocab_size"]), train, min(train, val) - 1)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A budget, and the run that spends it, named as in its config."""
+
+    budget: budgets.Budget
+    speed: float  # FLOP/s of one device
+    speed_how: str
+    devices: int
+    hours: float
+    epochs: float | None  # over the text; None without a corpus
+    vocab_size: int
+    net: laws.Sizes
+    parameters: int
+    block_size: int
+    batch_size: int  # sequences of one micro-batch on one device
+    accumulate: int  # micro-batches of a step
+    tokens_per_step: int
+    tokens_per_step_how: str
+    max_steps: int
+    warmup_steps: int
+    lr: float
+    adamw_lr: float
+    dropout: float
+
+
+def make_plan(flags: dict[str, Any], corpus: Corpus | None, speed: float, how: str) -> Plan:
+    """Net, batch and steps for these flags of `plan`, on devices of `speed` FLOP/s each."""
+    flops, devices = flags["flops"], flags["devices"]
+    if flags["hours"] is not None:
+        flops = flags["hours"] * 3600 * speed * devices
+    vocab_size = corpus.vocab_size if corpus else flags["vocab_size"]
+    budget = budgets.solve(
+        flags["parameters"],
+        flags["tokens"],
+        flops,
+        ratio=flags["tokens_per_parameter"],
+        text_tokens=corpus.tokens if corpus else math.inf,
+        smallest=laws.parameter_count(vocab_size, *SMALLEST) if vocab_size else 0.0,
+    )
+    vocab_size = vocab_size or laws.vocabulary_for(budget.parameters)
+    net = laws.net_sizes(budget.parameters, vocab_size)
+    block_size = flags["block_size"] or laws.block_size_for(budget.parameters)
+    block_size = min(block_size, corpus.longest) if corpus else block_size
+    per_step, step_how = laws.batch_tokens(budget.flops), "0.2920 FLOPs^0.3271 (Bi et al. 2024)"
+    if per_step > budget.tokens / FEWEST_STEPS:
+        per_step, step_how = budget.tokens / FEWEST_STEPS, f"for at least {FEWEST_STEPS} steps"
+    sequences = max(1, round(per_step / block_size / devices))
+    # activations of the layers (Korthikanti et al. 2022, equation 1, without those of attention)
+    # and the logits with their gradient
+    token_bytes = 34 * net["n_embd"] * net["n_layer"] + 8 * vocab_size
+    accumulate = -(-sequences // max(1, int(ACTIVATION_BYTES / token_bytes / block_size)))
+    batch_size = -(-sequences // accumulate)
+    tokens_per_step = block_size * batch_size * accumulate * devices
+    max_steps = max(1, round(budget.tokens / tokens_per_step))
+    hours, epochs = budget.flops / speed / devices / 3600, None
+    if corpus:
+        epochs = budget.tokens / corpus.tokens
+    return Plan(
+        *(budget, speed, how, devices, hours, epochs, vocab_size, net),
+        laws.parameter_count(vocab_size, net["n_layer"], net["n_embd"]),
+        *(block_size, batch_size, accumulate, tokens_per_step, step_how, max_steps),
+        warmup_steps=min(2000, max_steps // 20),  # 2,000: Bi et al. 2024
+        lr=0.02,  # of Muon, for every width: its updates have singular values near 1
+        adamw_lr=float(f"{laws.adamw_lr(budget.flops):.2g}"),
+        dropout=0.1 if epochs and epochs > 1.05 else 0.0,
+    )
+
+
+def trial_net(plan: Plan) -> GPT:
+    """The planned net, or a smaller one where timing it would take long."""
+    largest = 3e8 if torch.accelerator.is_available() else 1e7
+    if plan.parameters <= largest:
+        return GPT(plan.vocab_size, plan.block_size, **plan.net)
+    vocab_size = laws.vocabulary_for(largest)
+    return GPT(vocab_size, plan.block_size, **laws.net_sizes(largest, vocab_size))
+
+
+def rows_of(plan: Plan) -> list[tuple[str, str, str]]:
+    """Name, value, reason: what the run takes, an empty row, what to train."""
+    budget, net, devices = plan.budget, plan.net, plan.devices
+    ratio, best = budget.tokens / budget.parameters, budgets.TOKENS_PER_PARAMETER
+    judged = "undertrained" if 2 * ratio < best else "overtrained" if ratio > 2 * best else "near"
+    judged += f": {best:g} use the FLOPs best (Hoffmann et al. 2022)"
+    loss = laws.estimated_loss(budget.parameters, budget.tokens)
     rows = [
         ("parameters", short(budget.parameters), budget.parameters_how),
         ("tokens", short(budget.tokens), budget.tokens_how),
-        ("per parameter", f"{ratio:.3g}", judged(ratio)),
+        ("per parameter", f"{ratio:.3g}", judged),
+        ("epochs", f"{plan.epochs or 0:.3g}", "tokens / tokens of the text"),
+        ("loss", f"{loss:.2f}", "nats per token of web text (Hoffmann et al. 2022, equation 10)"),
+        ("FLOPs", f"{budget.flops:.3g}", "6 x parameters x tokens (Kaplan et al. 2020)"),
+        ("speed", f"{plan.speed:.3g}", f"FLOP/s of one device: {plan.speed_how}"),
+        ("time", duration(plan.hours * 3600), f"FLOPs / speed / devices ({devices:,})"),
+        ("", "", ""),
+        ("n_layer", str(net["n_layer"]), f"{short(plan.parameters)} parameters"),
+        ("n_head", str(net["n_head"]), f"of {net['n_embd'] // net['n_head']} channels"),
+        ("n_embd", str(net["n_embd"]), "proportions between quickstart, GPT-2 and Llama"),
+        ("vocab_size", f"{plan.vocab_size:,}", "ids"),
+        ("block_size", f"{plan.block_size:,}", "tokens"),
+        ("batch_size", f"{plan.batch_size:,}", f"sequences, {plan.accumulate:,} times accumulated"),
+        ("tokens_per_step", short(plan.tokens_per_step), plan.tokens_per_step_how),
+        ("max_steps", f"{plan.max_steps:,}", f"{plan.warmup_steps:,} of them warmup"),
+        ("lr", f"{plan.lr:g}", "of Muon, in units of the matrix (Jordan et al. 2024)"),
+        ("adamw_lr", f"{plan.adamw_lr:g}", "0.3118 FLOPs^-0.125 (Bi et al. 2024)"),
+        ("dropout", f"{plan.dropout:g}", "0.1 where text repeats (Xue et al. 2023), else 0"),
+        ("memory", f"{16e-9 * plan.parameters:.3g} GB", "weights, gradients, moments in float32"),
     ]
-    if asked.corpus is not None and run.passes is not None:
-        text = f"over the {short(asked.corpus.tokens)} tokens of {asked.corpus.path}"
-        rows.append(("passes", f"{run.passes:.3g}", text))
-    rows += [
-        ("FLOPs", power(budget.flops), "6 x parameters x tokens (Kaplan et al. 2020)"),
-        ("speed", rate(machine.speed), f"of one device: {machine.how}"),
-        ("time", span(hours * HOUR), f"{hours:,.3g} hours: FLOPs / speed / {devices}"),
-    ]
-    if money is None:
-        return [*rows, ("money", "-", "no --price_per_hour was given")]
-    price = f"hours x {devices} x {machine.price_per_hour:g}"
-    return [*rows, ("money", f"{money:,.0f}" if money >= 100 else f"{money:.2g}", price)]
+    unknown = {"epochs": plan.epochs is None, "loss": budget.parameters < 7e7}
+    return [row for row in rows if not unknown.get(row[0])]
 
 
-def run_rows(run: Proposal) -> list[Row]:
-    """What to train."""
-    shape = run.shape
-    tied = ", embedding tied to the head" if shape.tied else ""
-    state = f"and activations: {STATE_BYTES} bytes a parameter (Rajbhandari et al. 2020)"
-    return [
-        ("n_layer", str(shape.n_layer), f"{short(shape.parameters)} parameters{tied}"),
-        ("n_head", str(shape.n_head), f"of {shape.n_embd // shape.n_head} channels"),
-        ("n_embd", str(shape.n_embd), "proportions between quickstart, GPT-2 and Llama"),
-        ("vocab_size", f"{shape.vocab_size:,}", "ids"),
-        ("block_size", f"{run.block_size:,}", "tokens"),
-        ("batch_size", f"{run.batch_size:,}", f"sequences, {run.accumulate:,} times accumulated"),
-        ("tokens_per_step", short(run.tokens_per_step), run.tokens_per_step_how),
-        ("max_steps", f"{run.steps:,}", f"{run.warmup_steps:,} of them warm-up"),
-        ("lr", f"{MUON_RATE:g}", "of Muon, in units of the matrix (Jordan et al. 2024)"),
-        ("adamw_lr", f"{run.adamw_lr:.2g}", "0.3118 FLOPs^-0.125 (Bi et al. 2024)"),
-        ("dropout", f"{run.dropout:g}", "0.1 where text repeats (Xue et al. 2023), else 0"),
-        ("memory", f"{STATE_BYTES * shape.parameters / 1e9:.3g} GB", state),
-    ]
-
-
-def remarks(asked: Asked, settled: Settled) -> list[str]:
-    """What a reader of the table should know besides."""
-    flops, passes, said = settled.budget.flops, settled.proposal.passes or 0.0, list[str]()
-    machine = settled.machine
-    spent = {"flops": flops, "hours": machine.hours(flops), "money": machine.money(flops)}
-    for name, value in spent.items():
-        wanted = asked.limits.get(name)
-        if wanted is not None and value is not None and value < 0.99 * wanted:
-            said.append(
-                f"{short(value)} of {short(wanted)} {name} are enough: the text is too small for "
-                "more, hence a smaller model, more passes and dropout. If time is to spare, a "
-                "larger net may still do better on the same text: compare."
-            )
-    if passes > PASSES * REPEATED:
-        said.append(
-            f"{passes:.3g} passes: beyond {PASSES:g} a text wears off (Muennighoff et al. 2023); "
-            "get more text, or train a smaller model."
-        )
-    elif settled.proposal.repeated:
-        said.append(
-            f"Up to {PASSES:g} passes are nearly as good as new text (Muennighoff et al. 2023)."
-        )
-    if machine.devices > 1:
-        said.append("Devices are taken to add up, and each holds the whole net.")
-    return [
-        *said,
+def remarks(plan: Plan, flags: dict[str, Any]) -> list[str]:
+    """What else to know when reading the table."""
+    said = [
         "An estimate. 6ND leaves attention out, the speed is taken as constant, validation, saving "
-        "and failures come on top, and the rules were fitted to nets of 70M parameters and more.",
+        "and failures come on top, and the rules were fitted to nets of 70M parameters and more."
     ]
+    for name, spent in (("flops", plan.budget.flops), ("hours", plan.hours)):
+        if spent < 0.99 * (flags[name] or 0.0):
+            used = f"{short(spent)} of {short(flags[name])} {name} are enough: the text is too"
+            said.append(f"{used} small for more, hence a smaller net, more epochs and dropout.")
+    if plan.epochs and plan.epochs > 1.05 * budgets.EPOCHS:
+        repeated = f"Beyond {budgets.EPOCHS:g} epochs, repeated text helps less and less"
+        said.append(f"{repeated} (Muennighoff et al. 2023): get more text, or take a smaller net.")
+    return said
 
 
-def as_text(asked: Asked, settled: Settled) -> str:
-    """Two tables and the remarks."""
-    parts = [budget_rows(asked, settled), run_rows(settled.proposal)]
-    left, middle = (max(len(row[n]) for part in parts for row in part) for n in (0, 1))
-    tables = [
-        "\n".join(f"{name:<{left}}  {value:>{middle}}  {how}" for name, value, how in part)
-        for part in parts
-    ]
-    return "\n\n".join([*tables, "\n".join(textwrap.fill(s, 100) for s in remarks(asked, settled))])
-
-
-def as_json(asked: Asked, settled: Settled) -> str:
-    """The same as strict JSON: figures unrounded."""
-    budget, run, machine = settled.budget, settled.proposal, settled.machine
-    hours, money = machine.hours(budget.flops), machine.money(budget.flops)
-    cost = {"flops": budget.flops, "hours": hours, "money": money}
-    derived = {name: getattr(run, name) for name in ("tokens_per_step", "warmup_steps", "dropout")}
-    shape = {"n_head": run.shape.n_head, "parameters": run.shape.parameters}
-    content = {
-        "budget": asdict(budget) | cost,
-        "machine": asdict(machine),
-        "net": asdict(run.shape) | shape,
-        "run": {name: value for name, value in asdict(run).items() if name != "shape"} | derived,
-        "remarks": remarks(asked, settled),
-    }
-    return json_text.dumps(content, indent=2, allow_nan=False)
-
-
-def check_output(output: Path, corpus: Corpus | None) -> None:
-    """Raises ConfigError where a config cannot be written."""
-    if corpus is None:
-        raise ConfigError("--output needs --data: a config names the corpus it trains on")
-    if output.exists():
-        raise ConfigError(f"--output {output} exists and is not overwritten; name another file")
-
-
-def command_line(given: dict[str, Any]) -> str:
-    """The words that ask for the same again."""
-    words = [
-        word
-        for name, value in given.items()
-        if name not in ("output", "json")
-        for word in (f"--{name}", f"{value:.12g}" if isinstance(value, float) else str(value))
-    ]
-    return shlex.join(["lmtemplate", "plan", *words])
-
-
-def write_config(output: Path, asked: Asked, settled: Settled, command: str) -> None:
+def write_config(output: Path, plan: Plan, data: Path) -> None:
     """Write the run as a config that `lmtemplate fit` takes, with a note on top."""
-    assert asked.corpus is not None
-    path, run = asked.corpus.path, settled.proposal
-    shown = {name: value for name, value, _ in budget_rows(asked, settled)}
-    note = [
-        f"{shown['parameters']} parameters on {shown['tokens']} tokens: planned, not yet tried.",
-        "",
-        f"  command   make train CONFIG={output}",
-        f"  plan      {command}",
-        f"  hardware  {counted(run.devices)}, {shown['speed']} each ({settled.machine.how})",
-        f"  time      {shown['time']}, estimated",
-        "  result    not measured yet",
-    ]
-    dumped = yaml.safe_dump(
-        run.config(str(path), f"runs/{output.stem}"),
-        sort_keys=False,
-        default_flow_style=None,
-        width=100,
-    )
-    write_text(output, "".join(f"{f'# {line}'.rstrip()}\n" for line in note) + dumped)
+    values = asdict(plan) | {
+        "shown": {name: value for name, value, _ in rows_of(plan)},
+        "output": output,
+        "command": shlex.join(["lmtemplate", *sys.argv[1:]]),
+        "run_dir": strict_json.dumps(f"runs/{output.stem}"),
+        "path": strict_json.dumps(str(data)),
+        "net": strict_json.dumps({**plan.net, "dropout": plan.dropout}),
+        "val_check_interval": max(1, plan.max_steps // 10),
+    }
+    write_text(output, CONFIG.format(**values))
+    print(f"{output} is written; next: make train CONFIG={output}", file=sys.stderr)
 
 
-def answer(
-    asked: Asked, machine: Machine, json: bool, output: Path | None, given: dict[str, Any]
-) -> None:
-    """Print what is asked for, and write the config if there is to be one."""
-    if output is not None:
-        check_output(output, asked.corpus)
-    settled = settle(asked, machine)
-    print(as_json(asked, settled) if json else as_text(asked, settled))
-    if output is not None:
-        write_config(output, asked, settled, command_line(given))
-        print(f"{output} is written; next: make train CONFIG={output}", file=sys.stderr)
-
-
-def given_flags(flags: dict[str, Any]) -> dict[str, Any]:
-    """Those that were not left at their defaults."""
-    defaults = plan.__kwdefaults__ or {}
-    return {name: value for name, value in flags.items() if value != defaults.get(name)}
+def check_flags(flags: dict[str, Any], corpus: Corpus | None) -> None:
+    """Raises ConfigError for flags that contradict each other, and for numbers not above 0."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    for name, value in given.items():
+        if isinstance(value, float | int) and value is not False and not 0 < value < math.inf:
+            raise ConfigError(f"--{name} {value:g} has to be above 0")
+    if given["mfu"] > 1:
+        raise ConfigError(f"--mfu {given['mfu']:g} is a share of the peak, at most 1")
+    for one, other in (("hours", "flops"), ("gpu", "speed"), ("data", "vocab_size")):
+        if given.keys() >= {one, other}:
+            raise ConfigError(f"--{one} and --{other} both say the same; keep one")
+    if corpus and given.get("block_size", 1) > corpus.longest:
+        longest = f"the splits of {given['data']} have room for {corpus.longest:,} tokens at most"
+        raise ConfigError(f"--block_size {given['block_size']} is too long; {longest}")
+    if "output" in given and corpus is None:
+        raise ConfigError("--output needs --data: a config names the corpus it trains on")
+    if "output" in given and given["output"].exists():
+        raise ConfigError(f"--output {given['output']} exists and is not overwritten")
 
 
 def plan(
@@ -226,47 +237,55 @@ def plan(
     tokens: float | None = None,
     flops: float | None = None,
     hours: float | None = None,
-    money: float | None = None,
     gpu: str | None = None,
     devices: int = 1,
-    price_per_hour: float | None = None,
     mfu: float = MFU,
     speed: float | None = None,
     data: Path | None = None,
     block_size: int | None = None,
     vocab_size: int | None = None,
-    tokens_per_parameter: float = TOKENS_PER_PARAMETER,
+    tokens_per_parameter: float = budgets.TOKENS_PER_PARAMETER,
     output: Path | None = None,
     json: bool = False,
-    claims: bool = False,
 ) -> None:
-    """Turn any of parameters, tokens, FLOPs, hours and money into the others, and into a run.
+    """Turn any of parameters, tokens, FLOPs and hours into the others, and into a run.
 
     Args:
         parameters: of the net.
-        tokens: to train on, repeats included.
+        tokens: to train on, repeated ones included.
         flops: to spend.
-        hours: to spend, by the clock.
-        money: to spend, in the currency of the price.
+        hours: to spend.
         gpu: a name such as h100 or "RTX 4090"; without it and --speed this machine is measured.
-        devices: GPUs that train together.
-        price_per_hour: of one device.
-        mfu: share of the GPU's peak that training reaches.
+        devices: GPUs that train together, each with the whole net; their speeds are added up.
+        mfu: share of the peak of --gpu that training reaches; small nets reach less.
         speed: FLOP/s that one device reaches in training, instead of --gpu.
-        data: a prepared corpus: its vocabulary, and how many tokens there are.
-        block_size: tokens of a sequence; chosen by size if not given.
-        vocab_size: ids, where there is no corpus yet; chosen by size if not given.
-        tokens_per_parameter: where one follows from the other.
-        output: write the run as a config here; needs --data.
-        json: print JSON.
-        claims: print what the documents claim of cost and scale, our figures, and verdicts.
+        data: a prepared corpus: its vocabulary and number of tokens.
+        block_size: tokens of a sequence; without it, one that suits the size of the net.
+        vocab_size: ids, where there is no corpus yet; without it, a size that suits the net.
+        tokens_per_parameter: ratio where one follows from the other.
+        output: write the run as a config to this file; needs --data.
+        json: print JSON, figures unrounded.
     """
-    given = given_flags(locals())
-    if claims:
-        print(claims_as_json() if json else claims_as_text())
-        return
-    check_numbers(given, mfu)
-    limits = {name: given[name] for name in LIMITS if name in given}
-    corpus = read_corpus(data) if data is not None else None
-    asked = Asked(limits, tokens_per_parameter, block_size, vocab_size, corpus)
-    answer(asked, chosen_machine(gpu, speed, mfu, devices, price_per_hour), json, output, given)
+    flags = dict(locals())
+    corpus = read_corpus(data) if data else None
+    check_flags(flags, corpus)
+    if gpu:
+        made = make_plan(flags, corpus, mfu * budgets.gpu_peak(gpu), f"MFU {mfu:g} of {gpu}")
+    else:
+        made = make_plan(flags, corpus, speed or 1e11, "as asked")
+    for _ in range(0 if gpu or speed else 3):  # the net depends on the speed, the speed on the net
+        before = made.net
+        made = make_plan(flags, corpus, *budgets.measure(trial_net(made), made.batch_size))
+        if made.net == before:
+            break
+    if json:
+        content = asdict(made) | {"remarks": remarks(made, flags)}
+        print(strict_json.dumps(content, indent=2, allow_nan=False))
+    else:
+        rows = rows_of(made)
+        widths = [max(len(row[n]) for row in rows) for n in (0, 1)]
+        for name, value, reason in rows:
+            print(f"{name:<{widths[0]}}  {value:>{widths[1]}}  {reason}".rstrip())
+        print("\n" + "\n".join(textwrap.fill(remark, 100) for remark in remarks(made, flags)))
+    if output and data:
+        write_config(output, made, data)

@@ -1,171 +1,87 @@
-"""Any of parameters, tokens, FLOPs, hours and money -> the others, each with how it came about."""
+"""Parameters, tokens, FLOPs -> loss, learning rate, batch and sizes of a net, by published fits."""
 
-import difflib
 import math
-from dataclasses import dataclass
+from typing import TypedDict
 
 from lmtemplate.errors import ConfigError
-from lmtemplate.hardware import PEAK_TFLOPS, peak_flops
-
-TOKENS_PER_PARAMETER = 20.0  # Hoffmann et al. 2022, table 3
-PASSES = 4.0  # over the same text, before new text is clearly better: Muennighoff et al. 2023
-HOUR = 3600.0
-
-
-def short(number: float) -> str:
-    """7e9 -> "7B", 1.5e12 -> "1.5T": three figures."""
-    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= size * 0.9995:
-            return f"{number / size:.3g}{letter}"
-    return f"{number:.3g}"
-
-
-def power(number: float) -> str:
-    """4.2e22 -> "4.2e22": three figures."""
-    return f"{number:.2e}".replace("e+", "e").replace(".00e", "e").replace("0e", "e")
-
-
-def rate(speed: float) -> str:
-    """FLOP/s: 4.96e14 -> "496 TFLOP/s", 4.3e10 -> "43 GFLOP/s"."""
-    return f"{speed / 1e12:.3g} TFLOP/s" if speed >= 1e12 else f"{speed / 1e9:.3g} GFLOP/s"
-
-
-def span(seconds: float) -> str:
-    """9.2 -> "9.2 s", 1e6 -> "11.6 days"."""
-    for size, unit in ((365.25 * 86400, "years"), (86400, "days"), (3600, "hours"), (60, "min")):
-        if seconds >= 2 * size:
-            digits = ",.0f" if seconds >= 100 * size else ".3g"
-            return f"{seconds / size:{digits}} {unit}"
-    return f"{seconds:.3g} s"
-
-
-def training_flops(parameters: float, tokens: float) -> float:
-    """6 N D: 2 forward, 4 backward, per parameter and token (Kaplan et al. 2020, section 2.1)."""
-    return 6.0 * parameters * tokens
 
 
 def estimated_loss(parameters: float, tokens: float) -> float:
-    """Nats per token of MassiveText that a well-trained net comes to (Hoffmann et al. 2022,
-    equation 10); fitted to nets of 70M parameters and more."""
+    """1.69 + 406.4 / N^0.34 + 410.7 / D^0.28 nats per token (Hoffmann et al. 2022, equation 10).
+
+    Fitted to well-trained nets of 70M to 16B parameters on MassiveText.
+    """
     return 1.69 + 406.4 / parameters**0.34 + 410.7 / tokens**0.28
 
 
-def gpu_peak(name: str) -> float:
-    """16-bit FLOP/s of a GPU by its name. Raises ConfigError, with close names, if not known."""
-    peak = peak_flops(name, "16")
-    if peak is None:
-        known = [" ".join(words) for words, _, _ in PEAK_TFLOPS]
-        close = difflib.get_close_matches(name.lower(), known, n=4, cutoff=0.5)
-        raise ConfigError(
-            f"--gpu {name!r} is not in the table; "
-            + (f"close: {', '.join(close)}" if close else f"there are: {', '.join(known)}")
-            + " (or give --speed, the FLOP/s that it reaches)"
-        )
-    return peak
+def adamw_lr(flops: float) -> float:
+    """Peak learning rate of AdamW: 0.3118 C^-0.125 (Bi et al. 2024, equation 1)."""
+    return 0.3118 * flops**-0.1250
 
 
-@dataclass(frozen=True)
-class Machine:
-    """Devices that train together.
+def batch_tokens(flops: float) -> float:
+    """Tokens of one step: 0.2920 C^0.3271 (Bi et al. 2024, equation 1)."""
+    return 0.2920 * flops**0.3271
 
-    Args:
-        speed: FLOP/s that one of them reaches in training.
-        how: where that figure is from.
-        devices: how many.
-        price_per_hour: of one of them, in any money.
+
+def vocabulary_for(parameters: float) -> int:
+    """Ids that suit a net, a power of two: V ~ N^0.6.
+
+    The line through quickstart (4,096 ids at 1.8M parameters) and GPT-2 (50,257 at 124M).
     """
-
-    speed: float
-    how: str
-    devices: int = 1
-    price_per_hour: float | None = None
-
-    def hours(self, flops: float) -> float:
-        return flops / (self.speed * self.devices * HOUR)
-
-    def money(self, flops: float) -> float | None:
-        if self.price_per_hour is None:
-            return None
-        return self.hours(flops) * self.devices * self.price_per_hour
-
-    def flops_for_hours(self, hours: float) -> float:
-        return hours * HOUR * self.devices * self.speed
-
-    def flops_for_money(self, money: float) -> float:
-        """Raises ConfigError where no price is known."""
-        if self.price_per_hour is None:
-            raise ConfigError("--money buys nothing without a price; give --price_per_hour")
-        return money / self.price_per_hour * HOUR * self.speed
+    return 2 ** min(15, max(9, round(math.log2(4096 * (parameters / 1.8e6) ** 0.6))))
 
 
-@dataclass(frozen=True)
-class Budget:
-    """What is trained on how much, and why so."""
-
-    parameters: float
-    tokens: float
-    parameters_how: str
-    tokens_how: str
-
-    @property
-    def flops(self) -> float:
-        return training_flops(self.parameters, self.tokens)
+def block_size_for(parameters: float) -> int:
+    """A context that suits a net of this size: 64 for quickstart's, 1,024 for GPT-2 small."""
+    for most, block_size in ((2e6, 64), (1e7, 128), (3e7, 256), (1e8, 512), (1e9, 1024)):
+        if parameters <= most:
+            return block_size
+    return 2048
 
 
-def _free(
-    tokens: float | None, flops: float | None, ratio: float, fresh: float | None
-) -> tuple[float, str]:
-    """Tokens to train on where the net follows from them, and why so many."""
-    if tokens is not None:
-        return tokens, "as asked"
-    best = math.inf if flops is None else math.sqrt(flops / 6 * ratio)
-    if fresh is not None and best > PASSES * fresh:
-        return PASSES * fresh, f"{PASSES:g} passes over the {short(fresh)} tokens of the text"
-    if flops is None:
-        raise ConfigError(
-            "nothing to plan from; give --parameters, --tokens, --flops, --hours, --money or --data"
-        )
-    return best, f"{ratio:g} per parameter (Hoffmann et al. 2022), within the FLOPs"
+def width_per_layer(parameters: float) -> float:
+    """C / L: 32 at 1M parameters, doubled every two decades, at most 128.
 
-
-def solve(
-    parameters: float | None,
-    tokens: float | None,
-    flops: float | None,
-    *,
-    ratio: float = TOKENS_PER_PARAMETER,
-    fresh: float | None = None,
-    smallest: float = 0.0,
-) -> Budget:
-    """Balance model and data. Raises ConfigError where none or all three are given.
-
-    Args:
-        parameters: N, if chosen.
-        tokens: D to train on, repeats included, if chosen.
-        flops: 6 N D, if limited.
-        ratio: D / N where one follows from the other.
-        fresh: different tokens there are; None for any number. A D that is free stays within
-            PASSES times as many.
-        smallest: parameters below which a net that follows from its tokens does not fall.
+    Between quickstart (128 / 4), GPT-2 small (768 / 12) and Llama 7B (4096 / 32). The loss depends
+    on it only weakly (Kaplan et al. 2020, section 3.1).
     """
-    if parameters is not None and tokens is not None:
-        if flops is not None:
-            raise ConfigError(
-                "--parameters and --tokens already fix the FLOPs, and with them hours and money; "
-                "drop one of the three"
-            )
-        return Budget(parameters, tokens, "as asked", "as asked")
-    if parameters is not None and flops is not None:
-        return Budget(parameters, flops / 6 / parameters, "as asked", "FLOPs / 6 / parameters")
-    if tokens is not None and flops is not None:
-        return Budget(flops / 6 / tokens, tokens, "FLOPs / 6 / tokens", "as asked")
-    if parameters is not None:
-        # as if the FLOPs were those of the best ratio
-        free, how = _free(None, training_flops(parameters, ratio * parameters), ratio, fresh)
-        return Budget(parameters, free, "as asked", how.removesuffix(", within the FLOPs"))
-    free, how = _free(tokens, flops, ratio, fresh)
-    if free / ratio >= smallest:
-        return Budget(free / ratio, free, f"tokens / {ratio:g} (Hoffmann et al. 2022)", how)
-    if flops is not None and training_flops(smallest, free) > flops:
-        free, how = flops / 6 / smallest, "FLOPs / 6 / parameters"
-    return Budget(smallest, free, "the smallest net that suits the vocabulary", how)
+    return 32 * 2 ** min(2.0, max(0.0, (math.log10(parameters) - 6) / 2))
+
+
+def parameter_count(vocab_size: int, n_layer: int, n_embd: int) -> int:
+    """Of our GPT: 12 C^2 a layer, two tables of V x C, and C for the token shift."""
+    return 12 * n_layer * n_embd**2 + 2 * vocab_size * n_embd + n_embd
+
+
+class Sizes(TypedDict):
+    """Sizes of our GPT, as its constructor names them."""
+
+    n_layer: int
+    n_head: int
+    n_embd: int
+
+
+def net_sizes(parameters: float, vocab_size: int) -> Sizes:
+    """Depth, heads and width of our GPT in usual proportions, within 15 % of the parameters.
+
+    Raises ConfigError where the vocabulary leaves fewer than 16 channels.
+    """
+    tables = 2 * vocab_size + 1
+    for n_layer in range(2, 1000):  # 12 L C^2 + tables C = N
+        root = math.sqrt(tables**2 + 48 * n_layer * parameters)
+        width = (root - tables) / (24 * n_layer)
+        if width / n_layer <= width_per_layer(parameters):
+            break
+    if width < 16:
+        raise ConfigError(
+            f"no net of {parameters:,.0f} parameters has a vocabulary of {vocab_size:,} ids; give "
+            f"{parameter_count(vocab_size, 2, 16):,} parameters or more, or a smaller vocabulary "
+            "(lmtemplate prepare --vocab_size)"
+        )
+    # channels of a head as in quickstart (32), GPT-2 (64) and Llama (128)
+    head_size = 16 if width < 64 else 32 if width < 256 else 64 if width < 1024 else 128
+    n_head = round(width / head_size)
+    if n_head <= 8:  # whole heads would be too coarse a step
+        head_size = 2 * round(width / n_head / 2)
+    return {"n_layer": n_layer, "n_head": n_head, "n_embd": n_head * head_size}

@@ -1,5 +1,6 @@
-"""Runs -> a table of what differs and what came of it, and one page with their curves overlaid."""
+"""Runs -> a table of what differs and of their results, and one page with their curves overlaid."""
 
+import json
 import shutil
 from itertools import combinations
 from pathlib import Path
@@ -12,19 +13,9 @@ from lmtemplate.errors import ConfigError
 from lmtemplate.record import Ints
 from lmtemplate.run_dir import write_text
 from lmtemplate.study.diagnose.diagnose import examine
-from lmtemplate.study.show.page import (
-    BITS,
-    NONE,
-    RunFiles,
-    escape,
-    figures_of,
-    page,
-    plot,
-    read_run,
-    style_figure,
-    table,
-)
-from lmtemplate.study.show.plots import Curve, curves_of
+from lmtemplate.study.show import page
+from lmtemplate.study.show.page import BITS, NONE, RunFiles, style_figure
+from lmtemplate.study.show.plots import SERIES, Curve, curves_of
 
 Axis = Literal["steps", "tokens", "flops", "seconds"]
 AXES: dict[Axis, tuple[str, str]] = {  # the button's word, the axis' title
@@ -33,12 +24,10 @@ AXES: dict[Axis, tuple[str, str]] = {  # the button's word, the axis' title
     "flops": ("FLOPs", "training FLOPs"),
     "seconds": ("seconds", "seconds of training"),
 }
-# legible on white and on near-black
-COLOURS = ("#2f86d1", "#d9651f", "#159a72", "#c26aa3", "#a8841a", "#8a74d6", "#7f8c8d")
-DASHES = ("solid", "dot", "dash", "dashdot")  # when the colours are used up
+DASHES = ("solid", "dot", "dash", "dashdot")  # more runs than colors differ in these
 TRAIN, VAL = "train loss", "validation loss"
 Rows = list[tuple[str, list[str]]]
-Places = dict[Axis, list[float | None]]  # of a curve's points
+Places = dict[Axis, list[float | None]]  # a curve's points on each axis
 
 
 def verdict_of(run: RunFiles) -> str:
@@ -59,13 +48,11 @@ def read_runs(folders: list[Path]) -> list[RunFiles]:
     for one, other in combinations(folders, 2):
         if one.resolve() == other.resolve():
             raise ConfigError(f"{one} and {other} are the same run; name each once")
-    return [read_run(folder) for folder in folders]
+    return [page.read_run(folder) for folder in folders]
 
 
 def labels_of(runs: list[RunFiles]) -> list[str]:
-    """A name for each run: its folder's, or where two are alike, its path; its middle left out
-    where it is long.
-    """
+    """A name for each run: its folder's, or its path where two are alike; shortened if unique."""
     names = [run.name for run in runs]
     labels = [
         name if names.count(name) == 1 else str(run.folder)
@@ -76,39 +63,22 @@ def labels_of(runs: list[RunFiles]) -> list[str]:
 
 
 def setting_rows(runs: list[RunFiles]) -> Rows:
-    """Settings that are not the same in all runs, named as on the command line."""
+    """Settings that differ between the runs, named as on the command line."""
     known = [run.settings for run in runs if run.settings]
     keys = sorted({key for other in known[1:] for key in differences(known[0], other)})
 
-    def word(value: Any) -> str:
-        text = "null" if value is None else str(value)
-        return text.lower() if isinstance(value, bool) else text
+    def word(run: RunFiles, key: str) -> str:
+        value = run.settings.get(key, NONE)
+        return value if isinstance(value, str) else json.dumps(value, default=str)
 
     return [
         (
             key.replace("init_args.", "").removesuffix(".class_path"),
-            [word(run.settings[key]) if key in run.settings else NONE for run in runs],
+            [word(run, key) for run in runs],
         )
         for key in keys
         if key != "run_dir"
     ]
-
-
-def notes_on(runs: list[RunFiles], labels: list[str]) -> list[str]:
-    """What one must know before reading one figure against another."""
-    notes = []
-    data = [run.manifest.get("data", {}) for run in runs]
-    if not same_tokenizer(runs):
-        notes.append(
-            "The tokenizers differ: a loss per token of one cannot be held against that of "
-            "another. Compare bits per byte; the plot shows those."
-        )
-    elif len({source["fingerprint"] for source in data if "fingerprint" in source}) > 1:
-        notes.append("The data differ: each run was validated on its own text.")
-    without = [name for name, run in zip(labels, runs, strict=True) if not run.flops_per_token]
-    if without:
-        notes.append(f"No FLOPs are known of {', '.join(without)}: there is no summary.json yet.")
-    return notes
 
 
 def same_tokenizer(runs: list[RunFiles]) -> bool:
@@ -117,18 +87,37 @@ def same_tokenizer(runs: list[RunFiles]) -> bool:
     return len(digests - {None}) <= 1
 
 
-def positions(run: RunFiles, steps: Ints, axis: Axis) -> list[float | None]:
-    """Where steps of a run stand on an axis; None where that is not known."""
-    if axis == "steps":
-        return steps.tolist()
-    counts = run.counted("speed/seconds" if axis == "seconds" else "data/tokens", steps)
-    if axis == "flops":
-        counts = counts * (run.flops_per_token or np.nan)
-    return [None if np.isnan(count) else float(count) for count in counts]
+def notes_on(runs: list[RunFiles], labels: list[str]) -> list[str]:
+    """What one must know before comparing the figures."""
+    notes = []
+    prints = {run.manifest.get("data", {}).get("fingerprint") for run in runs}
+    if not same_tokenizer(runs):
+        notes.append(
+            "The tokenizers differ, so losses per token cannot be compared. Compare bits per byte; "
+            "the plot shows those."
+        )
+    elif len(prints - {None}) > 1:
+        notes.append("The data differ: each run was validated on its own text.")
+    without = [name for name, run in zip(labels, runs, strict=True) if not run.flops_per_token]
+    if without:
+        notes.append(f"The FLOPs of {', '.join(without)} are unknown: no summary.json yet.")
+    return notes
+
+
+def positions(run: RunFiles, steps: Ints) -> Places:
+    """The places of a run's steps on each axis; None where that is not known."""
+    tokens = run.counted("data/tokens", steps)
+    places = {
+        "steps": steps.astype(np.float64),
+        "tokens": tokens,
+        "flops": tokens * (run.flops_per_token or np.nan),
+        "seconds": run.counted("speed/seconds", steps),
+    }
+    return {axis: [None if np.isnan(x) else float(x) for x in places[axis]] for axis in AXES}
 
 
 def lines_of(run: RunFiles, in_bits: bool) -> dict[str, Curve]:
-    """The curves to draw of a run; the training loss is known in nats per token alone."""
+    """The curves to draw of a run; in bits per byte there is no training loss."""
     if not in_bits:
         curves = curves_of(run.record)
         return {name: curves[name] for name in (TRAIN, VAL) if name in curves}
@@ -139,7 +128,7 @@ def lines_of(run: RunFiles, in_bits: bool) -> dict[str, Curve]:
 
 
 def axis_menu(places: list[Places], first: Axis) -> dict[str, Any]:
-    """A button for each axis, which moves all curves; the first is pressed."""
+    """Plotly's buttons, one for each axis, which move all curves; the first one is pressed."""
     buttons = [
         {
             "label": word,
@@ -148,35 +137,27 @@ def axis_menu(places: list[Places], first: Axis) -> dict[str, Any]:
         }
         for axis, (word, title) in AXES.items()
     ]
-    return {
-        "type": "buttons",
-        "direction": "right",
-        "buttons": buttons,
-        "active": list(AXES).index(first),
-        "x": 0,
-        "xanchor": "left",
-        "y": 1.02,
-        "yanchor": "bottom",
-        "bgcolor": "rgba(128,128,128,0.15)",
-    }
+    look = {"type": "buttons", "direction": "right", "bgcolor": "rgba(128,128,128,0.15)"}
+    place = {"x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
+    return {"buttons": buttons, "active": list(AXES).index(first), **look, **place}
 
 
 def overlay(runs: list[RunFiles], labels: list[str], first: Axis) -> Any:
-    """The figure: train thin, val thick, a colour for each run, buttons for the x axis."""
+    """The figure: train thin, val thick, a color for each run, buttons for the x axis."""
     import plotly.graph_objects as go
+    from markupsafe import escape
 
-    figure, in_bits = go.Figure(), not same_tokenizer(runs)
-    places: list[Places] = []
+    figure, in_bits, places = go.Figure(), not same_tokenizer(runs), list[Places]()
     for index, (run, label) in enumerate(zip(runs, labels, strict=True)):
-        again, colour = divmod(index, len(COLOURS))
-        look = {"color": COLOURS[colour], "dash": DASHES[again % len(DASHES)]}
+        again, color = divmod(index, len(SERIES))
+        look = {"color": SERIES[color], "dash": DASHES[again % len(DASHES)]}
         for name, (steps, values) in lines_of(run, in_bits).items():
             thick = name == VAL
-            places.append({axis: positions(run, steps, axis) for axis in AXES})
+            places.append(positions(run, steps))
             figure.add_scatter(
                 x=places[-1][first],
                 y=values,
-                name=escape(label),
+                name=str(escape(label)),  # plotly reads some HTML in a name
                 legendgroup=str(index),
                 showlegend=thick,
                 mode="lines+markers" if thick else "lines",
@@ -196,26 +177,17 @@ def overlay(runs: list[RunFiles], labels: list[str], first: Axis) -> Any:
 
 
 def as_text(rows: Rows, labels: list[str], width: int) -> str:
-    """The table for a terminal: one column for each run, in blocks that fit its width."""
-    first = max(len(name) for name, _ in rows)
-    columns = [[label, *(cells[n] for _, cells in rows)] for n, label in enumerate(labels)]
-    widths = [max(map(len, column)) for column in columns]
-    blocks: list[list[int]] = [[]]
-    for index, wide in enumerate(widths):
-        taken = first + sum(widths[n] + 2 for n in blocks[-1])
-        if blocks[-1] and taken + 2 + wide > width:
-            blocks.append([])
-        blocks[-1].append(index)
+    """The table for a terminal: one column for each run, in blocks that fit `width` characters."""
     names = ["", *(name for name, _ in rows)]
-    return "\n\n".join(
-        "\n".join(
-            "  ".join(
-                [f"{name:<{first}}", *(f"{columns[n][line]:>{widths[n]}}" for n in block)]
-            ).rstrip()
-            for line, name in enumerate(names)
-        )
-        for block in blocks
-    )
+    first = max(map(len, names))
+    blocks = [[f"{name:<{first}}" for name in names]]
+    for index, label in enumerate(labels):
+        column = [label, *(cells[index] for _, cells in rows)]
+        wide = max(map(len, column))
+        if first < len(blocks[-1][0]) > width - wide - 2:
+            blocks.append([f"{name:<{first}}" for name in names])
+        blocks[-1] = [f"{a}  {b:>{wide}}" for a, b in zip(blocks[-1], column, strict=True)]
+    return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks)
 
 
 def compare(runs: list[Path], x: Axis = "steps", output: Path = Path("compare.html")) -> None:
@@ -223,25 +195,21 @@ def compare(runs: list[Path], x: Axis = "steps", output: Path = Path("compare.ht
 
     Args:
         runs: run directories, two or more.
-        x: what the curves are drawn against at first; buttons in the page switch it.
+        x: the x axis at first; buttons in the page switch it.
         output: the page to write; it opens without a network.
     """
     found = read_runs(runs)
-    labels, settings = labels_of(found), setting_rows(found)
-    results = [{**figures_of(run), "verdict": verdict_of(run)} for run in found]
-    rows = settings + [(name, [one[name] for one in results]) for name in results[0]]
+    labels = labels_of(found)
+    results = [{**page.figures_of(run), "verdict": verdict_of(run)} for run in found]
+    rows = setting_rows(found) + [(name, [one[name] for one in results]) for name in results[0]]
     notes = notes_on(found, labels)
     print(as_text(rows, labels, shutil.get_terminal_size().columns))
     print("", *notes, "", sep="\n" if notes else "")
-    body = "\n".join(
-        [
-            f"<h1>{len(found)} runs beside each other</h1>",
-            table([(name, *cells) for name, cells in rows], ["", *labels]),
-            *(f"<p>{escape(note)}</p>" for note in notes),
-            "<h2>Curves</h2>",
-            "<p class=note>Thick: validation. Thin: training. Click a name to hide it.</p>",
-            plot(overlay(found, labels, x)),
-        ]
-    )
-    write_text(output, page(f"{len(found)} runs beside each other", body))
+    parts = {
+        "rows": [(name, *cells) for name, cells in rows],
+        "head": ["", *labels],
+        "notes": notes,
+        "curves": page.plot(overlay(found, labels, x)),
+    }
+    write_text(output, page.render("compare", f"{len(found)} runs beside each other", parts))
     print(f"curves: {output}")

@@ -1,45 +1,46 @@
-"""A run that goes on -> its two pictures, drawn anew once a minute."""
+"""A run that goes on -> its two PNG files, drawn again from time to time."""
 
 import subprocess
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lmtemplate.callbacks.record import RecordLogger
-from lmtemplate.module import is_log_step
+from lmtemplate.errors import ConfigError
+from lmtemplate.record import is_recorded
 from lmtemplate.run_dir import command
-
-SECONDS_BETWEEN_PICTURES = 60.0
-TIMES_AS_LONG = 20  # as drawing took: the wait before drawing again
 
 
 class Pictures(Callback):
-    """Lets another process, of low priority, draw the record once a minute."""
+    """Has another process, of low priority, draw the loss curves while the run goes on.
 
-    def __init__(self) -> None:
+    Args:
+        every_seconds: seconds from one drawing to the next, or more where drawing takes longer.
+    """
+
+    def __init__(self, every_seconds: float = 60.0) -> None:
+        if not every_seconds > 0:
+            raise ConfigError(f"pictures.every_seconds={every_seconds} has to be above 0")
+        self.every_seconds = every_seconds
         self._child: subprocess.Popen[bytes] | None = None
-        self._wait = SECONDS_BETWEEN_PICTURES
+        self._next = float("inf")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._drawn_at = time.monotonic()
+        if trainer.is_global_zero:
+            self._next = time.monotonic() + self.every_seconds
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        recorded = any(isinstance(logger, RecordLogger) for logger in trainer.loggers)
-        if not (recorded and trainer.is_global_zero and is_log_step(trainer, batch_idx)):
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if time.monotonic() < self._next or (self._child and self._child.poll() is None):
             return
-        since = time.monotonic() - self._drawn_at
-        if self._child is not None and self._child.poll() is None:
-            self._wait = max(self._wait, TIMES_AS_LONG * since)  # a long record takes long to draw
-        elif since >= self._wait:
-            self._drawn_at = time.monotonic()
+        self._next = time.monotonic() + self.every_seconds
+        run = trainer.default_root_dir
+        if is_recorded(Path(run)):
             with suppress(OSError):  # no more processes, or the working directory is gone
-                self._child = subprocess.Popen(command("plot", trainer.default_root_dir, "--quiet"))
+                self._child = subprocess.Popen(command("plot", run, "--quiet"))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self._child is not None:
-            self._child.terminate()  # the finished run is drawn by itself
+        if self._child:
+            self._child.terminate()  # the finished run is drawn by show/closing.py
             self._child.wait()

@@ -1,4 +1,4 @@
-"""A run's record -> training_curve.png, loss_by_epoch.png, and the same curves in text."""
+"""A run's record -> training_curve.png, loss_by_epoch.png, and the same curves as text."""
 
 import os
 import textwrap
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from lmtemplate.errors import CheckpointError, DiskError
-from lmtemplate.record import EPOCH, Floats, Ints, Record, from_lines, read_lines
+from lmtemplate.record import EPOCH, RATE, TRAIN, VAL, Floats, Ints, Record, from_lines, read_lines
 from lmtemplate.run_dir import folder_of
 
 if TYPE_CHECKING:
@@ -19,14 +19,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Curve = tuple[Ints, Floats]  # steps, values
-COLORS = {"train loss": "tab:blue", "validation loss": "tab:red", "learning rate": "tab:green"}
-NAMES = ("step", "train/loss", "val/loss", "optim/lr", EPOCH, "nonfinite")  # all that is drawn
-MOST_POINTS = 2000  # of a line: a lowest and a highest one for each pixel across
-MOST_MARKERS = 60  # more of them hide the line
+# The palette of all pictures and pages; the lines are legible on white and on near-black.
+COLORS = {"train loss": "#1f77b4", "validation loss": "#d62728", "learning rate": "#2ca02c"}
+SERIES = ("#2f86d1", "#d9651f", "#159a72", "#c26aa3", "#a8841a", "#8a74d6", "#7f8c8d")  # runs
+ON_A_MAP = ("#111111", "#1f5fd6", "#a01ab8", "#9a4a00")  # lines on a map from green to red
+INK, GRID = "#767676", "rgba(128, 128, 128, 0.25)"  # text and grid lines
+
+DRAWN = (TRAIN, VAL, RATE, EPOCH, "step", "nonfinite")  # all that the PNG files need
+MOST_POINTS = 2000  # a line has two for each pixel across: the lowest and the highest
+MOST_MARKERS = 60  # more markers would hide the line
 
 
 class EpochAverage(NamedTuple):
-    """One pass over the data: its number from 0, nats per token, whether it came to its end."""
+    """One pass over the data: its number from 0, nats per token, whether it was completed."""
 
     epoch: int
     loss: float
@@ -34,23 +39,23 @@ class EpochAverage(NamedTuple):
 
 
 def epoch_averages(record: Record) -> list[EpochAverage]:
-    """The mean training loss of each pass over the data, in their order.
+    """The mean training loss of each pass over the data, in order.
 
-    A row counts once for each step since the row before; it belongs to the pass that its last
-    sequence lies in. A pass between two rows has no average. Only the last can be incomplete.
+    A row is weighted by the number of steps since the row before, and belongs to the pass that its
+    last sequence is in. A pass without a row has no average. Only the last can be incomplete.
     """
     if not len(record):
         return []
     steps = np.diff(record.steps, prepend=0)
     epochs, which = np.unique(record.epochs, return_inverse=True)
     losses = np.bincount(which, steps * record.train_loss) / np.bincount(which, steps)
-    made = np.nan_to_num(record.values.get(EPOCH, record.epochs)).max()  # passes, as 3.72
+    made = np.nan_to_num(record.values.get(EPOCH, record.epochs)).max()  # passes so far, as 3.72
     complete = (epochs < epochs[-1]) | (epochs + 1 <= made)
     return list(map(EpochAverage, epochs.tolist(), losses.tolist(), complete.tolist()))
 
 
 def thin(steps: Ints, values: Floats) -> Curve:
-    """About MOST_POINTS points of a long curve: its ends, each stretch's lowest and highest."""
+    """At most about MOST_POINTS points of a curve: its ends, and the extremes of each stretch."""
     size = -(-2 * len(values) // MOST_POINTS)
     if size <= 2:
         return steps, values
@@ -61,32 +66,42 @@ def thin(steps: Ints, values: Floats) -> Curve:
     return steps[kept], values[kept]
 
 
+def positive(rates: Floats) -> Floats:
+    """Rates of 0 as NaN: a log axis cannot show them."""
+    return np.where(rates > 0, rates, np.nan)
+
+
 def curves_of(record: Record) -> dict[str, Curve]:
-    """Name -> thinned curve of all that there is; NaN where a log axis has no place for a rate."""
+    """Name -> thinned curve, of all that was logged."""
     val_steps, val_losses = record.validations
     if record.initial_val_loss is not None:
         val_steps = np.insert(val_steps, 0, 0)
         val_losses = np.insert(val_losses, 0, record.initial_val_loss)
-    rates = np.where(record.learning_rate > 0, record.learning_rate, np.nan)
-    drawn = (record.steps, record.train_loss), (val_steps, val_losses), (record.steps, rates)
-    named = zip(COLORS, drawn, strict=True)
-    return {name: thin(*curve) for name, curve in named if not np.isnan(curve[1]).all()}
+    curves = {
+        "train loss": (record.steps, record.train_loss),
+        "validation loss": (val_steps, val_losses),
+        "learning rate": (record.steps, positive(record.learning_rate)),
+    }
+    return {name: thin(*curve) for name, curve in curves.items() if not np.isnan(curve[1]).all()}
 
 
 def decades(rates: Floats) -> tuple[float, float]:
-    """Ends of a log axis: the powers of ten around, and a little more."""
+    """Ends of a log axis: the powers of ten around the rates, and a small margin."""
     low, high = np.log10([np.nanmin(rates), np.nanmax(rates)])
     return 10 ** (np.floor(low) - 0.1), 10 ** (np.ceil(high) + 0.1)
 
 
 def notes(record: Record) -> list[str]:
     """What the curves cannot show."""
-    said, zero, bad = [], record.steps[record.learning_rate == 0], record.nonfinite_steps
-    if len(zero):
-        said += [f"rate 0, not on a log axis: first at step {zero[0]:,}, {len(zero):,} in all"]
-    if bad:
-        said += [f"loss not finite, not drawn: first at step {bad[0]:,}, {len(bad):,} in all"]
-    return said
+    left_out = {
+        "rate 0, not on a log axis": record.steps[record.learning_rate == 0].tolist(),
+        "loss not finite, not drawn": record.nonfinite_steps,
+    }
+    return [
+        f"{what}: first at step {steps[0]:,}, {len(steps):,} in all"
+        for what, steps in left_out.items()
+        if steps
+    ]
 
 
 def _new_figure(name: str) -> "Figure":
@@ -99,7 +114,7 @@ def _new_figure(name: str) -> "Figure":
 
 
 def _finish(axes: "Axes", x_label: str, y_label: str, said: list[str]) -> None:
-    """What all axes have in common."""
+    """Label axes, and write what the curves do not show above them."""
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     axes.set(xlabel=x_label, ylabel=y_label)
@@ -129,7 +144,7 @@ def draw_curves(record: Record, name: str) -> "Figure":
 
 
 def draw_epochs(record: Record, name: str) -> "Figure":
-    """The average loss of each pass over the data, one point each; a partial one is hollow."""
+    """The average loss of each pass over the data; the point of an incomplete one is hollow."""
     figure = _new_figure(name)
     axes, said = figure.subplots(), list[str]()
     epochs, losses, complete = zip(*epoch_averages(record), strict=True)
@@ -151,11 +166,11 @@ def draw_epochs(record: Record, name: str) -> "Figure":
 
 
 def save(figure: "Figure", path: Path) -> None:
-    """Replace a picture at once; one that cannot be drawn leaves the old. Raises DiskError."""
-    content = BytesIO()
-    with redirect_stderr(StringIO()):  # warnings of glyphs that a font lacks
+    """Replace a PNG file in one step: the old one stays where drawing fails. Raises DiskError."""
+    content = BytesIO()  # a process that is ended while it draws leaves no file
+    with redirect_stderr(StringIO()):  # warnings about glyphs that a font lacks
         figure.savefig(content, format="png", dpi="figure")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two may draw one run
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two processes may draw one run
     try:
         temporary.write_bytes(content.getvalue())
         temporary.replace(path)
@@ -166,7 +181,7 @@ def save(figure: "Figure", path: Path) -> None:
 
 
 def _text_plot(curves: Iterable[Curve], marks: str, width: int, **options: object) -> str:
-    """Curves over steps from 0 on, each of its own mark: the first a line, the others points."""
+    """Curves over steps from 0 on, each with its own mark: the first a line, the others points."""
     from uniplot import plot_to_string  # plotext is compiled, and draws on one global figure
 
     xs, ys = zip(*curves, strict=True)
@@ -174,13 +189,13 @@ def _text_plot(curves: Iterable[Curve], marks: str, width: int, **options: objec
     options |= {"lines": [True, False][: len(xs)], "force_ascii_characters": list(marks)}
     options |= {"width": width - 11, "line_length_hard_cap": width}  # labels have 8 characters
     options |= {"x_gridlines": [], "y_gridlines": [], "character_set": "ascii"}
-    boxes = str.maketrans("┌┐└┘─│", "++++-|")  # a log file may know ASCII alone
+    boxes = str.maketrans("┌┐└┘─│", "++++-|")  # a log file may be ASCII only
     return plot_to_string(xs=xs, ys=ys, **options).translate(boxes)
 
 
 def rate_in_terminal(steps: Ints, rates: Floats, width: int = 72, height: int = 4) -> str:
     """(N,) steps and their learning rates on a log axis, in ASCII; a rate of 0 leaves a gap."""
-    curve = thin(steps, np.where(rates > 0, rates, np.nan))
+    curve = thin(steps, positive(rates))
     if np.isnan(curve[1]).all():
         return "the rate is 0 throughout"
     low, high = decades(curve[1])
@@ -190,7 +205,10 @@ def rate_in_terminal(steps: Ints, rates: Floats, width: int = 72, height: int = 
 def in_terminal(record: Record, width: int = 72, height: int = 12) -> str:
     """Losses over steps, and below them the learning rate on a log axis, in ASCII.
 
-    No line is longer than `width` characters, 30 at least; the losses' plot has `height` lines.
+    Args:
+        record: what to draw.
+        width: of the longest line in characters, at least 30.
+        height: of the plot of the losses in lines.
     """
     if not len(record):
         return "nothing was logged yet"
@@ -215,13 +233,13 @@ def plot(run: Path, quiet: bool = False) -> None:
 
     Args:
         run: run directory.
-        quiet: low priority, no output, no error where it is too early; for use beside a training.
+        quiet: for use beside a training: low priority, no output, no error where it is too early.
     """
     if quiet and hasattr(os, "nice"):
         os.nice(19)
     if not run.is_dir():
         raise CheckpointError(f"no run {run}; a run directory is what `lmtemplate fit` has made")
-    lines = ({name: line[name] for name in NAMES if name in line} for line in read_lines(run))
+    lines = ({name: line[name] for name in DRAWN if name in line} for line in read_lines(run))
     record, folder = from_lines(lines), folder_of(run)
     if len(record) < 2:
         if quiet:

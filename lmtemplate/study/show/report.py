@@ -1,54 +1,29 @@
 """A run -> one HTML file that explains it: verdict, curves, samples, costs, settings, machine."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lmtemplate.errors import ConfigError
 from lmtemplate.run_dir import write_text
 from lmtemplate.study.diagnose.diagnose import MARKS, Examination, examine
-from lmtemplate.study.show.page import (
-    NONE,
-    RunFiles,
-    curve_figure,
-    escape,
-    figures_of,
-    number,
-    page,
-    plot,
-    read_run,
-    span,
-    table,
-)
+from lmtemplate.study.show import page
+from lmtemplate.study.show.page import NONE, RunFiles, number, span
 from lmtemplate.study.show.plots import notes
 
-PARTS = (0.0, 0.8, 0.98, 1.0)  # of the improvement: the first 80 %, what lies between, the last 2 %
-
-
-def verdict_section(examination: Examination) -> Iterator[str]:
-    """Faults with what to try, notes, the phases of the curve, the checks, what was left out."""
-    verdict, word = examination.verdict, "not healthy"
-    if verdict.healthy:
-        word = "healthy" if len(examination.record) else "nothing was logged yet"
-    yield f"<h2>Verdict: {word}</h2>\n<ul>"
-    for finding in verdict.findings:
-        kind = "fault" if finding.fault else "note"
-        advice = f" Try: {finding.advice}" if finding.advice else ""
-        name = escape(finding.name.replace("_", " "))
-        yield f"<li><b>{kind}: {name}.</b> {escape(finding.says + advice)}</li>"
-    for phase in verdict.phases:
-        steps = f"steps {phase.first_step:,} to {phase.last_step:,}"
-        yield f"<li><b>{escape(phase.name)}</b>, {steps}: {escape(phase.says)}</li>"
-    yield from (f"<li>spike: {escape(spike.says)}</li>" for spike in examination.spikes)
-    yield from (f"<li>not looked at: {escape(reason)}</li>" for reason in examination.missing)
-    yield "</ul>"
-    checks = [(check.name, MARKS[check.passed], check.says) for check in examination.checks]
-    yield table(checks, kind="checks")
+BOUNDS = (0.0, 0.8, 0.98, 1.0)  # where each part of the improvement begins or ends
+PARTS = ("first 80 %", "next 18 %", "last 2 %", "after the best")
+FILES = {
+    "config.yaml": "every setting",
+    "manifest.json": "command, code, versions, machine, seed, data",
+    "summary.json": "the result",
+}
 
 
 def steps_at(run: RunFiles) -> list[float] | None:
-    """The steps at which PARTS of the improvement of the validation loss were reached.
+    """The steps at which BOUNDS of the improvement of the validation loss were reached.
 
     Between two validations that set a new best, the loss is taken to fall in a straight line. None
     where it was not measured before step 1, or never fell.
@@ -62,68 +37,52 @@ def steps_at(run: RunFiles) -> list[float] | None:
             gains.append(initial - loss)
     if len(gains) == 1:
         return None
-    return [float(np.interp(part * gains[-1], gains, reached)) for part in PARTS]
+    return [float(np.interp(bound * gains[-1], gains, reached)) for bound in BOUNDS]
 
 
-def cost_section(run: RunFiles, price_per_hour: float | None) -> Iterator[str]:
-    """What each part of the improvement cost, in steps, tokens, time, share of the run, money."""
+def costs_of(run: RunFiles, price_per_hour: float | None) -> dict[str, Any] | None:
+    """The cost of each part of the improvement: steps, tokens, time, share of the run, money."""
     bounds = steps_at(run)
     if bounds is None:
-        yield "<p>The validation loss was not measured before step 1, or never fell below that.</p>"
-        return
+        return None
     edges = np.array([*bounds, run.record.steps[-1]], dtype=np.float64)
-    steps, shares = np.diff(edges), np.diff(edges) / edges[-1]
+    steps, seconds = np.diff(edges), np.diff(run.counted("speed/seconds", edges))
     tokens = np.diff(run.counted("data/tokens", edges))
-    seconds = np.diff(run.counted("speed/seconds", edges))
-    columns = {
-        "part": ["first 80 %", "next 18 %", "last 2 %", "after the best"],
-        "steps": [number(value) for value in steps],
-        "tokens": [number(value) for value in tokens],
-        "time": [span(value) for value in seconds],
-        "share": [f"{value:.1%}" for value in shares],
+    columns: dict[str, Iterable[str]] = {
+        "part": PARTS,
+        "steps": map(number, steps),
+        "tokens": map(number, tokens),
+        "time": map(span, seconds),
+        "share": (f"{share:.1%}" for share in steps / edges[-1]),
     }
     if price_per_hour is not None:
-        columns["money"] = [number(value / 3600 * price_per_hour, ".4g") for value in seconds]
-    initial, best = run.record.initial_val_loss, run.record.validations[1].min()
-    yield (
-        f"<p>From {initial:.4f} to {best:.4f} nats. The last 2 % of that took "
-        f"{steps[2] / steps[0]:.2g} times the steps of the first 80 %.</p>"
-    )
-    yield table(zip(*columns.values(), strict=True), list(columns))
-    yield (
-        "<p class=note>Read off straight lines between validations. A curve that flattens bends "
-        "below them: the first part then costs at most this, the last at least.</p>"
-    )
+        columns["money"] = (number(second / 3600 * price_per_hour, ".4g") for second in seconds)
+    return {
+        "initial": number(run.record.initial_val_loss, ".4f"),
+        "best": number(run.record.validations[1].min(), ".4f"),
+        "ratio": f"{steps[2] / steps[0]:.2g}",
+        "head": [*columns],
+        "rows": [*zip(*columns.values(), strict=True)],
+    }
 
 
-def folded(title: str, content: str, is_open: bool = False) -> str:
-    """Content under a title that opens at a click, without JavaScript."""
-    return f"<details{' open' * is_open}><summary>{escape(title)}</summary>{content}</details>"
-
-
-def sample_section(run: RunFiles) -> Iterator[str]:
-    """For each prompt, what the model wrote at each step, untrained first."""
-    samples = run.record.samples
-    prompts = list(dict.fromkeys(prompt for texts in samples.values() for prompt in texts))
-    if not prompts:
-        yield "<p>None were written.</p>"
-    for index, prompt in enumerate(prompts):
-        rows = [
-            (f"step {step:,}" if step else "untrained", prompt + texts[prompt])
-            for step, texts in sorted(samples.items())
-            if prompt in texts
-        ]
-        title = f"“{prompt}”" if prompt else "the beginning of a document"
-        yield folded(title, table(rows, kind="prose"), is_open=index == 0)
+def samples_of(run: RunFiles) -> dict[str, list[tuple[str, str]]]:
+    """Prompt -> what the model wrote at each step, untrained first."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for step, texts in sorted(run.record.samples.items()):
+        for prompt, text in texts.items():
+            row = f"step {step:,}" if step else "untrained", prompt + text
+            found.setdefault(prompt, []).append(row)
+    return found
 
 
 def figure_rows(run: RunFiles) -> Iterator[tuple[str, str]]:
-    """The numbers of the run, in the order in which one asks for them."""
+    """The numbers of a run, in the order in which one asks for them."""
     summary, manifest = run.summary, run.manifest
-    yield from figures_of(run).items()
-    parameters, tokens = summary.get("parameters"), run.last("data/tokens")
+    yield from page.figures_of(run).items()
+    parameters, tokens = summary.get("parameters"), run.total("data/tokens")
     yield "parameters", number(parameters)
-    if parameters and tokens:
+    if parameters and tokens > 0:
         yield "tokens per parameter", f"{tokens / parameters:.2f} (20 is Chinchilla's)"
     counts = {"by the model's own count": "flops", "by 6ND": "flops_6nd"}
     known = [f"{summary[key]:.3g} {by}" for by, key in counts.items() if summary.get(key)]
@@ -139,43 +98,6 @@ def figure_rows(run: RunFiles) -> Iterator[tuple[str, str]]:
     yield "command", " ".join(manifest.get("command", [NONE]))
 
 
-def file_section(path: Path, contents: str) -> str:
-    """A file of the run as it stands there, folded."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = "not there"
-    return folded(f"{path.name}: {contents}", f"<pre>{escape(text)}</pre>")
-
-
-def build(run: Path, examination: Examination, price_per_hour: float | None = None) -> str:
-    """The page. Raises CheckpointError where there is no record."""
-    files = read_run(run)
-    stopped = files.summary.get("stop_message") or "not finished"
-    started = files.manifest.get("started", "")
-    faults = [found.steps for found in examination.verdict.findings if found.fault]
-    body = [
-        f"<h1>{escape(files.name)}</h1>",
-        f"<p class=note>{escape(started)} {escape(stopped)}</p>",
-        *verdict_section(examination),
-        "<h2>Curves</h2>",
-        "<p class=note>Shaded: the steps that a fault speaks of.</p>" if faults else "",
-        *(f"<p class=note>{escape(note)}.</p>" for note in notes(files.record)),
-        plot(curve_figure(files, faults)),
-        "<h2>Numbers</h2>",
-        table(figure_rows(files), kind="prose"),
-        "<h2>What the improvement cost</h2>",
-        *cost_section(files, price_per_hour),
-        "<h2>Samples</h2>",
-        *sample_section(files),
-        "<h2>Settings and circumstances</h2>",
-        file_section(run / "config.yaml", "every setting"),
-        file_section(run / "manifest.json", "command, code, versions, machine, seed, data"),
-        file_section(run / "summary.json", "what came of it"),
-    ]
-    return page(f"{files.name}: report", "\n".join(body))
-
-
 def write_report(
     run: Path,
     examination: Examination,
@@ -183,8 +105,28 @@ def write_report(
     price_per_hour: float | None = None,
 ) -> Path:
     """Write the page, by default into the run directory. Raises CheckpointError, DiskError."""
+    files, verdict = page.read_run(run), examination.verdict
+    healthy = "healthy" if len(examination.record) else "nothing was logged yet"
+    shaded = [found.steps for found in verdict.findings if found.fault]
+    parts = {
+        "run": files,
+        "verdict": healthy if verdict.healthy else "not healthy",
+        "found": examination,
+        "checks": [(check.name, MARKS[check.passed], check.says) for check in examination.checks],
+        "shaded": shaded,
+        "notes": notes(files.record),
+        "curves": page.plot(page.curve_figure(files, shaded)),
+        "figures": list(figure_rows(files)),
+        "costs": costs_of(files, price_per_hour),
+        "samples": samples_of(files),
+        "files": [
+            (name, says, path.read_text("utf-8", "replace") if path.is_file() else "not there")
+            for name, says in FILES.items()
+            for path in [run / name]
+        ],
+    }
     target = output or run / "report.html"
-    write_text(target, build(run, examination, price_per_hour))
+    write_text(target, page.render("report", f"{files.name}: report", parts))
     return target
 
 
@@ -199,10 +141,10 @@ def report(
     Args:
         run: run directory.
         output: the file to write; report.html in the run directory if left out.
-        price_per_hour: of the machine, in any currency; adds money to what the improvement cost.
+        price_per_hour: of the machine, in any currency: the cost of the improvement in money.
         allow: packages outside lmtemplate whose classes the checkpoint may name.
     """
     if price_per_hour is not None and price_per_hour < 0:
-        raise ConfigError(f"--price_per_hour {price_per_hour} is negative; give what an hour costs")
+        raise ConfigError(f"--price_per_hour {price_per_hour} is negative; what does an hour cost?")
     examination = examine(run, allow=allow or ())
     print(f"report: {write_report(run, examination, output, price_per_hour)}")

@@ -10,7 +10,7 @@ from lmtemplate.errors import CheckpointError, ConfigError, DataError
 from lmtemplate.record import Writer
 from lmtemplate.study.check import reproduce as module
 from lmtemplate.study.check.reproduce import (
-    other_machine,
+    other_hardware,
     reproduce,
     settings_of,
     surroundings,
@@ -107,9 +107,9 @@ def test_the_end_that_nobody_planned_is_not_compared(tmp_path: Path) -> None:
     assert verdict(one, record(tmp_path / "c", {5: 4.0, 15: 2.5}), 12)[0] is False
 
 
-def test_another_machine_is_named(other: Path, run: Path) -> None:
+def test_another_hardware_is_named(other: Path, run: Path) -> None:
     edit(other, hardware={"device": "cuda", "name": "H200"})
-    rows = other_machine(other, run)
+    rows = other_hardware(other, run)
     assert rows[0] == "device: cuda -> cpu"
 
 

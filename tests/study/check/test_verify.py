@@ -4,15 +4,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from lmtemplate import record
 from lmtemplate.checkpoint import files as checkpoint
 from lmtemplate.checkpoint import resume
-from lmtemplate.data.index import read_index, write_index
-from lmtemplate.data.shards import ShardWriter
 from lmtemplate.errors import CheckpointError, ConfigError, DataError
 from lmtemplate.run_dir import folder_of, write_json
 from lmtemplate.study.check.verify import verify
@@ -105,20 +102,6 @@ def test_all_damage_of_a_corpus_is_listed_not_the_first_alone(
     assert "not the tokenizer that made the shards" in tokenizer
 
 
-def test_the_number_of_damaged_blocks_is_told(data: Path, verified: Verified) -> None:
-    writer = ShardWriter(data, "val", 257)
-    writer.write(np.zeros(1_300_000, dtype=np.int64))
-    index = read_index(data)
-    index["splits"]["val"].update(tokens=1_300_000, shards=writer.close())
-    del index["fingerprint"]
-    write_index(data, index)
-    for at in (1024, 2_000_000, 2_500_000):
-        flip(data / "val_000000.bin", at)
-    (val,) = verified(data)
-    assert "byte offset 1,024 fails" in val
-    assert val.endswith("(and so do 2 more blocks)")
-
-
 @pytest.mark.parametrize("content", ["", "{}", "version https://git-lfs.github.com/spec/v1\n"])
 def test_a_corpus_with_a_broken_index_says_so(content: str, data: Path, verified: Verified) -> None:
     (data / "index.json").write_text(content)
@@ -170,16 +153,13 @@ def test_a_best_that_is_gone_is_damage(run: Path, verified: Verified) -> None:
         ("checkpoints/SHA256SUMS", "3fa1  step-000000002.ckpt\n"),
         ("checkpoints/SHA256SUMS", f"{'ab' * 32}  ../step-000000002.ckpt\n"),
         ("checkpoints/training_metrics.jsonl", '{"step": 1, "train/loss": NaN}\n'),
-        ("checkpoints/training_metrics.jsonl", '{"step": 1, "train/loss": 1e999}\n'),
         ("checkpoints/training_metrics.jsonl", '{"step": 2}\n{"step": 1}\n'),
         ("checkpoints/training_metrics.jsonl", '{"step": 2}\n{"st\n{"step": 3}\n'),
         ("checkpoints/training_metrics.jsonl", '{"train/loss": 2.0}\n'),
         ("checkpoints/training_metrics.json", '{"steps": [1, 2], "train_loss": [1.0]}'),
         ("manifest.json", "[]"),
-        ("manifest.json", ""),
         ("summary.json", '{"seconds": Infinity}'),
         ("config.yaml", "data: ["),
-        ("config.yaml", "[" * 500),
         ("config.yaml", ""),
     ],
 )

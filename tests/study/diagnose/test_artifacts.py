@@ -15,14 +15,14 @@ from lmtemplate.errors import CheckpointError, ConfigError, DataError
 from lmtemplate.run_dir import read_json, write_json
 from lmtemplate.study.diagnose.artifacts import (
     STRETCHES,
-    Corpus,
-    open_corpus,
+    RunCorpus,
+    open_artifacts,
     open_model,
-    open_sources,
+    open_run_corpus,
     read_settings,
     sample,
 )
-from tests.study.corpora import END, write_corpus
+from tests.study.corpora import write_corpus
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_small_split_is_taken_whole(corpus: Path) -> None:
 def test_a_large_split_is_sampled_from_its_start_to_its_end(tmp_path: Path) -> None:
     tokens = np.arange(6400) // 160
     corpus = write_corpus(tmp_path / "data", {"train": tokens})
-    taken = sample(corpus.train.shards, 640)
+    taken = sample(Shards(corpus.folder, "train", corpus.index), 640)
     assert len(taken) == 640
     assert (taken[0], taken[-1]) == (tokens[0], tokens[-1])
     assert len(np.unique(taken)) == len(np.unique(tokens))
@@ -58,48 +58,43 @@ def test_a_large_split_is_sampled_from_its_start_to_its_end(tmp_path: Path) -> N
 
 def test_a_validation_of_few_blocks_reads_their_tokens_alone(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "data", {"val": np.arange(40)})
-    short = Corpus(corpus.folder, corpus.index, 8, 3, seed=1)
+    short = RunCorpus(corpus.folder, corpus.index, validated=3 * 8 + 1)
     np.testing.assert_array_equal(short.validation_tokens(1000), np.arange(25))
 
 
-def test_documents_start_after_each_end_of_text_in_any_shard(tmp_path: Path) -> None:
-    tokens = np.where(np.arange(500) % 7 == 6, END, 1)
-    corpus = write_corpus(tmp_path / "data", {"train": tokens}, shard_tokens=64)
-    np.testing.assert_array_equal(corpus.document_starts(500), np.arange(0, 500, 7))
-    np.testing.assert_array_equal(corpus.document_starts(200), np.arange(0, 200, 7))
-
-
 def test_a_run_leads_to_its_corpus_and_its_best_weights(run: Path, corpus: Path) -> None:
-    sources = open_sources(run)
-    assert sources.missing == ()
-    assert sources.corpus is not None
-    assert sources.model is not None
-    assert (sources.corpus.folder, sources.corpus.block_size) == (corpus, 16)
-    best = read_json(run / "checkpoints" / "best.json")
-    assert best is not None
-    assert sources.model.step == best["step"]
+    artifacts = open_artifacts(run)
+    assert artifacts.missing == ()
+    assert artifacts.corpus is not None
+    assert artifacts.model is not None
+    assert artifacts.corpus.folder == corpus
     weights = build_net(read(resolve(run, "best"))).state_dict()
     assert all(
         (weights[name] == value.cpu()).all()
-        for name, value in sources.model.net.state_dict().items()
+        for name, value in artifacts.model.net.state_dict().items()
     )
-    assert sources.model.planned_steps == 12
+    assert artifacts.model.planned_steps == 12
 
 
 def test_without_weights_the_net_stays_unread(run: Path) -> None:
-    sources = open_sources(run, deep=False)
-    assert (sources.model, sources.missing) == (None, ())
+    artifacts = open_artifacts(run, deep=False)
+    assert (artifacts.model, artifacts.missing) == (None, ())
 
 
 def test_a_corpus_that_is_gone_is_named_and_the_model_is_still_there(
     run: Path, tmp_path: Path
 ) -> None:
     change(run, "path", str(tmp_path / "nowhere"))
-    sources = open_sources(run)
-    assert sources.corpus is None
-    assert sources.model is not None
-    (reason,) = sources.missing
+    artifacts = open_artifacts(run)
+    assert artifacts.corpus is None
+    assert artifacts.model is not None
+    (reason,) = artifacts.missing
     assert "nowhere" in reason
+
+
+def test_a_run_knows_how_many_tokens_its_validation_reads(run: Path) -> None:
+    change(run, "max_val_blocks", 3)
+    assert open_run_corpus(run).validated == 3 * 16 + 1
 
 
 def test_another_corpus_under_the_same_path_is_refused(run: Path) -> None:
@@ -108,13 +103,13 @@ def test_another_corpus_under_the_same_path_is_refused(run: Path) -> None:
     manifest["data"]["fingerprint"] = "0" * 64
     write_json(run / "manifest.json", manifest)
     with pytest.raises(DataError, match="another corpus"):
-        open_corpus(run)
+        open_run_corpus(run)
 
 
 def test_a_config_without_data_is_refused(run: Path) -> None:
     change(run, "block_size", None)
     with pytest.raises(DataError, match=r"names no data\.block_size"):
-        open_corpus(run)
+        open_run_corpus(run)
 
 
 @pytest.mark.parametrize("text", ["a: [", "just words", ""])
@@ -127,7 +122,7 @@ def test_a_run_without_checkpoints_is_named(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(CheckpointError, match="no checkpoint"):
         open_model(run)
-    assert any("no checkpoint" in reason for reason in open_sources(run).missing)
+    assert any("no checkpoint" in reason for reason in open_artifacts(run).missing)
 
 
 def test_a_class_from_elsewhere_needs_permission(
@@ -138,4 +133,4 @@ def test_a_class_from_elsewhere_needs_permission(
     monkeypatch.setattr("lmtemplate.study.diagnose.artifacts.read", lambda path: state)
     with pytest.raises(ConfigError, match="--allow elsewhere"):
         open_model(run)
-    assert any("--allow elsewhere" in reason for reason in open_sources(run).missing)
+    assert any("--allow elsewhere" in reason for reason in open_artifacts(run).missing)

@@ -77,10 +77,9 @@ def test_a_run_is_explained_in_lines_of_100_characters(
         "Predictions getting better ",
         "Model generating reasonable text ",
         f"guessing evenly (ln V) {math.log(257):.2f}, token frequencies ",
-        "spike: steps 5 to 6 read sequences 16 to 23, among them sequence ",
     ):
         assert expected in words
-    assert "not looked at" not in words
+    assert "not examined" not in words
 
 
 def test_the_exit_code_is_one_for_a_fault(
@@ -110,7 +109,6 @@ def test_json_is_one_strict_object_and_says_the_same(
     assert len(content["checks"]) == 4
     assert content["baselines"]["uniform"] == math.log(257)
     assert content["facts"]["parameters"] == examine(finished, deep=False).facts.parameters
-    assert content["spikes"][0]["sequences"] == [16, 23]
     assert content["missing"] == []
     verdict(ILL)
     code, text = said_of(finished, capsys, json=True, quick=True)
@@ -122,8 +120,7 @@ def test_a_quick_look_loads_no_weights(
 ) -> None:
     verdict(HEALTHY)
     monkeypatch.setattr("lmtemplate.study.diagnose.artifacts.read", None)
-    (spike,) = examine(finished, deep=False).spikes
-    assert spike.unusual is None
+    assert examine(finished, deep=False).facts.copied_tokens is None
 
 
 def test_what_is_missing_is_said(finished: Path, verdict: Any, tmp_path: Path) -> None:
@@ -131,9 +128,8 @@ def test_what_is_missing_is_said(finished: Path, verdict: Any, tmp_path: Path) -
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     (run / "config.yaml").unlink()
     examination = examine(run)
-    assert examination.spikes == ()
     assert examination.facts.bigram_loss is None
-    assert "not looked at: without the corpus: " in sentences(examination)
+    assert "not examined: without the corpus: " in sentences(examination)
 
 
 def test_of_a_run_that_goes_on_it_is_said_that_it_has_not_ended(

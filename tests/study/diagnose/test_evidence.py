@@ -14,10 +14,10 @@ from lmtemplate.data.tokenizer import ByteTokenizer
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.run_dir import read_json
 from lmtemplate.study.diagnose import evidence as facts_module
-from lmtemplate.study.diagnose.artifacts import Corpus, Model, Sources, open_model
-from lmtemplate.study.diagnose.evidence import facts_of, gather, window_length, write
+from lmtemplate.study.diagnose.artifacts import Artifacts, Model, RunCorpus, open_model
+from lmtemplate.study.diagnose.evidence import facts_of, gather, window_length, write_samples
 from lmtemplate.study.diagnose.finding import Facts
-from lmtemplate.study.diagnose.ngrams import baselines, longest_copy
+from lmtemplate.study.diagnose.ngrams import longest_copy, ngram_losses
 from tests.study.corpora import VOCABULARY, write_corpus
 
 
@@ -42,8 +42,8 @@ def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facts_module, "FEWEST_SAMPLES", 2)
 
 
-def of_corpus(corpus: Corpus) -> Facts:
-    return facts_of(Sources(corpus.folder, corpus, None, ()))
+def of_corpus(corpus: RunCorpus) -> Facts:
+    return facts_of(Artifacts(corpus.folder, corpus, None, ()))
 
 
 def test_a_run_and_its_corpus_tell_everything(finished: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_run_that_was_killed_is_known_from_its_record_and_checkpoint(
 
 
 def test_a_quick_look_asks_no_model(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facts_module, "write", None)
+    monkeypatch.setattr(facts_module, "write_samples", None)
     facts = gather(finished, deep=False)
     assert (facts.copied_tokens, facts.copied_text) == (None, None)
     assert facts.bigram_loss is not None
@@ -89,10 +89,10 @@ def test_baselines_are_those_of_the_tokens_that_a_validation_reads(tmp_path: Pat
     random = np.random.default_rng(0)
     training, held_out = random.integers(40, size=4000), random.integers(40, size=400)
     whole = write_corpus(tmp_path / "data", {"train": training, "val": held_out})
-    short = Corpus(whole.folder, whole.index, 8, 5, seed=1)
+    short = RunCorpus(whole.folder, whole.index, validated=41)
     for corpus, read in ((whole, 400), (short, 41)):
         facts = of_corpus(corpus)
-        expected = baselines(training, held_out[:read], VOCABULARY)
+        expected = ngram_losses(training, held_out[:read], VOCABULARY)
         assert (facts.unigram_loss, facts.bigram_loss) == expected
 
 
@@ -135,19 +135,19 @@ def test_a_window_has_120_bytes_and_32_tokens_at_least(bytes_per_token: float, t
 
 def test_a_model_that_knows_the_text_by_heart_is_caught_at_full_length() -> None:
     text = np.random.default_rng(0).integers(256, size=3000)
-    model = Model(Parrot(text, 257), ByteTokenizer(), 1, None)
-    written = write(model, text, 60)
+    model = Model(Parrot(text, 257), ByteTokenizer(), None)
+    written = write_samples(model, text, 60)
     assert [len(ids) for ids in written] == [60] * 2
     assert len(longest_copy(written, text)) == 60
 
 
 def test_an_untrained_model_copies_next_to_nothing() -> None:
     text = np.random.default_rng(0).integers(256, size=3000)
-    model = Model(Parrot(text[::-1], 257), ByteTokenizer(), 1, None)
-    assert len(longest_copy(write(model, text, 60), text)) < 5
+    model = Model(Parrot(text[::-1], 257), ByteTokenizer(), None)
+    assert len(longest_copy(write_samples(model, text, 60), text)) < 5
 
 
 def test_samples_are_the_same_each_time(finished: Path) -> None:
     model, text = open_model(finished), np.arange(3000) % 250
-    for one, other in zip(write(model, text, 50), write(model, text, 50), strict=True):
+    for one, other in zip(*(write_samples(model, text, 50) for _ in range(2)), strict=True):
         np.testing.assert_array_equal(one, other)

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from lmtemplate.study.diagnose.ngrams import (
-    baselines,
     followers,
     frequencies,
     longest_copy,
+    ngram_losses,
     repeated_share,
     shared_share,
     window_hashes,
@@ -52,18 +52,18 @@ def test_a_follower_is_counted_and_mixed_with_its_frequency() -> None:
     assert followers(tokens, np.array([0, 1]), 3)[0] == pytest.approx(expected)
 
 
-def test_baselines_reach_the_entropies_of_a_chain() -> None:
+def test_ngram_losses_reach_the_entropies_of_a_chain() -> None:
     random = np.random.default_rng(0)
     stays = random.random(200_000) < 0.9  # two states, each kept with probability 0.9
     tokens = np.cumsum(~stays) % 2
-    unigram, bigram = baselines(tokens[:150_000], tokens[150_000:], 2)
+    unigram, bigram = ngram_losses(tokens[:150_000], tokens[150_000:], 2)
     assert unigram == pytest.approx(math.log(2), abs=0.01)
     assert bigram == pytest.approx(-0.9 * math.log(0.9) - 0.1 * math.log(0.1), abs=0.01)
 
 
-def test_baselines_of_even_dice_are_the_logarithm_of_their_sides() -> None:
+def test_ngram_losses_of_even_dice_are_the_logarithm_of_their_sides() -> None:
     tokens = np.random.default_rng(0).integers(8, size=40_000)
-    assert baselines(tokens[:30_000], tokens[30_000:], 8) == pytest.approx(
+    assert ngram_losses(tokens[:30_000], tokens[30_000:], 8) == pytest.approx(
         (math.log(8), math.log(8)), abs=0.01
     )
 

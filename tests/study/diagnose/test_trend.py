@@ -99,4 +99,3 @@ def test_shares_of_a_run_become_levels_and_steps() -> None:
     assert found.level(0.5, 1.0) == pytest.approx(74.5)
     assert found.step_at(0.5) == 255
     assert found.first_step == 5
-    assert trend(power_law(), val=np.array([4.0, 3.0, 2.0, 1.0])).val_level(0.5) == 1.5

@@ -1,5 +1,6 @@
 """Whole records of known truth -> healthy, or the fault that was put in."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 
 from lmtemplate.record import Record
-from lmtemplate.study.diagnose.verdict import Facts, Finding, Verdict, judge
-from tests.study.records import FACTS, START, UNIGRAM, cosine, power_law, record
+from lmtemplate.study.diagnose.finding import FAULTS, Facts
+from lmtemplate.study.diagnose.verdict import Verdict, judge, phases_of
+from tests.study.records import FACTS, START, UNIGRAM, cosine, power_law, record, trend
 
 NOTHING = Facts()
 
@@ -48,7 +50,7 @@ def test_a_step_in_the_curve_at_each_pass_is_healthy() -> None:
     assert "gap" in notes(found)
 
 
-def test_the_documents_noisy_curve_is_healthy_and_too_short() -> None:
+def test_six_noisy_rows_are_healthy_and_too_short() -> None:
     found = judge(record(np.array([3.0, 2.8, 2.9, 2.7, 2.8, 2.6]), initial=None), NOTHING)
     assert found.healthy
     assert notes(found) == ["too_short", "noise"]
@@ -113,23 +115,7 @@ def faulty(kind: str) -> tuple[Record, Facts]:
     return records[kind]
 
 
-KINDS = [
-    "nonfinite",
-    "initial_loss",
-    "overlap",
-    "repeated_data",
-    "memorising",
-    "overfitting",
-    "spike_not_recovered",
-    "missing_warmup",
-    "learning_rate_too_high",
-    "learning_rate_too_low",
-    "shuffled_labels",
-    "model_too_small",
-]
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FAULTS)
 def test_each_fault_is_named(kind: str) -> None:
     found = judge(*faulty(kind))
     assert faults(found) == [kind]
@@ -137,7 +123,7 @@ def test_each_fault_is_named(kind: str) -> None:
     assert found.phases == ()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FAULTS)
 def test_each_fault_has_evidence_and_advice(kind: str) -> None:
     finding = judge(*faulty(kind)).findings[0]
     assert finding.advice.endswith(".")
@@ -161,19 +147,6 @@ def test_what_validation_does_after_it_turned_is_not_blamed_on_the_rate() -> Non
     assert faults(found) == ["overfitting"]
 
 
-def test_few_rows_accuse_nobody_of_their_trend() -> None:
-    short = judge(record(np.linspace(3, 5, 19)), FACTS)
-    long = judge(record(np.linspace(3, 5, 20)), FACTS)
-    assert short.healthy
-    assert faults(long) == ["learning_rate_too_high"]
-
-
-def test_a_verdict_without_faults_is_healthy() -> None:
-    note = Finding("gap", False, "", "", (1, 1))
-    assert Verdict((note,)).healthy
-    assert not Verdict((note, replace(note, fault=True))).healthy
-
-
 def test_a_healthy_run_names_the_three_phases() -> None:
     found = judge(record(power_law()), FACTS)
     assert [phase.name for phase in found.phases] == [
@@ -181,3 +154,31 @@ def test_a_healthy_run_names_the_three_phases() -> None:
         "slower steady decrease",
         "dip at the end of the decay",
     ]
+
+
+@pytest.mark.parametrize("knee", [10, 30, 50])
+def test_the_rapid_descent_ends_at_the_knee(knee: int) -> None:
+    bent = np.interp(np.arange(100), [0, knee, 99], [START, 2.0, 1.5])
+    descent, steady = phases_of(trend(bent, rate=np.full(100, 1e-3)))
+    assert descent.last_step == pytest.approx(5 * (knee + 1), abs=15)
+    assert steady.name == "slower steady decrease"
+    assert descent.says.startswith(f"from {START:.2f} to ")
+
+
+def test_phases_cover_the_run_without_gaps() -> None:
+    phases = phases_of(trend(power_law()))
+    assert (phases[0].first_step, phases[-1].last_step) == (1, 500)
+    for one, next_one in itertools.pairwise(phases):
+        assert next_one.first_step == one.last_step + 1
+
+
+def test_the_dip_begins_where_the_rate_is_low_for_good() -> None:
+    found = trend(power_law(), rate=cosine())
+    low = found.rate[found.steps >= phases_of(found)[-1].first_step] / found.rate.max()
+    assert low.max() < 0.3
+    assert low[0] > 0.25
+
+
+@pytest.mark.parametrize("rate", [np.full(100, 1e-3), np.full(100, math.nan), np.zeros(100)])
+def test_without_a_decay_there_is_no_dip(rate: np.ndarray) -> None:
+    assert len(phases_of(trend(power_law(), rate=rate))) == 2

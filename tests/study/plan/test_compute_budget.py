@@ -1,134 +1,118 @@
-"""What is asked for, on a machine: known by its name, by its speed, or measured."""
+"""Any of parameters, tokens and FLOPs gives the others, as worked out by hand."""
 
-from pathlib import Path
+import math
 
 import pytest
 
-from lmtemplate.errors import ConfigError, DataError
-from lmtemplate.study.plan import compute_budget as balance
-from lmtemplate.study.plan.compute_budget import (
-    Asked,
-    Corpus,
-    check_numbers,
-    chosen_machine,
-    measure,
-    read_corpus,
-    settle,
+from lmtemplate.errors import ConfigError
+from lmtemplate.models.gpt import GPT
+from lmtemplate.study.plan import compute_budget
+from lmtemplate.study.plan.compute_budget import gpu_peak, measure, short, solve, training_flops
+
+
+def test_7b_parameters_on_1t_tokens_take_42e21_flops() -> None:
+    assert training_flops(7e9, 1e12) == pytest.approx(42 * 10**21)
+
+
+def test_gpt_3_took_the_3_14e23_flops_of_its_paper() -> None:
+    assert training_flops(174.6e9, 300e9) == pytest.approx(3.14e23, rel=2e-3)  # table D.1
+
+
+def test_llama_405b_in_54_days_on_16384_gpus_is_half_the_peak_of_an_h100() -> None:
+    each = training_flops(405e9, 15.6e12) / 16384 / (54 * 24 * 3600)
+    assert round(each / 1e12) == 496
+    assert each / gpu_peak("h100") == pytest.approx(0.50, abs=0.005)
+
+
+def test_llama_7b_took_about_what_an_mfu_of_04_says() -> None:
+    hours = training_flops(6.7e9, 1e12) / (0.4 * gpu_peak("a100")) / 3600
+    assert hours == pytest.approx(82_432, rel=0.15)  # Touvron et al. 2023, table 15
+
+
+def test_a_gpu_is_known_by_its_driver_s_long_name() -> None:
+    assert gpu_peak("NVIDIA H100 80GB HBM3") == 989e12
+    with pytest.raises(ConfigError, match=r"'h101' is not known; .* h100,"):
+        gpu_peak("h101")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ((1e9, 3e10, None), (1e9, 3e10)),
+        ((1e9, None, 1.8e20), (1e9, 3e10)),
+        ((None, 3e10, 1.8e20), (1e9, 3e10)),
+        ((7e9, None, None), (7e9, 1.4e11)),  # Hoffmann et al. 2022: 20 tokens per parameter
+        ((None, 2e10, None), (1e9, 2e10)),
+        ((None, None, 1.2e20), (1e9, 2e10)),
+        ((None, None, 5.88e23), (7e10, 1.4e12)),  # Chinchilla
+    ],
 )
-from lmtemplate.study.plan.proposal import Proposal, propose
-from lmtemplate.study.plan.scaling_laws import Budget, Machine
-
-TEXT = Corpus(Path("data/x"), vocab_size=512, tokens=1_000_000, longest=50)
-NET = propose(Budget(3e4, 6e5, "", ""), 512)
-
-
-def unmeasured(price: float | None = None) -> Machine:
-    return chosen_machine(None, None, balance.MFU, 1, price)
+def test_what_is_given_determines_the_rest(
+    given: tuple[float | None, float | None, float | None], expected: tuple[float, float]
+) -> None:
+    budget = solve(*given)
+    assert (budget.parameters, budget.tokens) == pytest.approx(expected)
+    assert budget.flops == pytest.approx(6 * expected[0] * expected[1])
 
 
-def test_a_corpus_says_its_vocabulary_and_tokens(corpus: Path) -> None:
-    read = read_corpus(corpus)
-    assert read.vocab_size == 257  # bytes and end-of-text
-    assert read.tokens == (corpus / "train_000000.bin").stat().st_size // 2 - 512
-    assert read.longest == (corpus / "val_000000.bin").stat().st_size // 2 - 512 - 1
+def test_the_ratio_can_be_another() -> None:
+    budget = solve(None, None, 6 * 1e6 * 1e8, ratio=100)
+    assert (budget.parameters, budget.tokens) == pytest.approx((1e6, 1e8))
 
 
-def test_a_folder_without_a_corpus_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="lmtemplate prepare"):
-        read_corpus(tmp_path)
+def test_all_three_contradict_each_other_and_nothing_is_not_enough() -> None:
+    with pytest.raises(ConfigError, match="drop one of the three"):
+        solve(1e9, 2e10, 1e20)
+    with pytest.raises(ConfigError, match="a plan needs one of"):
+        solve(None, None, None)
 
 
-def test_one_limit_on_the_flops_is_enough() -> None:
-    with pytest.raises(ConfigError, match="--hours and --money all limit the FLOPs; keep one"):
-        Asked({"hours": 1, "money": 2})
+@pytest.mark.parametrize(
+    ("parameters", "tokens", "flops", "expected"),
+    [
+        (None, None, 1e18, (2e5, 4e6)),  # less than the FLOPs allow
+        (None, None, None, (2e5, 4e6)),
+        (1e9, None, None, (1e9, 4e6)),
+        (None, 1e8, None, (5e6, 1e8)),  # as asked, however small the text
+    ],
+)
+def test_a_small_text_is_read_four_times(
+    parameters: float | None,
+    tokens: float | None,
+    flops: float | None,
+    expected: tuple[float, float],
+) -> None:
+    budget = solve(parameters, tokens, flops, text_tokens=1e6)
+    assert (budget.parameters, budget.tokens) == pytest.approx(expected)
 
 
-def test_a_corpus_states_its_vocabulary_itself() -> None:
-    with pytest.raises(ConfigError, match="leave --vocab_size out"):
-        Asked({"hours": 1}, vocab_size=100, corpus=TEXT)
+def test_up_to_four_epochs_a_text_changes_nothing() -> None:
+    assert solve(None, None, 1.2e20, text_tokens=6e9) == solve(None, None, 1.2e20)  # 2e10 tokens
 
 
-def test_a_block_has_to_fit_into_the_corpus() -> None:
-    with pytest.raises(ConfigError, match="50 at most"):
-        Asked({"hours": 1}, block_size=51, corpus=TEXT)
-    settled = settle(Asked({}, corpus=TEXT), Machine(1e12, ""))
-    assert settled.proposal.block_size == 50
+def test_a_net_is_not_below_the_smallest_and_still_keeps_to_the_flops() -> None:
+    budget = solve(None, None, None, text_tokens=1e6, smallest=5e5)
+    assert (budget.parameters, budget.tokens) == (5e5, 4e6)
+    budget = solve(None, None, 6e9, smallest=1e6)
+    assert (budget.parameters, budget.flops) == pytest.approx((1e6, 6e9))
 
 
-def test_a_gpu_s_speed_is_its_peak_times_mfu() -> None:
-    assert chosen_machine("a100", None, 0.5, 1, None).speed == 156e12
-
-
-def test_speed_and_gpu_exclude_each_other() -> None:
-    with pytest.raises(ConfigError, match="keep one"):
-        chosen_machine("a100", 1e12, balance.MFU, 1, None)
-
-
-def test_mfu_needs_a_gpu() -> None:
-    with pytest.raises(ConfigError, match="name the GPU"):
-        chosen_machine(None, None, 0.3, 1, None)
-
-
-@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
-def test_numbers_are_above_zero_and_finite(value: float) -> None:
-    with pytest.raises(ConfigError, match="--hours"):
-        check_numbers({"hours": value}, 0.4)
-
-
-@pytest.mark.parametrize("mfu", [0.0, 1.1, 40.0])
-def test_mfu_is_a_share(mfu: float) -> None:
-    with pytest.raises(ConfigError, match="between 0 and 1"):
-        check_numbers({}, mfu)
-
-
-def test_hours_buy_the_best_net_that_they_pay_for() -> None:
-    settled = settle(Asked({"hours": 10}), Machine(1e14, "", devices=2))
-    assert settled.budget.flops == pytest.approx(10 * 3600 * 2 * 1e14)
-    assert settled.budget.tokens / settled.budget.parameters == pytest.approx(20)
-
-
-def test_money_buys_as_much_whatever_the_devices() -> None:
-    asked = Asked({"money": 100})
-    budgets = [settle(asked, Machine(1e14, "", n, price_per_hour=2)).budget for n in (1, 64)]
-    assert budgets[0] == budgets[1]
-    assert budgets[0].flops == pytest.approx(50 * 3600 * 1e14)
-
-
-def test_the_speed_measured_is_6nd_by_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(balance, "measure_step", lambda *_, **__: 0.5)
-    machine = measure(NET, Machine(0, "", devices=4, price_per_hour=3))
-    tokens = NET.batch_size * NET.block_size
-    assert machine.speed == pytest.approx(6 * NET.shape.parameters * tokens / 0.5)
-    assert machine.how.startswith("measured on")
-    assert (machine.devices, machine.price_per_hour) == (4, 3)
-
-
-def test_a_large_net_is_measured_on_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-
-    def measure_step(net: object, *_: object, batch_size: int, **__: object) -> float:
-        seen.append((net.parameter_count(), batch_size))  # type: ignore[attr-defined]
-        return 1.0
-
-    monkeypatch.setattr(balance, "measure_step", measure_step)
-    monkeypatch.setattr(balance.torch.accelerator, "current_accelerator", lambda **_: None)
-    monkeypatch.setattr(balance, "CPU_TRIAL", (1e6, 1e10))
-    measure(propose(Budget(7e9, 140e9, "", ""), 32768), Machine(0, ""))
-    ((parameters, batch_size),) = seen
-    assert parameters == pytest.approx(1e6, rel=0.15)
-    assert batch_size == 1
+def test_the_measured_speed_is_6nd_by_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute_budget, "measure_step", lambda *_, **__: 0.5)
+    net = GPT(64, 16, n_layer=2, n_head=2, n_embd=32)
+    speed, how = measure(net, 3)
+    assert speed == pytest.approx(6 * net.parameter_count() * 3 * 16 / 0.5)
+    assert how.startswith("measured on")
 
 
 def test_this_machine_can_be_measured() -> None:
-    small = propose(Budget(2e4, 6e4, "", ""), 256, block_size=16)
-    assert measure(small, unmeasured()).speed > 0
+    speed, _ = measure(GPT(64, 16, n_layer=2, n_head=2, n_embd=32), 1)
+    assert 0 < speed < math.inf
 
 
-def test_the_net_follows_the_measured_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fake(proposal: Proposal, machine: Machine) -> Machine:  # smaller nets are slower
-        return Machine(min(1e13, 1e5 * proposal.shape.parameters), "measured")
-
-    monkeypatch.setattr(balance, "measure", fake)
-    settled = settle(Asked({"hours": 1}), unmeasured())
-    assert settled.budget.flops == pytest.approx(3600 * settled.machine.speed)
-    assert settled.machine.speed == pytest.approx(1e5 * settled.budget.parameters, rel=0.15)
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(7e9, "7B"), (999.9e6, "1B"), (1.4e12, "1.4T"), (622_656, "623k"), (12, "12"), (0.5, "0.5")],
+)
+def test_counts_are_short(number: float, text: str) -> None:
+    assert short(number) == text

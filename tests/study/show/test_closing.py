@@ -1,4 +1,4 @@
-"""A run that has ended -> verdict, figures, pictures, page, board; and never a crash of its own."""
+"""A run that has ended -> verdict, figures, pictures, page, TensorBoard; no crash of its own."""
 
 import contextlib
 import io
@@ -10,6 +10,7 @@ import pytest
 from lmtemplate.study.show import closing
 from tests.conftest import Command
 from tests.runs import events, train
+from tests.study.show.test_page import write_run
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +22,7 @@ def explained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     return run, printed.getvalue()
 
 
+@pytest.mark.slow
 def test_the_run_ends_with_all_that_was_promised(explained: tuple[Path, str]) -> None:
     text = explained[1].partition("\ndone\n")[2]
     order = [
@@ -39,6 +41,7 @@ def test_the_run_ends_with_all_that_was_promised(explained: tuple[Path, str]) ->
     assert places == sorted(places)
 
 
+@pytest.mark.slow
 def test_all_files_are_there_and_are_what_they_say(explained: tuple[Path, str]) -> None:
     run, _ = explained
     for name in ("training_curve.png", "loss_by_epoch.png"):
@@ -48,7 +51,8 @@ def test_all_files_are_there_and_are_what_they_say(explained: tuple[Path, str]) 
     assert "<html" in (run / "report.html").read_text()
 
 
-def test_the_verdict_stands_on_the_board(explained: tuple[Path, str]) -> None:
+@pytest.mark.slow
+def test_the_verdict_is_in_tensorboard(explained: tuple[Path, str]) -> None:
     run, _ = explained
     board = events(run)
     text = board.Tensors("verdict/text_summary")[-1]
@@ -59,16 +63,16 @@ def test_the_verdict_stands_on_the_board(explained: tuple[Path, str]) -> None:
 
 
 def test_what_goes_wrong_in_explaining_does_not_spoil_the_run(
-    fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(closing, "examine", fail)
-    shown = fit(tmp_path / "run", "--report=true", "--trainer.max_steps=4")
-    assert shown.code == 0
-    assert "the run is safe, but cannot be explained" in shown.out
-    assert "a bug" in shown.out
+    closing.explain(write_run(tmp_path / "run"))
+    printed = capsys.readouterr().out
+    assert "the run is safe, but cannot be explained" in printed
+    assert "a bug" in printed
 
 
 def test_without_a_report_nothing_is_explained(fit: Command, tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """The landscape page: formulas against closed forms, its bytes, a browser without network."""
 
+import json
+import math
 import re
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,56 +14,56 @@ from torch import Tensor
 from lmtemplate import schedules
 from lmtemplate.errors import ConfigError
 from lmtemplate.optimizers import SGD, AdamW
-from lmtemplate.study.show import landscape as page
+from lmtemplate.study.show import landscape as study
 from tests.browser import needs_browser, open_offline
+from tests.study.show.test_page import Elements, loads
 
-STEEP = page.CURVATURES.max().item()
+STEEP = study.CURVATURES.max().item()
 
 
 def way(rate: float, noise: float = 0.0) -> Tensor:
     """(STEPS + 1, 2) distances from the bottom, of plain descent."""
-    return page.roll(SGD(rate, momentum=0.0), noise) - page.BOTTOM
+    return study.roll(SGD(rate, momentum=0.0), noise) - study.BOTTOM
 
 
 @pytest.fixture(scope="module")
-def figure() -> page.Json:
-    return page.landscape_figure()
+def html(tmp_path_factory: pytest.TempPathFactory) -> str:
+    output = tmp_path_factory.mktemp("landscape") / "landscape.html"
+    study.landscape(output)
+    return output.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def html(figure: page.Json) -> str:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page, "landscape_figure", lambda: figure)  # it takes a second to make
-        return page.write_page()
+def data(html: str) -> Any:
+    """What the page's script draws."""
+    found = re.search(r"^const data = (.*);$", html, re.MULTILINE)
+    assert found is not None
+    return json.loads(found.group(1))
 
 
 def test_the_loss_is_half_curvature_times_squared_distance() -> None:
-    loss = page.loss_at(page.BOTTOM + torch.tensor([3.0, 0.2], dtype=torch.float64))
+    loss = study.loss_at(study.BOTTOM + torch.tensor([3.0, 0.2], dtype=torch.float64))
     assert loss.item() == pytest.approx(0.5 * 1.0 * 9 + 0.5 * STEEP * 0.04, rel=1e-12)
 
 
-def test_the_steep_curvature_is_slightly_above_20() -> None:
-    assert 20 < STEEP < 20.5
-
-
-@pytest.mark.parametrize("rate", page.RATES)
+@pytest.mark.parametrize("rate", study.RATES)
 def test_plain_descent_keeps_one_minus_rate_times_curvature_a_step(rate: float) -> None:
-    steps = torch.arange(page.STEPS + 1, dtype=torch.float64)[:, None]
-    start = page.START - page.BOTTOM
+    steps = torch.arange(study.STEPS + 1, dtype=torch.float64)[:, None]
+    start = study.START - study.BOTTOM
     torch.testing.assert_close(
-        way(rate), start * (1 - rate * page.CURVATURES) ** steps, rtol=1e-9, atol=1e-14
+        way(rate), start * (1 - rate * study.CURVATURES) ** steps, rtol=1e-9, atol=1e-14
     )
 
 
 def test_at_one_over_curvature_a_step_lands_on_the_valleys_floor() -> None:
     assert abs(way(1 / STEEP)[1, 1]) < 1e-12
-    shares = {rate: abs(1 - rate * STEEP) for rate in page.RATES}
+    shares = {rate: abs(1 - rate * STEEP) for rate in study.RATES}
     assert min(shares, key=lambda rate: shares[rate]) == 0.05
 
 
 def test_a_tenth_is_over_the_edge_and_every_other_rate_is_not() -> None:
-    growing = [rate for rate in page.RATES if abs(way(rate)[-1, 1]) > abs(way(rate)[0, 1])]
-    assert growing == [0.1] == [rate for rate in page.RATES if rate > 2 / STEEP]
+    growing = [rate for rate in study.RATES if abs(way(rate)[-1, 1]) > abs(way(rate)[0, 1])]
+    assert growing == [0.1] == [rate for rate in study.RATES if rate > 2 / STEEP]
 
 
 def test_at_a_tenth_the_ball_jumps_from_wall_to_wall_further_each_time() -> None:
@@ -75,57 +77,56 @@ def test_at_0_005_most_of_the_way_is_still_ahead() -> None:
 
 
 def expected_loss(rate: float, noise: float, steps: int) -> float:
-    """Mean over the noise: each axis keeps its share of the start, and of every earlier kick."""
+    """Mean over the noise: each axis keeps its share of the start, and of all noise before."""
     total = 0.0
-    for curvature, start in zip(page.CURVATURES, page.START - page.BOTTOM, strict=True):
+    for curvature, start in zip(study.CURVATURES, study.START - study.BOTTOM, strict=True):
         share = (1 - rate * curvature.item()) ** 2
-        kicks = (rate * noise) ** 2 * sum(share**n for n in range(steps))
-        total += 0.5 * curvature.item() * (share**steps * start.item() ** 2 + kicks)
+        added = (rate * noise) ** 2 * sum(share**n for n in range(steps))
+        total += 0.5 * curvature.item() * (share**steps * start.item() ** 2 + added)
     return total
 
 
 def test_with_noise_the_sweet_spot_is_0_03_to_0_05_on_average() -> None:
-    losses = {rate: expected_loss(rate, page.NOISE, page.STEPS) for rate in page.RATES}
+    losses = {rate: expected_loss(rate, study.NOISE, study.STEPS) for rate in study.RATES}
     assert set(sorted(losses, key=lambda rate: losses[rate])[:3]) == {0.03, 0.04, 0.05}
 
 
-def test_with_noise_the_sweet_spot_is_0_03_to_0_05_on_the_page() -> None:
-    ends = {rate: page.loss_at(way(rate, page.NOISE) + page.BOTTOM)[-20:] for rate in page.RATES}
-    means = {rate: end.mean().item() for rate, end in ends.items()}
-    assert set(sorted(means, key=lambda rate: means[rate])[:3]) == {0.03, 0.04, 0.05}
+def test_with_noise_the_sweet_spot_is_0_03_to_0_05_on_the_page(data: Any) -> None:
+    means = {rate: sum(paths["SGD"]["loss"][-20:]) for rate, paths in data["paths"].items()}
+    assert set(sorted(means, key=lambda rate: means[rate])[:3]) == {"0.030", "0.040", "0.050"}
 
 
 def test_the_noise_is_the_same_for_every_rate() -> None:
-    kicks = [
-        (way(rate, 1.0)[1] - way(rate)[1]) / -rate  # the first step, with and without
+    added = [
+        (way(rate, 1.0)[1] - way(rate)[1]) / -rate  # by the first step, with and without
         for rate in (0.01, 0.1)
     ]
-    torch.testing.assert_close(kicks[0], kicks[1])
+    torch.testing.assert_close(added[0], added[1])
 
 
 def test_momentum_follows_its_recurrence() -> None:
-    place, speed = page.START - page.BOTTOM, torch.zeros(2, dtype=torch.float64)
-    for _ in range(page.STEPS):
-        speed = 0.9 * speed + page.CURVATURES * place
+    place, speed = study.START - study.BOTTOM, torch.zeros(2, dtype=torch.float64)
+    for _ in range(study.STEPS):
+        speed = 0.9 * speed + study.CURVATURES * place
         place = place - 0.03 * speed
-    rolled = page.roll(page.OPTIMIZERS["momentum 0.9"](0.03), 0.0)
-    torch.testing.assert_close(rolled[-1], place + page.BOTTOM, rtol=1e-10, atol=0)
+    rolled = study.roll(study.OPTIMIZERS["momentum 0.9"](0.03), 0.0)
+    torch.testing.assert_close(rolled[-1], place + study.BOTTOM, rtol=1e-10, atol=0)
 
 
 def test_adams_first_step_is_the_rate_along_every_axis() -> None:
-    rolled = page.roll(page.OPTIMIZERS["Adam"](0.05), 0.0)
-    towards = torch.sign(page.BOTTOM - page.START)
-    torch.testing.assert_close(rolled[1] - page.START, 0.05 * towards, rtol=1e-7, atol=0)
+    rolled = study.roll(study.OPTIMIZERS["Adam"](0.05), 0.0)
+    towards = torch.sign(study.BOTTOM - study.START)
+    torch.testing.assert_close(rolled[1] - study.START, 0.05 * towards, rtol=1e-7, atol=0)
 
 
 def test_adamw_takes_the_step_that_one_writes_by_hand() -> None:
     rate, beta1, beta2, eps, decay = 0.05, 0.9, 0.95, 1e-8, 0.5
     recipe = AdamW(rate, betas=(beta1, beta2), eps=eps, weight_decay=decay)
-    rolled = page.roll(recipe, 0.0)
+    rolled = study.roll(recipe, 0.0)
     first, second = 0.0, 0.0
-    place = page.START
+    place = study.START
     for step in (1, 2, 3):
-        slope = page.CURVATURES * (place - page.BOTTOM)
+        slope = study.CURVATURES * (place - study.BOTTOM)
         first = beta1 * first + (1 - beta1) * slope
         second = beta2 * second + (1 - beta2) * slope**2
         step_size = (first / (1 - beta1**step)) / ((second / (1 - beta2**step)).sqrt() + eps)
@@ -133,125 +134,78 @@ def test_adamw_takes_the_step_that_one_writes_by_hand() -> None:
         torch.testing.assert_close(rolled[step], place, rtol=1e-12, atol=0)
 
 
-def test_the_slider_has_the_documents_rates_and_starts_each_at_the_start(figure: page.Json) -> None:
-    steps = figure["layout"]["sliders"][0]["steps"]
-    assert {"0.005", "0.030", "0.050", "0.100"} <= {step["label"] for step in steps}
-    frames = {frame["name"]: frame for frame in figure["frames"]}
-    for step in steps:
-        ball = frames[step["args"][0][0]]["data"][0]
-        assert (ball["x"], ball["y"]) == ([-1.8], [1.1])
+def test_the_sliders_begin_at_the_settings_that_the_text_speaks_of(data: Any, html: str) -> None:
+    opening = re.findall(r'<input type="range" id="(\w+)" min="0" max="(\d+)" value="(\d+)">', html)
+    values = {
+        "rate": [*data["paths"]],
+        "warmup": [*data["schedules"]],
+        "trained": [*range(len(data["words"]["trained"]))],
+        "heat": [*data["words"]["heated"]],
+    }
+    assert {name: len(values[name]) - 1 for name in values} == {n: int(m) for n, m, _ in opening}
+    at_first = {name: values[name][int(value)] for name, _, value in opening}
+    assert at_first == {"rate": "0.030", "warmup": "100", "trained": 0, "heat": "1.0"}
 
 
-def test_the_slider_gives_start_the_frames_of_its_rate(figure: page.Json) -> None:
-    frames = {frame["name"]: frame for frame in figure["frames"]}
-    for step in figure["layout"]["sliders"][0]["steps"]:
-        menus = frames[step["args"][0][0]]["layout"]["updatemenus"]
-        group = menus[0]["buttons"][0]["args"][0]
-        assert float(group) == float(step["label"])
-        assert sum(frame["group"] == group for frame in figure["frames"]) == page.STEPS + 1
+def test_a_ball_rolls_along_the_path_of_its_optimizer(data: Any) -> None:
+    assert [*data["paths"]["0.050"]] == [*study.OPTIMIZERS]
+    for name, path in data["paths"]["0.050"].items():
+        rolled = study.roll(study.OPTIMIZERS[name](0.05))
+        assert path["x"] == pytest.approx(rolled[:, 0].tolist(), abs=1e-5)
+        assert path["y"] == pytest.approx(rolled[:, 1].tolist(), abs=1e-5)
+        assert path["loss"] == pytest.approx(study.loss_at(rolled).tolist(), abs=1e-5)
+        assert (path["x"][0], path["y"][0]) == (-1.8, 1.1)
 
 
-def test_the_last_frame_shows_the_whole_way_with_the_ball_at_its_end(figure: page.Json) -> None:
-    last = next(frame for frame in figure["frames"] if frame["name"] == f"0.05 {page.STEPS}")
-    for trace, recipe in zip(last["data"], page.OPTIMIZERS.values(), strict=False):
-        rolled = page.roll(recipe(0.05))
-        assert trace["x"] == pytest.approx(rolled[:, 0].flip(0).tolist(), rel=1e-3)
-        assert trace["y"] == pytest.approx(rolled[:, 1].flip(0).tolist(), rel=1e-3)
+def test_low_error_is_green_and_high_error_red(html: str) -> None:
+    low, *_, high = re.findall(r'\[[\d.]+, "#(\w{6})"\]', html)
+    assert max(range(3), key=lambda channel: int(low[2 * channel :][:2], 16)) == 1
+    assert max(range(3), key=lambda channel: int(high[2 * channel :][:2], 16)) == 0
 
 
-def test_low_error_is_green_and_high_error_red() -> None:
-    colours = [colour for _, colour in page.landscape_map()["colorscale"]]
-    (low, high) = (
-        [int(colour[at : at + 2], 16) for at in (1, 3, 5)] for colour in (colours[0], colours[-1])
-    )
-    assert low[1] == max(low)
-    assert high[0] == max(high)
-
-
-def test_every_shape_of_schedule_is_drawn_as_it_is_computed() -> None:
-    drawn = page.schedule_figure()
-    shapes = {
+def test_every_shape_of_schedule_is_drawn_as_it_is_computed(data: Any) -> None:
+    drawn = data["schedules"]["100"]
+    assert drawn.keys() == {
         name
         for name, value in vars(schedules).items()
         if isinstance(value, type) and schedules.Schedule in value.__bases__
     }
-    by_name = {trace["name"]: trace for trace in drawn["data"]}
-    assert by_name.keys() == shapes
     cosine = schedules.WarmupCosine(warmup_steps=100)
-    for step, factor in zip(
-        by_name["WarmupCosine"]["x"], by_name["WarmupCosine"]["y"], strict=True
-    ):
-        assert factor == pytest.approx(cosine.factor(step, page.RUN_STEPS), rel=1e-3)
+    expected = [cosine.factor(step, study.RUN_STEPS) for step in data["run_steps"]]
+    assert drawn["WarmupCosine"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_word_to_come_has_the_documents_losses() -> None:
-    guess = torch.tensor(page.GUESS, dtype=torch.float64).log()
-    assert page.word_loss(guess).item() == pytest.approx(1.61, abs=0.005)
-    labels = page.word_figure()["layout"]["sliders"][0]["steps"]
-    losses = [float(step["args"][1]["xaxis.title.text"].split()[-1]) for step in labels]
-    assert losses[0] == 1.609
+def test_the_next_word_s_loss_falls_from_minus_the_log_of_its_share(data: Any) -> None:
+    guess = torch.tensor(study.GUESS, dtype=torch.float64).log()
+    assert study.word_loss(guess).item() == pytest.approx(1.61, abs=0.005)  # -ln 0.2
+    losses = data["words"]["losses"]
+    assert losses[0] == pytest.approx(-math.log(0.2), abs=1e-5)
     assert losses[-1] < 0.105
     assert losses == sorted(losses, reverse=True)
 
 
-def test_temperature_is_a_power_of_the_probabilities() -> None:
-    for step in page.word_figure()["layout"]["sliders"][1]["steps"]:
-        powers = [share ** (1 / float(step["label"])) for share in page.GUESS]
-        expected = [power / sum(powers) for power in powers]
-        assert step["args"][0]["y"][0] == pytest.approx(expected, rel=1e-3)
-
-
-class Loads(HTMLParser):
-    """Collects whatever a page would fetch, and the text of its styles."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fetched: list[str] = []
-        self.styles = ""
-        self.inside = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.inside = tag
-        loads = {"src", "srcset", "data", "poster"} | ({"href"} if tag != "a" else set())
-        self.fetched += [f"{tag} {value}" for name, value in attrs if name in loads]
-        self.styles += " ".join(value or "" for name, value in attrs if name == "style")
-
-    def handle_data(self, data: str) -> None:
-        if self.inside == "style":
-            self.styles += data
-
-    def handle_endtag(self, tag: str) -> None:
-        self.inside = ""
+def test_temperature_is_a_power_of_the_probabilities(data: Any) -> None:
+    for heat, shares in data["words"]["heated"].items():
+        powers = [share ** (1 / float(heat)) for share in study.GUESS]
+        assert shares == pytest.approx([power / sum(powers) for power in powers], abs=1e-5)
 
 
 def test_the_page_loads_nothing_from_elsewhere(html: str) -> None:
-    loads = Loads()
-    loads.feed(html)
-    assert loads.fetched == []
-    assert not re.search(r"@import|url\(", loads.styles)
+    assert loads(html) == []
+    assert Elements(html).count("script") == 2  # plotly.js once, and what draws
+    assert len(html) < 9e6
 
 
-def test_the_page_has_plotly_once_and_no_logo(html: str) -> None:
-    assert html.count("Plotly.newPlot(") == 3
-    assert 3e6 < len(html) < 9e6
-    assert html.count('"displaylogo": false') == 3
-
-
-def test_a_page_of_its_own_is_replaced_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(page, "write_page", lambda: f"<!doctype html>{page.MARK}")
-    output = tmp_path / "new" / "landscape.html"
-    page.landscape(output)
-    page.landscape(output)
-    assert page.MARK in output.read_text(encoding="utf-8")
-    assert capsys.readouterr().out == f"{output}\n" * 2
+def test_a_page_of_its_own_is_replaced_and_nothing_else(html: str, tmp_path: Path) -> None:
+    output = tmp_path / "landscape.html"
+    output.write_text(html, encoding="utf-8")
+    study.landscape(output)
     output.write_text("my notes")
     with pytest.raises(ConfigError, match=r"landscape\.html exists and is no landscape page"):
-        page.landscape(output)
+        study.landscape(output)
     assert output.read_text() == "my notes"
     with pytest.raises(ConfigError, match="is no landscape page"):
-        page.landscape(tmp_path)
+        study.landscape(tmp_path)
 
 
 @needs_browser

@@ -1,7 +1,6 @@
 """One file that explains a run: its verdict, what it cost, what it wrote, and no foreign script."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,10 +38,8 @@ def run(tmp_path: Path) -> Path:
     return write_run(tmp_path / "run")
 
 
-def cells(html: Iterator[str]) -> list[list[str]]:
-    """The rows of the tables in some HTML, each a list of its cells' text."""
-    rows = re.findall(r"<tr>(.*?)</tr>", "".join(html), re.DOTALL)
-    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
+def built(run: Path, examination: Examination) -> str:
+    return study.write_report(run, examination).read_text(encoding="utf-8")
 
 
 def test_parts_of_the_improvement_lie_on_lines_between_new_bests(run: Path) -> None:
@@ -52,8 +49,9 @@ def test_parts_of_the_improvement_lie_on_lines_between_new_bests(run: Path) -> N
 
 
 def test_the_parts_of_the_cost_add_up_to_the_run(run: Path) -> None:
-    _, *rows = cells(study.cost_section(read_run(run), 3600.0))
-    parts = [[float(cell.strip("s% ").replace(",", "")) for cell in row[1:]] for row in rows]
+    costs = study.costs_of(read_run(run), 3600.0)
+    assert costs is not None
+    parts = [[float(c.strip("s% ").replace(",", "")) for c in row[1:]] for row in costs["rows"]]
     steps, tokens, seconds, share, money = map(sum, zip(*parts, strict=True))
     assert (tokens, money) == pytest.approx((4000, 20))  # a unit of money for each second
     assert share == pytest.approx(100, abs=0.2)
@@ -61,7 +59,7 @@ def test_the_parts_of_the_cost_add_up_to_the_run(run: Path) -> None:
 
 
 def test_money_is_named_only_where_there_is_a_price(run: Path) -> None:
-    assert "money" not in "".join(study.cost_section(read_run(run), None))
+    assert "money" not in (study.costs_of(read_run(run), None) or {})["head"]
 
 
 def test_a_price_below_zero_is_refused(run: Path) -> None:
@@ -73,24 +71,24 @@ def test_a_price_below_zero_is_refused(run: Path) -> None:
 def test_without_an_improvement_there_is_no_cost_of_it(run: Path, initial: float | None) -> None:
     files = read_run(run)
     files = replace(files, record=replace(files.record, initial_val_loss=initial))
-    assert study.steps_at(files) is None
-    assert len(list(study.cost_section(files, None))) == 1
+    assert study.costs_of(files, None) is None
 
 
 def test_samples_begin_with_the_untrained_model(run: Path) -> None:
-    rows = cells(study.sample_section(read_run(run)))
+    (rows,) = study.samples_of(read_run(run)).values()
     assert [name for name, _ in rows] == ["untrained", *(f"step {step}" for step in LOSSES)]
     assert rows[0][1] == "The text of step 0"
 
 
-def test_the_verdict_stands_in_sentences(examination: Examination) -> None:
-    text = "\n".join(study.verdict_section(examination))
+def test_the_verdict_stands_in_sentences(run: Path, examination: Examination) -> None:
+    text = built(run, examination)
     assert "Verdict: not healthy" in text
     said = "<b>fault: loss turns.</b> It turned at step 30. Try: dropout &amp; fewer passes."
     assert said in text
-    assert "<b>note: undertrained.</b> 4 tokens per parameter." in text
-    assert "steps 0 to 20" in text
-    assert cells(iter([text])) == [["Loss decreasing", "✓", "4 -&gt; 0.5"]]
+    assert "<b>note: undertrained.</b> 4 tokens per parameter.</li>" in text
+    assert "<b>descent</b>, steps 0 to 20: fast" in text
+    row = r"Loss decreasing</th><td>✓</td><td>4 -&gt; 0.5</td>"
+    assert re.search(row, text)
 
 
 def test_the_report_stands_in_the_run_directory(
@@ -112,7 +110,7 @@ def test_a_run_that_has_logged_nothing_is_not_called_healthy(
     lines.touch()
     record = read_record(tmp_path / "new")
     empty = replace(examination, record=record, verdict=Verdict(()))
-    assert "<h2>Verdict: nothing was logged yet</h2>" in study.build(tmp_path / "new", empty)
+    assert "<h2>Verdict: nothing was logged yet</h2>" in built(tmp_path / "new", empty)
 
 
 def test_output_names_another_file(run: Path, tmp_path: Path) -> None:
@@ -125,7 +123,7 @@ def test_a_killed_run_has_a_report(tmp_path: Path, examination: Examination) -> 
     run = write_run(tmp_path / "killed", finished=False)
     (run / "manifest.json").unlink()
     (run / "config.yaml").unlink()
-    assert "not finished" in study.build(run, examination)
+    assert "not finished" in built(run, examination)
 
 
 def test_what_a_run_wrote_is_never_markup(
@@ -136,15 +134,15 @@ def test_what_a_run_wrote_is_never_markup(
     )
     (evil / "config.yaml").write_text(f"seed_everything: '</pre>{EVIL}'")
     harmless, other = (
-        Elements(study.build(run, examination)),
-        Elements(study.build(evil, examination)),
+        Elements(built(run, examination)),
+        Elements(built(evil, examination)),
     )
     assert [tag for tag, _ in other.found] == [tag for tag, _ in harmless.found]
 
 
 def test_steps_of_a_fault_are_shaded(run: Path) -> None:
     files: RunFiles = read_run(run)
-    shapes = study.curve_figure(files, [FAULT.steps]).layout.shapes
+    shapes = study.page.curve_figure(files, [FAULT.steps]).layout.shapes
     assert [(shape.x0, shape.x1) for shape in shapes] == [(30, 40)]
     assert np.isin([30, 40], files.record.steps).all()
 

@@ -30,7 +30,7 @@ def record() -> Record:
     return from_lines(lines())
 
 
-def test_the_quantities_of_the_documents_are_there(record: Record) -> None:
+def test_first_and_last_losses_and_rates_are_there(record: Record) -> None:
     text = training_summary(record)
     for line in (
         "Initial loss: 4.0000 (mean of steps 1 to 5)",

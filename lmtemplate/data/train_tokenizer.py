@@ -22,7 +22,7 @@ from lmtemplate.data.tokenizer import (
 )
 from lmtemplate.errors import ConfigError
 
-# Up to so many megabytes of text, a trained BPE gets so many ids: 4 x the text, 2 x the ids.
+# (megabytes of text at most, ids of a trained BPE): 4 x the text doubles the ids.
 AUTOMATIC_VOCABULARY = ((0.5, 512), (2, 1024), (8, 2048), (32, 4096), (128, 8192), (512, 16384))
 LARGEST_AUTOMATIC_VOCABULARY = 32768
 SMALLEST_BPE_VOCABULARY = 257  # 256 bytes and end-of-text
@@ -35,7 +35,7 @@ def _train_char(texts: Iterable[str]) -> Tokenizer:
     return CharTokenizer("".join(map(chr, np.flatnonzero(seen))))
 
 
-def _cut(trained: dict[str, Any], vocab_size: int) -> dict[str, Any]:
+def _keep_first_ids(trained: dict[str, Any], vocab_size: int) -> dict[str, Any]:
     """The first `vocab_size` ids of a trained BPE: merging is greedy, so fewer ids are a prefix."""
     model = trained["model"]
     ids: dict[str, int] = model["vocab"]
@@ -65,17 +65,17 @@ def _train_bpe(texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
     )
     megabytes = 0.0
 
-    def weighed() -> Iterator[str]:
+    def measured() -> Iterator[str]:
         nonlocal megabytes
         for text in texts:
             megabytes += len(to_bytes(text)) / 1e6
             yield text
 
-    library.train_from_iterator(weighed(), trainer)
+    library.train_from_iterator(measured(), trainer)
     trained = json.loads(library.to_str())
     if vocab_size is None:
         fitting = (size for limit, size in AUTOMATIC_VOCABULARY if megabytes <= limit)
-        trained = _cut(trained, next(fitting, LARGEST_AUTOMATIC_VOCABULARY))
+        trained = _keep_first_ids(trained, next(fitting, LARGEST_AUTOMATIC_VOCABULARY))
     return LibraryTokenizer(json.dumps(trained, ensure_ascii=False))
 
 
@@ -95,7 +95,7 @@ def train_tokenizer(kind_or_file: str, texts: Iterable[str], vocab_size: int | N
         return _train_bpe(texts, vocab_size)
     if vocab_size is not None:
         raise ConfigError(
-            f"--vocab_size {vocab_size} is for --tokenizer bpe: leave it out for {kind_or_file}"
+            f"--vocab_size {vocab_size} is for --tokenizer bpe; remove it for {kind_or_file}"
         )
     if kind_or_file == "char":
         return _train_char(texts)

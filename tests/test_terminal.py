@@ -9,7 +9,7 @@ import pytest
 
 PRINTS = """
 import sys
-from lmtemplate.streams import forgiving
+from lmtemplate.terminal import forgiving
 with forgiving():
     for number in range(10_000):
         print("a line", number)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lmtemplate.data.corpus import Corpus, Document
-from lmtemplate.data.split import SplitCorpus
+from lmtemplate.data.prepare import SplitCorpus
 from lmtemplate.errors import ConfigError, DataError
 
 

