@@ -19,11 +19,7 @@ from lmtemplate.checkpoint.resume import ResumeMode
 from lmtemplate.cli_errors import (
     OWNED,
     Place,
-<<<<<<< HEAD
     class_problem,
-    configs_in,
-=======
->>>>>>> main
     find,
     flags_in,
     one_line,
