@@ -21,21 +21,16 @@ import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
 from lmtemplate import plug, redact, run_dir
-from lmtemplate.callbacks.board import Board, RunLogger
+from lmtemplate.callbacks.checkpointing import SafeCheckpointIO
 from lmtemplate.callbacks.early_stopping import RunEnd
+from lmtemplate.callbacks.loggers import RecordLogger, TensorBoard
 from lmtemplate.callbacks.preemption import EXIT_CODES, SignalError
 from lmtemplate.callbacks.progress import ProgressBar
-from lmtemplate.callbacks.record import RecordLogger
-from lmtemplate.callbacks.run_summary import Cards
-from lmtemplate.callbacks.state import SafeCheckpointIO
+from lmtemplate.callbacks.run_summary import RunSummary
 from lmtemplate.checkpoint import compatibility, files
-from lmtemplate.checkpoint.resume import ResumeMode, resolve, resume_from
+from lmtemplate.checkpoint.resume import Resumed, ResumeMode, resolve, resume_from
 from lmtemplate.cli import RUN_LENGTHS, TrainingCLI, check_settings
-from lmtemplate.errors import (
-    CheckpointError,
-    ConfigError,
-    NumbersError,
-)
+from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.hardware import device_name
 from lmtemplate.record import last_points
 from lmtemplate.run_length import RunLength, accumulation, measure_step, only_limit, run_length
@@ -58,23 +53,6 @@ class Plan:
     machine: Machine
     accumulate: int  # micro-batches per optimizer step
     length: RunLength
-
-
-def read_start(path: Path) -> files.Checkpoint:
-    """What a checkpoint says of its run, without the tensors, which would stay in memory."""
-    state = files.read(path)
-    said = (
-        "global_step",
-        "config",
-        "length",
-        "vocab_size",
-        "block_size",
-        "tokenizer",
-        "fingerprint",
-    )
-    if missing := [key for key in said if key not in state]:
-        raise CheckpointError(f"{path} does not describe its run (no {', '.join(missing)} in it)")
-    return {key: state[key] for key in said}
 
 
 def measured_seconds(cli: TrainingCLI, machine: Machine, accumulate: int) -> float:
@@ -181,14 +159,12 @@ def write_run_files(
     run_dir.write_manifest(run, manifest, start)
 
 
-def assemble(
-    cli: TrainingCLI, plan: Plan, run: Path, before: files.Checkpoint | None
-) -> lightning.Trainer:
+def assemble(cli: TrainingCLI, plan: Plan, run: Path, resumed: Resumed | None) -> lightning.Trainer:
     """Lightning's Trainer with the callbacks and loggers of every run, in the order they act."""
     settings = cli.trainer_settings
     prepare_device(plan.machine)
     added = as_list(settings["callbacks"])
-    first_step = before["global_step"] + 1 if before else 0
+    first_step = resumed.checkpoint["global_step"] + 1 if resumed else 0
     limit = plan.length.value if plan.length.limit == "max_seconds" else None
     own_bar = any(isinstance(callback, lightning.callbacks.ProgressBar) for callback in added)
     shows_bar = settings["enable_progress_bar"] is not False and not own_bar
@@ -196,11 +172,10 @@ def assemble(
         *([ProgressBar()] if shows_bar else []),
         RunEnd(limit),
         *cli.callbacks,
-        Board(cli.settings),
         *added,
-        Cards(plan.length, max(0, first_step - 1)),
+        RunSummary(plan.length, max(0, first_step - 1)),
     ]
-    boards = [RunLogger(run, first_step)] if cli.config.tensorboard else []
+    boards = [TensorBoard(run, first_step, cli.settings)] if cli.config.tensorboard else []
     return build_trainer(
         settings,
         plan.machine,
@@ -209,7 +184,7 @@ def assemble(
         accumulate=plan.accumulate,
         loggers=[*boards, RecordLogger(run, first_step)],
         callbacks=callbacks,
-        checkpoint_io=SafeCheckpointIO(describe(cli, plan.length)),
+        checkpoint_io=SafeCheckpointIO(describe(cli, plan.length), resumed),
     )
 
 
@@ -242,8 +217,13 @@ def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> No
         print(trainer.profiler.summary())  # type: ignore[attr-defined]
 
 
-def attempt(cli: TrainingCLI, run: Path, resume: ResumeMode, is_first: bool) -> bool:
-    """One start of the run, from its last checkpoint on; False where it is finished already.
+def prepare(
+    cli: TrainingCLI, run: Path, resume: ResumeMode, is_first: bool
+) -> tuple[lightning.Trainer, Path | None] | None:
+    """Check and assemble one start of the run; None where it is finished already.
+
+    Returns the Trainer and the checkpoint to go on from, which the Trainer's CheckpointIO has
+    loaded: it hands it over once, so that its tensors do not stay in memory while training.
 
     Args:
         cli: parsed and built.
@@ -251,8 +231,10 @@ def attempt(cli: TrainingCLI, run: Path, resume: ResumeMode, is_first: bool) -> 
         resume: whether to go on there.
         is_first: this is the first process of the run, which alone writes.
     """
-    path = resume_from(run, resume)
-    before = read_start(path) if path else None
+    resumed = resume_from(run, resume)
+    before = resumed.checkpoint if resumed else None
+    if before is not None:
+        compatibility.check_described(before)
     cli.datamodule.setup("fit")
     plan = make_plan(cli, before)
     check_settings(cli, plan.length.steps)
@@ -262,16 +244,15 @@ def attempt(cli: TrainingCLI, run: Path, resume: ResumeMode, is_first: bool) -> 
             longer = f"to train longer, increase {plan.length.limit}"
             print(f"{run} is finished at step {before['global_step']:,}; {longer}")
             print("for other settings, name another run: make train RUN=runs/NAME (or --run_dir)")
-            return False
+            return None
     elif is_first and cli.config_init.checkpoint is not None:
         files.check_room(run, cli.model.net)
     if before is None and cli.config.init_from:
         load_first_weights(cli.config.init_from, cli)
-    trainer = assemble(cli, plan, run, before)
+    trainer = assemble(cli, plan, run, resumed)
     if is_first:
         write_run_files(cli, plan.machine, run, compatibility.announce(run, before, cli.settings))
-    train(trainer, path, cli)
-    return True
+    return trainer, resumed.path if resumed else None
 
 
 def train_on(
@@ -284,7 +265,10 @@ def train_on(
     resume: ResumeMode = cli.config.resume if is_first else "auto"
     for gone_back in itertools.count(1):
         try:
-            return attempt(cli, run, resume, is_first)
+            prepared = prepare(cli, run, resume, is_first)
+            if prepared is not None:
+                train(*prepared, cli)
+            return prepared is not None
         except NumbersError as error:
             guard = cli.config_init.guard
             if guard is None or gone_back > guard.rewinds:

@@ -1,8 +1,9 @@
 """What a run logged, point by point -> training_metrics.jsonl, training_metrics.json, arrays.
 
 The JSONL file is the truth: one line of strict JSON per logging point, `{"step": 5, "train/loss":
-4.19, ...}`, appended while the run goes on; a validation, and the samples written at it, have lines
-of their own. The JSON file is made from it: the arrays that scripts and plots read.
+4.19, ...}`, appended while the run goes on. A validation, and the samples written at it, have lines
+of their own; a reader merges the lines of one step. The JSON file is made from it at each
+validation: the arrays that scripts and plots read.
 """
 
 import errno
@@ -73,64 +74,17 @@ def read_lines(run: Path) -> Iterator[Line]:
                 yield content
 
 
-def cut(run: Path, first_step: int) -> list[Line]:
-    """Forget what a killed start logged from this step on, which is about to be logged again.
-
-    Returns the lines that are left.
-    """
+def cut(run: Path, first_step: int) -> None:
+    """Forget what a killed start logged from this step on, which is about to be logged again."""
     kept = list[Line]()
     for entry in read_lines(run):
         if entry["step"] < first_step:
             kept.append(entry)
-        elif "nonfinite" in entry:  # why a run went back is worth keeping
+        elif "nonfinite" in entry:  # keep why a run went back
             kept.append({name: entry[name] for name in ("step", "nonfinite")})
-    if is_recorded(run) or (folder_of(run) / LINES).is_symlink():  # it could lead anywhere
+    if is_recorded(run) or (folder_of(run) / LINES).is_symlink():  # a link could lead anywhere
         text = "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in kept)
         write_text(folder_of(run) / LINES, text)
-    return kept
-
-
-@dataclass
-class Columns:
-    """Rows of a record as they come in, one per step at which training was logged."""
-
-    steps: list[int] = field(default_factory=list)
-    train_loss: list[float] = field(default_factory=list)
-    val_loss: list[float | None] = field(default_factory=list)
-    learning_rate: list[float | None] = field(default_factory=list)
-    epochs: list[int] = field(default_factory=list)
-    initial_val_loss: float | None = None
-    nonfinite_steps: list[int] = field(default_factory=list)
-
-    def add(self, entry: Line) -> None:
-        """Take one line of the JSONL file."""
-        step = entry["step"]
-        if {TRAIN, VAL} & set(entry.get("nonfinite", [])) and step not in self.nonfinite_steps:
-            self.nonfinite_steps = sorted({*self.nonfinite_steps, step})
-        if TRAIN in entry and step > max(self.steps[-1:], default=-1):
-            self._add_row(entry)
-        if VAL in entry and step == 0:
-            self.initial_val_loss = entry[VAL]
-        elif VAL in entry and self.steps:
-            if self.steps[-1] < step:  # all losses since the last row were not finite
-                self._add_row({EPOCH: self.epochs[-1] + 1, TRAIN: self.train_loss[-1], **entry})
-            self.val_loss[-1] = entry[VAL]
-
-    def _add_row(self, entry: Line) -> None:
-        self.steps.append(entry["step"])
-        self.train_loss.append(entry[TRAIN])
-        self.val_loss.append(None)
-        self.learning_rate.append(entry.get(RATE))
-        # 0-based: the pass that the step's last sequence belongs to
-        self.epochs.append(max(0, math.ceil(entry.get(EPOCH, 0)) - 1))
-
-    def write(self, run: Path) -> None:
-        """Replace training_metrics.json at once. Raises DiskError."""
-        write_json(folder_of(run) / ARRAYS, vars(self), indent=None)
-
-
-def _array(values: Iterable[float | None]) -> Floats:
-    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -138,8 +92,8 @@ class Record:
     """A run's record as arrays of N rows, one for each logging point; NaN where nothing was logged.
 
     Attributes:
-        steps: (N,) optimizer updates made.
-        train_loss: (N,) nats per token, the mean since the row before; always finite.
+        steps: (N,) optimizer updates made, ascending.
+        train_loss: (N,) nats per token, the mean since the last row; always finite.
         val_loss: (N,) nats per token.
         learning_rate: (N,) of the first parameter group, of the update just made.
         epochs: (N,) the pass over the data that the row's last sequence belongs to, 0-based.
@@ -171,34 +125,68 @@ class Record:
         return self.steps[there], self.val_loss[there]
 
 
+def _rows(points: dict[int, Line]) -> list[Line]:
+    """The points with a training loss, ascending.
+
+    A validation whose training losses were all NaN or inf has a row, too, with the training loss
+    and epoch of the row before.
+    """
+    rows = list[Line]()
+    for step in sorted(points):
+        if TRAIN in points[step]:
+            rows.append(points[step])
+        elif VAL in points[step] and rows:
+            known = {name: value for name, value in rows[-1].items() if name in (TRAIN, EPOCH)}
+            rows.append({**known, **points[step]})
+    return rows
+
+
 def from_lines(lines: Iterable[Line]) -> Record:
-    """Lines of the JSONL file, in their order -> arrays."""
-    columns, rows, initial = Columns(), dict[int, Line](), dict[str, float]()
-    samples: dict[int, dict[str, str]] = {}
+    """Lines of the JSONL file -> arrays. Lines of one step are merged."""
+    points, bad, samples = dict[int, Line](), set[int](), dict[int, dict[str, str]]()
     for entry in lines:
-        columns.add(entry)
-        rows.setdefault(entry["step"], {}).update(entry)
+        step = entry["step"]
+        points.setdefault(step, {}).update(entry)
+        if {TRAIN, VAL} & set(entry.get("nonfinite", [])):
+            bad.add(step)
         if "samples" in entry:
-            samples[entry["step"]] = entry["samples"]
-    for name, value in rows.get(0, {}).items():
-        if isinstance(value, float):
-            initial[name] = value
-    known = {name for entry in rows.values() for name, v in entry.items() if isinstance(v, float)}
+            samples[step] = entry["samples"]
+    initial = {name: v for name, v in points.get(0, {}).items() if isinstance(v, float)}
+    rows = _rows(points)
+    names = {name for point in points.values() for name, v in point.items() if isinstance(v, float)}
+
+    def column(name: str) -> Floats:
+        return np.array([row.get(name, math.nan) for row in rows], dtype=np.float64)
+
     return Record(
-        steps=np.array(columns.steps, dtype=np.int64),
-        train_loss=_array(columns.train_loss),
-        val_loss=_array(columns.val_loss),
-        learning_rate=_array(columns.learning_rate),
-        epochs=np.array(columns.epochs, dtype=np.int64),
-        initial_val_loss=columns.initial_val_loss,
-        nonfinite_steps=tuple(columns.nonfinite_steps),
-        values={
-            name: _array(rows[step].get(name) for step in columns.steps)
-            for name in sorted(known - {TRAIN, VAL, RATE})
-        },
+        steps=np.array([row["step"] for row in rows], dtype=np.int64),
+        train_loss=column(TRAIN),
+        val_loss=column(VAL),
+        learning_rate=column(RATE),
+        # 0-based: the pass that the step's last sequence belongs to
+        epochs=np.array([max(0, math.ceil(r.get(EPOCH, 0)) - 1) for r in rows], dtype=np.int64),
+        initial_val_loss=initial.get(VAL),
+        nonfinite_steps=tuple(sorted(bad)),
+        values={name: column(name) for name in sorted(names - {TRAIN, VAL, RATE})},
         initial=initial,
         samples=samples,
     )
+
+
+def as_lists(record: Record) -> dict[str, Any]:
+    """What training_metrics.json holds: lists of N values, null where nothing was logged."""
+    columns = {
+        "train_loss": record.train_loss,
+        "val_loss": record.val_loss,
+        "learning_rate": record.learning_rate,
+    }
+    return {
+        "steps": record.steps.tolist(),
+        **{k: [None if math.isnan(x) else x for x in v.tolist()] for k, v in columns.items()},
+        "epochs": record.epochs.tolist(),
+        "initial_val_loss": record.initial_val_loss,
+        "nonfinite_steps": list(record.nonfinite_steps),
+    }
 
 
 def read_record(run: Path) -> Record:
@@ -223,17 +211,8 @@ def last_points(run: Path, count: int = 5) -> str:
     )
 
 
-def _append(content: bytes, path: Path) -> None:
-    """All of it or, where a disk fills up, nothing. Raises OSError."""
-    with path.open("ab", buffering=0) as file:
-        end = file.tell()
-        if file.write(content) < len(content):
-            file.truncate(end)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
 class Writer:
-    """Appends lines to a run's record and keeps the arrays beside them.
+    """Appends lines to a run's record.
 
     A full disk costs neither the run nor a line: what cannot be written now is written later.
 
@@ -244,36 +223,41 @@ class Writer:
 
     def __init__(self, run: Path, first_step: int) -> None:
         self.run = run
-        self.columns = Columns()
-        self.changed = False  # since the arrays were written
-        self._unwritten: list[str] = []
-        for entry in cut(run, first_step):
-            self.columns.add(entry)
+        self._unwritten = b""
+        cut(run, first_step)
 
     def append(self, step: int, values: Mapping[str, Any]) -> None:
         """Add a logging point; it outlives a kill of this process."""
-        text, path = line(step, values), folder_of(self.run) / LINES
-        failed_before = bool(self._unwritten)
-        self._unwritten.append(text)
+        path, failed_before = folder_of(self.run) / LINES, bool(self._unwritten)
+        self._unwritten += line(step, values).encode()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _append("".join(self._unwritten).encode(), path)
-            self._unwritten = []
+            with path.open("ab", buffering=0) as file:
+                end = file.tell()
+                if file.write(self._unwritten) < len(self._unwritten):  # all of it or nothing
+                    file.truncate(end)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._unwritten = b""
         except OSError as error:
-            self._warn(error.strerror, failed_before)
-        self.columns.add(json.loads(text))
-        self.changed = True
+            self._warn(str(error.strerror), failed_before)
 
-    def write_arrays(self) -> None:
-        """Bring training_metrics.json up to date; both files outlive a power cut then."""
+    def sync(self) -> None:
+        """Let the lines outlive a power cut."""
         try:
             with (folder_of(self.run) / LINES).open("ab") as file:
                 os.fsync(file.fileno())
-            self.columns.write(self.run)
-            self.changed = False
-        except (DiskError, OSError) as error:
+        except OSError as error:
             self._warn(str(error), bool(self._unwritten))
 
-    def _warn(self, problem: str | None, again: bool) -> None:
+    def write_arrays(self) -> None:
+        """Bring training_metrics.json up to date; both files outlive a power cut then."""
+        self.sync()
+        try:
+            arrays = as_lists(from_lines(read_lines(self.run)))
+            write_json(folder_of(self.run) / ARRAYS, arrays, indent=None)
+        except DiskError as error:
+            self._warn(str(error), bool(self._unwritten))
+
+    def _warn(self, problem: str, again: bool) -> None:
         if not again:
             print(f"the record waits in memory: {problem}", flush=True)

@@ -1,6 +1,7 @@
-"""A run directory's other files: manifest, summary, config."""
+"""A run directory's paths, its lock and its plain files: manifest, summary, config."""
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -11,16 +12,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from lmtemplate.errors import ConfigError, DiskError, LockedError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
 MOST_SETTINGS = 100_000  # in a file of settings
@@ -139,7 +136,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def _whose(path: Path) -> str:
-    """ "(/a/b: owner root, mode 0555)" of the nearest folder there is; "" where nobody can tell."""
+    """ "(/a/b: owner root, mode 0555)" of the nearest existing folder; "" where that is unknown."""
     try:
         there = next(folder for folder in path.absolute().parents if folder.exists())
         return f" ({there}: owner {there.owner()}, mode {there.stat().st_mode & 0o7777:04o})"
@@ -149,6 +146,8 @@ def _whose(path: Path) -> str:
 
 class Lock:
     """Keeps a folder to one process. The system frees it when that process dies, however.
+
+    The library closes its file in forked processes, so a data worker never keeps the lock.
 
     Args:
         folder: the run directory, or another folder that nobody else may write to meanwhile.
@@ -160,52 +159,43 @@ class Lock:
         self.folder = folder
         self.path = path or folder / LOCK
         self.flag = flag
-        self._file: IO[str] | None = None
-        self._made = False
-
-    def _is_there(self, file: IO[str]) -> bool:
-        try:
-            return os.path.samestat(os.fstat(file.fileno()), self.path.stat())
-        except FileNotFoundError:
-            return False
+        self._made_folder = False
+        self._lock = FileLock(self.path, timeout=0.2, fallback_to_soft=False)
 
     def acquire(self) -> None:
         """Raises LockedError, with who has it, DiskError where there can be no lock file."""
-        if self._file is not None:
+        if self._lock.is_locked:
             return
         try:
-            self._made = not self.path.parent.exists()
+            self._made_folder = not self.path.parent.exists()
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
-            file = os.fdopen(os.open(self.path, flags, 0o644), "a+", encoding="utf-8")
+            before = self._holder()
+            self._lock.acquire()
+        except Timeout as error:
+            raise LockedError(
+                f"{self.folder} is in use by {self._holder() or 'another process'}; wait for it, "
+                f"or name another directory with {self.flag}"
+            ) from error
         except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.ENOSYS):
+                print(f"{self.folder} is not locked: its file system has no locks", flush=True)
+                return
             raise DiskError(
                 f"cannot write {self.path.parent}: {error.strerror}{_whose(self.path)}; name "
                 f"another folder with {self.flag}"
             ) from error
-        file.seek(0)
-        holder = file.read(200)
-        try:
-            if fcntl is not None:
-                # of the process, not of the file: a worker that outlives its parent has no part
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.close()
-            raise LockedError(
-                f"{self.folder} is in use by {holder or 'another process'}; wait for it, or name "
-                f"another directory with {self.flag}"
-            ) from error
-        if not self._is_there(file):  # its holder has just removed it
-            file.close()
-            self.acquire()
-            return
-        if holder and fcntl is not None:
-            print(f"taking over {self.folder} from {holder}, which has died")
-        file.truncate(0)
+        if before:
+            print(f"taking over {self.folder} from {before}, which has died")
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        file.write(f"pid {os.getpid()} on host {platform.node()} since {now}")
-        file.flush()
-        self._file = file
+        with contextlib.suppress(OSError):  # on a full disk, only the name of the holder is lost
+            self.path.write_text(f"pid {os.getpid()} on host {platform.node()} since {now}")
+
+    def _holder(self) -> str:
+        if self.path.is_symlink():
+            return ""  # which the library refuses to open
+        with contextlib.suppress(OSError, ValueError):
+            return self.path.read_text(encoding="utf-8")[:200]
+        return ""
 
     def __enter__(self) -> "Lock":
         self.acquire()
@@ -216,14 +206,13 @@ class Lock:
 
     def release(self) -> None:
         """Let the next process in; a folder that was made for the lock alone goes with it."""
-        if self._file is not None:
-            self._file.truncate(0)
-            with contextlib.suppress(OSError):  # Windows removes no file that is open
-                self.path.unlink()
-                if self._made:
-                    self.path.parent.rmdir()
-            self._file.close()
-            self._file = None
+        if not self._lock.is_locked:
+            return
+        with contextlib.suppress(OSError):  # Windows removes no file that is open
+            self.path.unlink()
+            if self._made_folder:
+                self.path.parent.rmdir()
+        self._lock.release()
 
 
 def is_used(run: Path) -> bool:

@@ -1,14 +1,15 @@
 """Texts and dictionaries -> files of a run directory, whole or not at all."""
 
+import errno
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO
 
 import pytest
 
@@ -217,22 +218,43 @@ def test_a_released_lock_leaves_nothing_to_say(
 
 
 @needs_locks
-def test_a_lock_that_its_holder_removes_meanwhile_is_made_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_forked_process_does_not_keep_the_lock_of_a_killed_parent(tmp_path: Path) -> None:
+    """As a data worker that outlives the training process."""
+    script = HOLDS.replace('print("locked"', 'import os; os.fork()\nprint("locked"')
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    words = [sys.executable, "-c", script, str(tmp_path)]
+    parent = subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+    assert parent.stdout is not None
+    try:
+        assert [parent.stdout.readline() for _ in range(2)] == ["locked\n"] * 2
+        parent.kill()
+        parent.wait()
+        with Lock(tmp_path):
+            assert (tmp_path / ".lock").read_text().startswith(f"pid {os.getpid()} ")
+    finally:
+        os.killpg(parent.pid, signal.SIGKILL)
+        parent.stdout.close()
+
+
+@needs_locks
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_told_once_and_used(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
 ) -> None:
     import fcntl
 
-    lock, take, times = Lock(tmp_path), fcntl.lockf, iter(range(9))
+    def missing(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
 
-    def removed_at_first(file: IO[str], how: int) -> None:
-        if next(times) == 0:
-            lock.path.unlink()
-        take(file, how)
-
-    monkeypatch.setattr(fcntl, "lockf", removed_at_first)
-    lock.acquire()
-    assert lock.path.read_text().startswith(f"pid {os.getpid()} ")
-    lock.release()
+    monkeypatch.setattr(fcntl, "flock", missing)
+    with Lock(tmp_path):
+        pass
+    assert capsys.readouterr().out.count("its file system has no locks") == 1
 
 
 @needs_locks

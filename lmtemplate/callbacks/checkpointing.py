@@ -1,5 +1,6 @@
 """Steps, validations and the clock -> checkpoints, and which of them is the best."""
 
+import random
 import shutil
 import time
 from pathlib import Path
@@ -7,15 +8,107 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch import LightningModule, Trainer, callbacks
 
-from lmtemplate.callbacks.state import all_finite, loops_at, random_states, set_random_states
 from lmtemplate.callbacks.throughput import Throughput
 from lmtemplate.checkpoint import files, resume
 from lmtemplate.errors import ConfigError, DiskError, NumbersError
 from lmtemplate.module import LitLanguageModel, is_logged
 from lmtemplate.run_dir import folder_of
+
+MOST_FAILURES = 3  # saves in a row
+MILESTONE_ROOM = 4  # times its size: itself, and then a checkpoint with two moments
+
+
+class SafeCheckpointIO(CheckpointIO):
+    """Lightning's way to checkpoint files. Its own writes pass through TMPDIR without fsync.
+
+    Args:
+        description: added to every checkpoint (config, tokenizer ...), so that one file is enough
+            to use it.
+        resumed: the checkpoint that the run continues, which is loaded already.
+    """
+
+    def __init__(self, description: dict[str, Any], resumed: resume.Resumed | None = None) -> None:
+        self.description = description
+        self.resumed = resumed
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        files.write({**self.description, **checkpoint}, Path(path))
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        """The loaded one is handed over once, so that its tensors do not stay in memory."""
+        resumed, self.resumed = self.resumed, None
+        if resumed is not None and resumed.path == Path(path):
+            return resumed.checkpoint
+        return files.read(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def random_states() -> dict[str, Any]:
+    """State of every global random generator, in plain types."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, keys.tolist(), position, has_gauss, gauss),  # type: ignore[union-attr]
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
+    }
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(states["torch"])
+    if len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])
+    if states["mps"] is not None and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(states["mps"])
+
+
+def loops_at(trainer: Trainer, step: int) -> dict[str, Any]:
+    """State of Lightning's fit loop after `step` optimizer steps.
+
+    What Lightning stores depends on the hook in which it was saved, and counts micro-batches, which
+    mean something else when the accumulation has changed.
+    """
+    batches = step * trainer.accumulate_grad_batches
+    loops = trainer.fit_loop.state_dict()
+    optimizer = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
+    for progress, count in (
+        (loops["epoch_loop.batch_progress"], batches),
+        (optimizer["step"], step),
+        (optimizer["zero_grad"], step),
+        (loops["epoch_loop.scheduler_progress"], step),
+    ):
+        for scope in ("total", "current"):
+            progress[scope] = dict.fromkeys(progress[scope], count)
+    loops["epoch_loop.batch_progress"]["is_last_batch"] = False
+    for scope in ("total", "current"):  # in the middle of the one epoch
+        loops["epoch_progress"][scope].update(ready=1, started=1, processed=0, completed=0)
+    # The step that Lightning gives its loggers (`self.log`). Where a validation was due, Lightning
+    # first passes its loop once without training, which counts as a step.
+    validated = batches % int(trainer.val_check_interval or 1) == 0
+    loops["epoch_loop.state_dict"]["_batches_that_stepped"] = step - validated
+    return loops
+
+
+def all_finite(trainer: Trainer) -> bool:
+    """Whether what a checkpoint would hold could be trained on."""
+    states = [state for optimizer in trainer.optimizers for state in optimizer.state.values()]
+    moments = [v for state in states for v in state.values() if isinstance(v, torch.Tensor)]
+    tensors = [*trainer.lightning_module.parameters(), *moments]
+    # smallest and largest show what is not finite, and `isfinite` would copy each tensor first
+    extremes = (torch.stack(tensor.aminmax()) for tensor in tensors if tensor.numel())
+    return all(bool(extreme.isfinite().all()) for extreme in extremes)
 
 
 def milestone_steps(count: int, max_steps: int) -> set[int]:
@@ -24,52 +117,46 @@ def milestone_steps(count: int, max_steps: int) -> set[int]:
     return {0, *(int(step) for step in spaced.round())}
 
 
-MOST_FAILURES = 3  # saves in a row
-MILESTONE_ROOM = 4  # times its size: itself, and then a checkpoint with two moments
+class Checkpoint(callbacks.Checkpoint):
+    """Save one verified file per step; keep the best, the newest, and weights-only milestones.
 
-
-class Checkpoint(ModelCheckpoint):
-    """One verified file per step; the best and the newest two stay, weights-only milestones always.
-
-    A save that fails is told at once and costs the run nothing; the third in a row ends it, and so
-    does that of the last step.
-
-    Lightning's own triggers are replaced: with a monitor they save stale scores or an old `last`,
-    and pruning in the same class deletes before the new file is known to be good (see
-    resume.prune).
+    A save that fails is reported at once and costs the run nothing; the third in a row ends the
+    run, and so does a failed save of the last step. An older file is deleted only after the new one
+    is verified. Lightning runs a callback of this base class after all others.
 
     Args:
         every_minutes: also save this often between validations; null for never.
-        milestones: number of log-spaced steps whose weights are kept for good; null for none.
+        milestones: number of log-spaced steps whose weights are never deleted; null for none.
+        keep: number of newest checkpoints that stay, beside the best one.
     """
 
     def __init__(
         self,
         every_minutes: float | None = 15.0,
         milestones: int | None = 12,
+        keep: int = 2,
     ) -> None:
+        if keep < 1:
+            raise ConfigError(f"checkpoint.keep={keep} has to be 1 or more")
         for name, value in (("every_minutes", every_minutes), ("milestones", milestones)):
             if value is not None and value <= 0:
                 raise ConfigError(f"checkpoint.{name}={value} has to be above 0, or null for none")
-        super().__init__(monitor="val/loss", save_top_k=-1, auto_insert_metric_name=False)
         self.every_minutes = every_minutes
         self.milestones = milestones
-        self.best: tuple[float, int] | None = None  # value, step
+        self.keep = keep
+        self.run = Path()
+        self.best: tuple[float, int] | None = None  # validation loss, step
         self.saved_step: int | None = None
+        self.saved_at = time.monotonic()
         self.failures = 0  # in a row
-        self._milestone_saved: int | None = None
-        self._random_states: list[dict[str, Any]] = []
-
-    @property
-    def state_key(self) -> str:
-        return type(self).__name__
+        self._due_milestones = set[int]()
+        self._random_states: list[dict[str, Any]] = []  # of the checkpoint that was loaded
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.run = Path(trainer.default_root_dir)
-        self.dirpath = str(folder_of(self.run))
 
     def _write(self, trainer: Trainer, path: Path, *, weights_only: bool = False) -> None:
-        """Save while the clock of tokens per second stands. Raises NumbersError, DiskError."""
+        """Save while the clock of tokens per second is paused. Raises NumbersError, DiskError."""
         if not all_finite(trainer):
             raise NumbersError(f"weights or moments are not finite at step {trainer.global_step:,}")
         meters = [c for c in trainer.callbacks if isinstance(c, Throughput)]  # type: ignore[attr-defined]
@@ -84,7 +171,7 @@ class Checkpoint(ModelCheckpoint):
                 meter.resume()
 
     def _save_curves(self, trainer: Trainer) -> None:
-        """Before the checkpoint: a resume cuts what is too long, but fills no gap."""
+        """Loggers save before the checkpoint: a resume can cut a curve, but not fill a gap."""
         for logger in trainer.loggers:
             try:
                 logger.save()
@@ -97,7 +184,7 @@ class Checkpoint(ModelCheckpoint):
         self._save_curves(trainer)
         self._write(trainer, folder_of(self.run) / files.file_name(step))
         if trainer.is_global_zero:
-            resume.prune(self.run, newest=step, best=self._point_at_best())
+            resume.prune(self.run, newest=step, best=self._point_at_best(), keep=self.keep)
 
     def _point_at_best(self) -> int | None:
         """Write best.json; returns its step, None where there is none (yet)."""
@@ -124,7 +211,7 @@ class Checkpoint(ModelCheckpoint):
             go_on = "resume" if self.saved_step else "train"
             raise DiskError(
                 f"step {trainer.global_step:,} is not saved: {problem or 'see the first process'}; "
-                f"{last}. Mend that, then go on with make {go_on} RUN={self.run}"
+                f"{last}. Repair that, then go on with make {go_on} RUN={self.run}"
             )
 
     def save_if_new(self, trainer: Trainer) -> None:
@@ -134,22 +221,22 @@ class Checkpoint(ModelCheckpoint):
 
     def _save_milestone(self, trainer: Trainer) -> None:
         step = trainer.global_step
-        if not self.milestones or step not in self.milestone_steps - {self._milestone_saved}:
+        if step not in self._due_milestones:
             return
-        self._milestone_saved = step
+        self._due_milestones.remove(step)
         try:
             needed = MILESTONE_ROOM * files.size(trainer.lightning_module.state_dict())
-            # only the first process writes; on another machine there is no such folder
+            # only the first process writes; another machine may not have the folder
             has_room = not trainer.is_global_zero or shutil.disk_usage(self.run).free >= needed
             if not trainer.strategy.reduce_boolean_decision(has_room):
-                raise DiskError("checkpoints need the room that is left")
+                raise DiskError("checkpoints need the space that is left on the disk")
             path = folder_of(self.run) / "milestones" / files.file_name(step)
             self._write(trainer, path, weights_only=True)
         except DiskError as error:
             trainer.lightning_module.print(f"milestone not saved: {error}", flush=True)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Finish what a kill has cut short."""
+        """Finish what a kill interrupted."""
         if not trainer.is_global_zero:
             return
         resume.clear_leftovers(self.run)
@@ -162,24 +249,25 @@ class Checkpoint(ModelCheckpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_at = time.monotonic()
-        self.milestone_steps = milestone_steps(self.milestones or 1, trainer.max_steps)
+        if self.milestones:
+            self._due_milestones = milestone_steps(self.milestones, trainer.max_steps)
         if trainer.global_rank < len(self._random_states):
             set_random_states(self._random_states[trainer.global_rank])
         elif trainer.global_rank:
-            # each rank drops out other units
+            # dropout differs on each rank
             torch.manual_seed(torch.initial_seed() + trainer.global_rank)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Save here: all checks and hooks of the step before, and its validation, are over."""
+        """Save here: all checks and hooks of the last step, and its validation, are done."""
         if batch_idx % trainer.accumulate_grad_batches:
             return
         self._save_milestone(trainer)
         if self.every_minutes is None:
             return
         if trainer.world_size > 1 and not is_logged(trainer, trainer.global_step):
-            return  # ranks have to agree on the time, which is not worth a wait at every step
+            return  # ranks have to agree on the time, and would wait for each other at every step
         due = time.monotonic() - self.saved_at >= self.every_minutes * 60
         if trainer.strategy.reduce_boolean_decision(due, all=False):
             self.save_if_new(trainer)
@@ -191,13 +279,8 @@ class Checkpoint(ModelCheckpoint):
         value = pl_module.latest["val/loss"]  # float64; Lightning's copy is float32
         if value < (self.best or (float("inf"), 0))[0]:  # never true for NaN
             self.best = (value, trainer.global_step)
-            self.best_model_score = torch.tensor(value)
-            self.best_model_path = f"{self.dirpath}/{files.file_name(trainer.global_step)}"
-        self._save_milestone(trainer)  # before what may be the end of the run
+        self._save_milestone(trainer)  # the run may end with the save below
         self._save(trainer)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        pass  # the one epoch is the whole run
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save_milestone(trainer)

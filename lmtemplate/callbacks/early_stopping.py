@@ -31,14 +31,19 @@ class EarlyStopping(callbacks.EarlyStopping):
         if mode not in ("min", "max"):
             raise ConfigError(f"early_stopping.mode={mode} has to be min or max")
         super().__init__(monitor, min_delta=min_delta, patience=patience, mode=mode)
-        self._ended_at: int | None = None  # the length of a run that this has ended
+        self._ended_at: int | None = None  # max_steps of the run that this has ended
+
+    @property
+    def state_key(self) -> str:
+        """Differs from that of Lightning's own EarlyStopping on the same monitor."""
+        return "early_stopping"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring a run to its end that was killed between its last save and that."""
+        """End a run that was killed between its last save and its end."""
         if self._ended_at == trainer.max_steps:
             trainer.should_stop = True
         else:
-            self.stopping_reason_message = None  # of the start before
+            self.stopping_reason_message = None  # of the last start
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
@@ -49,14 +54,14 @@ class EarlyStopping(callbacks.EarlyStopping):
         return {**super().state_dict(), **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # Lightning restores the patience as well, so that a new one would do nothing
+        # Lightning restores the old patience, so that a new setting would do nothing
         super().load_state_dict({**state_dict, "patience": self.patience})
         strict = self.wait_count >= self.patience and state_dict["min_delta"] == self.min_delta
         self._ended_at = state_dict["ended_at"] if strict else None
 
 
 class RunEnd(callbacks.Callback):
-    """Ends the run after its last step, or when its time is up, with a last validation.
+    """End the run after its last step, or when its time is over, with a last validation.
 
     Args:
         max_seconds: of training and validation, over all restarts; None for no limit.
@@ -76,7 +81,7 @@ class RunEnd(callbacks.Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.max_seconds is not None and self.seconds_before >= self.max_seconds:
-            self.out_of_time = trainer.should_stop = True  # it was killed before its end
+            self.out_of_time = trainer.should_stop = True  # a kill came before its end
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

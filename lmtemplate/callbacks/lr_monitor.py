@@ -4,21 +4,22 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer, callbacks
 
-from lmtemplate.module import is_log_step
+from lmtemplate.module import LitLanguageModel, is_log_step, log_values
 
 
 class LRMonitor(callbacks.LearningRateMonitor):
-    """Log the rate that each logged step was made with.
+    """Log the learning rate of each logged step.
 
-    The first parameter group is `optim/lr`, the others `optim/lr/<name of the group>`.
+    The first parameter group is `optim/lr`, the others `optim/lr/<name>`; a group without a name
+    has its number, counted from 1, so that the second is `optim/lr/2`.
     """
 
     def __init__(self) -> None:
         super().__init__(logging_interval="step")
-        self._rates: list[float] = []  # of the step that is being made
+        self._rates: list[float] = []  # of the current step
 
     def on_train_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        pass  # Lightning's would insist on a logger, and find names that are not used here
+        pass  # Lightning's demands a logger, and gives the groups other names
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -29,12 +30,12 @@ class LRMonitor(callbacks.LearningRateMonitor):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Lightning logs under the number of steps already made, one less than all other values
+        # Lightning's own hook logs one step earlier than all other values
         if not is_log_step(trainer, batch_idx):
             return
+        assert isinstance(pl_module, LitLanguageModel)
         groups = trainer.optimizers[0].param_groups
         others = (group.get("name", number) for number, group in enumerate(groups[1:], start=2))
         names = ["optim/lr", *(f"optim/lr/{name}" for name in others)]
         rates = dict(zip(names, self._rates, strict=True))
-        for logger in trainer.loggers:
-            logger.log_metrics(rates, step=trainer.global_step)
+        log_values(pl_module, rates)

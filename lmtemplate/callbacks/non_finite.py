@@ -1,4 +1,4 @@
-"""Gradients -> an update, or none where they are not finite; too many of those end the attempt."""
+"""Gradients -> an update, or none where one is NaN or inf; too many of those end the attempt."""
 
 import math
 from typing import Any
@@ -11,20 +11,20 @@ from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.module import LitLanguageModel, is_log_step
 from lmtemplate.optimizers import skip_step_if
 
-SCALER_SKIPS = 24  # in a row: from torch's first scale, 2**16, so many halvings end far below 1
+SCALER_SKIPS = 24  # in a row; torch's first scale is 2**16, and so many halvings are far below 1
 
 
-class Guard(Callback):
-    """Keeps numbers that are not finite out of weights, moments and checkpoints.
+class NonFiniteGuard(Callback):
+    """Keep NaN and inf out of weights, moments and checkpoints.
 
     An update whose gradient is not finite is skipped. After more than `skips` in a row, or a
-    validation loss that is not finite, the run goes back to its last checkpoint and leaves out what
-    it read since then, `rewinds` times at most; then it ends. On a GPU the skipping itself waits
-    for nothing: what happened is read with the other values, when they are logged.
+    validation loss that is not finite, the run goes back to its last checkpoint and skips the data
+    that it read since then, at most `rewinds` times; then it ends. Skipping does not wait for a
+    GPU: the norms are read when values are logged.
 
     Args:
-        skips: updates that may be skipped one after the other.
-        rewinds: times that the run may go back.
+        skips: number of updates in a row that may be skipped.
+        rewinds: number of times that the run may go back to its last checkpoint.
     """
 
     def __init__(self, skips: int = 3, rewinds: int = 2) -> None:
@@ -33,14 +33,14 @@ class Guard(Callback):
                 raise ConfigError(f"guard.{name}={value} has to be 0 or more; guard: null is off")
         self.skips = skips
         self.rewinds = rewinds
-        self.went_back = False  # this start, for the numbers of the one before
-        self.norms: list[torch.Tensor] = []  # of the steps since the last look
+        self.went_back = False  # this start goes back because of what the last one met
+        self.norms: list[torch.Tensor] = []  # of the steps since values were last logged
         self.in_a_row = 0
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Measure the gradient, and hold the optimizer for this step if it is not finite."""
+        """Measure the gradient, and skip this update if it is not finite."""
         assert isinstance(pl_module, LitLanguageModel)
         norm = pl_module.measure_gradient(optimizer)
         if trainer.precision != "16-mixed":  # there the gradient scaler skips
@@ -63,7 +63,7 @@ class Guard(Callback):
             return
         self.in_a_row += 1
         if trainer.precision == "16-mixed" and self.in_a_row <= SCALER_SKIPS:
-            return  # the scaler is looking for its scale
+            return  # the scaler is still lowering its scale
         for logger in trainer.loggers:
             logger.log_metrics({"train/loss": math.nan}, step=step)
         if self.in_a_row > self.skips:

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -17,29 +17,38 @@ from lmtemplate.module import LitLanguageModel, is_log_step
 from lmtemplate.run_dir import duration, write_json
 from lmtemplate.run_length import RunLength
 
+Kind = TypeVar("Kind", bound=Callback)
+
 
 def card(title: str, rows: dict[str, str]) -> str:
     return "\n".join([f"\n{title}", *(f"  {name:<8} {text}" for name, text in rows.items()), ""])
 
 
-class Cards(Callback):
-    """Prints both cards and writes the summary.
+def find(trainer: Trainer, kind: type[Kind]) -> Kind | None:
+    """The run's callback of this class."""
+    found = (c for c in trainer.callbacks if isinstance(c, kind))  # type: ignore[attr-defined]
+    return next(found, None)
+
+
+class RunSummary(Callback):
+    """Prints both cards and writes summary.json.
 
     Args:
         length: what gave the run its length.
-        steps_before: that earlier starts of the run have made.
+        steps_before: steps that earlier starts of the run have made.
     """
 
     def __init__(self, length: RunLength, steps_before: int) -> None:
         self.length = length
         self.steps_before = steps_before
         self._interrupted = "interrupted"
-        self._estimated = False
         self._bad_numbers = ""
+        self._has_estimated = False
 
     def start_rows(
         self, trainer: Trainer, module: LitLanguageModel, data: TokenData
     ) -> dict[str, str]:
+        """Rows of the first card: name -> text."""
         net, device = module.net, trainer.strategy.root_device
         per_step = (
             data.batch_size * data.block_size * trainer.accumulate_grad_batches * trainer.world_size
@@ -76,7 +85,7 @@ class Cards(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._estimated or not is_log_step(trainer, batch_idx) or not trainer.is_global_zero:
+        if self._has_estimated or not is_log_step(trainer, batch_idx) or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, LitLanguageModel)
         speed = pl_module.latest.get("speed/tokens_per_second")
@@ -85,30 +94,27 @@ class Cards(Callback):
             per_step = data.sequences * data.block_size / trainer.global_step
             left = per_step * (trainer.max_steps - trainer.global_step) / speed
             pl_module.print(f"about {duration(left)} of training to go ({speed:,.0f} tokens/s)")
-            self._estimated = True
+            self._has_estimated = True
 
     def stop_reason(self, trainer: Trainer) -> tuple[str, str]:
         """Why the run ended: a name, and a sentence."""
         if self._bad_numbers:
             return "numbers", self._bad_numbers
-        ends = [c for c in trainer.callbacks if isinstance(c, RunEnd)]  # type: ignore[attr-defined]
-        stops = [c for c in trainer.callbacks if isinstance(c, EarlyStopping)]  # type: ignore[attr-defined]
+        end, stopping = find(trainer, RunEnd), find(trainer, EarlyStopping)
         if trainer.global_step >= trainer.max_steps:
             return self.length.limit, f"reached {self.length}"
-        if any(end.out_of_time for end in ends):
+        if end and end.out_of_time:
             return "max_seconds", f"{self.length} are over"
-        for stop in stops:
-            if stop.stopping_reason_message:
-                return "early_stopping", stop.stopping_reason_message.strip()
+        if stopping and stopping.stopping_reason_message:
+            return "early_stopping", stopping.stopping_reason_message.strip()
         return "interrupted", self._interrupted
 
     def summary(
         self, trainer: Trainer, module: LitLanguageModel, data: TokenData
     ) -> dict[str, Any]:
         """What summary.json holds; null where a value does not exist or is not finite."""
-        meters = [c for c in trainer.callbacks if isinstance(c, Throughput)]  # type: ignore[attr-defined]
-        ends = [c for c in trainer.callbacks if isinstance(c, RunEnd)]  # type: ignore[attr-defined]
-        speed = meters[0].tokens_per_second if meters else None
+        meter, end = find(trainer, Throughput), find(trainer, RunEnd)
+        speed = meter.tokens_per_second if meter else None
         tokens = data.sequences * data.block_size
         name, sentence = self.stop_reason(trainer)
         val_loss = module.latest.get("val/loss", math.nan)
@@ -125,10 +131,10 @@ class Cards(Callback):
             "flops": module.net.flops_per_token() * tokens,
             "flops_6nd": 6.0 * module.net.parameter_count() * tokens,
             "devices": trainer.world_size,
-            "seconds": ends[0].seconds if ends else None,
-            "training_seconds": meters[0].seconds if meters else None,
+            "seconds": end.seconds if end else None,
+            "training_seconds": meter.seconds if meter else None,
             "tokens_per_second": speed,
-            "mfu": meters[0].mfu(trainer, speed) if speed else None,
+            "mfu": meter.mfu(trainer, speed) if meter and speed else None,
         }
 
     def _close(self, trainer: Trainer, module: LightningModule) -> None:
@@ -139,10 +145,10 @@ class Cards(Callback):
         summary = self.summary(trainer, module, data)
         try:
             write_json(run / "summary.json", summary)
-        except DiskError as error:  # the run is safe, and its exit code should say what ended it
+        except DiskError as error:  # the run is safe, and its exit code says what ended it
             module.print(f"no summary: {error}", flush=True)
         if self._bad_numbers:
-            return  # the run may go back and on; if not, the error says more
+            return  # the run may go back and continue; if not, the error says more
         best, speed = summary["best"], summary["tokens_per_second"]
         rows = {"stopped": f"{summary['stop_message']} at step {summary['step']:,}"}
         if best:

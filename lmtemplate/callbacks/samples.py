@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lmtemplate.callbacks.record import RecordLogger
+from lmtemplate.callbacks.loggers import RecordLogger
 from lmtemplate.data.datamodule import TokenData
 from lmtemplate.errors import ConfigError
 from lmtemplate.generate import continue_tokens, encode_prompt, stream_text
@@ -20,7 +20,7 @@ class Samples(Callback):
         prompts: texts to continue; an empty one begins a new document.
         max_new_tokens: tokens to write for each.
         temperature: below 1 sharpens the distribution, above 1 flattens it.
-        seed: of the draw.
+        seed: of the random draws.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A checkpoint's content -> a net with its weights, or what does not fit, in words."""
+"""A checkpoint's content -> whether this run may go on from it, and a net with its weights."""
 
 import importlib
 from collections.abc import Sequence
@@ -11,6 +11,9 @@ from lmtemplate import run_dir
 from lmtemplate.checkpoint.files import Checkpoint
 from lmtemplate.errors import CheckpointError, ConfigError, UserError
 from lmtemplate.models.base import LanguageModel
+
+# What a run's own checkpoint says of the run, beside Lightning's training state.
+DESCRIPTION = ("config", "length", "vocab_size", "block_size", "tokenizer", "fingerprint")
 
 NET = "net."  # prefix of the net's weights in the LightningModule's state_dict
 
@@ -29,6 +32,28 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[
     old, new = flatten(before), flatten(now)
     keys = sorted({*old, *new})
     return {k: (old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)}
+
+
+def check_described(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError for a checkpoint of another program."""
+    if missing := [key for key in DESCRIPTION if key not in checkpoint]:
+        raise CheckpointError(
+            f"the checkpoint does not describe its run (no {', '.join(missing)} in it)"
+        )
+
+
+def _must_stay(description: dict[str, Any]) -> dict[str, Any]:
+    """The settings that may not change within a run."""
+    config = description["config"]
+    data = ("vocab_size", "block_size", "tokenizer", "fingerprint")
+    return {
+        "seed_everything": config["seed_everything"],  # the order of the data depends on it
+        "model": {
+            "net": config["model"]["net"],
+            "optimizer": {"class_path": config["model"]["optimizer"]["class_path"]},
+        },
+        "data": {key: description[key] for key in data},
+    }
 
 
 def announce(
@@ -51,25 +76,12 @@ def check_same_model_and_data(checkpoint: Checkpoint, description: dict[str, Any
 
     Raises CheckpointError that names each field, before -> now.
     """
-
-    def essence(of: dict[str, Any]) -> dict[str, Any]:
-        config = of["config"]
-        return {
-            "seed_everything": config["seed_everything"],  # the order of the data depends on it
-            "model": {
-                "net": config["model"]["net"],
-                "optimizer": {"class_path": config["model"]["optimizer"]["class_path"]},
-            },
-            "data": {k: of[k] for k in ("vocab_size", "block_size", "tokenizer", "fingerprint")},
-        }
-
     try:
-        before = essence(checkpoint)
+        before = _must_stay(checkpoint)
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"the checkpoint does not describe its run (no {error})") from error
-    changed = differences(before, essence(description))
-    if changed:
-        if "data.tokenizer" in changed:  # a whole file each
+    if changed := differences(before, _must_stay(description)):
+        if "data.tokenizer" in changed:  # each value is a whole file
             changed["data.tokenizer"] = ("..", "another")
         fields = ", ".join(
             f"{key}: {str(old)[:40]} -> {str(new)[:40]}" for key, (old, new) in changed.items()
@@ -137,7 +149,7 @@ def build_net(checkpoint: Checkpoint, allowed: Sequence[str] = ()) -> LanguageMo
         net = architecture(**settings)
     except UserError:
         raise
-    except Exception as error:  # whatever a constructor makes of settings that are not its own
+    except Exception as error:  # a constructor may raise anything for settings of another class
         raise CheckpointError(
             f"the checkpoint's net {class_path} cannot be built here: {error}; "
             "use the version of the code that trained it"

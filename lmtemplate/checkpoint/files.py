@@ -1,8 +1,8 @@
-"""Training state <-> file: alone writes and loads checkpoints.
+"""Training state <-> file: the only place that writes and loads checkpoints.
 
-A checkpoint is a dictionary of tensors and plain types. Lightning's keys (state_dict, global_step,
-optimizer_states ...) are joined by the run's description: config, tokenizer, vocab_size,
-block_size, fingerprint, length. Checksums stand in SHA256SUMS beside the files, in the format of
+A checkpoint is a dictionary of tensors and plain types. To Lightning's keys (state_dict,
+global_step, optimizer_states ...) it adds the run's description: config, tokenizer, vocab_size,
+block_size, fingerprint, length. SHA256SUMS beside the files has their checksums, in the format of
 `sha256sum -c`.
 """
 
@@ -27,7 +27,7 @@ from lmtemplate.run_dir import sync_folder, write_text
 Checkpoint = dict[str, Any]
 
 SUMS = "SHA256SUMS"
-ROOM = 2.2  # checkpoints that a run needs room for: the one being written, and the one before it
+ROOM = 2.2  # a run needs free space for so many checkpoints: the newest, and one being written
 
 
 def file_name(step: int) -> str:
@@ -37,7 +37,7 @@ def file_name(step: int) -> str:
 class _Digesting:
     """A file that hashes what is written to it; `torch.save` writes front to back.
 
-    Of a full disk torch would only say "unexpected pos": the first error is kept for `_save`.
+    When a disk is full, torch only says "unexpected pos": `error` keeps the first real error.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -65,20 +65,15 @@ def _read_sums(folder: Path) -> dict[str, str]:
     return {name: digest for digest, name in rows}
 
 
-def _write_sums(folder: Path, sums: dict[str, str]) -> None:
+def set_sum(folder: Path, name: str = "", digest: str | None = None) -> None:
+    """List a file's checksum (None: no longer), and forget those of deleted files.
+
+    Raises DiskError.
+    """
+    sums = {k: v for k, v in _read_sums(folder).items() if k != name and (folder / k).is_file()}
+    if digest is not None:
+        sums[name] = digest
     write_text(folder / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
-
-
-def _sums_beside(path: Path) -> dict[str, str]:
-    """Checksums of the other files in the folder; a kill may have left some of files now gone."""
-    sums = _read_sums(path.parent).items()
-    return {k: v for k, v in sums if k != path.name and (path.parent / k).is_file()}
-
-
-def drop_sums(folder: Path) -> None:
-    """Forget the checksums of files that are gone. Raises DiskError."""
-    sums = _read_sums(folder).items()
-    _write_sums(folder, {name: digest for name, digest in sums if (folder / name).is_file()})
 
 
 def size(content: Any) -> int:
@@ -101,7 +96,7 @@ def check_room(run: Path, net: nn.Module) -> None:
 
 
 def _reason(error: OSError, checkpoint: Checkpoint, temporary: Path) -> str:
-    """Why it could not be written, with the room that it takes where that is why."""
+    """Why a file could not be written; for a full disk also how much space it needs."""
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         begun = temporary.stat().st_size if temporary.exists() else 0
@@ -111,7 +106,7 @@ def _reason(error: OSError, checkpoint: Checkpoint, temporary: Path) -> str:
 
 
 def _save(checkpoint: Checkpoint, path: Path) -> str:
-    """Write a file, synchronise it, read it back; returns its SHA-256. Raises OSError."""
+    """Write a file, fsync it, read it back; returns its SHA-256. Raises OSError."""
     with path.open("wb") as file:
         digesting = _Digesting(file)
         torch.save(checkpoint, digesting)  # type: ignore[arg-type]
@@ -130,22 +125,22 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
 
     Raises DiskError; a file that stood there before is then untouched.
     """
-    temporary = path.parent / f".{path.name}.tmp"
+    temporary, folder = path.parent / f".{path.name}.tmp", path.parent
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         digest = _save(checkpoint, temporary)
-        before, others = _read_sums(path.parent), _sums_beside(path)
-        replaces = path.exists()
-        # a new file has its sum before its name; of two that a crash may leave, neither has one
-        _write_sums(path.parent, others if replaces else {**others, path.name: digest})
+        before, replaces = _read_sums(folder).get(path.name), path.exists()
+        # Write the checksum before a new file gets its name. While a file is replaced, list no
+        # checksum for it, so that a crash cannot leave a wrong one.
+        set_sum(folder, path.name, None if replaces else digest)
         try:
             temporary.replace(path)
         except OSError:
-            _write_sums(path.parent, before)
+            set_sum(folder, path.name, before)
             raise
-        sync_folder(path.parent)
+        sync_folder(folder)
         if replaces:
-            _write_sums(path.parent, {**others, path.name: digest})
+            set_sum(folder, path.name, digest)
     except OSError as error:
         reason = _reason(error, checkpoint, temporary)
         raise DiskError(f"cannot write {path}: {reason}") from error
@@ -154,17 +149,15 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _foreign(entries: list[zipfile.ZipInfo], size: int) -> str | None:
-    """Why a zip file of this size is none of `torch.save`; None if it may be one."""
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        return "its entries are compressed"
-    if sum(entry.file_size for entry in entries) > size:
-        return "its entries unpack to more than it holds"
-    if any(entry.external_attr for entry in entries):  # torch reads "a folder" as no numbers
-        return "its entries have attributes"
-    if any(Path(entry.filename).name == "constants.pkl" for entry in entries):
-        return "it is a TorchScript program"
-    return None
+def _lies(archive: zipfile.ZipFile, path: Path) -> bool:
+    """Whether a zip directory says what `torch.save` never writes.
+
+    Entries that unpack to more than the file holds would fill the memory; torch reads an entry that
+    a flipped bit has marked as a folder as no numbers at all, without an error.
+    """
+    entries = archive.infolist()
+    unpacked = sum(entry.file_size for entry in entries)
+    return unpacked > path.stat().st_size or any(entry.external_attr for entry in entries)
 
 
 def damage(path: Path) -> str | None:
@@ -177,8 +170,8 @@ def damage(path: Path) -> str | None:
             return None if same else f"sha256 is {found[:8]}.., {SUMS} says {expected[:8]}.."
         # a file from elsewhere: its zip entries carry CRC-32 sums, which torch does not look at
         with zipfile.ZipFile(path) as archive:
-            if problem := _foreign(archive.infolist(), path.stat().st_size):
-                return problem
+            if _lies(archive, path):
+                return "its zip directory has wrong sizes or attributes"
             broken = archive.testzip()
     except OSError as error:
         return error.strerror or str(error)
@@ -189,60 +182,59 @@ def damage(path: Path) -> str | None:
 
 def _load(path: Path) -> Any:
     """Unpickle tensors and plain types. Raises CheckpointError for anything else."""
-    with path.open("rb") as file:
-        is_zip = file.read(4) == b"PK\x03\x04"  # else torch takes it for its old format, or a tar
     what = "it is not a torch checkpoint"
     try:
-        with zipfile.ZipFile(path) as archive:
-            problem = _foreign(archive.infolist(), path.stat().st_size)
-        if is_zip and problem is None:
-            with warnings.catch_warnings(action="ignore"):  # of what the error says better
-                return torch.load(path, map_location="cpu", weights_only=True)
-        what = problem or what
-    except Exception as error:  # a hostile file finds its way to any error of these parsers
+        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+            # torch takes a file that does not begin as a zip file for one of its old formats
+            if file.read(4) == b"PK\x03\x04" and not _lies(archive, path):
+                with warnings.catch_warnings(action="ignore"):  # the error below says it better
+                    return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a hostile file can raise any error in these parsers
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"it contains the global {found[1]}" if found else what
     raise CheckpointError(f"{path} is refused: {what}; only tensors and plain types load")
 
 
-# What a checkpoint says -> of which kind it has to be, where it is there.
-KINDS: dict[str, type] = {
+# Key of a checkpoint -> type that its value has.
+TYPES: dict[str, type] = {
     **dict.fromkeys(("state_dict", "config", "length"), dict),
     **dict.fromkeys(("global_step", "vocab_size", "block_size"), int),
     **dict.fromkeys(("tokenizer", "fingerprint"), str),
 }
 
 
+def load(path: Path) -> Checkpoint:
+    """Load a file that `damage` found sound onto the CPU; nothing in the file is ever run.
+
+    Raises CheckpointError if it holds more than tensors and plain types, or no checkpoint.
+    """
+    checkpoint = _load(path)
+    for key in ("state_dict", "global_step"):
+        if not isinstance(checkpoint, dict) or key not in checkpoint:
+            raise CheckpointError(f"{path} is not a checkpoint: it has no {key}")
+    wrong = [k for k, kind in TYPES.items() if not isinstance(checkpoint.get(k, kind()), kind)]
+    weights = checkpoint["state_dict"]
+    if wrong or not all(isinstance(weight, torch.Tensor) for weight in weights.values()):
+        key = [*wrong, "state_dict"][0]
+        raise CheckpointError(f"{path} is not a checkpoint: its {key} has another type")
+    return checkpoint
+
+
 def check_local(source: str) -> str:
     """Raises CheckpointError for an address."""
     if re.match(r"\w{2,}:/|\\\\", source):
-        raise CheckpointError(
-            f"remote checkpoints are not loaded; download {source}, compare its sha256 with one "
-            "that you trust, and give its path"
-        )
+        raise CheckpointError(f"remote checkpoints are not loaded; download {source} first")
     return source
 
 
 def read(path: Path) -> Checkpoint:
-    """Verify and load onto the CPU; nothing in the file is ever run.
-
-    Raises CheckpointError if it is missing, damaged, or holds more than tensors and plain types.
-    """
+    """Verify and load, once each. Raises CheckpointError if the file is missing, damaged or bad."""
     check_local(str(path))
     try:
         if not path.is_file():
             raise CheckpointError(f"no checkpoint {path}; give best, latest, or a file")
         if problem := damage(path):
             raise CheckpointError(f"checkpoint {path} is damaged ({problem}); use an earlier one")
-        checkpoint = _load(path)
+        return load(path)
     except OSError as error:
         raise CheckpointError(f"cannot read checkpoint {path}: {error.strerror}") from error
-    for key in ("state_dict", "global_step"):
-        if not isinstance(checkpoint, dict) or key not in checkpoint:
-            raise CheckpointError(f"{path} is not a checkpoint: it has no {key}")
-    weights = checkpoint["state_dict"]
-    wrong = [k for k, kind in KINDS.items() if not isinstance(checkpoint.get(k, kind()), kind)]
-    if wrong or not all(isinstance(weight, torch.Tensor) for weight in weights.values()):
-        key = [*wrong, "state_dict"][0]
-        raise CheckpointError(f"{path} is not a checkpoint: its {key} is of another kind")
-    return checkpoint

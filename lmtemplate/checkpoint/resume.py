@@ -1,16 +1,23 @@
-"""A run's checkpoints -> which is the best, which stay, and the one to go on from."""
+"""A run's checkpoints -> which is the best, which stay, and which one a new start loads."""
 
 import contextlib
 import itertools
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from lmtemplate.checkpoint.files import damage, drop_sums, file_name
+from lmtemplate.checkpoint.files import Checkpoint, damage, file_name, load, set_sum
 from lmtemplate.errors import CheckpointError, ConfigError, DiskError
 from lmtemplate.run_dir import folder_of, is_used, read_json, write_json
 
 ResumeMode = Literal["never", "auto", "must"]
+
+
+class Resumed(NamedTuple):
+    """A checkpoint to go on from: verified and loaded once, and handed on."""
+
+    path: Path
+    checkpoint: Checkpoint
 
 
 def steps_saved(run: Path) -> list[int]:
@@ -44,14 +51,14 @@ def forget_best(run: Path) -> None:
     (folder_of(run) / "best.json").unlink(missing_ok=True)
 
 
-def prune(run: Path, newest: int, best: int | None) -> None:
-    """Delete all but the two newest up to step `newest`, and step `best`. Raises DiskError.
+def prune(run: Path, newest: int, best: int | None, keep: int = 2) -> None:
+    """Delete all checkpoints up to step `newest` but the last `keep` and `best`.
 
-    Files of later steps are from before a resume that could not read them: they stay, and do not
-    count. Milestones live elsewhere.
+    Later steps were written before a resume that could not read them: they stay, and do not count.
+    Milestones are in a folder of their own. Raises DiskError.
     """
     steps = [step for step in steps_saved(run) if step <= newest]
-    kept = {*steps[-2:], best}
+    kept = {*steps[-keep:], best}
     gone = [folder_of(run) / file_name(step) for step in steps if step not in kept]
     for path in gone:
         try:
@@ -59,7 +66,7 @@ def prune(run: Path, newest: int, best: int | None) -> None:
         except OSError as error:
             raise DiskError(f"cannot delete {path}: {error.strerror}") from error
     if gone:
-        drop_sums(folder_of(run))
+        set_sum(folder_of(run))
 
 
 def clear_leftovers(run: Path) -> None:
@@ -82,42 +89,42 @@ def resolve(run: Path, which: str) -> Path:
     return folder_of(run) / file_name(steps[-1])
 
 
-def _set_aside(path: Path) -> Path:
+def _set_aside(path: Path) -> str:
     """Keep a damaged file under a name that nothing reads; returns that name."""
     numbers = itertools.count(1)
     names = (path.with_name(f"{path.name}.corrupt{'' if n == 1 else n}") for n in numbers)
     aside = next(name for name in names if not name.exists())
     with contextlib.suppress(OSError):  # another process of this run was faster
         path.rename(aside)
-    return aside
+    return aside.name
 
 
-def _newest_sound(run: Path) -> Path | None:
-    """The newest checkpoint that is not damaged; those after it are set aside, and named."""
-    damaged = list[tuple[Path, str]]()
-    steps = steps_saved(run)
-    for step in reversed(steps):
+def _newest_sound(run: Path) -> Resumed | None:
+    """The newest checkpoint that is not damaged; damaged ones after it are set aside and named."""
+    damaged = dict[Path, str]()
+    for step in reversed(steps_saved(run)):
         path = folder_of(run) / file_name(step)
         if problem := damage(path):
-            damaged.append((path, problem))
+            damaged[path] = problem
             continue
-        for bad, why in damaged:
-            name = _set_aside(bad).name
+        for bad, why in damaged.items():
+            name = _set_aside(bad)
             print(f"checkpoint {bad} is damaged ({why}); going on from step {step:,}, it is {name}")
-        return path
+        return Resumed(path, load(path))
     anew = "start anew with another --run_dir"
     if milestones := sorted((folder_of(run) / "milestones").glob("step-*.ckpt")):
         anew += f" (from its last weights: --init_from {milestones[-1]})"
-    if damaged:  # they keep their names: without any, the next start would be one at step 0
+    if damaged:  # they keep their names: without any, the next start would begin at step 0
+        newest = next(iter(damaged.values()))
         raise CheckpointError(
-            f"all checkpoints in {folder_of(run)} are damaged (the newest: {damaged[0][1]}); {anew}"
+            f"all checkpoints in {folder_of(run)} are damaged (the newest: {newest}); {anew}"
         )
     if (folder_of(run) / "best.json").exists():
         raise CheckpointError(f"all checkpoints in {folder_of(run)} are gone; {anew}")
     return None
 
 
-def resume_from(run: Path, mode: ResumeMode) -> Path | None:
+def resume_from(run: Path, mode: ResumeMode) -> Resumed | None:
     """The checkpoint that a new start in this directory continues; None to begin at step 0.
 
     Raises ConfigError for `never` in a used directory, CheckpointError for `must` without a
@@ -130,10 +137,10 @@ def resume_from(run: Path, mode: ResumeMode) -> Path | None:
                 "(or add --resume auto), or start anew with another --run_dir"
             )
         return None
-    path = _newest_sound(run)
-    if path is None and mode == "must":
+    resumed = _newest_sound(run)
+    if resumed is None and mode == "must":
         raise CheckpointError(
             f"no checkpoint in {folder_of(run)}; begin it with --resume auto (as make train does), "
             "or name the directory of the run to continue with --run_dir"
         )
-    return path
+    return resumed

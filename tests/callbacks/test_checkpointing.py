@@ -2,20 +2,29 @@
 
 import hashlib
 import json
+import random
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from lmtemplate.callbacks import Checkpoint, checkpointing
-from lmtemplate.callbacks.checkpointing import milestone_steps
+from lmtemplate.callbacks import checkpointing
+from lmtemplate.callbacks.checkpointing import (
+    Checkpoint,
+    SafeCheckpointIO,
+    all_finite,
+    milestone_steps,
+    random_states,
+    set_random_states,
+)
 from lmtemplate.checkpoint import files, resume
 from lmtemplate.errors import ConfigError
 from lmtemplate.module import LitLanguageModel
-from tests.runs import curve, equal, load, train
+from tests.runs import contents, curve, equal, load, save, train
 
 IMPROVING = ["--model.optimizer.lr=0.01", "--trainer.val_check_interval=2"]
 BLOWING_UP = [
@@ -90,6 +99,7 @@ def test_best_is_the_lowest_validation_to_the_last_digit(run: Path) -> None:
     assert np.float32(best["val_loss"]) == np.float32(losses[6])
 
 
+@pytest.mark.slow
 def test_only_a_validation_moves_best(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,12 +129,14 @@ def test_a_checkpoint_describes_its_run(run: Path, corpus: Path) -> None:
     assert checkpoint["length"] == {"limit": "trainer.max_steps", "value": 30, "steps": 30}
 
 
+@pytest.mark.slow
 def test_null_turns_milestones_off(corpus: Path, tmp_path: Path) -> None:
     run = train(tmp_path / "run", corpus, "--checkpoint.milestones=null")
     assert kept(run) == [8, 12]
     assert not (run / "checkpoints/milestones").exists()
 
 
+@pytest.mark.slow
 def test_null_turns_checkpoints_off(corpus: Path, tmp_path: Path) -> None:
     run = train(tmp_path / "run", corpus, "--checkpoint=null")
     assert not list(run.rglob("*.ckpt"))
@@ -137,6 +149,7 @@ def test_settings_out_of_range_are_refused(setting: dict[str, int]) -> None:
         Checkpoint(**setting)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_the_timer_saves_between_validations(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
@@ -161,6 +174,7 @@ def test_the_timer_saves_between_validations(
     assert saved == [3, 6, 9, 10, 12]
 
 
+@pytest.mark.slow
 def test_without_a_timer_only_validations_save(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +191,7 @@ def test_without_a_timer_only_validations_save(
     assert saved == [4, 8, 10]
 
 
+@pytest.mark.slow
 def test_every_checkpoint_restores_the_rest_of_the_run_from_its_own_best(
     corpus: Path, tmp_path: Path
 ) -> None:
@@ -192,6 +207,7 @@ def test_every_checkpoint_restores_the_rest_of_the_run_from_its_own_best(
     assert resume.read_best(run) == last  # a worse validation after the resume moves nothing
 
 
+@pytest.mark.slow
 def test_a_best_checkpoint_that_is_lost_gives_way_to_the_next(
     run: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,6 +222,7 @@ def test_a_best_checkpoint_that_is_lost_gives_way_to_the_next(
     assert now["step"] in {33} & {*kept(copy)}
 
 
+@pytest.mark.slow
 def test_a_resume_from_before_the_best_forgets_it(corpus: Path, tmp_path: Path) -> None:
     flags = [*IMPROVING, "--trainer.val_check_interval=4", "--checkpoint.every_minutes=1e-9"]
     run = train(tmp_path / "run", corpus, *flags, "--trainer.max_steps=4")
@@ -216,6 +233,7 @@ def test_a_resume_from_before_the_best_forgets_it(corpus: Path, tmp_path: Path) 
     assert resume.read_best(run) == {**(resume.read_best(run) or {}), "step": 5}
 
 
+@pytest.mark.slow
 def test_a_torn_best_json_is_written_anew(corpus: Path, tmp_path: Path) -> None:
     run = train(tmp_path / "run", corpus, *IMPROVING, "--trainer.max_steps=8")
     (run / "checkpoints" / "best.json").write_text("{")
@@ -225,6 +243,69 @@ def test_a_torn_best_json_is_written_anew(corpus: Path, tmp_path: Path) -> None:
     assert best["step"] in kept(run)
 
 
+def test_a_milestone_leaves_room_for_a_checkpoint_with_two_moments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Space for 4 times the weights is enough: once for itself, 3 times for the next checkpoint."""
+    net, written = torch.nn.Linear(10, 10, bias=False), []
+    trainer = SimpleNamespace(
+        global_step=0,
+        is_global_zero=True,
+        lightning_module=SimpleNamespace(state_dict=net.state_dict, print=lambda *_, **__: None),
+        strategy=SimpleNamespace(reduce_boolean_decision=bool),
+    )
+    checkpoint = Checkpoint()
+    monkeypatch.setattr(checkpoint, "_write", lambda *_, **__: written.append(free))
+    for free in (390, 400):
+        usage = SimpleNamespace(free=free * 4)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
+        checkpoint._due_milestones = {0}
+        checkpoint._save_milestone(trainer)  # type: ignore[arg-type]
+    assert written == [400]
+
+
+def test_a_resumed_checkpoint_is_hashed_once_and_loaded_once(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--checkpoint.milestones=null", "--samples=null", "--trainer.val_check_interval=2"]
+    run = train(tmp_path / "run", corpus, *flags, "--trainer.max_steps=2")
+    resumed, counts = run / "checkpoints" / files.file_name(2), {"sha256": 0, "load": 0}
+    sha256, load_file = files.file_sha256, torch.load
+
+    def counted_sha256(path: Path) -> str:
+        counts["sha256"] += path == resumed
+        return sha256(path)
+
+    def counted_load(path: Path, **more: Any) -> Any:
+        counts["load"] += path == resumed
+        return load_file(path, **more)
+
+    monkeypatch.setattr(files, "file_sha256", counted_sha256)
+    monkeypatch.setattr(torch, "load", counted_load)
+    train(run, corpus, *flags, "--trainer.max_steps=4", "--resume=must")
+    assert kept(run) == [2, 4]
+    assert counts == {"sha256": 1, "load": 1}
+
+
+@pytest.mark.slow
+def test_a_handed_over_checkpoint_is_let_go_of(tmp_path: Path) -> None:
+    files.write({"state_dict": {}, "global_step": 1}, tmp_path / "a.ckpt")
+    loaded = {"global_step": 1}
+    door = SafeCheckpointIO({}, resume.Resumed(tmp_path / "a.ckpt", loaded))
+    assert door.load_checkpoint(str(tmp_path / "a.ckpt")) is loaded
+    assert door.resumed is None
+    assert door.load_checkpoint(tmp_path / "a.ckpt") == {"state_dict": {}, "global_step": 1}
+
+
+def test_the_number_of_newest_checkpoints_that_stay_is_a_setting(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2, 3, 4, 5)
+    resume.prune(tmp_path, newest=5, best=1, keep=3)
+    assert kept(tmp_path) == [1, 3, 4, 5]
+    with pytest.raises(ConfigError, match=r"checkpoint\.keep=0 has to be 1 or more"):
+        Checkpoint(keep=0)
+
+
+@pytest.mark.slow
 def test_a_milestone_leaves_the_last_room_to_checkpoints(
     corpus: Path,
     tmp_path: Path,
@@ -233,6 +314,48 @@ def test_a_milestone_leaves_the_last_room_to_checkpoints(
 ) -> None:
     monkeypatch.setattr(checkpointing, "MILESTONE_ROOM", 1e12)  # times its size
     run = train(tmp_path / "run", corpus, "--trainer.max_steps=4")
-    assert "milestone not saved: checkpoints need the room" in capsys.readouterr().out
+    assert "milestone not saved: checkpoints need the space" in capsys.readouterr().out
     assert not milestones(run)
     assert kept(run) == [4]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_random_states_come_back_exactly(seed: int) -> None:
+    def draw() -> tuple[float, float, float]:
+        return random.random(), np.random.normal(), float(torch.rand(()))
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    np.random.normal()  # leaves a second Gaussian for the next call
+    states = random_states()
+    expected = draw(), draw()
+    set_random_states(states)
+    assert (draw(), draw()) == expected
+
+
+def test_random_states_are_plain_enough_for_weights_only(tmp_path: Path) -> None:
+    torch.save(random_states(), tmp_path / "states")
+    set_random_states(torch.load(tmp_path / "states", weights_only=True))
+
+
+def test_lightning_can_neither_leave_a_torn_file_nor_load_one(tmp_path: Path) -> None:
+    door = SafeCheckpointIO({"config": {"a": 1}})
+    door.save_checkpoint({"state_dict": {}, "global_step": 1}, str(tmp_path / "a.ckpt"))
+    assert contents(tmp_path).keys() == {"a.ckpt", "SHA256SUMS"}
+    loaded = door.load_checkpoint(str(tmp_path / "a.ckpt"), map_location="cpu")
+    assert loaded == {"config": {"a": 1}, "state_dict": {}, "global_step": 1}
+
+
+@pytest.mark.parametrize("place", ["weights", "moments"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_one_number_that_is_not_finite_is_found(place: str, bad: float) -> None:
+    net = torch.nn.Linear(7, 5)
+    optimizer = torch.optim.AdamW(net.parameters())
+    net(torch.ones(7)).sum().backward()
+    optimizer.step()
+    trainer = SimpleNamespace(optimizers=[optimizer], lightning_module=net)
+    assert all_finite(trainer)  # type: ignore[arg-type]
+    tensor = net.weight.data if place == "weights" else optimizer.state[net.weight]["exp_avg_sq"]
+    tensor[3, 4] = bad
+    assert not all_finite(trainer)  # type: ignore[arg-type]

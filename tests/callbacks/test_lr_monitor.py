@@ -3,9 +3,13 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from lmtemplate.callbacks import lr_monitor
+from lmtemplate.module import LitLanguageModel
 from tests.runs import curve, events, train
 
 STEPS = 12
@@ -50,6 +54,7 @@ def test_the_logged_rate_is_the_schedule_s_formula(corpus: Path, tmp_path: Path,
     assert [value for _, value in points] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_rates_are_logged_with_every_other_value_of_the_step(corpus: Path, tmp_path: Path) -> None:
     flags = ["--trainer.accumulate_grad_batches=3", "--trainer.log_every_n_steps=5"]
     run = train(tmp_path / "run", corpus, *flags)
@@ -66,6 +71,33 @@ def test_each_group_has_a_curve_of_its_own(corpus: Path, tmp_path: Path) -> None
     assert curve(run, "optim/lr/decay")[0] == (1, pytest.approx(0.003))
 
 
+def test_groups_without_a_name_are_numbered_from_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(3)]
+    groups = [{"params": [w], "lr": lr} for w, lr in zip(weights, (0.1, 0.2, 0.3), strict=True)]
+    trainer = SimpleNamespace(optimizers=[torch.optim.SGD(groups)], accumulate_grad_batches=1)
+    logged: dict[str, float] = {}
+    monkeypatch.setattr(lr_monitor, "is_log_step", lambda *_: True)
+    monkeypatch.setattr(lr_monitor, "log_values", lambda _, values: logged.update(values))
+    monitor, net = lr_monitor.LRMonitor(), LitLanguageModel.__new__(LitLanguageModel)
+    monitor.on_train_batch_start(trainer, net, None, 0)  # type: ignore[arg-type]
+    monitor.on_train_batch_end(trainer, net, None, None, 0)  # type: ignore[arg-type]
+    assert logged == {"optim/lr": 0.1, "optim/lr/2": 0.2, "optim/lr/3": 0.3}
+
+
+def test_the_learning_rate_can_be_monitored(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics: dict[str, float] = {}
+
+    def look(module: LitLanguageModel) -> None:
+        metrics.update({k: float(v) for k, v in module.trainer.callback_metrics.items()})
+
+    monkeypatch.setattr(LitLanguageModel, "on_train_end", look, raising=False)
+    run = train(tmp_path / "run", corpus, "--trainer.max_steps=4")
+    assert metrics["optim/lr"] == pytest.approx(dict(curve(run, "optim/lr"))[4])
+
+
+@pytest.mark.slow
 def test_null_turns_it_off(corpus: Path, tmp_path: Path) -> None:
     run = train(tmp_path / "run", corpus, "--lr_monitor=null", "--trainer.max_steps=4")
     assert "optim/lr" not in events(run).Tags()["scalars"]

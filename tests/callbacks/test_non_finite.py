@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from lmtemplate.callbacks.non_finite import SCALER_SKIPS, Guard
+from lmtemplate.callbacks.non_finite import SCALER_SKIPS, NonFiniteGuard
 from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.loss import Loss, cross_entropy
 from lmtemplate.models import GPT
@@ -34,8 +34,8 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
             now[0] = module.global_step + 1
             return step_of(module, batch, batch_idx)
 
-        def bad_loss(logits: torch.Tensor, targets: torch.Tensor, *rest: float) -> Loss:
-            loss = cross_entropy(logits, targets, *rest)
+        def bad_loss(logits: torch.Tensor, targets: torch.Tensor, **settings: float) -> Loss:
+            loss = cross_entropy(logits, targets, **settings)
             bad = number if now[0] in steps and logits.requires_grad else 1.0
             return Loss(loss.objective * bad, loss.nats * bad, loss.tokens)
 
@@ -117,6 +117,7 @@ def test_muon_told_by_a_tensor_holds_as_still_as_without_gradients() -> None:
     assert is_finite(dict(net.state_dict()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_a_bad_step_is_skipped_named_and_left_out_of_the_mean(
     fit: Command, poison: Poison, tmp_path: Path, number: float
@@ -133,6 +134,7 @@ def test_a_bad_step_is_skipped_named_and_left_out_of_the_mean(
     assert all(is_finite(checkpoint) for checkpoint in checkpoints(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_the_weights_of_a_skipped_step_are_those_before_it(
     corpus: Path, poison: Poison, tmp_path: Path
 ) -> None:
@@ -146,6 +148,7 @@ def test_the_weights_of_a_skipped_step_are_those_before_it(
     assert not equal(fourth, fifth)
 
 
+@pytest.mark.slow
 def test_bad_steps_that_do_not_end_send_the_run_back_to_other_data(
     fit: Command, poison: Poison, tmp_path: Path
 ) -> None:
@@ -162,6 +165,7 @@ def test_bad_steps_that_do_not_end_send_the_run_back_to_other_data(
     assert all(is_finite(checkpoint) for checkpoint in checkpoints(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_rewind_leaves_out_what_was_read_since_the_checkpoint(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +193,7 @@ def test_a_rewind_leaves_out_what_was_read_since_the_checkpoint(
     assert record.values["data/tokens"][-1] == (12 + 3) * 64  # three steps were read in vain
 
 
+@pytest.mark.slow
 def test_each_attempt_may_skip_anew(fit: Command, poison: Poison, tmp_path: Path) -> None:
     poison({7, 8, 9, 10})  # the checkpoint of step 8 stands in the middle of them
     flags = ["--guard.skips=2", "--guard.rewinds=1", "--trainer.log_every_n_steps=1"]
@@ -200,6 +205,7 @@ def test_each_attempt_may_skip_anew(fit: Command, poison: Poison, tmp_path: Path
     assert shown.code == 0
 
 
+@pytest.mark.slow
 def test_the_same_bad_data_give_the_same_run_again(
     corpus: Path, tmp_path: Path, poison: Poison
 ) -> None:
@@ -208,6 +214,7 @@ def test_the_same_bad_data_give_the_same_run_again(
     assert equal(load(one, 12)["state_dict"], load(other, 12)["state_dict"])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_counts_on_where_it_was(fit: Command, poison: Poison, tmp_path: Path) -> None:
     poison({4, 5})
     flags = ["--guard.skips=1", "--guard.rewinds=0", "--trainer.log_every_n_steps=1"]
@@ -215,6 +222,7 @@ def test_a_resumed_run_counts_on_where_it_was(fit: Command, poison: Poison, tmp_
     assert fit(tmp_path / "run", *flags, "--resume=auto").code == 4
 
 
+@pytest.mark.slow
 def test_null_turns_it_off(fit: Command, poison: Poison, tmp_path: Path) -> None:
     poison({2})
     assert fit(tmp_path / "run", "--guard=null").code == 4
@@ -223,11 +231,11 @@ def test_null_turns_it_off(fit: Command, poison: Poison, tmp_path: Path) -> None
 @pytest.mark.parametrize("setting", [{"skips": -1}, {"rewinds": -1}])
 def test_settings_out_of_range_are_refused(setting: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="has to be 0 or more"):
-        Guard(**setting)
+        NonFiniteGuard(**setting)
 
 
 def test_in_float16_only_a_scaler_that_never_finds_its_scale_ends_the_run() -> None:
-    guard = Guard()
+    guard = NonFiniteGuard()
     trainer: Any = SimpleNamespace(precision="16-mixed", loggers=[])
     for step in range(SCALER_SKIPS):
         guard._judge(trainer, Mock(), step, math.inf)

@@ -12,12 +12,14 @@ from tests.conftest import Command
 from tests.runs import events
 
 
+@pytest.mark.slow
 def test_without_a_terminal_each_validation_is_one_line(fit: Command, tmp_path: Path) -> None:
     lines = fit(tmp_path / "run").out.splitlines()
     told = [line.split()[1] for line in lines if line.startswith("step ")]
     assert told == ["0/12", "4/12", "8/12", "12/12"]
 
 
+@pytest.mark.slow
 def test_a_line_tells_loss_validation_loss_and_speed(fit: Command, tmp_path: Path) -> None:
     (last,) = (line for line in fit(tmp_path / "run").out.splitlines() if "step 12/12" in line)
     number = r"[\d.,]+"
@@ -25,12 +27,14 @@ def test_a_line_tells_loss_validation_loss_and_speed(fit: Command, tmp_path: Pat
     assert re.fullmatch(pattern, last)
 
 
+@pytest.mark.slow
 def test_values_stand_under_their_names_with_few_digits(corpus: Path) -> None:
-    module = TrainingCLI(["--data.path", str(corpus)]).model
+    module = TrainingCLI(["--data.path", str(corpus)], []).model
     module.latest = {"train/loss": 2.34567, "speed/tokens_per_second": 12345.6, "optim/lr": 1.0}
     assert shown(module) == {"loss": "2.346", "tokens/s": "12,346"}
 
 
+@pytest.mark.slow
 def test_every_value_that_is_shown_is_one_that_is_logged(fit: Command, tmp_path: Path) -> None:
     fit(tmp_path / "run")
     assert set(SHOWN) <= set(events(tmp_path / "run").Tags()["scalars"])
@@ -44,6 +48,7 @@ def test_the_bar_is_refreshed_rarely_and_only_on_a_terminal(
     assert ProgressBar().refresh_rate >= 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_on_a_terminal_a_resumed_bar_goes_on_where_it_was(
     fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
@@ -59,13 +64,14 @@ def test_on_a_terminal_a_resumed_bar_goes_on_where_it_was(
             super().on_train_start(*words)  # type: ignore[arg-type]
             bars.append((self.train_progress_bar.n, self.train_progress_bar.total))
 
-    monkeypatch.setattr("lmtemplate.callbacks.ProgressBar", Noted)
+    monkeypatch.setattr("lmtemplate.fit.ProgressBar", Noted)
     flag = f"--trainer.accumulate_grad_batches={accumulate}"
     fit(tmp_path / "run", flag, "--trainer.max_steps=6")
     fit(tmp_path / "run", flag, "--resume=must")
     assert bars == [(0, 6 * accumulate), (6 * accumulate, 12 * accumulate)]
 
 
+@pytest.mark.slow
 def test_the_bar_can_be_turned_off(fit: Command, tmp_path: Path) -> None:
     result = fit(tmp_path / "run", "--trainer.enable_progress_bar=false")
     assert result.code == 0

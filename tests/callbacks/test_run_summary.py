@@ -41,6 +41,7 @@ NET = GPT(257, 16, n_layer=2, n_head=2, n_embd=32)
 PARAMETERS, FLOPS_PER_TOKEN = NET.parameter_count(), NET.flops_per_token()
 
 
+@pytest.mark.slow
 def test_the_first_card_says_what_will_be_trained_on_what(
     shown: Callable[..., str], corpus: Path
 ) -> None:
@@ -56,10 +57,12 @@ def test_the_first_card_says_what_will_be_trained_on_what(
     assert re.search(r"device cpu \(.+\), precision [\w-]+, not compiled", text)
 
 
+@pytest.mark.slow
 def test_the_time_to_go_is_estimated_once(shown: Callable[..., str]) -> None:
     assert len(re.findall(r"about \S+ s of training to go \([\d,]+ tokens/s\)", shown())) == 1
 
 
+@pytest.mark.slow
 def test_the_last_card_says_why_where_and_what_to_type(
     shown: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -71,6 +74,7 @@ def test_the_last_card_says_why_where_and_what_to_type(
     assert f'next make sample RUN={run} PROMPT="The" (or lmtemplate generate {run})' in text
 
 
+@pytest.mark.slow
 def test_the_command_on_the_last_card_works(
     shown: Callable[..., str], command: Command, tmp_path: Path
 ) -> None:
@@ -79,6 +83,7 @@ def test_the_command_on_the_last_card_works(
         assert command("generate", tmp_path / "run", *more, "--max_new_tokens=2").code == 0
 
 
+@pytest.mark.slow
 def test_a_patience_that_ran_out_is_named(shown: Callable[..., str], tmp_path: Path) -> None:
     flags = ["--model.optimizer.lr=0", "--trainer.val_check_interval=2"]
     text = shown(*flags, "--early_stopping.patience=2")
@@ -87,6 +92,7 @@ def test_a_patience_that_ran_out_is_named(shown: Callable[..., str], tmp_path: P
     assert re.search(r"stopped .*val/loss did not improve in the last 2 .* at step 6", text)
 
 
+@pytest.mark.slow
 def test_a_patience_that_ran_out_at_the_last_step_is_no_reason(
     shown: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -95,29 +101,32 @@ def test_a_patience_that_ran_out_at_the_last_step_is_no_reason(
     assert summary(tmp_path)["stop_reason"] == "trainer.max_steps"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in length.LIMITS if n != "trainer.max_steps"])
 def test_the_limit_that_ended_the_run_is_named(
     shown: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     amounts = {"max_epochs": 0.01, "max_flops": 1e8, "tokens_per_parameter": 0.01}
     value = amounts.get(name, 400.0)
-    monkeypatch.setattr("lmtemplate.trainer.measure_step", lambda *_, **__: 80.0)
+    monkeypatch.setattr("lmtemplate.fit.measure_step", lambda *_, **__: 80.0)
     text = shown("--trainer.max_steps=-1", f"--{name}={value}")
     assert summary(tmp_path)["stop_reason"] == name
     assert summary(tmp_path)["step"] == summary(tmp_path)["max_steps"]
     assert f"stopped reached {name} {value:,.10g} at step" in text
 
 
+@pytest.mark.slow
 def test_the_time_that_is_over_is_named(
     shown: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lmtemplate.trainer.measure_step", lambda *_, **__: 1e-5)
+    monkeypatch.setattr("lmtemplate.fit.measure_step", lambda *_, **__: 1e-5)
     text = shown("--trainer.max_steps=-1", "--max_seconds=0.2")
     assert summary(tmp_path)["stop_reason"] == "max_seconds"
     assert summary(tmp_path)["step"] < summary(tmp_path)["max_steps"]  # type: ignore[operator]
     assert re.search(r"stopped max_seconds 0\.2 are over at step [\d,]+", text)
 
 
+@pytest.mark.slow
 def test_the_summary_counts_over_all_restarts(
     fit: Command, shown: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -130,9 +139,11 @@ def test_the_summary_counts_over_all_restarts(
     assert last["flops"] == FLOPS_PER_TOKEN * 10 * 4 * 16
     assert last["flops_6nd"] == 6 * PARAMETERS * 10 * 4 * 16
     assert last["parameters"] == PARAMETERS
+    assert last["flops_6nd"] == 6 * PARAMETERS * 10 * 4 * 16
     assert last["training_seconds"] > first["training_seconds"]  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_the_card_of_a_continued_run_counts_what_was_read_before(
     fit: Command, tmp_path: Path
 ) -> None:
@@ -144,6 +155,7 @@ def test_the_card_of_a_continued_run_counts_what_was_read_before(
     assert summary(tmp_path)["tokens"] == tokens
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_null(
     shown: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +168,7 @@ def test_a_loss_that_is_not_finite_is_null(
     assert summary(tmp_path)["last_val_loss"] is None
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_says_so_and_can_be_continued(
     fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmtemplate.callbacks import Samples
+from lmtemplate.callbacks.samples import Samples
 from lmtemplate.cli import TrainingCLI
 from lmtemplate.errors import ConfigError
 from lmtemplate.module import LitLanguageModel
@@ -35,6 +35,7 @@ def test_a_sample_begins_with_its_prompt(run: Path) -> None:
     assert all(text.startswith("    The ") for text in texts(run, 2).values())
 
 
+@pytest.mark.slow
 def test_the_last_sample_is_what_generate_writes(run: Path, command: Command) -> None:
     words = ["--prompt", "The ", "--max_new_tokens=5", "--temperature=0.8", "--seed=1337"]
     written = command("generate", run, "--checkpoint=latest", *words).out
@@ -42,6 +43,7 @@ def test_the_last_sample_is_what_generate_writes(run: Path, command: Command) ->
     assert lines == written.removesuffix("\n").splitlines()
 
 
+@pytest.mark.slow
 def test_sampling_does_not_change_the_training(run: Path, corpus: Path, tmp_path: Path) -> None:
     flags = ["--samples=null", "--model.net.dropout=0.2"]
     silent = train(tmp_path / "run", corpus, *flags)
@@ -52,7 +54,7 @@ def test_sampling_does_not_change_the_training(run: Path, corpus: Path, tmp_path
 @pytest.fixture
 def cli(corpus: Path) -> TrainingCLI:
     words = ["--data.path", str(corpus), "--data.block_size=8", "--model.net.n_embd=16"]
-    return TrainingCLI([*words, "--model.net.n_layer=1", "--model.net.n_head=2"])
+    return TrainingCLI([*words, "--model.net.n_layer=1", "--model.net.n_head=2"], [])
 
 
 def test_the_same_weights_write_the_same_text(cli: TrainingCLI) -> None:
@@ -64,6 +66,7 @@ def test_the_same_weights_write_the_same_text(cli: TrainingCLI) -> None:
     assert list(first) == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_the_net_and_the_random_state_are_left_as_they_were(cli: TrainingCLI) -> None:
     module: LitLanguageModel = cli.model
     module.net.train()
@@ -71,6 +74,15 @@ def test_the_net_and_the_random_state_are_left_as_they_were(cli: TrainingCLI) ->
     Samples(max_new_tokens=20).write(module, cli.datamodule)
     assert module.net.training
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_another_seed_writes_another_text(cli: TrainingCLI) -> None:
+    torch.nn.init.normal_(cli.model.net.head.weight)
+    texts = [
+        Samples(max_new_tokens=20, temperature=2.0, seed=seed).write(cli.model, cli.datamodule)
+        for seed in (1, 2, 1)
+    ]
+    assert texts[0] == texts[2] != texts[1]
 
 
 @pytest.mark.parametrize("name", ["max_new_tokens", "temperature"])

@@ -105,8 +105,10 @@ def test_the_newest_sound_checkpoint_is_continued(
 ) -> None:
     save(tmp_path, 5, 10, 15)
     flip_bit(tmp_path / "checkpoints" / "step-000000015.ckpt")
-    path = resume.resume_from(tmp_path, mode)
-    assert path == tmp_path / "checkpoints" / "step-000000010.ckpt"
+    resumed = resume.resume_from(tmp_path, mode)
+    assert resumed is not None
+    assert resumed.path == tmp_path / "checkpoints" / "step-000000010.ckpt"
+    assert resumed.checkpoint["global_step"] == 10
     assert "step-000000015.ckpt is damaged" in capsys.readouterr().out
 
 

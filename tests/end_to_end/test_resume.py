@@ -12,6 +12,7 @@ import yaml
 
 from lmtemplate.__main__ import run as run_words
 from lmtemplate.module import LitLanguageModel
+from lmtemplate.record import read_record
 from tests.conftest import Command
 from tests.runs import contents, curve, equal, load, steps, train
 
@@ -23,6 +24,7 @@ COMBINATIONS = {  # each pair of settings occurs; what comes last wins on the co
     "adamw, 2 workers": ("AdamW", 2, 1),
     "adamw, accumulation 3": ("AdamW", 0, 3),
 }
+FAST = "muon"  # the others are slow
 SEQUENCES = 24  # in the training split
 PER_STEP = {1: 4, 3: 6}  # accumulation -> sequences
 CUTS = {1: (8, 6), 3: (6, 8)}  # accumulation -> steps in the middle and at the end of a pass
@@ -65,7 +67,13 @@ def copied_at(cuts: tuple[int, ...], run: Path, left: Path) -> Iterator[dict[int
         yield copies
 
 
-@pytest.fixture(scope="module", params=COMBINATIONS.values(), ids=COMBINATIONS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(settings, id=name, marks=[pytest.mark.slow] if name != FAST else [])
+        for name, settings in COMBINATIONS.items()
+    ],
+)
 def uninterrupted(
     request: pytest.FixtureRequest, small_corpus: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Uninterrupted:
@@ -88,7 +96,14 @@ def uninterrupted(
     return Uninterrupted(run, accumulate, flags, left)
 
 
-@pytest.fixture(scope="module", params=["middle of a pass", "end of a pass", "validation"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("middle of a pass", marks=pytest.mark.slow),
+        pytest.param("end of a pass", marks=pytest.mark.slow),
+        "validation",
+    ],
+)
 def continued(
     request: pytest.FixtureRequest,
     uninterrupted: Uninterrupted,
@@ -161,6 +176,7 @@ def go_on(fit: Command) -> Command:
     return lambda run, *flags: fit(run, *CONSTANT, "--resume=auto", *flags)
 
 
+@pytest.mark.slow
 def test_a_finished_run_made_longer_equals_the_long_run(
     run: Path, corpus: Path, tmp_path: Path
 ) -> None:
@@ -174,12 +190,14 @@ def test_a_finished_run_made_longer_equals_the_long_run(
     assert curve(run, "train/loss") == curve(long, "train/loss")
 
 
+@pytest.mark.slow
 def test_one_curve_results_and_no_step_is_there_twice(run: Path, go_on: Command) -> None:
     go_on(run, "--trainer.max_steps=12")
     assert steps(run, "train/loss") == list(range(1, 13))
     assert steps(run, "val/loss") == [0, 4, 6, 8, 12]
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_wrote_after_its_last_checkpoint_is_hidden(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,15 +217,27 @@ def test_what_a_killed_run_wrote_after_its_last_checkpoint_is_hidden(
     assert steps(run, "val/loss") == [0, 4, 8, 12]
 
 
-def test_a_value_that_lightning_logs_goes_on_at_the_step_where_it_was(
-    run: Path, go_on: Command, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.slow
+@pytest.mark.parametrize("cut", [6, 8], ids=["between validations", "at a validation"])
+def test_values_of_self_log_land_at_the_steps_of_the_uninterrupted_run(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
 ) -> None:
+    """Lightning counts steps for `self.log` apart from optimizer steps."""
+
     def log(module: LitLanguageModel, *_: object) -> None:
         module.log("mine", float(module.global_step))
 
-    monkeypatch.setattr(LitLanguageModel, "on_train_batch_start", log)
-    go_on(run, "--trainer.max_steps=12")
-    assert steps(run, "mine") == list(range(6, 12))  # Lightning counts from 0
+    monkeypatch.setattr(LitLanguageModel, "on_before_zero_grad", log)
+    flags = [*CONSTANT, "--trainer.max_steps=12", "--trainer.log_every_n_steps=5"]
+    flags += ["--checkpoint.every_minutes=1e-9"]
+    whole = tmp_path / "whole"
+    with copied_at((cut,), whole, tmp_path) as left:
+        train(whole, corpus, *flags)
+    train(left[cut], corpus, *flags, "--resume=must")
+    assert steps(whole, "mine")[:2] == [5, 10]
+    assert curve(left[cut], "mine") == curve(whole, "mine")
+    values = [read_record(run).values["mine"].tolist() for run in (left[cut], whole)]
+    assert values[0] == pytest.approx(values[1], nan_ok=True)
 
 
 def test_never_in_a_used_directory_exits_2_and_says_what_to_type(fit: Command, run: Path) -> None:
@@ -219,6 +249,7 @@ def test_never_in_a_used_directory_exits_2_and_says_what_to_type(fit: Command, r
     assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_must_without_a_checkpoint_exits_3_and_makes_no_directory(
     fit: Command, tmp_path: Path
 ) -> None:
@@ -228,6 +259,7 @@ def test_must_without_a_checkpoint_exits_3_and_makes_no_directory(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_auto_in_a_used_directory_without_a_checkpoint_starts_at_0_and_says_so(
     fit: Command, tmp_path: Path
 ) -> None:
@@ -240,6 +272,7 @@ def test_auto_in_a_used_directory_without_a_checkpoint_starts_at_0_and_says_so(
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["--trainer.max_steps=4"]], ids=["same", "shorter"])
 def test_auto_on_a_finished_run_changes_nothing(
     run: Path, go_on: Command, flags: list[str]
@@ -251,6 +284,7 @@ def test_auto_on_a_finished_run_changes_nothing(
     assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_a_new_learning_rate_applies_from_the_next_step_on(run: Path, go_on: Command) -> None:
     shown = go_on(run, "--trainer.max_steps=12", "--model.optimizer.lr=0.005")
     assert "changed: model.optimizer.init_args.lr: 0.02 -> 0.005" in shown.out
@@ -259,6 +293,7 @@ def test_a_new_learning_rate_applies_from_the_next_step_on(run: Path, go_on: Com
     assert all(value == pytest.approx(0.003) for _, value in curve(run, "optim/lr/decay"))
 
 
+@pytest.mark.slow
 def test_a_new_weight_decay_applies(run: Path, go_on: Command) -> None:
     go_on(run, "--trainer.max_steps=8", "--model.optimizer.weight_decay=0.7")
     (optimizer,) = load(run, 8)["optimizer_states"]
@@ -269,12 +304,14 @@ def test_a_new_weight_decay_applies(run: Path, go_on: Command) -> None:
 STUCK = ["--model.optimizer.lr=0", "--model.optimizer.adamw_lr=0", "--trainer.val_check_interval=2"]
 
 
+@pytest.mark.slow
 def test_a_smaller_patience_applies(corpus: Path, tmp_path: Path, go_on: Command) -> None:
     run = train(tmp_path / "run", corpus, *CONSTANT, *STUCK, "--trainer.max_steps=6")
     go_on(run, *STUCK, "--trainer.max_steps=20", "--early_stopping.patience=3")
     assert steps(run, "val/loss")[-1] == 8  # the best at 2, none better at 4, 6 and 8
 
 
+@pytest.mark.slow
 def test_a_larger_patience_continues_a_run_that_had_lost_it(
     corpus: Path, tmp_path: Path, go_on: Command
 ) -> None:
@@ -286,6 +323,7 @@ def test_a_larger_patience_continues_a_run_that_had_lost_it(
     assert steps(run, "val/loss")[-1] == 10
 
 
+@pytest.mark.slow
 def test_what_changed_is_in_the_manifest_and_the_config(run: Path, go_on: Command) -> None:
     go_on(run, "--trainer.max_steps=8")
     (resumed,) = json.loads((run / "manifest.json").read_text())["resumed"]
@@ -294,6 +332,7 @@ def test_what_changed_is_in_the_manifest_and_the_config(run: Path, go_on: Comman
     assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_steps"] == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flag", "named"),
     [
@@ -313,6 +352,7 @@ def test_another_architecture_is_refused_by_name(
     assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_another_corpus_is_refused_by_name(run: Path, go_on: Command, small_corpus: Path) -> None:
     before = contents(run)
     mistake = go_on(run, "--trainer.max_steps=12", "--data.path", small_corpus)
@@ -321,12 +361,14 @@ def test_another_corpus_is_refused_by_name(run: Path, go_on: Command, small_corp
     assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_a_different_batch_size_continues_at_the_same_sequence(run: Path, go_on: Command) -> None:
     shown = go_on(run, "--trainer.max_steps=8", "--data.batch_size=6")
     assert "changed: data.batch_size: 4 -> 6" in shown.out
     assert load(run, 8)["TokenData"] == {"sequences": 6 * 4 + 2 * 6}
 
 
+@pytest.mark.slow
 def test_a_different_accumulation_continues_at_the_same_step(run: Path, go_on: Command) -> None:
     go_on(run, "--trainer.max_steps=12", "--trainer.accumulate_grad_batches=3")
     assert steps(run, "val/loss") == [0, 4, 6, 8, 12]
@@ -334,6 +376,7 @@ def test_a_different_accumulation_continues_at_the_same_step(run: Path, go_on: C
     assert load(run, 12)["global_step"] == 12
 
 
+@pytest.mark.slow
 def test_the_config_of_a_run_resumes_it_from_another_directory(
     run: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from lmtemplate.callbacks import Checkpoint
+from lmtemplate.callbacks.checkpointing import Checkpoint
 from lmtemplate.checkpoint import files, resume
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.record import read_record

@@ -27,7 +27,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from lmtemplate import __main__ as program
-from lmtemplate.callbacks import Checkpoint
+from lmtemplate.callbacks.checkpointing import Checkpoint
 from lmtemplate.checkpoint import files
 from lmtemplate.module import LitLanguageModel
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from lmtemplate.callbacks import Checkpoint
+from lmtemplate.callbacks.checkpointing import Checkpoint
 from lmtemplate.checkpoint import files, resume
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.run_dir import folder_of
@@ -72,6 +72,7 @@ OPERATIONS = {
 ERRORS = {"write": errno.ENOSPC, "fsync": errno.EIO, "rename": errno.EACCES, "open": errno.EACCES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_a_failed_save_is_told_and_changes_nothing_else(
     fit: Command, fail: Fail, tmp_path: Path, whole: Path, name: str
@@ -89,6 +90,7 @@ def test_a_failed_save_is_told_and_changes_nothing_else(
     assert resume.read_best(tmp_path / "run") == resume.read_best(whole)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_with_the_room_that_is_needed(
     fit: Command, fail: Fail, tmp_path: Path
 ) -> None:
@@ -100,6 +102,7 @@ def test_a_full_disk_is_told_with_the_room_that_is_needed(
     assert 0.5 * size < float(found[1]) < 1.1 * size
 
 
+@pytest.mark.slow
 def test_the_good_files_of_before_stay_while_saves_fail(
     fit: Command, fail: Fail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +122,7 @@ def test_the_good_files_of_before_stay_while_saves_fail(
     assert sound_steps(tmp_path / "run") == [4, 16]
 
 
+@pytest.mark.slow
 def test_the_third_failure_in_a_row_ends_the_run_with_5(
     fit: Command, fail: Fail, tmp_path: Path
 ) -> None:
@@ -133,11 +137,13 @@ def test_the_third_failure_in_a_row_ends_the_run_with_5(
     assert [f"({n}/3)" in stopped.out for n in (1, 2, 3)] == [True] * 3
 
 
+@pytest.mark.slow
 def test_a_save_in_between_starts_the_count_anew(fit: Command, fail: Fail, tmp_path: Path) -> None:
     fail(os, "fsync", errno.EIO, [4, 8, 16, 20])
     assert fit(tmp_path / "run", *FLAGS, "--trainer.max_steps=24").code == 0
 
 
+@pytest.mark.slow
 def test_the_last_step_has_to_be_saved_and_can_be_made_up_for(
     fit: Command, tmp_path: Path, whole: Path
 ) -> None:
@@ -158,6 +164,7 @@ def test_the_last_step_has_to_be_saved_and_can_be_made_up_for(
     assert equal(load(tmp_path / "run", 16)["state_dict"], load(whole, 16)["state_dict"])
 
 
+@pytest.mark.slow
 def test_a_milestone_that_cannot_be_saved_is_told_and_no_more(
     fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +182,7 @@ def test_a_milestone_that_cannot_be_saved_is_told_and_no_more(
     assert "save failed" not in shown.out
 
 
+@pytest.mark.slow
 def test_a_pruning_that_fails_is_told_and_made_up_for(
     fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +210,7 @@ def small_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_files")
 def test_a_limit_on_the_size_of_files_is_a_failed_save_like_others(
     fit: Command, tmp_path: Path
@@ -230,6 +239,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True, timeout=10)
 
 
+@pytest.mark.slow
 def test_a_disk_without_a_free_byte_for_a_while_costs_no_step_and_no_point(
     fit: Command, small_disk: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +266,7 @@ def test_a_disk_without_a_free_byte_for_a_while_costs_no_step_and_no_point(
     assert arrays[0].read_text() == arrays[1].read_text()
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_and_is_cleared_costs_no_step(
     fit: Command, small_disk: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

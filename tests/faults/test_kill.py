@@ -28,6 +28,7 @@ def elsewhere(tmp_path: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.mark.slow
 def test_a_run_killed_twice_ends_bitwise_like_one_that_was_not(
     corpus: Path, tmp_path: Path, elsewhere: Path
 ) -> None:

@@ -28,6 +28,7 @@ def resumed(
     return folder, resume_at_each(EVERYWHERE, corpus, folder, CUTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", CUTS)
 def test_a_run_resumed_after_this_step_ends_bitwise_like_the_uninterrupted_one(
     resumed: tuple[Path, dict[int, list[str]]], cut: int
@@ -35,6 +36,7 @@ def test_a_run_resumed_after_this_step_ends_bitwise_like_the_uninterrupted_one(
     assert resumed[1][cut] == []
 
 
+@pytest.mark.slow
 def test_a_run_stopped_inside_a_step_ends_bitwise_like_the_uninterrupted_one(
     resumed: tuple[Path, dict[int, list[str]]], corpus: Path, tmp_path: Path
 ) -> None:

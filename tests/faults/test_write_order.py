@@ -64,6 +64,7 @@ def first(calls: list[str], pattern: str, after: int = -1) -> int:
     return number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [4, 8, 12])
 def test_a_file_is_synced_then_renamed_and_its_folder_synced(calls: list[str], step: int) -> None:
     name = re.escape(files.file_name(step))
@@ -76,6 +77,7 @@ def test_a_file_is_synced_then_renamed_and_its_folder_synced(calls: list[str], s
     first(calls, folder, renamed)
 
 
+@pytest.mark.slow
 def test_an_old_file_is_deleted_only_when_the_folder_with_the_new_one_is_synced(
     calls: list[str],
 ) -> None:
@@ -86,12 +88,14 @@ def test_an_old_file_is_deleted_only_when_the_folder_with_the_new_one_is_synced(
     assert renamed < synced < deleted
 
 
+@pytest.mark.slow
 def test_best_json_is_written_like_a_checkpoint(calls: list[str]) -> None:
     synced = first(calls, r"fsync\(\d+<[^>]*/\.best\.json\.tmp>\) += 0")
     renamed = first(calls, r'rename\(".*/\.best\.json\.tmp", ".*/best\.json"\) += 0', synced)
     first(calls, r"fsync\(\d+<[^>]*/checkpoints>\) += 0", renamed)
 
 
+@pytest.mark.slow
 def test_no_file_is_opened_in_tmpdir(traced: tuple[Path, int]) -> None:
     folder, _ = traced
     lines = [line for trace in folder.glob("trace.*") for line in trace.read_text().splitlines()]

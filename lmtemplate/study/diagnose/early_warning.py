@@ -1,14 +1,15 @@
 """The last rows of a run that still goes on -> one line, once it is surely bad already."""
 
 import math
+from collections import deque
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lmtemplate.callbacks.record import RecordLogger
 from lmtemplate.module import LitLanguageModel, is_log_step
-from lmtemplate.record import Floats, Ints
+from lmtemplate.record import Floats, Ints, is_recorded, read_record
 from lmtemplate.study.diagnose import thresholds as limit
 from lmtemplate.study.diagnose.finding import Facts, Finding, conclude
 
@@ -81,28 +82,40 @@ class Watch(Callback):
 
     def __init__(self) -> None:
         self._said: set[str] = set()
+        self._rows: deque[tuple[int, float]] = deque(maxlen=WINDOW)  # step, training loss
+        self._start: float | None = None  # the loss before step 1
+        self._logged_at = 0  # step of the log point before
 
-    def look(self, trainer: Trainer, module: LitLanguageModel) -> Finding | None:
-        """The early fault that the record shows now."""
-        for logger in trainer.loggers:
-            if isinstance(logger, RecordLogger) and logger.writer is not None:
-                columns = logger.writer.columns
-                return early_fault(
-                    np.array(columns.steps[-WINDOW:]),
-                    np.array(columns.train_loss[-WINDOW:]),
-                    columns.initial_val_loss or math.log(module.net.vocab_size),
-                    Facts(warmup_steps=module.schedule.warmup_steps),
-                )
-        return None
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read what earlier starts of the run have logged."""
+        assert isinstance(pl_module, LitLanguageModel)
+        run = Path(trainer.default_root_dir)
+        if trainer.global_step and is_recorded(run):
+            record = read_record(run)
+            rows = zip(record.steps.tolist(), record.train_loss.tolist(), strict=True)
+            self._rows.extend(row for row in rows if row[0] <= trainer.global_step)
+            self._start = record.initial_val_loss
+        else:
+            self._start = pl_module.latest.get("val/loss")
+
+    def look(self, module: LitLanguageModel) -> Finding | None:
+        """The early fault that the training losses show now."""
+        steps, losses = zip(*self._rows, strict=True) if self._rows else ((), ())
+        start = self._start or math.log(module.net.vocab_size)
+        facts = Facts(warmup_steps=getattr(module.schedule, "warmup_steps", None))
+        return early_fault(np.array(steps), np.array(losses), start, facts)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at the record up to the log point before: this one is not in it yet."""
+        """Look at the losses up to the log point before: this one is not logged yet."""
         assert isinstance(pl_module, LitLanguageModel)
         if not trainer.is_global_zero or not is_log_step(trainer, batch_idx):
             return
-        finding = self.look(trainer, pl_module)
+        if self._logged_at and "train/loss" in pl_module.latest:
+            self._rows.append((self._logged_at, pl_module.latest["train/loss"]))
+        self._logged_at = trainer.global_step
+        finding = self.look(pl_module)
         if finding is not None and finding.name not in self._said:
             self._said.add(finding.name)
             name = finding.name.replace("_", " ")

@@ -147,7 +147,7 @@ HOLDER = "pid 77 on host a since 10:02"
 def test_who_has_the_run_directory_is_named_and_not_disturbed(tmp_path: Path) -> None:
     (tmp_path / ".lock").write_text(HOLDER)
     code = (
-        "import fcntl, sys; file = open(sys.argv[1], 'a+'); fcntl.lockf(file, fcntl.LOCK_EX); "
+        "import fcntl, sys; file = open(sys.argv[1], 'a+'); fcntl.flock(file, fcntl.LOCK_EX); "
         "print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-S", "-c", code, str(tmp_path / ".lock")]

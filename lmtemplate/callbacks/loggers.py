@@ -1,0 +1,171 @@
+"""Logged values -> TensorBoard's events, and the record: one curve across resumes."""
+
+import importlib
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from lmtemplate.checkpoint.compatibility import flatten
+from lmtemplate.checkpoint.resume import read_best
+from lmtemplate.record import TRAIN, VAL, Writer
+
+CHARTS = {
+    "losses": {
+        "train and validation loss": ["Multiline", ["train/loss", "val/loss"]],
+        "validation, bits per byte": ["Multiline", ["val/bits_per_byte"]],
+    }
+}
+
+# Settings that runs are compared by; the rest is in config.yaml.
+COMPARED = (
+    *("model.", "data.", "seed_everything", "early_stopping.patience"),
+    *(f"trainer.{name}" for name in ("max_steps", "accumulate_grad_batches", "precision")),
+    "trainer.gradient_clip_val",
+)
+
+
+def hyperparameters(settings: dict[str, Any]) -> dict[str, bool | int | float | str]:
+    """What the hparams tab shows: {"model.net": "GPT", "model.net.n_layer": 4, ...}."""
+    shown: dict[str, bool | int | float | str] = {}
+    for path, value in flatten(settings).items():
+        key = path.replace(".init_args", "").removesuffix(".class_path")
+        if key.startswith(COMPARED) and value is not None:
+            value = value.rpartition(".")[2] if path.endswith(".class_path") else value
+            shown[key] = value if isinstance(value, (bool, int, float)) else str(value)
+    return shown
+
+
+class TensorBoard(TensorBoardLogger):
+    """Writes events into the run directory: curves, a chart of both losses, and the hparams tab.
+
+    Args:
+        run_dir: the run directory.
+        first_step: steps from here on are new; what an earlier, killed start wrote there is hidden.
+        settings: the run's config, nested.
+    """
+
+    def __init__(
+        self, run_dir: Path, first_step: int, settings: dict[str, Any] | None = None
+    ) -> None:
+        importlib.import_module("torch.utils.tensorboard")  # a broken one fails before the run
+        super().__init__(
+            run_dir, name="", version="", default_hp_metric=False, purge_step=first_step
+        )
+        self.run = Path(run_dir)
+        self.settings = settings or {}
+        self._last_step: int | None = None  # None until the charts are written
+        self._has_warned = False
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # type: ignore[override]
+        # Lightning adds its epoch, which is always 0 here: the data's is data/epoch
+        with self.forgiving():
+            if self._last_step is None:
+                self.experiment.add_custom_scalars(CHARTS)
+            self._last_step = step
+            super().log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step)
+
+    @rank_zero_only
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        pass  # they stand beside the best loss, which is known at the end
+
+    def save(self) -> None:
+        with self.forgiving():
+            self.experiment.flush()  # and no hparams.yaml: config.yaml says it already
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        with self.forgiving():
+            if status == "success" and (best := read_best(self.run)):
+                super().log_hyperparams(
+                    hyperparameters(self.settings),
+                    {"best/val_loss": best["val_loss"]},
+                    step=self._last_step,
+                )
+            super().finalize(status)
+
+    @contextmanager
+    def forgiving(self) -> Iterator[None]:
+        """A full disk costs curves, not the run: the record has them, too."""
+        try:
+            yield
+        except (OSError, ValueError) as error:  # Lightning makes a ValueError of any error
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(cause, OSError):
+                raise
+            if not self._has_warned:
+                print(f"TensorBoard's files cannot be written: {cause.strerror}", flush=True)
+            self._has_warned = True
+
+
+class RecordLogger(Logger):
+    """Writes the record. Lightning's CSVLogger deletes what an earlier start of the run has logged.
+
+    Values of one step come in several calls. They wait until the call with a loss, and become one
+    line with it; values that come after it become a line before the next one, or at `save`.
+
+    Args:
+        run_dir: the run directory.
+        first_step: steps from here on are new.
+    """
+
+    name = "record"
+    version = ""
+
+    def __init__(self, run_dir: Path, first_step: int) -> None:
+        super().__init__()
+        self.run_dir = run_dir
+        self.first_step = first_step
+        self._writer: Writer | None = None  # made by the first value, in the first process
+        self._waiting: dict[int, dict[str, float]] = {}  # step -> values
+
+    @rank_zero_only
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        pass  # config.yaml has them
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        step = step or 0
+        values = {name: value for name, value in metrics.items() if name != "epoch"}
+        losses = [value for name, value in values.items() if name in (TRAIN, VAL)]
+        if not all(map(math.isfinite, losses)):
+            self._append(step, values)  # at once: the run may be about to end
+            return
+        self._waiting.setdefault(step, {}).update(values)
+        if losses:
+            self._write_waiting(step)
+        if VAL in values and self._writer is not None:
+            self._writer.write_arrays()
+
+    def _write_waiting(self, last_step: float) -> None:
+        for step in sorted(step for step in self._waiting if step <= last_step):
+            self._append(step, self._waiting.pop(step))
+
+    @rank_zero_only
+    def log_samples(self, texts: Mapping[str, str], step: int) -> None:
+        """Keep what the model wrote: prompt -> continuation."""
+        self._append(step, {"samples": dict(texts)})
+
+    def _append(self, step: int, values: Mapping[str, Any]) -> None:
+        if self._writer is None:
+            self._writer = Writer(self.run_dir, self.first_step)
+        self._writer.append(step, values)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Let all values so far outlive a power cut."""
+        self._write_waiting(math.inf)
+        if self._writer is not None:
+            self._writer.sync()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self._write_waiting(math.inf)
+        if self._writer is not None:
+            self._writer.write_arrays()

@@ -1,0 +1,231 @@
+"""A run -> what TensorBoard shows of it, and its record: equal to the last bit."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import plugin_data_pb2
+
+from lmtemplate.callbacks.loggers import RecordLogger, TensorBoard
+from lmtemplate.record import LINES, from_lines, read_lines, read_record
+from tests.conftest import TINY, Command
+from tests.runs import curve, events, load, steps, train
+
+
+@pytest.fixture(scope="module")
+def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("runs") / "run", corpus, "--model.optimizer.lr=0.01")
+
+
+def hparams(run: Path) -> dict[str, Any]:
+    """Setting -> value, as the hparams tab lists them."""
+    metadata = events(run).SummaryMetadata("_hparams_/session_start_info")
+    content = plugin_data_pb2.HParamsPluginData.FromString(metadata.plugin_data.content)
+    values = content.session_start_info.hparams.items()
+    return {key: getattr(value, value.WhichOneof("kind")) for key, value in values}
+
+
+def test_both_losses_stand_in_one_chart(run: Path) -> None:
+    (event,) = events(run).Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    charts = [chart for category in layout.category for chart in category.chart]
+    assert ["train/loss", "val/loss"] in [list(chart.multiline.tag) for chart in charts]
+
+
+def test_every_curve_of_the_charts_is_logged(run: Path) -> None:
+    (event,) = events(run).Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    tags = {tag for cat in layout.category for chart in cat.chart for tag in chart.multiline.tag}
+    assert tags <= set(events(run).Tags()["scalars"])
+
+
+def test_the_settings_stand_in_the_hparams_tab(run: Path) -> None:
+    settings = hparams(run)
+    assert settings["model.optimizer.lr"] == 0.01
+    assert settings["trainer.max_steps"] == 12
+    assert settings["data.block_size"] == 16
+    assert settings["model.net"] == "GPT"
+
+
+def test_the_hparams_tab_shows_the_best_validation_loss(run: Path) -> None:
+    best = json.loads((run / "checkpoints" / "best.json").read_text())
+    assert curve(run, "best/val_loss") == [(12, pytest.approx(best["val_loss"], rel=1e-6))]
+    metadata = events(run).SummaryMetadata("_hparams_/experiment")
+    content = plugin_data_pb2.HParamsPluginData.FromString(metadata.plugin_data.content)
+    assert [info.name.tag for info in content.experiment.metric_infos] == ["best/val_loss"]
+
+
+def test_lightning_s_epoch_is_not_shown(run: Path) -> None:
+    assert "epoch" not in events(run).Tags()["scalars"]
+    assert "hp_metric" not in events(run).Tags()["scalars"]
+
+
+def test_the_data_s_epoch_is_the_share_of_the_split_that_was_seen(run: Path) -> None:
+    blocks = (30_545 - 1) // 16
+    for step, passes in curve(run, "data/epoch"):
+        assert passes == pytest.approx(step * 4 / blocks, rel=1e-6)
+
+
+def test_settings_are_written_once_in_config_yaml(run: Path) -> None:
+    assert not list(run.rglob("hparams.yaml"))
+
+
+@pytest.mark.slow
+def test_a_resumed_run_shows_its_new_best(run: Path, corpus: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    train(copy, corpus, "--trainer.max_steps=16", "--model.optimizer.lr=0.01", "--resume=auto")
+    best = json.loads((copy / "checkpoints" / "best.json").read_text())
+    assert curve(copy, "best/val_loss")[-1] == (16, pytest.approx(best["val_loss"], rel=1e-6))
+
+
+def test_what_an_earlier_start_wrote_from_a_step_on_is_hidden(tmp_path: Path) -> None:
+    killed = TensorBoard(tmp_path, 0)
+    for step in (1, 2, 3, 4):
+        killed.log_metrics({"a": 1.0}, step)
+    killed.save()
+    resumed = TensorBoard(tmp_path, 3)
+    resumed.log_metrics({"a": 2.0}, 3)
+    resumed.save()
+    assert curve(tmp_path, "a") == [(1, 1.0), (2, 1.0), (3, 2.0)]
+
+
+@pytest.mark.slow
+def test_a_run_without_checkpoints_has_no_hparams_and_no_error(
+    corpus: Path, tmp_path: Path
+) -> None:
+    run = train(tmp_path / "run", corpus, "--checkpoint=null", "--trainer.max_steps=4")
+    assert steps(run, "val/loss") == [0, 4]
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def arrays(run: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run / "checkpoints/training_metrics.json").read_text())
+    return content
+
+
+@pytest.fixture(scope="module")
+def recorded(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """13 steps, logged every 5, validated every 4."""
+    flags = ["--trainer.log_every_n_steps=5", "--trainer.max_steps=13"]
+    return train(tmp_path_factory.mktemp("record") / "run", corpus, *flags)
+
+
+def test_there_is_a_row_every_n_steps_at_validations_and_at_the_end(recorded: Path) -> None:
+    assert arrays(recorded)["steps"] == [4, 5, 8, 10, 12, 13]
+
+
+def test_every_validation_has_its_value(recorded: Path) -> None:
+    evaluated = [value is not None for value in arrays(recorded)["val_loss"]]
+    assert evaluated == [True, False, True, False, True, True]
+
+
+def test_the_record_is_what_tensorboard_shows_to_its_last_bit(recorded: Path) -> None:
+    record = read_record(recorded)
+    names = {"train/loss": record.train_loss, "optim/lr": record.learning_rate, **record.values}
+    for tag, values in names.items():
+        points = dict(curve(recorded, tag))
+        for step, value in zip(record.steps.tolist(), values, strict=True):
+            assert (step in points) == (not np.isnan(value)), tag
+            if step in points:
+                assert np.float32(points[step]) == np.float32(value), tag
+    validations = dict(zip(*(part.tolist() for part in record.validations), strict=True))
+    for step, value in [(0, record.initial_val_loss), *validations.items()]:
+        assert np.float32(dict(curve(recorded, "val/loss"))[step]) == np.float32(value)
+
+
+def test_the_last_validation_is_the_checkpoint_s_and_the_summary_s(recorded: Path) -> None:
+    best = json.loads((recorded / "checkpoints/best.json").read_text())
+    summary = json.loads((recorded / "summary.json").read_text())
+    assert min(v for v in arrays(recorded)["val_loss"] if v is not None) == best["val_loss"]
+    assert arrays(recorded)["val_loss"][-1] == summary["last_val_loss"]
+    assert arrays(recorded)["steps"][-1] == summary["step"] == load(recorded, 13)["global_step"]
+
+
+@pytest.mark.slow
+def test_losses_between_rows_average_to_the_row(corpus: Path, tmp_path: Path) -> None:
+    fine = train(tmp_path / "fine", corpus, "--trainer.log_every_n_steps=1")
+    coarse = train(tmp_path / "coarse", corpus, "--trainer.log_every_n_steps=5")
+    each, start = read_record(fine).train_loss, 0
+    for step, loss in zip(arrays(coarse)["steps"], arrays(coarse)["train_loss"], strict=True):
+        assert loss == pytest.approx(each[start:step].mean(), rel=1e-6)
+        start = step
+
+
+@pytest.mark.slow
+def test_a_resumed_run_has_the_record_of_the_uninterrupted_one(
+    corpus: Path, tmp_path: Path
+) -> None:
+    flags = ["--trainer.log_every_n_steps=5", "--model.schedule=Constant"]
+    whole = train(tmp_path / "whole", corpus, *flags, "--trainer.max_steps=13")
+    resumed = train(tmp_path / "resumed", corpus, *flags, "--trainer.max_steps=8")
+    # as if a kill had come after more was logged than saved
+    with (resumed / "checkpoints" / LINES).open("a") as file:
+        file.write('{"step": 9, "train/loss": 1.0}\n{"step": 10, "tra')
+    train(resumed, corpus, *flags, "--trainer.max_steps=13", "--resume=auto")
+    assert arrays(resumed) == arrays(whole)
+
+
+def test_what_the_model_wrote_is_kept_by_step(recorded: Path) -> None:
+    samples = read_record(recorded).samples
+    assert list(samples) == [0, 4, 8, 12, 13]
+    assert all(list(texts) == [""] for texts in samples.values())
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_is_listed(fit: Command, tmp_path: Path) -> None:
+    flags = ["--model.optimizer=SGD", "--model.optimizer.lr=1e38", "--model.net.logit_cap=null"]
+    flags += ["--trainer.log_every_n_steps=1", "--model.schedule.warmup_steps=0"]
+    assert fit(tmp_path / "run", *flags).code == 4
+    content = arrays(tmp_path / "run")
+    assert content["nonfinite_steps"] == [2, 3, 4]  # the last one with its validation
+    assert content["steps"] == [1]
+
+
+def test_values_that_come_after_their_step_was_written_are_read_with_it(tmp_path: Path) -> None:
+    logger = RecordLogger(tmp_path, 0)
+    logger.log_metrics({"optim/lr": 0.1}, 5)
+    logger.log_metrics({"train/loss": 3.0}, 5)
+    logger.log_metrics({"mine": 1.0, "epoch": 0}, 5)  # as Lightning's self.log does
+    logger.log_metrics({"train/loss": 2.0}, 10)
+    logger.log_metrics({"mine": 2.0, "epoch": 0}, 10)
+    logger.save()
+    steps = [entry["step"] for entry in read_lines(tmp_path)]
+    assert steps == sorted(steps) == [5, 5, 10, 10]
+    record = read_record(tmp_path)
+    assert record.steps.tolist() == [5, 10]
+    assert record.values["mine"].tolist() == [1.0, 2.0]
+
+
+@pytest.mark.slow
+def test_a_kill_leaves_whole_lines_and_strict_json(corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    flags = [*TINY, "--trainer.max_steps=100000", "--trainer.val_check_interval=50"]
+    words = ["fit", "--data.path", corpus, *flags, "--run_dir", run]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "lmtemplate", *map(str, words)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+    )
+    written = run / "checkpoints" / "training_metrics.json"
+    while not (written.exists() and len(arrays(run)["steps"]) > 20):
+        assert child.poll() is None
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    text = (run / "checkpoints" / LINES).read_text()
+    assert text.endswith("\n")
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert lines == list(read_lines(run))
+    steps, content = from_lines(lines).steps.tolist(), arrays(run)
+    assert content["steps"] == steps[: len(content["steps"])]
