@@ -119,6 +119,12 @@ class LitLanguageModel(LightningModule):
         self._settings_before: list[Group] | None = None  # and in the start before
         self.train_sums = torch.zeros(2)  # nats, tokens since the last log, of this rank
 
+    @property
+    def schedule_name(self) -> str:
+        """What the card calls the schedule."""
+        is_own = isinstance(self.schedule, Schedule)
+        return type(self.schedule if is_own else self.lr_schedulers()).__name__
+
     def setup(self, stage: str) -> None:
         token_bytes = getattr(getattr(self.trainer, "datamodule", None), "token_bytes", None)
         self.metrics.token_bytes = torch.zeros(0) if token_bytes is None else token_bytes

@@ -1,4 +1,4 @@
-"""What a run may cost (steps, passes, tokens, FLOPs, seconds) -> optimizer steps."""
+"""What a run may cost (steps, epochs, tokens, FLOPs, seconds) -> optimizer steps."""
 
 import copy
 import time
@@ -91,24 +91,26 @@ def run_length(
     *,
     net: LanguageModel,
     tokens_per_step: int,
-    sequences: int,
+    sequences: int | None,
     block_size: int,
     seconds_per_step: float | None = None,
 ) -> RunLength:
-    """Convert the limit to steps, rounded down (up for passes, so that they are whole), at least 1.
+    """Convert the limit to steps, rounded down (up for epochs, so that they are whole), at least 1.
 
     Args:
         limit: one of LIMITS.
         value: in the limit's own unit.
         net: for its parameters and FLOPs per token.
         tokens_per_step: over all devices and micro-batches.
-        sequences: in one pass over the training data.
+        sequences: in one epoch of the training data; None where it has no end.
         block_size: tokens per sequence.
         seconds_per_step: measured; needed by max_seconds.
     """
     if limit == "trainer.max_steps":
         steps = value
     elif limit == "max_epochs":
+        if sequences is None:
+            raise ConfigError("max_epochs: this data has no epochs; give trainer.max_steps")
         steps = -(-value * sequences * block_size // tokens_per_step)
     elif limit == "max_tokens":
         steps = value / tokens_per_step

@@ -171,10 +171,10 @@ class Checkpoint(callbacks.Checkpoint):
                 meter.resume()
 
     def _save_curves(self, trainer: Trainer) -> None:
-        """Loggers save before the checkpoint: a resume can cut a curve, but not fill a gap."""
+        """Write all curves before the checkpoint: a resume can cut one, but not fill a gap."""
         for logger in trainer.loggers:
             try:
-                logger.save()
+                getattr(logger, "sync", logger.save)()
             except OSError as error:
                 trainer.lightning_module.print(f"{type(logger).__name__} cannot save: {error}")
 

@@ -41,6 +41,16 @@ def hyperparameters(settings: dict[str, Any]) -> dict[str, bool | int | float | 
     return shown
 
 
+def at_true_step(metrics: Mapping[str, float], step: int | None) -> tuple[dict[str, float], int]:
+    """Values, and the optimizer step that they belong to, the first being 1.
+
+    What comes through `self.log` at the end of an epoch carries Lightning's own epoch, and a step
+    that Lightning counts from 0. Its epoch, which is always 0 here, is left out (see data/epoch).
+    """
+    values = {name: value for name, value in metrics.items() if name != "epoch"}
+    return values, (step or 0) + ("epoch" in metrics)
+
+
 class TensorBoard(TensorBoardLogger):
     """Writes events into the run directory: curves, a chart of both losses, and the hparams tab.
 
@@ -64,20 +74,26 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # type: ignore[override]
-        # Lightning adds its epoch, which is always 0 here: the data's is data/epoch
+        values, step = at_true_step(metrics, step)
+        if not values:
+            return
         with self.forgiving():
             if self._last_step is None:
                 self.experiment.add_custom_scalars(CHARTS)
             self._last_step = step
-            super().log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step)
+            super().log_metrics(values, step)
 
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         pass  # they stand beside the best loss, which is known at the end
 
     def save(self) -> None:
+        pass  # Lightning calls this whenever it logs; no hparams.yaml: config.yaml says it already
+
+    def sync(self) -> None:
+        """Let all values so far reach their file."""
         with self.forgiving():
-            self.experiment.flush()  # and no hparams.yaml: config.yaml says it already
+            self.experiment.flush()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -131,8 +147,9 @@ class RecordLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        step = step or 0
-        values = {name: value for name, value in metrics.items() if name != "epoch"}
+        values, step = at_true_step(metrics, step)
+        if not values:
+            return
         losses = [value for name, value in values.items() if name in (TRAIN, VAL)]
         if not all(map(math.isfinite, losses)):
             self._append(step, values)  # at once: the run may be about to end
@@ -158,7 +175,7 @@ class RecordLogger(Logger):
         self._writer.append(step, values)
 
     @rank_zero_only
-    def save(self) -> None:
+    def sync(self) -> None:
         """Let all values so far outlive a power cut."""
         self._write_waiting(math.inf)
         if self._writer is not None:

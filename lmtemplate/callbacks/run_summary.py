@@ -10,7 +10,7 @@ from lmtemplate.callbacks.early_stopping import EarlyStopping, RunEnd
 from lmtemplate.callbacks.preemption import SignalError
 from lmtemplate.callbacks.throughput import Throughput
 from lmtemplate.checkpoint.resume import read_best, steps_saved
-from lmtemplate.data.datamodule import TokenData
+from lmtemplate.data.datamodule import LanguageData
 from lmtemplate.errors import DiskError, NumbersError
 from lmtemplate.hardware import device_name
 from lmtemplate.module import LitLanguageModel, is_log_step
@@ -46,7 +46,7 @@ class RunSummary(Callback):
         self._has_estimated = False
 
     def start_rows(
-        self, trainer: Trainer, module: LitLanguageModel, data: TokenData
+        self, trainer: Trainer, module: LitLanguageModel, data: LanguageData
     ) -> dict[str, str]:
         """Rows of the first card: name -> text."""
         net, device = module.net, trainer.strategy.root_device
@@ -57,18 +57,16 @@ class RunSummary(Callback):
         tokens = data.sequences * data.block_size + per_step * left
         parameters = net.parameter_count()
         done = f"{self.steps_before:,} steps before, then " if self.steps_before else ""
-        passes = tokens / (len(data.blocks("train")) * data.block_size)
-        splits, flops = data.index["splits"], net.flops_per_token()
+        sequences, flops = data.train_sequences, net.flops_per_token()
+        epochs = f" = {tokens / sequences / data.block_size:.1f} epochs" if sequences else ""
         compiled = "compiled" if module.compiles(device) else "not compiled"
         devices = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
         return {
             "model": f"{type(net).__name__}, {parameters:,} parameters, "
-            f"{type(module.recipe).__name__}, {type(module.schedule).__name__}",
-            "data": f"{data.path}: {splits['train']['tokens']:,} training and "
-            f"{splits['val']['tokens']:,} validation tokens, "
-            f"vocabulary {data.vocab_size:,} ({data.index['tokenizer']['kind']})",
-            "length": f"{done}{left:,} steps x {per_step:,} tokens = {tokens:,} tokens "
-            f"= {passes:.1f} passes over the data (from {self.length})",
+            f"{module.recipe.name}, {module.schedule_name}",
+            "data": data.description,
+            "length": f"{done}{left:,} steps x {per_step:,} tokens = {tokens:,} tokens"
+            f"{epochs} (from {self.length})",
             "cost": f"{tokens / parameters:.1f} tokens per parameter (20 is Chinchilla's), "
             f"{flops * tokens:.2e} FLOPs ({flops:,.0f} per token)",
             "device": f"{devices}{device.type} ({device_name(device)}), "
@@ -77,7 +75,7 @@ class RunSummary(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(pl_module, LitLanguageModel) and isinstance(data, TokenData)
+        assert isinstance(pl_module, LitLanguageModel) and isinstance(data, LanguageData)
         if trainer.is_global_zero:
             rows = self.start_rows(trainer, pl_module, data)
             print(card(f"training in {trainer.default_root_dir}", rows), flush=True)
@@ -90,7 +88,7 @@ class RunSummary(Callback):
         assert isinstance(pl_module, LitLanguageModel)
         speed = pl_module.latest.get("speed/tokens_per_second")
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if speed and isinstance(data, TokenData):
+        if speed and isinstance(data, LanguageData):
             per_step = data.sequences * data.block_size / trainer.global_step
             left = per_step * (trainer.max_steps - trainer.global_step) / speed
             pl_module.print(f"about {duration(left)} of training to go ({speed:,.0f} tokens/s)")
@@ -110,7 +108,7 @@ class RunSummary(Callback):
         return "interrupted", self._interrupted
 
     def summary(
-        self, trainer: Trainer, module: LitLanguageModel, data: TokenData
+        self, trainer: Trainer, module: LitLanguageModel, data: LanguageData
     ) -> dict[str, Any]:
         """What summary.json holds; null where a value does not exist or is not finite."""
         meter, end = find(trainer, Throughput), find(trainer, RunEnd)

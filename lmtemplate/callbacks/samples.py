@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmtemplate.callbacks.loggers import RecordLogger
-from lmtemplate.data.datamodule import TokenData
+from lmtemplate.data.datamodule import LanguageData
 from lmtemplate.errors import ConfigError
 from lmtemplate.generate import continue_tokens, encode_prompt, stream_text
 from lmtemplate.module import LitLanguageModel
@@ -39,22 +39,24 @@ class Samples(Callback):
         self.seed = seed
         self.latest: dict[str, str] = {}  # prompt -> continuation
 
-    def write(self, module: LitLanguageModel, data: TokenData) -> dict[str, str]:
-        """Prompt -> continuation, for all prompts."""
-        was_training = module.net.training
+    def write(self, module: LitLanguageModel, data: LanguageData) -> dict[str, str]:
+        """Prompt -> continuation, for all prompts; none where the data has no tokenizer."""
+        tokenizer, was_training = data.tokenizer, module.net.training
+        if tokenizer is None:
+            return {}
         module.net.eval()
         texts = {}
         for prompt in self.prompts:
-            start = encode_prompt(data.tokenizer, prompt)
+            start = encode_prompt(tokenizer, prompt)
             tokens = continue_tokens(
                 module.net,
                 start,
                 self.max_new_tokens,
                 temperature=self.temperature,
                 seed=self.seed,
-                stop_id=data.tokenizer.eot_id,
+                stop_id=tokenizer.eot_id,
             )
-            texts[prompt] = "".join(stream_text(data.tokenizer, start, tokens))
+            texts[prompt] = "".join(stream_text(tokenizer, start, tokens))
         module.net.train(was_training)
         return texts
 
@@ -62,7 +64,7 @@ class Samples(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
-        assert isinstance(pl_module, LitLanguageModel) and isinstance(data, TokenData)
+        assert isinstance(pl_module, LitLanguageModel) and isinstance(data, LanguageData)
         self.latest = self.write(pl_module, data)
         for logger in trainer.loggers:
             if isinstance(logger, RecordLogger):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lmtemplate.data.datamodule import TokenData
+from lmtemplate.data.datamodule import LanguageData
 from lmtemplate.hardware import device_name, peak_flops
 from lmtemplate.module import LitLanguageModel, is_log_step, is_step_end, log_values
 
@@ -74,7 +74,7 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(pl_module, LitLanguageModel) and isinstance(data, TokenData)
+        assert isinstance(pl_module, LitLanguageModel) and isinstance(data, LanguageData)
         if self._warm:
             self.tokens += data.batch_size * data.block_size * trainer.world_size
         self._warm = self._warm or is_step_end(trainer, batch_idx)  # the first step also compiles

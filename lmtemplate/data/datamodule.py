@@ -119,6 +119,11 @@ class LanguageData(LightningDataModule):
         return None
 
     @property
+    def description(self) -> str:
+        """One line for the card before a run."""
+        return f"{self.name}: vocabulary {self.vocab_size:,}"
+
+    @property
     def train_sequences(self) -> int | None:
         """Sequences in one epoch; None where there is no such number: no epochs."""
         return len(self.blocks("train"))
@@ -270,6 +275,14 @@ class TokenData(LanguageData):
         """Raises DataError if it is not the one that made the shards."""
         expected = self.index["tokenizer"]
         return load_tokenizer(self.path / expected["file"], expected["sha256"])
+
+    @property
+    def description(self) -> str:
+        splits, kind = self.index["splits"], self.index["tokenizer"]["kind"]
+        return (
+            f"{self.name}: {splits['train']['tokens']:,} training and "
+            f"{splits['val']['tokens']:,} validation tokens, vocabulary {self.vocab_size:,} ({kind})"
+        )
 
     @property
     def token_bytes(self) -> Tensor:

@@ -51,7 +51,7 @@ def test_the_first_card_says_what_will_be_trained_on_what(
     assert f"model GPT, {PARAMETERS:,} parameters, AdamW, WarmupCosine" in text
     assert f"{tokens['train']:,} training and {tokens['val']:,} validation tokens" in text
     assert "vocabulary 257 (byte)" in text
-    assert "12 steps x 192 tokens = 2,304 tokens = 0.1 passes over the data" in text
+    assert "12 steps x 192 tokens = 2,304 tokens = 0.1 epochs" in text
     assert f"{2304 / PARAMETERS:.1f} tokens per parameter" in text
     assert f"{FLOPS_PER_TOKEN * 2304:.2e} FLOPs ({FLOPS_PER_TOKEN:,.0f} per token)" in text
     assert re.search(r"device cpu \(.+\), precision [\w-]+, not compiled", text)
