@@ -28,7 +28,6 @@ from lmtemplate.cli_errors import (
 )
 from lmtemplate.data.datamodule import LanguageData, TokenData
 from lmtemplate.errors import ConfigError, UserError
-from lmtemplate.metrics import NAMES
 from lmtemplate.models.gpt import GPT
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.optimizers import AdamW, OptimizerRecipe
@@ -417,7 +416,7 @@ def check_monitor(cli: TrainingCLI) -> None:
     is_own = type(cli.model) is LitLanguageModel and not cli.config.trainer.callbacks
     if stopping is None or not is_own:
         return
-    logged = [f"val/{name}" for name in (*NAMES, *cli.model.more_metrics.by_name)]
+    logged = [f"val/{name}" for name in cli.model.metrics.names]
     if stopping.monitor not in (*logged, "train/loss", "optim/lr", "optim/grad_norm"):
         raise ConfigError(
             f"early_stopping.monitor: {stopping.monitor!r} is never logged; validation logs "
