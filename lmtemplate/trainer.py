@@ -40,6 +40,8 @@ REFUSED = {
     "--model.optimizer.lr and compare them",
     "ModelPruning": "config.yaml cannot name its pruning function; derive a callback of your own "
     "from it that chooses the function itself",
+    "OnExceptionCheckpoint": "Lightning would begin the next run from its file, whatever --resume "
+    "says; `checkpoint` saves when a run is told to stop, and --resume auto goes on",
     "ProgressBar": "it shows nothing; use TQDMProgressBar, or RichProgressBar",
     "SpikeDetection": "it fails at a resume, for its state is made only when training starts; "
     "`guard` handles losses and gradients that are NaN or inf",

@@ -23,7 +23,6 @@ WORKS: dict[str, dict[str, object]] = {
     "LearningRateMonitor": {},
     "ModelCheckpoint": {},
     "ModelSummary": {},
-    "OnExceptionCheckpoint": {"dirpath": "."},
     "TQDMProgressBar": {},
     "WeightAveraging": {},
     "CSVLogger": {"save_dir": "."},
@@ -40,6 +39,7 @@ NEEDS = {
 SETTINGS: dict[str, dict[str, object]] = {  # of those that are refused, but cannot be made without
     "GradientAccumulationScheduler": {"scheduling": {0: 2}},
     "ModelPruning": {"pruning_fn": "l1_unstructured"},
+    "OnExceptionCheckpoint": {"dirpath": "."},
     "StochasticWeightAveraging": {"swa_lrs": 0.01},
     "ThroughputMonitor": {"batch_size_fn": "torch.numel"},
 }
