@@ -1,5 +1,6 @@
 """docs/extending.md: what it shows trains, and what it names is there."""
 
+import math
 import re
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import yaml
 
 from tests.conftest import TINY, Command
-from tests.runs import check_line
+from tests.runs import check_line, curve
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
@@ -79,8 +80,12 @@ def test_its_data_trains_and_is_learned(command: Command, folder: Path) -> None:
     short = [f for f in TINY if "max_val_blocks" not in f and "block_size" not in f]
     config = ["--config", ROOT / "configs/quickstart.yaml"]  # its path is not this data's
     words = [*config, "--data.class_path=digits.Digits", "--allow=digits", *short, *size]
-    result = command("fit", *words, "--run_dir=run", "--data.block_size=16")
+    words += ["--data.block_size=16", "--trainer.limit_val_batches=4"]
+    result = command("fit", *words, "--run_dir=run")
     assert result.code == 0, result
+    losses = [loss for _, loss in curve(Path("run"), "val/loss")]
+    assert losses[0] == pytest.approx(math.log(10), rel=1e-3)
+    assert losses[-1] < 1  # each digit says the next one
     wrong = command("fit", *words, "--run_dir=other", "--data.path=x")
     assert "unknown setting 'data.path'" in check_line(wrong, 2)
 
