@@ -27,8 +27,9 @@ class TwoHeads(nn.Linear):
 
 
 class GPTAhead(GPT):
-    """GPT with a second head for the token at t + 2 (Gloeckle et al. 2024); `train/ahead` is its
-    loss, weighted. Generation and validation use the first head alone.
+    """GPT with a second head for the token at t + 2 (Gloeckle et al. 2024).
+
+    `train/ahead` is that head's loss, weighted. Validation and generation use the first head alone.
 
     Args:
         vocab_size: V, the number of different token ids.
