@@ -36,7 +36,7 @@ def is_logged(trainer: Trainer, step: int) -> bool:
 
     They are every N steps, at each validation, and at the last step.
     """
-    interval: int = vars(trainer)["log_every_n_steps"]  # where type checkers do not see it
+    interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
     validated = step * trainer.accumulate_grad_batches % int(trainer.val_check_interval or 1) == 0
     return step % interval == 0 or validated or step == trainer.max_steps
 
