@@ -22,15 +22,14 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lmtemplate import plug, redact, run_dir
 from lmtemplate.callbacks.checkpointing import SafeCheckpointIO
-from lmtemplate.callbacks.early_stopping import RunEnd
 from lmtemplate.callbacks.loggers import RecordLogger, TensorBoard
-from lmtemplate.callbacks.preemption import EXIT_CODES, SignalError
 from lmtemplate.callbacks.progress import ProgressBar
+from lmtemplate.callbacks.run_end import RunEnd
 from lmtemplate.callbacks.run_summary import RunSummary
 from lmtemplate.checkpoint import compatibility, files
 from lmtemplate.checkpoint.resume import Resumed, ResumeMode, resolve, resume_from
 from lmtemplate.cli import RUN_LENGTHS, TrainingCLI, check_settings
-from lmtemplate.errors import ConfigError, NumbersError
+from lmtemplate.errors import SIGNALS, ConfigError, NumbersError, SignalError
 from lmtemplate.hardware import device_name
 from lmtemplate.record import last_points
 from lmtemplate.run_length import RunLength, accumulation, measure_step, only_limit, run_length
@@ -123,7 +122,7 @@ def is_finished(run: Path, before: files.Checkpoint, cli: TrainingCLI, steps: in
         return bool(summary)  # else it was killed between its last step and its end
     if summary.get("step") != step or reason in ("interrupted", "numbers"):
         return False
-    patient = before["config"]["early_stopping"] != cli.settings["early_stopping"]
+    patient = before["config"].get("early_stopping") != cli.settings.get("early_stopping")
     return steps <= summary.get("max_steps", steps) and not (reason == "early_stopping" and patient)
 
 
@@ -191,7 +190,7 @@ def assemble(cli: TrainingCLI, plan: Plan, run: Path, resumed: Resumed | None) -
 
 def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> None:
     """Run Lightning's loop. What ends it early becomes a line and an exit code."""
-    signals = cli.config_init.signals
+    signals = cli.config_init.get("signals")
     try:
         with signals.listening() if signals else nullcontext():
             trainer.fit(cli.model, cli.datamodule, ckpt_path=path, weights_only=True)
@@ -199,13 +198,13 @@ def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> No
         sys.exit(stop.exit_code)
     except (NumbersError, SystemExit) as error:
         if signals and signals.received:  # it came first
-            sys.exit(EXIT_CODES[signals.received])
+            sys.exit(SIGNALS[signals.received])
         if isinstance(error, SystemExit) and trainer.interrupted:
             sys.exit(130)  # Lightning ends with 1 after a Ctrl-C before the first step
         raise
     except (RuntimeError, MemoryError) as error:
         if signals and signals.received and "DataLoader worker" in str(error):
-            sys.exit(EXIT_CODES[signals.received])  # the worker, just started, got it as well
+            sys.exit(SIGNALS[signals.received])  # the worker, just started, got it as well
         if mistake := mistake_in(error, trainer, cli.datamodule):
             raise mistake from error
         raise
@@ -266,7 +265,7 @@ def train_on(
                 train(*prepared, cli)
             return prepared is not None
         except NumbersError as error:
-            guard = cli.config_init.guard
+            guard = cli.config_init.get("guard")
             if guard is None or gone_back > guard.rewinds:
                 raise NumbersError(
                     f"{error}{last_points(run)}. Lower the learning rate, add warmup, or set "

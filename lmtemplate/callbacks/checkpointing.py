@@ -3,6 +3,7 @@
 import random
 import shutil
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import LightningModule, Trainer, callbacks
 
-from lmtemplate.callbacks.throughput import Throughput
 from lmtemplate.checkpoint import files, resume
 from lmtemplate.errors import ConfigError, DiskError, NumbersError
 from lmtemplate.module import LitLanguageModel, is_logged
@@ -159,16 +159,15 @@ class Checkpoint(callbacks.Checkpoint):
         """Save while the clock of tokens per second is paused. Raises NumbersError, DiskError."""
         if not all_finite(trainer):
             raise NumbersError(f"weights or moments are not finite at step {trainer.global_step:,}")
-        meters = [c for c in trainer.callbacks if isinstance(c, Throughput)]  # type: ignore[attr-defined]
-        running = [meter for meter in meters if meter.pause(trainer)]
-        try:
-            trainer.save_checkpoint(path, weights_only=weights_only)
-        except DiskError:
-            trainer.strategy.barrier()  # the other processes wait in save_checkpoint for this one
-            raise
-        finally:
-            for meter in running:
-                meter.resume()
+        with ExitStack() as clocks:
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if hasattr(callback, "paused"):  # Throughput, whose file may be gone
+                    clocks.enter_context(callback.paused(trainer))
+            try:
+                trainer.save_checkpoint(path, weights_only=weights_only)
+            except DiskError:
+                trainer.strategy.barrier()  # the others wait in save_checkpoint for this one
+                raise
 
     def _save_curves(self, trainer: Trainer) -> None:
         """Write all curves before the checkpoint: a resume can cut one, but not fill a gap."""
