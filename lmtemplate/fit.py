@@ -69,7 +69,7 @@ def measured_seconds(cli: TrainingCLI, machine: Machine, accumulate: int) -> flo
     )
 
 
-def make_plan(cli: TrainingCLI, before: files.Checkpoint | None = None) -> Plan:
+def make_plan(cli: TrainingCLI, before: files.CheckpointDict | None = None) -> Plan:
     """Convert what the config says into devices, precision and steps.
 
     Args:
@@ -114,7 +114,7 @@ def describe(cli: TrainingCLI, length: RunLength) -> dict[str, Any]:
     }
 
 
-def is_finished(run: Path, before: files.Checkpoint, cli: TrainingCLI, steps: int) -> bool:
+def is_finished(run: Path, before: files.CheckpointDict, cli: TrainingCLI, steps: int) -> bool:
     """Whether the run ended as planned, and neither its length nor its patience has changed."""
     summary = run_dir.read_json(run / "summary.json") or {}
     step, reason = before["global_step"], summary.get("stop_reason")
@@ -130,7 +130,7 @@ def load_first_weights(source: str, cli: TrainingCLI) -> None:
     """Begin with the weights of another run or file. Raises CheckpointError if they do not fit."""
     path = Path(files.check_local(source))
     state = files.read(resolve(path, "best") if os.path.isdir(source) else path)
-    compatibility.check_tokenizer(state, cli.datamodule.tokenizer_json, cli.datamodule.name)
+    compatibility.check_same_tokenizer(state, cli.datamodule.tokenizer_json, cli.datamodule.name)
     compatibility.load_net(cli.model.net, state)
 
 

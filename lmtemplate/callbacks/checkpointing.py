@@ -244,7 +244,7 @@ class Checkpoint(callbacks.Checkpoint):
                 lost = f"the best checkpoint, step {self.best[1]:,}, is gone"
                 pl_module.print(f"{lost}: the next is best")
             self.best = None
-            resume.forget_best(self.run)
+            (folder_of(self.run) / "best.json").unlink(missing_ok=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_at = time.monotonic()
