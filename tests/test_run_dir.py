@@ -166,7 +166,7 @@ import os, sys, time
 from pathlib import Path
 from lmtemplate.run_dir import Lock
 lock = Lock(Path(sys.argv[1]))
-lock.acquire()
+lock.__enter__()
 os.write(1, b"locked\\n")
 time.sleep(60)
 """
@@ -193,7 +193,7 @@ def test_a_directory_in_use_is_refused_with_who_has_it(
     tmp_path: Path, holder: subprocess.Popen[str]
 ) -> None:
     with pytest.raises(LockedError, match=f"is in use by pid {holder.pid} on host .* since 20"):
-        Lock(tmp_path).acquire()
+        Lock(tmp_path).__enter__()
 
 
 @needs_locks
@@ -202,20 +202,16 @@ def test_the_lock_of_a_killed_process_is_taken_over_with_a_notice(
 ) -> None:
     holder.kill()
     holder.wait()
-    lock = Lock(tmp_path)
-    lock.acquire()
-    assert f"taking over {tmp_path} from pid {holder.pid}" in capsys.readouterr().out
-    lock.release()
+    with Lock(tmp_path):
+        assert f"taking over {tmp_path} from pid {holder.pid}" in capsys.readouterr().out
 
 
 def test_a_released_lock_leaves_nothing_to_say(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for _ in range(2):
-        lock = Lock(tmp_path)
-        lock.acquire()
-        lock.acquire()
-        lock.release()
+        with Lock(tmp_path):
+            pass
     assert capsys.readouterr().out == ""
     assert not list(tmp_path.iterdir())
 
@@ -266,5 +262,5 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").symlink_to(tmp_path / "precious")
     with pytest.raises(DiskError, match="cannot write"):
-        Lock(tmp_path / "run").acquire()
+        Lock(tmp_path / "run").__enter__()
     assert (tmp_path / "precious").read_text() == "text"

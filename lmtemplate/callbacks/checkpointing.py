@@ -34,9 +34,7 @@ class SafeCheckpointIO(CheckpointIO):
         self.description = description
         self.resumed = resumed
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
         files.write({**self.description, **checkpoint}, Path(path))
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
@@ -131,10 +129,7 @@ class Checkpoint(callbacks.Checkpoint):
     """
 
     def __init__(
-        self,
-        every_minutes: float | None = 15.0,
-        milestones: int | None = 12,
-        keep: int = 2,
+        self, every_minutes: float | None = 15.0, milestones: int | None = 12, keep: int = 2
     ) -> None:
         if keep < 1:
             raise ConfigError(f"checkpoint.keep={keep} has to be 1 or more")
@@ -177,14 +172,6 @@ class Checkpoint(callbacks.Checkpoint):
             except OSError as error:
                 trainer.lightning_module.print(f"{type(logger).__name__} cannot save: {error}")
 
-    def _write_and_prune(self, trainer: Trainer) -> None:
-        """Raises DiskError."""
-        step = trainer.global_step
-        self._save_curves(trainer)
-        self._write(trainer, folder_of(self.run) / files.file_name(step))
-        if trainer.is_global_zero:
-            resume.prune(self.run, newest=step, best=self._point_at_best(), keep=self.keep)
-
     def _point_at_best(self) -> int | None:
         """Write best.json; returns its step, None where there is none (yet)."""
         if self.best is None or self.best[1] not in resume.steps_saved(self.run):
@@ -194,13 +181,16 @@ class Checkpoint(callbacks.Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         """Raises DiskError at the third failure in a row, and where no other save will follow."""
-        self.saved_at, problem = time.monotonic(), ""
+        self.saved_at, problem, step = time.monotonic(), "", trainer.global_step
         try:
-            self._write_and_prune(trainer)
+            self._save_curves(trainer)
+            self._write(trainer, folder_of(self.run) / files.file_name(step))
+            if trainer.is_global_zero:
+                resume.prune(self.run, newest=step, best=self._point_at_best(), keep=self.keep)
         except DiskError as error:
             problem = str(error)
         if not trainer.strategy.reduce_boolean_decision(bool(problem), all=False):
-            self.saved_step, self.failures = trainer.global_step, 0
+            self.saved_step, self.failures = step, 0
             return
         self.failures += 1
         last = f"last good: step {self.saved_step:,}" if self.saved_step else "none is saved yet"
@@ -209,7 +199,7 @@ class Checkpoint(callbacks.Checkpoint):
         if self.failures == MOST_FAILURES or trainer.should_stop:
             go_on = "resume" if self.saved_step else "train"
             raise DiskError(
-                f"step {trainer.global_step:,} is not saved: {problem or 'see the first process'}; "
+                f"step {step:,} is not saved: {problem or 'see the first process'}; "
                 f"{last}. Repair that, then go on with make {go_on} RUN={self.run}"
             )
 
@@ -241,8 +231,9 @@ class Checkpoint(callbacks.Checkpoint):
         resume.clear_leftovers(self.run)
         if self._point_at_best() is None:
             if self.best is not None:
-                lost = f"the best checkpoint, step {self.best[1]:,}, is gone"
-                pl_module.print(f"{lost}: the next is best")
+                pl_module.print(
+                    f"the best checkpoint, step {self.best[1]:,}, is gone: the next is best"
+                )
             self.best = None
             (folder_of(self.run) / "best.json").unlink(missing_ok=True)
 
@@ -263,10 +254,10 @@ class Checkpoint(callbacks.Checkpoint):
         if batch_idx % trainer.accumulate_grad_batches:
             return
         self._save_milestone(trainer)
-        if self.every_minutes is None:
+        # ranks have to agree on the time, and would wait for each other at every step
+        may_ask = trainer.world_size == 1 or is_logged(trainer, trainer.global_step)
+        if self.every_minutes is None or not may_ask:
             return
-        if trainer.world_size > 1 and not is_logged(trainer, trainer.global_step):
-            return  # ranks have to agree on the time, and would wait for each other at every step
         due = time.monotonic() - self.saved_at >= self.every_minutes * 60
         if trainer.strategy.reduce_boolean_decision(due, all=False):
             self.save_if_new(trainer)
@@ -283,8 +274,7 @@ class Checkpoint(callbacks.Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save_milestone(trainer)
-        if self.saved_step != trainer.global_step:
-            self._save(trainer)
+        self.save_if_new(trainer)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

@@ -88,11 +88,11 @@ def test_a_resumed_run_shows_its_new_best(run: Path, corpus: Path, tmp_path: Pat
 
 
 def test_what_an_earlier_start_wrote_from_a_step_on_is_hidden(tmp_path: Path) -> None:
-    killed = TensorBoard(tmp_path, 0)
+    killed = TensorBoard(tmp_path, 0, {})
     for step in (1, 2, 3, 4):
         killed.log_metrics({"a": 1.0}, step)
     killed.sync()
-    resumed = TensorBoard(tmp_path, 3)
+    resumed = TensorBoard(tmp_path, 3, {})
     resumed.log_metrics({"a": 2.0}, 3)
     resumed.sync()
     assert curve(tmp_path, "a") == [(1, 1.0), (2, 1.0), (3, 2.0)]
