@@ -128,7 +128,7 @@ def is_finished(run: Path, before: files.CheckpointDict, cli: TrainingCLI, steps
 
 def load_first_weights(source: str, cli: TrainingCLI) -> None:
     """Begin with the weights of another run or file. Raises CheckpointError if they do not fit."""
-    path = Path(files.check_local(source))
+    path = Path(source)
     state = files.read(resolve(path, "best") if os.path.isdir(source) else path)
     compatibility.check_same_tokenizer(state, cli.datamodule.tokenizer_json, cli.datamodule.name)
     compatibility.load_net(cli.model.net, state)

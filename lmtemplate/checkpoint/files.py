@@ -116,15 +116,11 @@ def write(checkpoint: CheckpointDict, path: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         digest = _save(checkpoint, temporary)
-        before, replaces = _read_sums(folder).get(path.name), path.exists()
+        replaces = path.exists()
         # Write the checksum before a new file gets its name. While a file is replaced, list no
         # checksum for it, so that a crash cannot leave a wrong one.
         set_sum(folder, path.name, None if replaces else digest)
-        try:
-            temporary.replace(path)
-        except OSError:
-            set_sum(folder, path.name, before)
-            raise
+        temporary.replace(path)
         sync_folder(folder)
         if replaces:
             set_sum(folder, path.name, digest)
@@ -135,10 +131,8 @@ def write(checkpoint: CheckpointDict, path: Path) -> None:
             raise
         reason = error.strerror or str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            megabytes = [
-                count / 1e6 for count in (size(checkpoint), shutil.disk_usage(folder).free)
-            ]
-            reason += " (it takes {:,.1f} MB, {:,.1f} MB are free)".format(*megabytes)
+            needed, free = size(checkpoint) / 1e6, shutil.disk_usage(folder).free / 1e6
+            reason += f" (it takes {needed:,.1f} MB, {free:,.1f} MB are free)"
         raise DiskError(f"cannot write {path}: {reason}") from error
 
 
@@ -213,16 +207,10 @@ def load_sound(path: Path) -> CheckpointDict:
     return content
 
 
-def check_local(source: str) -> str:
-    """Raises CheckpointError for an address."""
-    if re.match(r"\w{2,}:/|\\\\", source):
-        raise CheckpointError(f"remote checkpoints are not loaded; download {source} first")
-    return source
-
-
 def read(path: Path) -> CheckpointDict:
     """Verify and load, once each. Raises CheckpointError if the file is missing, damaged or bad."""
-    check_local(str(path))
+    if re.match(r"\w{2,}:/|\\\\", str(path)):
+        raise CheckpointError(f"remote checkpoints are not loaded; download {path} first")
     try:
         if not path.is_file():
             raise CheckpointError(f"no checkpoint {path}; give best, latest, or a file")
