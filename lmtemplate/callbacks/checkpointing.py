@@ -213,13 +213,13 @@ class Checkpoint(callbacks.Checkpoint):
         if step not in self._due_milestones:
             return
         self._due_milestones.remove(step)
+        needed = MILESTONE_ROOM * files.size(trainer.lightning_module.state_dict())
+        # only the first process writes; another machine may not have the folder
+        has_room = not trainer.is_global_zero or shutil.disk_usage(self.run).free >= needed
+        path = folder_of(self.run) / "milestones" / files.file_name(step)
         try:
-            needed = MILESTONE_ROOM * files.size(trainer.lightning_module.state_dict())
-            # only the first process writes; another machine may not have the folder
-            has_room = not trainer.is_global_zero or shutil.disk_usage(self.run).free >= needed
             if not trainer.strategy.reduce_boolean_decision(has_room):
                 raise DiskError("checkpoints need the space that is left on the disk")
-            path = folder_of(self.run) / "milestones" / files.file_name(step)
             self._write(trainer, path, weights_only=True)
         except DiskError as error:
             trainer.lightning_module.print(f"milestone not saved: {error}", flush=True)

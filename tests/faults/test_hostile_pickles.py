@@ -126,7 +126,9 @@ def test_no_format_that_torch_takes_gets_past(
     refusal(path)
 
 
-@pytest.mark.parametrize("known", [False, True], ids=["", "with its checksum"])
+@pytest.mark.parametrize(
+    "known", [pytest.param(False, marks=pytest.mark.slow), True], ids=["", "with its checksum"]
+)
 @pytest.mark.parametrize("liar", payloads.LIARS)
 def test_a_file_that_lies_about_itself_is_refused(
     tmp_path: Path, refusal: Refusal, liar: str, known: bool
