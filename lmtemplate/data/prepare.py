@@ -99,19 +99,6 @@ class SplitCorpus:
         return (piece for split, piece in self if split == "train" and piece is not None)
 
 
-def _read_sound_index(output: Path, every_block: bool) -> dict[str, Any]:
-    """The index of a prepared corpus; raises DataError if its shards, or blocks, are damaged."""
-    try:
-        index = read_index(output)
-        for split in index["splits"]:
-            for shard in Shards(output, split, index).shards:
-                if every_block:
-                    shard.verify_all()
-    except DataError as error:
-        raise DataError(f"{error} (remove {output}, or give --overwrite true)") from error
-    return index
-
-
 def _is_done(output: Path, source: dict[str, Any], overwrite: bool) -> bool:
     """Whether `output` holds this very corpus. Raises an error for what should not be lost."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
@@ -120,7 +107,14 @@ def _is_done(output: Path, source: dict[str, Any], overwrite: bool) -> bool:
         raise ConfigError(f"{output} is there, and not made by prepare; choose another --output")
     if overwrite and any(output.glob("*_000000.bin")):  # shards, whatever is wrong with them
         return False
-    before = _read_sound_index(output, every_block=True).get("source", {})
+    try:
+        index = read_index(output)
+        for split in index["splits"]:
+            for shard in Shards(output, split, index).shards:
+                shard.verify_all()
+    except DataError as error:
+        raise DataError(f"{error} (remove {output}, or give --overwrite true)") from error
+    before = index.get("source", {})
     changes = [
         f"{key} {before.get(key)}, now {value}"
         for key, value in source.items()
@@ -182,6 +176,22 @@ def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
     print(f"{text.rule}; {tokenizer.kind} tokenizer of {tokenizer.vocab_size:,} ids")
 
 
+def _fill(output: Path, text: SplitCorpus, source: dict[str, Any], overwrite: bool) -> bool:
+    """Make the folder, and let nobody else do so meanwhile; False if it is made already."""
+    source["text"] = text.corpus.signature
+    if Path(source["tokenizer"]).is_file():
+        source["tokenizer_sha256"] = file_sha256(Path(source["tokenizer"]))
+    try:
+        with Lock(output, output.resolve().with_name(f".{output.name}.lock"), "--output"):
+            recover(output)
+            if _is_done(output, source, overwrite):
+                return False
+            _build(output, text, source)
+            return True
+    except OSError as error:
+        raise DiskError(f"cannot write {output}: {error}") from error
+
+
 def prepare(
     input: str | None = None,
     output: Path | None = None,
@@ -217,39 +227,21 @@ def prepare(
     if for_config is not None:
         output = _read_data_path(for_config)
         if (output / "index.json").exists() and not overwrite:
-            _read_sound_index(output, every_block=False)  # `make train` comes by here each time
+            read_index(output)  # `make train` comes by here each time
             print(f"{output} is prepared already")
             return
         input = _preset_of(output, for_config)
     if not input or output is None:
         raise ConfigError("prepare needs --input TEXT and --output FOLDER (or --for_config FILE)")
-    text = SplitCorpus(
-        open_corpus(input, seed, text_field, format, allow or []), val_ratio, test_ratio, seed
-    )
+    corpus = open_corpus(input, seed, text_field, format, allow or [])
     if vocab_size is None and tokenizer == "bpe":
-        vocab_size = text.corpus.vocab_size
-    source = {
-        "input": input,
-        "format": format,
-        "text_field": text_field,
-        "tokenizer": tokenizer,
-        "vocab_size": vocab_size,
-        "val_ratio": val_ratio,
-        "test_ratio": test_ratio,
-        "seed": seed,
-        "text": text.corpus.signature,
-    }
-    if Path(tokenizer).is_file():
-        source["tokenizer_sha256"] = file_sha256(Path(tokenizer))
-    own = f'ARGS="--data.path {output} --run_dir runs/{output.name}"'
-    then = f"CONFIG={for_config}" if for_config else own
-    try:
-        with Lock(output, output.resolve().with_name(f".{output.name}.lock"), "--output"):
-            recover(output)
-            if _is_done(output, source, overwrite):
-                print(f"{output} is prepared already")
-                return
-            _build(output, text, source)
-            print(f"{output} is ready; next: make train {then}")
-    except OSError as error:
-        raise DiskError(f"cannot write {output}: {error}") from error
+        vocab_size = corpus.vocab_size
+    source: dict[str, Any] = {"input": input, "format": format, "text_field": text_field}
+    source |= {"tokenizer": tokenizer, "vocab_size": vocab_size}
+    source |= {"val_ratio": val_ratio, "test_ratio": test_ratio, "seed": seed}
+    if _fill(output, SplitCorpus(corpus, val_ratio, test_ratio, seed), source, overwrite):
+        own = f'ARGS="--data.path {output} --run_dir runs/{output.name}"'
+        then = f"CONFIG={for_config}" if for_config else own
+        print(f"{output} is ready; next: make train {then}")
+    else:
+        print(f"{output} is prepared already")

@@ -123,12 +123,8 @@ def read_index(folder: Path) -> Index:
 class Shard:
     """One token file, memory-mapped. A block of it is verified when it is first read.
 
-    Args:
-        folder: the corpus.
-        index: what `read_index` returns.
-        entry: the shard's own entry in it.
-
-    Raises DataError if it is missing, or its size or header are not what the index says.
+    `entry` is the shard's own in the index. Raises DataError if the file is missing, or its size or
+    header are not what the index says.
     """
 
     def __init__(self, folder: Path, index: Index, entry: dict[str, Any]) -> None:

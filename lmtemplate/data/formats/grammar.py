@@ -2,7 +2,7 @@
 
 A sentence comes from a rule whose gaps are filled by independent choices, and no two derivations
 give the same sentence. So its entropy is that of the rule plus, on average, those of the choices
-(tests/data/formats/grammar_entropy.py). A model with a lower loss per sentence has memorised. Planted are:
+(tests/data/formats/grammar_entropy.py). A model with a lower loss has memorised. Planted are:
 
 - agreement: "you are late.", "the cat near the dogs is late.", where the nearest noun misleads;
 - analogies: king is to queen as man to woman and prince to princess, by age, home, he and she;
