@@ -46,7 +46,7 @@ class Corpus:
         return self.documents
 
 
-def _load(verb: str, name: str) -> Any:
+def _function(verb: str, name: str) -> Any:
     """The function `read_NAME` or `open_NAME` of a format; None if its module was deleted."""
     module = f"lmtemplate.data.formats.{name}"
     return getattr(importlib.import_module(module), f"{verb}_{name}") if find_spec(module) else None
@@ -56,10 +56,10 @@ def _readers(name: str | None, allowed: Sequence[str]) -> dict[str, Read]:
     """Suffix -> reader; "" stands for every other suffix. Raises ConfigError without a format."""
     if name is None:
         found = {
-            suffix: _load("read", reader) for suffix, reader in {**READERS, "": "text"}.items()
+            suffix: _function("read", reader) for suffix, reader in {**READERS, "": "text"}.items()
         }
         return {suffix: read for suffix, read in found.items() if read}
-    if name in READERS.values() and (read := _load("read", name)):
+    if name in READERS.values() and (read := _function("read", name)):
         return {"": read}
     module, _, function = name.rpartition(".")
     package = name.split(".")[0]
@@ -153,7 +153,7 @@ def open_corpus(
     Raises DataError where there is no text or it cannot be read, ConfigError for another format.
     """
     preset = PRESETS.get(source.partition(":")[0])
-    if preset and (opener := _load("open", preset)):
+    if preset and (opener := _function("open", preset)):
         corpus: Corpus = opener(source, seed)
     else:
         corpus = _open_files(source, _readers(format, allow), text_field)

@@ -43,16 +43,12 @@ class SplitCorpus:
         self.corpus, self.seed = corpus, seed
         self.val_ratio, self.test_ratio = val_ratio, test_ratio
         self.splits = ("train", "val", "test") if test_ratio else ("train", "val")
-        self.rule = f"documents chosen randomly, seed {seed}"
-        if len(corpus) == 1:
-            self.rule = "the only document is cut into contiguous parts"
-        elif corpus.every_fifth and (val_ratio, test_ratio) == (0.2, 0):
-            self.rule = "val is every 5th document"
+        self.every_fifth = corpus.every_fifth and (val_ratio, test_ratio) == (0.2, 0)
 
     def _split_of_each_document(self) -> Iterator[str]:
         """Exactly as many documents in each split as the ratios say, but 1 at least."""
         documents = len(self.corpus)
-        if "every 5th" in self.rule:
+        if self.every_fifth:
             yield from ("val" if number % 5 == 4 else "train" for number in range(documents))
             return
         val = max(1, round(self.val_ratio * documents))
@@ -173,7 +169,7 @@ def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
             f"{split:<6}{entry['documents']:>11,}{entry['bytes']:>16,}{entry['tokens']:>16,}"
             f"{entry['bytes'] / entry['tokens']:>13.2f}{entry['unknown']:>9,}"
         )
-    print(f"{text.rule}; {tokenizer.kind} tokenizer of {tokenizer.vocab_size:,} ids")
+    print(f"{tokenizer.kind} tokenizer of {tokenizer.vocab_size:,} ids")
 
 
 def _fill(output: Path, text: SplitCorpus, source: dict[str, Any], overwrite: bool) -> bool:

@@ -102,15 +102,6 @@ def test_a_split_is_the_same_each_time_it_is_walked(source: list[str]) -> None:
     assert list(split) == list(split)
 
 
-@pytest.mark.parametrize(
-    ("documents", "every_fifth", "said"),
-    [(1, False, "cut into contiguous parts"), (9, True, "every 5th"), (9, False, "seed 4")],
-)
-def test_the_rule_is_said_in_words(documents: int, every_fifth: bool, said: str) -> None:
-    source = in_memory(*["x"] * documents, every_fifth=every_fifth)
-    assert said in SplitCorpus(source, val_ratio=0.2, test_ratio=0, seed=4).rule
-
-
 def documents_of(folder: Path, split: str) -> list[str]:
     """The documents of a split, read back from its shards."""
     shards = Shards(folder, split)
@@ -204,14 +195,14 @@ def test_the_tokenizer_sees_the_train_split_alone(
     assert seen == documents_of(tmp_path / "data", "train")
 
 
-def test_a_cut_document_is_said_in_the_report(
+def test_a_byte_order_mark_is_no_part_of_the_text(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "text.txt").write_bytes(b"\xef\xbb\xbf" + b"one long text " * 30)
     prepare(str(tmp_path / "text.txt"), tmp_path / "data", "byte")
-    report = capsys.readouterr().out
-    assert "contiguous parts" in report
-    assert f"--data.path {tmp_path / 'data'}" in report
+    parts = documents_of(tmp_path / "data", "train") + documents_of(tmp_path / "data", "val")
+    assert "".join(parts) == "one long text " * 30
+    assert f"--data.path {tmp_path / 'data'}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

