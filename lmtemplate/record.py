@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lmtemplate.data import Ints as Ints
 from lmtemplate.errors import CheckpointError, DiskError
 from lmtemplate.run_dir import folder_of, write_json, write_text
 
 Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 Line = dict[str, Any]
 
 LINES = "training_metrics.jsonl"

@@ -27,11 +27,9 @@ ROWS: list[tuple[float, str]] = [
     (3.5, "trainer"),
     (3, "cli callbacks callbacks.* generate export"),
     (2, "module checkpoint checkpoint.* data.prepare data.datamodule"),
-    (1.7, "data.split"),
-    (1.5, "data.formats.* data.shard_writer data.train_tokenizer data.vocabulary record flags"),
+    (1.5, "data.formats.* data.shard_writer data.train_tokenizer record flags"),
     (1, "models models.gpt* loss data.corpus data.tokenizer data.shards data.sampler"),
     (1, "metrics optimizers schedules run_length run_dir cli_errors crash"),
-    (0.5, "data.index data.grammar"),
     (0, "models.base models.layers muon hardware plug redact streams data.formats"),
     (-1, "errors"),
 ]
