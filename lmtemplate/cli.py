@@ -4,7 +4,7 @@ import importlib
 import inspect
 import warnings
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -19,6 +19,7 @@ from lmtemplate.checkpoint.resume import ResumeMode
 from lmtemplate.cli_errors import (
     OWNED,
     Place,
+    class_problem,
     find,
     flags_in,
     one_line,
@@ -27,12 +28,11 @@ from lmtemplate.cli_errors import (
 )
 from lmtemplate.data.datamodule import LanguageData, TokenData
 from lmtemplate.errors import ConfigError, UserError
-from lmtemplate.metrics import NAMES
 from lmtemplate.models.gpt import GPT
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.optimizers import AdamW, OptimizerRecipe
 from lmtemplate.schedules import Schedule, WarmupCosine
-from lmtemplate.trainer import Trainer
+from lmtemplate.trainer import Trainer, as_list, check_callbacks
 
 Seed = jsonargparse.typing.restricted_number_type(
     "Seed", int, [(">=", 0), ("<=", 2**32 - 1)], docstring="what NumPy takes"
@@ -78,13 +78,21 @@ def start_from_own_defaults(_: Any, before: Any, value: Any) -> None:
 load_yaml = jsonargparse.get_loader("yaml")  # knows numbers like 3e-4
 
 
-def flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings with `model` and `data` as constructor arguments, whatever class they name."""
+def flat(settings: dict[str, Any], foreign: frozenset[str]) -> dict[str, Any]:
+    """Settings with `model` and `data` as constructor arguments, whatever class they name.
+
+    Args:
+        settings: of one config, or the value of one flag.
+        foreign: settings of TokenData that the data's own class does not take; a config that names
+            no class of data has written them for TokenData.
+    """
     for group in OPEN.keys() & settings.keys():
         spec = settings[group]
         if isinstance(spec, dict) and {"class_path", "init_args"} & spec.keys():
             own = {key: value for key, value in spec.items() if key != "class_path"}
             settings[group] = {**(own.pop("init_args", None) or {}), **own}
+        elif isinstance(spec, dict) and group == "data":
+            settings[group] = {key: value for key, value in spec.items() if key not in foreign}
     return settings
 
 
@@ -103,17 +111,24 @@ def flat_words(words: list[str]) -> list[str]:
     return flat_ones
 
 
-def load_settings(text: str) -> Any:
+def load_settings(text: str, foreign: frozenset[str] = frozenset()) -> Any:
     """What jsonargparse reads: a whole config, or the value of one flag."""
     settings = load_yaml(text)
-    return flat(settings) if isinstance(settings, dict) else settings
+    return flat(settings, foreign) if isinstance(settings, dict) else settings
 
 
-def configure_parsing(allowed: Sequence[str]) -> None:
-    """Let configs and flags name classes of these packages only; nothing else is even imported."""
+def configure_parsing(allowed: Sequence[str], data: type = TokenData) -> None:
+    """Let configs and flags name classes of these packages only; nothing else is even imported.
+
+    Args:
+        allowed: packages beside our own and those that it stands on.
+        data: class of the data.
+    """
+    taken, others = (inspect.signature(kind).parameters.keys() for kind in (data, TokenData))
+    load = partial(load_settings, foreign=frozenset(others - taken))
     # no public switch; tests/test_cli.py fails if the name changes
     jsonargparse._typehints.discard_init_args_on_class_path_change = start_from_own_defaults
-    jsonargparse.set_loader("yaml", load_settings, (yaml.YAMLError,))
+    jsonargparse.set_loader("yaml", load, (yaml.YAMLError,))
     jsonargparse.set_parsing_settings(
         config_read_mode_fsspec_enabled=False,  # Lightning's: settings would come over the network
         import_path_denylist=["*"],
@@ -222,10 +237,10 @@ class TrainingCLI(LightningCLI):
     """
 
     def __init__(self, words: list[str], allowed: Sequence[str] = (), verb: str = "fit") -> None:
-        configure_parsing(allowed)
         self.made = settings_made(words)
         self.callback_classes = callback_classes()
         self.classes = {group: chosen_class(group, self.made, allowed) for group in OPEN}
+        configure_parsing(allowed, self.classes["data"])
         super().__init__(
             self.classes["model"],
             self.classes["data"],
@@ -334,7 +349,7 @@ class TrainingCLI(LightningCLI):
                 if isinstance(cause, UserError):
                     raise cause from error
                 cause = cause.__cause__ or cause.__context__
-            raise ConfigError(" ".join(str(error).split())[:400]) from error
+            raise ConfigError(class_problem(str(error))) from error
 
     def instantiate_trainer(self, **_: Any) -> Trainer:
         return None  # type: ignore[return-value]  # fit.py builds it, when it knows the length
@@ -388,6 +403,7 @@ def check_settings(cli: TrainingCLI, steps: int) -> None:
             f"{never}val_check_interval={trainer.val_check_interval} in a run of {steps} steps; "
             f"lower it to {max(1, steps // 10)}, say"
         )
+    check_callbacks(as_list(cli.trainer_settings["callbacks"]))
     check_monitor(cli)
 
 
@@ -400,7 +416,7 @@ def check_monitor(cli: TrainingCLI) -> None:
     is_own = type(cli.model) is LitLanguageModel and not cli.config.trainer.callbacks
     if stopping is None or not is_own:
         return
-    logged = [f"val/{name}" for name in (*NAMES, *cli.model.more_metrics.by_name)]
+    logged = [f"val/{name}" for name in cli.model.metrics.names]
     if stopping.monitor not in (*logged, "train/loss", "optim/lr", "optim/grad_norm"):
         raise ConfigError(
             f"early_stopping.monitor: {stopping.monitor!r} is never logged; validation logs "

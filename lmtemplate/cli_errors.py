@@ -243,6 +243,13 @@ def wrong_value(message: str, made: list[Place]) -> str | None:
     return f"{place.key} ({place.where}): {says}"
 
 
+def class_problem(message: str) -> str:
+    """What a class that a config names objects to; as a rule, a package that it needs."""
+    message = " ".join(message.split())
+    told = re.search(r"Problem with given class_path '([\w.]+)': (.*?)(?= - |$)", message)
+    return f"{told[1]}: {told[2]}" if told else message[:400]
+
+
 def one_line(message: str, prog: str, defaults: Mapping[str, Any], made: list[Place]) -> str:
     """What jsonargparse says, as this program says it.
 

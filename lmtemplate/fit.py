@@ -39,7 +39,6 @@ from lmtemplate.trainer import (
     Machine,
     as_list,
     build_trainer,
-    check_callbacks,
     find_machine,
     mistake_in,
     prepare_device,
@@ -165,10 +164,10 @@ def assemble(cli: TrainingCLI, plan: Plan, run: Path, resumed: Resumed | None) -
     settings = cli.trainer_settings
     prepare_device(plan.machine)
     added = as_list(settings["callbacks"])
-    check_callbacks(added)
     first_step = resumed.checkpoint["global_step"] + 1 if resumed else 0
     limit = plan.length.value if plan.length.limit == "max_seconds" else None
-    shows_bar = settings["enable_progress_bar"] is not False
+    own_bar = any(isinstance(callback, lightning.callbacks.ProgressBar) for callback in added)
+    shows_bar = settings["enable_progress_bar"] is not False and not own_bar
     callbacks = [
         *([ProgressBar()] if shows_bar else []),
         RunEnd(limit),
@@ -203,6 +202,11 @@ def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> No
         if isinstance(error, SystemExit) and trainer.interrupted:
             sys.exit(130)  # Lightning ends with 1 after a Ctrl-C before the first step
         raise
+    except ModuleNotFoundError as error:
+        if error.name:
+            raise
+        # Lightning says what to install for a callback or a logger, without a name
+        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
     except (RuntimeError, MemoryError) as error:
         if signals and signals.received and "DataLoader worker" in str(error):
             sys.exit(EXIT_CODES[signals.received])  # the worker, just started, got it as well

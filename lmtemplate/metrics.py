@@ -2,8 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -33,18 +32,7 @@ class TokenMetrics(Metric):
         super().__init__()
         for name in ("nats", "tokens", "hits", "bytes"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        # not a buffer: callbacks that average weights copy the module before its data is known
         self.token_bytes = torch.zeros(0, dtype=torch.long) if token_bytes is None else token_bytes
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> "TokenMetrics":
-        def move_only(tensor: Tensor) -> Tensor:
-            try:
-                return fn(tensor).to(tensor.dtype)  # `.to(bfloat16)` of the module is not for sums
-            except TypeError:  # Apple's MPS has no float64
-                return fn(tensor.float())
-
-        super()._apply(move_only, *args, **kwargs)
-        return self
 
     def update(self, nats: Tensor, logits: Tensor, targets: Tensor) -> None:
         """Add a batch: summed nats, logits (B, T, V), targets (B, T), negative where ignored."""
@@ -68,32 +56,43 @@ class TokenMetrics(Metric):
         return values
 
 
-class MetricList:
-    """Further metrics, named in a config: one of torchmetrics, or any class with its interface.
+class Measures:
+    """All that a validation measures: TokenMetrics, and the metrics that a config names.
 
     Metrics of `torchmetrics.text` see logits (B, T, V) and targets (B, T); all others the N tokens
-    that count, as logits (N, V) and targets (N,).
+    that count, as logits (N, V) and targets (N,). This is no part of the module tree: `.to(bf16)`
+    would round the sums, and callbacks that average weights would average them.
 
     Args:
-        metrics: each is logged under its class's name in snake case.
+        more: further metrics, each logged under its class's name in snake case.
     """
 
-    def __init__(self, metrics: Sequence[Metric]) -> None:
-        self.by_name = {snake_case(type(metric).__name__): metric for metric in metrics}
+    def __init__(self, more: Sequence[Metric]) -> None:
+        self.tokens = TokenMetrics()
+        self.more = {snake_case(type(metric).__name__): metric for metric in more}
 
-    def update(self, logits: Tensor, targets: Tensor) -> None:
+    @property
+    def names(self) -> list[str]:
+        return [*NAMES, *self.more]
+
+    def update(self, nats: Tensor, logits: Tensor, targets: Tensor) -> None:
+        """Add a batch: summed nats, logits (B, T, V), targets (B, T), negative where ignored."""
+        # Apple's MPS has no float64
+        device = torch.device("cpu") if logits.device.type == "mps" else logits.device
+        nats, logits, targets = nats.to(device), logits.to(device), targets.to(device)
+        self.tokens.to(device).update(nats, logits, targets)
         counted = targets >= 0
-        for metric in self.by_name.values():
-            metric.to(logits.device)
+        for metric in self.more.values():
             if type(metric).__module__.startswith("torchmetrics.text"):
-                metric.update(logits, targets)
+                metric.to(device).update(logits, targets)
             else:
-                metric.update(logits[counted], targets[counted])
+                metric.to(device).update(logits[counted], targets[counted])
 
     def compute(self) -> dict[str, Tensor]:
-        """Name -> value; the metrics begin anew."""
-        values = {name: metric.compute() for name, metric in self.by_name.items()}
-        for metric in self.by_name.values():
+        """Name -> value over all batches since the last time, on all ranks."""
+        values = {name: metric.compute() for name, metric in self.more.items()}
+        values = {**self.tokens.compute(), **values}
+        for metric in (self.tokens, *self.more.values()):
             metric.reset()
         return values
 

@@ -17,7 +17,7 @@ from lmtemplate.data.datamodule import LanguageData
 from lmtemplate.errors import NumbersError
 from lmtemplate.hardware import auto_compile
 from lmtemplate.loss import LossFunction, cross_entropy
-from lmtemplate.metrics import MetricList, TokenMetrics
+from lmtemplate.metrics import Measures
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.optimizers import Group, OptimizerCallable, OptimizerRecipe, recipe_of, settings_of
 from lmtemplate.schedules import Schedule
@@ -36,7 +36,7 @@ def is_logged(trainer: Trainer, step: int) -> bool:
 
     They are every N steps, at each validation, and at the last step.
     """
-    interval: int = vars(trainer)["log_every_n_steps"]  # where type checkers do not see it
+    interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
     validated = step * trainer.accumulate_grad_batches % int(trainer.val_check_interval or 1) == 0
     return step % interval == 0 or validated or step == trainer.max_steps
 
@@ -111,8 +111,8 @@ class LitLanguageModel(LightningModule):
         self.schedule = schedule
         self.loss = loss or partial(cross_entropy, label_smoothing=label_smoothing, z_loss=z_loss)
         self.compile_net = compile
-        self.metrics = TokenMetrics()
-        self.more_metrics = MetricList(metrics or [])
+        self._is_compiled = False
+        self.metrics = Measures(metrics or [])
         self.latest: dict[str, float] = {}  # the newest value of all that was logged
         self.grad_norm: Tensor | None = None  # of the latest step that measured it, before clipping
         self._settings: list[Group] = []  # of the optimizer's parameter groups, as given now
@@ -127,16 +127,17 @@ class LitLanguageModel(LightningModule):
 
     def setup(self, stage: str) -> None:
         token_bytes = getattr(getattr(self.trainer, "datamodule", None), "token_bytes", None)
-        self.metrics.token_bytes = torch.zeros(0) if token_bytes is None else token_bytes
+        self.metrics.tokens.token_bytes = torch.zeros(0) if token_bytes is None else token_bytes
 
     def compiles(self, device: torch.device) -> bool:
         """Whether `compile` asks for the compiler on this device."""
         return auto_compile(device) if self.compile_net == "auto" else self.compile_net
 
     def configure_model(self) -> None:
-        # in place: keys stay the same as uncompiled ones. Called once per stage.
-        if self.compiles(self.trainer.strategy.root_device) and not self.net._compiled_call_impl:
+        # Called once per stage. In place, so that the keys of the weights stay as they are.
+        if self.compiles(self.trainer.strategy.root_device) and not self._is_compiled:
             self.net.compile()
+            self._is_compiled = True
 
     def forward(self, tokens: Tensor) -> Tensor:
         logits: Tensor = self.net(tokens)
@@ -272,7 +273,6 @@ class LitLanguageModel(LightningModule):
         inputs, targets = batch
         logits = self(inputs)
         self.metrics.update(cross_entropy(logits, targets).nats, logits, targets)
-        self.more_metrics.update(logits, targets)
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val")
@@ -285,6 +285,5 @@ class LitLanguageModel(LightningModule):
         self._log_metrics("test")
 
     def _log_metrics(self, split: str) -> None:
-        measured = {**self.metrics.compute(), **self.more_metrics.compute()}
-        self.metrics.reset()
-        log_values(self, {f"{split}/{name}": value for name, value in measured.items()})
+        measured = self.metrics.compute().items()
+        log_values(self, {f"{split}/{name}": value for name, value in measured})

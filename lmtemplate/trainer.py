@@ -27,16 +27,29 @@ Precision = Literal["auto", "bf16-mixed", "16-mixed", "32-true", "bf16-true", "1
 # longest wait of a sound run is the one for the first process to save.
 LONGEST_WAIT = timedelta(minutes=10)
 
-# Callbacks of Lightning that cannot work here -> what to use instead.
+# Callbacks of Lightning that cannot work here -> why, and what to use instead.
 REFUSED = {
+    "BackboneFinetuning": "it freezes a part called `backbone`, which no net here has; derive a "
+    "callback of your own from BaseFinetuning",
+    "BaseFinetuning": "it leaves open what is frozen; derive a callback of your own from it",
     "BatchSizeFinder": "it restarts training many times; set data.batch_size, and on an "
     "out-of-memory error halve it and double trainer.accumulate_grad_batches",
     "GradientAccumulationScheduler": "steps, tokens and the schedule are counted with one "
     "accumulation; set trainer.accumulate_grad_batches or tokens_per_step",
     "LearningRateFinder": "it restarts training many times; run a few rates with "
     "--model.optimizer.lr and compare them",
+    "ModelPruning": "config.yaml cannot name its pruning function; derive a callback of your own "
+    "from it that chooses the function itself",
+    "OnExceptionCheckpoint": "Lightning would begin the next run from its file, whatever --resume "
+    "says; `checkpoint` saves when a run is told to stop, and --resume auto goes on",
+    "ProgressBar": "it shows nothing; use TQDMProgressBar, or RichProgressBar",
+    "SpikeDetection": "it fails at a resume, for its state is made only when training starts; "
+    "`guard` handles losses and gradients that are NaN or inf",
     "StochasticWeightAveraging": "it averages at the ends of Lightning's epochs, and a run is one "
     "such epoch; use weight_averaging, whose `decay: null` is the plain average",
+    "ThroughputMonitor": "it needs a function of the batch, which a config cannot hold; "
+    "`throughput` logs speed/tokens_per_second and speed/mfu",
+    "Timer": "a run has one length; use max_seconds, which counts over all restarts",
 }
 
 
@@ -150,9 +163,10 @@ def as_list(value: Any) -> list[Any]:
 
 def check_callbacks(callbacks: Sequence[lightning.Callback]) -> None:
     """Raises ConfigError for a callback of Lightning that cannot work here, with what can."""
-    for callback in callbacks:
-        if reason := REFUSED.get(type(callback).__name__):
-            raise ConfigError(f"trainer.callbacks: {type(callback).__name__} is refused: {reason}")
+    for kind in map(type, callbacks):
+        if kind.__module__.startswith("lightning.") and kind.__name__ in REFUSED:
+            reason = REFUSED[kind.__name__]
+            raise ConfigError(f"trainer.callbacks: {kind.__name__} is refused: {reason}")
 
 
 def choose_strategy(strategy: Any, world_size: int) -> Any:

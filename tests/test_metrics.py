@@ -11,8 +11,11 @@ from torchmetrics.text import Perplexity
 
 from lmtemplate.data.datamodule import TokenData
 from lmtemplate.loss import IGNORED, cross_entropy
-from lmtemplate.metrics import MetricList, TokenMetrics, snake_case
+from lmtemplate.metrics import Measures, TokenMetrics, snake_case
 from lmtemplate.models import GPT
+from lmtemplate.module import LitLanguageModel
+from lmtemplate.optimizers import SGD
+from lmtemplate.schedules import Constant
 
 
 def one_hot_logits(winners: list[list[int]], vocabulary: int = 5) -> Tensor:
@@ -70,8 +73,8 @@ def test_reset_forgets() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_sums_stay_exact_in_a_model_of_lower_precision(dtype: torch.dtype) -> None:
-    module = torch.nn.Sequential(TokenMetrics(torch.ones(5).long())).to(dtype)
-    metrics = module[0]
+    net = GPT(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4)
+    metrics = LitLanguageModel(net, SGD(), Constant()).to(dtype).metrics.tokens
     logits, targets = one_hot_logits([[0] * 100]).to(dtype), torch.zeros(1, 100).long()
     metrics.update(torch.tensor(2.0**30), logits, targets)
     for _ in range(300):
@@ -79,10 +82,6 @@ def test_sums_stay_exact_in_a_model_of_lower_precision(dtype: torch.dtype) -> No
     expected = (2**30 + 300) / 30_100
     assert measured(metrics)["loss"] == pytest.approx(expected, rel=1e-12)
     assert metrics.nats.dtype == torch.float64
-
-
-def test_metrics_leave_nothing_in_a_checkpoint() -> None:
-    assert not TokenMetrics(torch.ones(5).long()).state_dict()
 
 
 @torch.no_grad()
@@ -110,13 +109,14 @@ def test_the_batch_size_does_not_change_validation(corpus: Path) -> None:
 def test_further_metrics_see_the_tokens_that_count_under_names_in_snake_case() -> None:
     targets = torch.tensor([[0, 1, IGNORED], [3, 2, IGNORED]])
     logits = one_hot_logits([[0, 1, 1], [3, 0, 1]])  # 3 of the 4 that count are right
-    more = MetricList([MulticlassAccuracy(5, average="micro"), Perplexity(ignore_index=IGNORED)])
-    more.update(logits, targets)
+    more = Measures([MulticlassAccuracy(5, average="micro"), Perplexity(ignore_index=IGNORED)])
+    nats = cross_entropy(logits, targets)
+    more.update(nats.nats, logits, targets)
     values = more.compute()
     assert values["multiclass_accuracy"] == 3 / 4
-    nats = cross_entropy(logits, targets)
     assert values["perplexity"].item() == pytest.approx(math.exp(nats.objective.item()))
-    more.update(logits[:1], targets[:1])
+    assert values["loss"].item() == pytest.approx(nats.objective.item())
+    more.update(nats.nats, logits[:1], targets[:1])
     assert more.compute()["multiclass_accuracy"] == 1  # each validation begins anew
 
 

@@ -58,7 +58,8 @@ def memorised(net: LanguageModel, tokens: Tensor) -> list[Check]:
     start, step = time.perf_counter(), 0
     while step < STEPS and not loss < SHARE * first and time.perf_counter() - start < SECONDS:
         optimizer.zero_grad()
-        _loss(net.train(), tokens).backward()
+        objective = _loss(net.train(), tokens)
+        sum(net.extra_objectives(tokens[:, 1:]).values(), start=objective).backward()
         without -= {n for n, p in net.named_parameters() if p.grad is not None and p.grad.any()}
         optimizer.step()
         step += 1
