@@ -55,6 +55,7 @@ def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp("reproduce") / "run", corpus, *flags)
 
 
+@pytest.mark.slow
 def test_a_run_repeats_itself_bit_for_bit(run: Path, command: Command, tmp_path: Path) -> None:
     result = command("reproduce", run, "--output", tmp_path / "again")
     assert result.code == 0, result.error
