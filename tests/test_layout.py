@@ -148,7 +148,9 @@ def test_no_other_private_name_of_a_library_is_relied_upon() -> None:
     used = {one for path in MODULES.values() for one in private_names(path)}
     allowed = {name for name in used if any(fnmatch(name, pattern) for pattern in PRIVATE)}
     assert used - allowed == set()
-    assert [pattern for pattern in PRIVATE if not any(fnmatch(name, pattern) for name in used)] == []
+    assert [
+        pattern for pattern in PRIVATE if not any(fnmatch(name, pattern) for name in used)
+    ] == []
 
 
 def test_a_function_fits_on_a_screen() -> None:

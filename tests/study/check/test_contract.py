@@ -133,7 +133,7 @@ class Blind(GPT):
 
 @pytest.mark.slow
 def test_a_net_that_cannot_memorise_a_batch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contract, "STEPS", 50)
+    monkeypatch.setattr(contract, "MEMORISING_STEPS", 50)
     assert "does not learn" in problems(Blind)["one batch"]
 
 

@@ -70,7 +70,7 @@ def test_what_goes_wrong_in_explaining_does_not_spoil_the_run(
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(closing, "examine", fail)
-    closing.explain(write_run(tmp_path / "run"))
+    closing.explain_run(write_run(tmp_path / "run"))
     printed = capsys.readouterr().out
     assert "the run is safe, but cannot be explained" in printed
     assert "a bug" in printed
