@@ -41,8 +41,8 @@ own_text = --input $(call quote,$(value INPUT)) --output $(call quote,data/$(val
 for_config = --for_config $(call quote,$(CONFIG))
 run_dir = --run_dir $(call quote,$(RUN))
 # A run_dir in ARGS, or in a config that ARGS names, beats the default of RUN; a RUN that was typed beats both.
-own_run_dir = $(findstring --run_dir,$(ARGS))$(findstring --config,$(ARGS))
-run_dir_and_args = $(ARGS) $(if $(and $(own_run_dir),$(filter-out command,$(origin RUN))),,$(run_dir))
+own_run_dir = $(or $(findstring --run_dir,$(ARGS)),$(findstring --config,$(ARGS)))
+run_dir_and_args = $(if $(filter command,$(origin RUN)),$(ARGS) $(run_dir),$(if $(own_run_dir),,$(run_dir)) $(ARGS))
 
 .DEFAULT_GOAL := help
 .PHONY: help install data train resume eval sample diagnose report compare reproduce board test test-all lint bench clean rename name-given

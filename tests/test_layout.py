@@ -19,34 +19,34 @@ from tests.source import (
 
 MODULES = modules()
 
-# A module imports only from rows below its own. The first pattern that fits a name counts.
-ROWS: list[tuple[float, str]] = [
-    (6, "__main__"),
-    (5, "study study.*"),
-    (4, "fit evaluate"),
-    (3.5, "trainer"),
-    (3, "cli callbacks callbacks.* generate export"),
-    (2, "module checkpoint checkpoint.* data.prepare data.datamodule"),
-    (1.5, "data.formats.* data.shard_writer data.train_tokenizer record flags"),
-    (1, "models models.gpt* loss data.corpus data.tokenizer data.shards data.sampler"),
-    (1, "metrics optimizers schedules run_length run_dir cli_errors crash"),
-    (0, "models.base models.layers muon hardware plug redact streams data.formats"),
-    (-1, "errors"),
-]
-# What a row may not do, and these do.
+# A module imports only from rows further down. The first pattern that fits a name counts.
+ROWS = (
+    "__main__",
+    "study study.*",
+    "fit evaluate",
+    "cli callbacks callbacks.* generate export",
+    "trainer",
+    "module checkpoint checkpoint.* data.prepare data.datamodule",
+    "data.formats.* data.shard_writer data.train_tokenizer record run_length",
+    "models models.gpt* loss data.corpus data.tokenizer data.shards data.sampler metrics optimizers "
+    "schedules run_dir cli_errors",
+    "models.* muon hardware plug redact terminal data.grammar data.formats data",
+    "errors",
+)
+# These import a neighbour of their row.
 EXCEPTIONS = {
     ("cli", "callbacks"),  # whose keys it lists
     ("callbacks.samples", "generate"),
-    ("module", "data.datamodule"),
-    ("run_length", "loss"),
-    ("run_length", "optimizers"),
+    ("module", "data.datamodule"),  # the contract of the data that it reads
 }
 # Inside of these, modules import each other, without circles.
 ROOMS = ("study", "callbacks", "checkpoint", "data.formats", "models")
 
 
-def row(name: str) -> float | None:
-    return next((row for row, names in ROWS for one in names.split() if fnmatch(name, one)), None)
+def row(name: str) -> int | None:
+    """How far down a module stands; None if no row names it."""
+    fits = (depth for depth, row in enumerate(ROWS) if any(fnmatch(name, x) for x in row.split()))
+    return next(fits, None)
 
 
 def room(name: str) -> str:
@@ -59,15 +59,13 @@ def test_every_module_has_a_row() -> None:
 
 
 def test_a_module_imports_only_rows_below_it() -> None:
-    offenders = [
-        f"{name} (row {row(name)}) imports {other} (row {row(other)})"
+    neighbours = {
+        (name, other)
         for name, path in MODULES.items()
         for other in own_imports(path, MODULES)
-        if room(name) != room(other)
-        and (name, other) not in EXCEPTIONS
-        and not (row(other) or 0) < (row(name) or 0)
-    ]
-    assert offenders == []
+        if room(name) != room(other) and (row(other) or 0) <= (row(name) or 0)
+    }
+    assert neighbours == EXCEPTIONS
 
 
 def test_rooms_import_each_other_without_circles() -> None:
@@ -115,7 +113,7 @@ def test_lightning_and_jsonargparse_stay_where_they_belong() -> None:
         used = packages(path)
         if used & {"lightning", "pytorch_lightning"}:
             offenders += [name] if room(name) != "callbacks" and name not in lightning else []
-        if "jsonargparse" in used and name not in ("cli", "cli_errors", "flags", "__main__"):
+        if "jsonargparse" in used and name not in ("cli", "cli_errors", "__main__"):
             offenders.append(f"{name}, jsonargparse")
     assert offenders == []
 
@@ -138,36 +136,31 @@ def test_prepare_generate_and_export_do_not_import_lightning() -> None:
     assert not loaded & {"lightning", "lightning_fabric", "tensorboard", "jsonargparse"}
 
 
-# Private names of libraries that we rely upon -> what breaks without them.
+# Private names of libraries that we rely upon; docs/house.md says for what, and which test fails
+# when one is gone.
 PRIVATE = {
-    "_actions": "cli_errors names the settings that a parser knows",
-    "_apply": "metrics keeps float64 sums when a module changes its dtype",
-    "_batches_that_stepped": "a resumed run logs at the right step",
-    "_broadcast_sigterm_tensor": "a signal to one of several processes",
-    "_compiled_call_impl": "a compiled net is told from another",
-    "_foreach_add_": "Muon's update of many matrices at once",
-    "_foreach_lerp": "the same",
-    "_foreach_lerp_": "the same",
-    "_foreach_mul_": "the same",
-    "_step_supports_amp_scaling": "16-mixed with an optimizer that scales gradients itself",
-    "_typehints": "a class that a config names by its last word",
+    *("_typehints", "_batches_that_stepped", "_broadcast_sigterm_tensor"),
+    *("_step_supports_amp_scaling", "_foreach_*"),
 }
 
 
 def test_no_other_private_name_of_a_library_is_relied_upon() -> None:
-    used = {f"{name}: {one}" for name, path in MODULES.items() for one in private_names(path)}
-    assert sorted(one for one in used if one.partition(": ")[2] not in PRIVATE) == []
+    used = {one for path in MODULES.values() for one in private_names(path)}
+    allowed = {name for name in used if any(fnmatch(name, pattern) for pattern in PRIVATE)}
+    assert used - allowed == set()
+    assert [
+        pattern for pattern in PRIVATE if not any(fnmatch(name, pattern) for name in used)
+    ] == []
 
 
-def test_files_and_functions_fit_on_a_screen_or_a_few() -> None:
-    offenders = []
-    for name, path in MODULES.items():
-        if (length := len(path.read_text(encoding="utf-8").splitlines())) > 400:
-            offenders.append(f"{name} has {length} lines")
-        for node in ast.walk(tree(path)):
-            if isinstance(node, ast.FunctionDef):
-                length = (node.end_lineno or 0) - node.lineno + 1
-                offenders += [f"{name}.{node.name} has {length} lines"] if length > 60 else []
+def test_a_function_fits_on_a_screen() -> None:
+    offenders = [
+        f"{name}.{node.name} has {length} lines"
+        for name, path in MODULES.items()
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.FunctionDef)
+        if (length := (node.end_lineno or 0) - node.lineno + 1) > 60
+    ]
     assert offenders == []
 
 
@@ -222,7 +215,8 @@ def test_nothing_is_printed_or_read_from_the_environment_on_import() -> None:
         for name, path in MODULES.items()
         for node in tree(path).body
         if isinstance(node, ast.Expr | ast.Assign | ast.AnnAssign)
-        and any(word in ast.unparse(node) for word in ("print(", "environ", "getenv"))
+        for part in ast.walk(node)
+        if getattr(part, "id", getattr(part, "attr", "")) in ("print", "environ", "getenv")
     ]
     assert offenders == []
 

@@ -304,3 +304,12 @@ def test_learning_rates_act_through_the_groups(recipe: OptimizerRecipe) -> None:
 def test_a_negative_weight_decay_is_refused_by_name(recipe: Any, name: str) -> None:
     with pytest.raises(ConfigError, match=rf"model\.optimizer\.{name}=-1 has to be 0 or more"):
         recipe(**{name: -1})
+
+
+def test_lightning_may_clip_gradients_that_are_scaled_for_float16() -> None:
+    """It refuses to clip for an optimizer that unscales them itself, as torch's fused ones do."""
+    from lightning.fabric.plugins.precision.amp import _optimizer_handles_unscaling
+
+    net = nn.ParameterList([nn.Parameter(torch.ones(2, 2))])
+    assert _optimizer_handles_unscaling(torch.optim.AdamW(net.parameters(), fused=True))
+    assert not _optimizer_handles_unscaling(AdamW(1e-3).build(net))

@@ -28,4 +28,4 @@ CALLBACKS = {
 }
 
 # Called with the run directory and the allowed packages when a run has ended.
-CLOSING = f"{_HERE}.show.closing.explain"
+CLOSING = f"{_HERE}.show.closing.explain_run"

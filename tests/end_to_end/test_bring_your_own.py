@@ -197,7 +197,15 @@ def stranger(workplace: Path) -> str:
     return "stranger.Thing"
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(
+            place, marks=[] if place in ("net", "callbacks", "logger") else pytest.mark.slow
+        )
+        for place in PLACES
+    ],
+)
 def test_a_class_of_another_package_is_refused_and_not_imported(
     workplace: Path, own: Callable[..., Result], stranger: str, place: str
 ) -> None:

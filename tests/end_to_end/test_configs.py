@@ -7,8 +7,8 @@ import pytest
 import torch
 import yaml
 
-from lmtemplate.cli import TrainingCLI
-from lmtemplate.trainer import check, make_plan
+from lmtemplate.cli import TrainingCLI, check_settings
+from lmtemplate.fit import make_plan
 from tests.conftest import Command
 from tests.runs import load, steps
 
@@ -43,8 +43,8 @@ def test_it_fits_its_data_and_can_run_as_it_is(config: Path, long_corpus: Path) 
     with torch.device("meta"):  # sizes alone: some of these nets are large
         cli = TrainingCLI(["--config", str(config), "--data.path", str(long_corpus)])
     cli.datamodule.setup("fit")
-    planned = make_plan(cli, None)
-    check(cli, planned.length.steps)
+    planned = make_plan(cli)
+    check_settings(cli, planned.length.steps)
     assert cli.model.net.block_size == cli.datamodule.block_size
     assert planned.length.steps >= 100
 
@@ -55,7 +55,7 @@ def test_the_debug_overlay_trains_it_in_seconds(
 ) -> None:
     words = ["--config", str(config), "--config", str(DEBUG), "--data.path", str(corpus)]
     words += ["--trainer.accelerator=cpu", "--run_dir", str(tmp_path / "run")]
-    per_step = make_plan(TrainingCLI(words), None).accumulate
+    per_step = make_plan(TrainingCLI(words)).accumulate
     assert per_step <= 4  # else 20 steps are not seconds
     shown = command("fit", *words)
     assert (shown.code, shown.error) == (0, "")
@@ -67,7 +67,7 @@ def test_the_debug_overlay_trains_it_in_seconds(
 def test_the_debug_overlay_keeps_what_the_config_chose_and_leaves_its_run_alone(
     config: Path, command: Command, corpus: Path
 ) -> None:
-    words = ["--config", config, "--run_dir", "runs/made", "--config", DEBUG]  # as make types it
+    words = ["--config", config, "--config", DEBUG]  # as make types it
     merged = yaml.safe_load(command("fit", *words, "--data.path", corpus, "--print_config").out)
     chosen = yaml.safe_load(config.read_text())["model"]
     for part in ("net", "optimizer", "schedule"):

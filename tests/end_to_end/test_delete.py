@@ -63,7 +63,6 @@ def test_without_study_it_trains(without_study: Path) -> None:
     trains_ten_steps(copy)
 
 
-@pytest.mark.xfail(strict=False, reason="test_formulas.py and test_snippets.py import study")
 def test_without_study_all_other_tests_can_be_imported(without_study: Path) -> None:
     python_in(without_study, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider")
 

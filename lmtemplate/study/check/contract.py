@@ -13,11 +13,11 @@ from lmtemplate.loss import cross_entropy
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.study.check.environment import Check
 
-BATCH, LONGEST = 2, 64  # sequences, and tokens of each at most
+SEQUENCES, LONGEST = 2, 64  # sequences, and tokens of each at most
 ROUNDING = 1e-5  # logits that ought to be equal may differ by this share of the largest, or of 10
 NATS = 0.5  # difference of the first loss from ln V
 SHARE = 0.1  # of its first value, below which the loss of a memorised batch falls
-STEPS, SECONDS, LR = 400, 60.0, 2e-3  # for memorising, with AdamW
+MEMORISING_STEPS, SECONDS, LR = 400, 60.0, 2e-3  # for memorising, with AdamW
 
 Build = Callable[[], LanguageModel]
 
@@ -56,21 +56,25 @@ def memorised(net: LanguageModel, tokens: Tensor) -> list[Check]:
     without = {name for name, _ in net.named_parameters()}
     first = loss = _loss(net.eval(), tokens).item()
     start, step = time.perf_counter(), 0
-    while step < STEPS and not loss < SHARE * first and time.perf_counter() - start < SECONDS:
+    while (
+        step < MEMORISING_STEPS
+        and not loss < SHARE * first
+        and time.perf_counter() - start < SECONDS
+    ):
         optimizer.zero_grad()
         objective = _loss(net.train(), tokens)
         sum(net.extra_objectives(tokens[:, 1:]).values(), start=objective).backward()
         without -= {n for n, p in net.named_parameters() if p.grad is not None and p.grad.any()}
         optimizer.step()
         step += 1
-        if step % 10 == 0 or step == STEPS:
+        if step % 10 == 0 or step == MEMORISING_STEPS:
             with torch.no_grad():
                 loss = _loss(net.eval(), tokens).item()
     net.eval()
     text = f"{first:.2f} -> {loss:.2f} nats on {tokens[:, 1:].numel()} tokens in {step} AdamW steps"
     if loss < SHARE * first:
         batch = Check("ok", "one batch", text)
-    elif step < STEPS:
+    elif step < MEMORISING_STEPS:
         batch = Check("warning", "one batch", f"{text}, more take over {SECONDS:g} s on this CPU")
     else:
         batch = Check("problem", "one batch", f"{text}: it does not learn what it sees again")
@@ -100,7 +104,7 @@ def causal(net: LanguageModel, tokens: Tensor) -> Check:
 @torch.no_grad()
 def cached(net: LanguageModel, tokens: Tensor) -> Check:
     """Whether generation with caches sees what training sees: a prompt, then token by token."""
-    caches = net.new_caches(BATCH)
+    caches = net.new_caches(SEQUENCES)
     if caches is None:
         return Check("ok", "cache", "none kept; generation reads the whole context for each token")
     prompt = max(1, tokens.size(1) // 2)
@@ -129,7 +133,7 @@ def check_net(build: Build) -> list[Check]:
         torch.manual_seed(0)
         net = build().eval()
         length = min(net.block_size, LONGEST)
-        tokens = torch.randint(net.vocab_size, (BATCH, length + 1))
+        tokens = torch.randint(net.vocab_size, (SEQUENCES, length + 1))
         inputs, done = tokens[:, :-1], list[Check]()
         # the others look at the trained net: a new one may have logits of zero, which hide all
         checks: dict[str, Callable[[], list[Check]]] = {

@@ -21,7 +21,7 @@ class Config(NamedTuple):
     build: Callable[[], LanguageModel]
 
 
-def read_config(path: Path, allow: list[str]) -> Config:
+def parse_config(path: Path, allow: list[str]) -> Config:
     """Parse and check a config as `fit` does, and build nothing that writes. Raises UserError."""
     from lmtemplate.cli import TrainingCLI, check_settings
     from lmtemplate.fit import make_plan
@@ -121,7 +121,7 @@ def checks(
 
     def parse() -> Iterator[Check]:
         assert config is not None
-        read.append(read_config(config, allow))
+        read.append(parse_config(config, allow))
         yield Check("ok", "config", f"{config}: a run of {read[0].steps:,} steps")
 
     for look in (
@@ -139,7 +139,7 @@ def checks(
         yield "net", lambda: iter(check_net(read[0].build))
 
 
-def examine(
+def run_checks(
     run: Path | None, data: Path | None, config: Path | None = None, allow: list[str] | None = None
 ) -> Iterator[Check]:
     """The result of every check. One that raises is a problem too, and the others go on."""
@@ -169,7 +169,7 @@ def doctor(
         allow: packages outside lmtemplate whose classes the config names.
     """
     done = list[Check]()
-    for check in examine(run, data, config, allow):
+    for check in run_checks(run, data, config, allow):
         print(check, flush=True)
         done.append(check)
     problems = sum(check.status == "problem" for check in done)

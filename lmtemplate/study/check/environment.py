@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-MARKS = {"ok": "✓", "warning": "!", "problem": "✗"}
+SIGNS = {"ok": "✓", "warning": "!", "problem": "✗"}
 PROJECT = Path(__file__).parents[3] / "pyproject.toml"
 MALWARE = {"lightning": ("2.6.2", "2.6.3")}
 TEMPORARY_BYTES = 200_000_000  # room that compiling and workers may need
-BATCH, BLOCK, VOCABULARY = 16, 256, 4096  # of the trial step, as in a run of the defaults
+TRIAL_BATCH, BLOCK, VOCABULARY = 16, 256, 4096  # of the trial step, as in a run of the defaults
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Check:
     text: str
 
     def __str__(self) -> str:
-        return f"{MARKS[self.status]} {self.subject:<11} {self.text}"
+        return f"{SIGNS[self.status]} {self.subject:<11} {self.text}"
 
 
 def _requirements() -> tuple[str, list[str]]:
@@ -153,7 +153,7 @@ def trial_step() -> Iterator[Check]:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = GPT(VOCABULARY, BLOCK).to(device)
-    tokens = torch.randint(VOCABULARY, (BATCH, BLOCK + 1), device=device)
+    tokens = torch.randint(VOCABULARY, (TRIAL_BATCH, BLOCK + 1), device=device)
     for _ in range(2):
         start = time.perf_counter()
         logits = net(tokens[:, :-1])  # (B, T, V)
@@ -162,7 +162,7 @@ def trial_step() -> Iterator[Check]:
         value = loss.item()  # waits for the device
         seconds = time.perf_counter() - start
     finite = all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
-    text = f"{BATCH} x {BLOCK} tokens on {device}: {seconds:.3f} s, loss {value:.3f}"
+    text = f"{TRIAL_BATCH} x {BLOCK} tokens on {device}: {seconds:.3f} s, loss {value:.3f}"
     if finite and 0 < value < 100:
         yield Check("ok", "step", text)
     else:

@@ -20,7 +20,7 @@ from lmtemplate.run_length import LIMITS
 HARMLESS = ("run_dir", "report", "checkpoint", "samples", "signals", "throughput", "watch")
 
 
-def settings_of(run: Path) -> tuple[dict[str, Any], int]:
+def recorded_settings(run: Path) -> tuple[dict[str, Any], int]:
     """The settings that a run began with, and the last step that was made with them.
 
     Raises CheckpointError where there is no manifest, or nothing to compare.
@@ -125,7 +125,7 @@ def reproduce(run: Path, output: Path | None = None, allow: list[str] | None = N
         allow: packages outside lmtemplate whose classes the run's config names.
     """
     try:
-        settings, last_step = settings_of(run)
+        settings, last_step = recorded_settings(run)
         check_data(run, settings)
         differing = surroundings(run)
         threads = int((read_json(run / "manifest.json") or {})["hardware"].get("threads", 1))

@@ -47,7 +47,7 @@ def check_shard(folder: Path, index: dict[str, Any], entry: dict[str, Any]) -> N
         raise DataError(f"sha256 is {found}, the index says another")
 
 
-def check_tokenizer(path: Path, index: dict[str, Any]) -> None:
+def verify_tokenizer(path: Path, index: dict[str, Any]) -> None:
     """Whether it made the shards. Raises DataError."""
     if path.is_file():
         check_not_a_pointer(path)
@@ -79,7 +79,7 @@ def corpus_files(folder: Path) -> Iterator[FileState]:
         check = partial(check_shard, folder, index, entry)
         yield state_of(entry["file"], check, f"{entry['tokens']:,} tokens")
     name = index["tokenizer"]["file"]
-    check = partial(check_tokenizer, folder / name, index)
+    check = partial(verify_tokenizer, folder / name, index)
     yield state_of(name, check, f"{index['vocab_size']:,} ids")
 
 

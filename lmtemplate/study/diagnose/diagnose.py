@@ -14,7 +14,7 @@ from lmtemplate.study.diagnose.artifacts import open_artifacts
 from lmtemplate.study.diagnose.events import read_events
 from lmtemplate.study.diagnose.evidence import facts_of
 from lmtemplate.study.diagnose.finding import Facts, Finding
-from lmtemplate.study.diagnose.sanity_checks import Check, baselines, check_all, known_words
+from lmtemplate.study.diagnose.sanity_checks import SanityCheck, baselines, check_all, known_words
 from lmtemplate.study.diagnose.verdict import Verdict, judge
 
 WIDTH = 100
@@ -33,7 +33,7 @@ class Examination:
     record: Record
     facts: Facts
     verdict: Verdict
-    checks: tuple[Check, ...]  # the four questions
+    checks: tuple[SanityCheck, ...]  # the four questions
     missing: tuple[str, ...] = ()  # what could not be examined, and why
 
 

@@ -20,7 +20,7 @@ TEXT_BYTES = 2_000_000  # words are collected from this much training text and v
 
 
 @dataclass(frozen=True)
-class Check:
+class SanityCheck:
     """One question. `passed` is None where the run does not tell."""
 
     name: str
@@ -28,31 +28,31 @@ class Check:
     says: str
 
 
-def _falls(name: str, losses: Floats, word: str) -> Check:
+def _falls(name: str, losses: Floats, word: str) -> SanityCheck:
     """Whether losses end below their first, and not far above their lowest."""
     first, lowest, last = losses[0], losses.min(), losses[-1]
     passed = lowest < first and last - lowest <= LOST * (first - lowest)
-    return Check(name, bool(passed), f"{first:.2f} -> {last:.2f}{word} {lowest:.2f}")
+    return SanityCheck(name, bool(passed), f"{first:.2f} -> {last:.2f}{word} {lowest:.2f}")
 
 
-def loss_check(record: Record) -> Check:
+def loss_check(record: Record) -> SanityCheck:
     """Mean training loss of each tenth of the rows."""
     name = "Loss decreasing over time"
     if len(record) < 2:
-        return Check(name, None, "too few log points")
+        return SanityCheck(name, None, "too few log points")
     parts = np.array_split(record.train_loss, min(10, len(record)))
     tenths = np.array([part.mean() for part in parts])
     return _falls(name, tenths, " (first and last tenth), lowest")
 
 
-def validation_check(record: Record) -> Check:
+def validation_check(record: Record) -> SanityCheck:
     """Validation losses, from the one before step 1 on."""
     name = "Validation loss improving"
     losses = record.validations[1]
     if record.initial_val_loss is not None:
         losses = np.insert(losses, 0, record.initial_val_loss)
     if len(losses) < 2:
-        return Check(name, None, "fewer than two validations")
+        return SanityCheck(name, None, "fewer than two validations")
     return _falls(name, losses, ", best")
 
 
@@ -67,7 +67,7 @@ def baselines(record: Record, facts: Facts) -> dict[str, float | None]:
     }
 
 
-def prediction_check(record: Record, facts: Facts) -> Check:
+def prediction_check(record: Record, facts: Facts) -> SanityCheck:
     """Accuracy before training and at best, and the loss beside what counting reaches."""
     passed, says = list[bool](), list[str]()
     accuracy = record.values.get("val/accuracy", np.zeros(0))
@@ -89,7 +89,7 @@ def prediction_check(record: Record, facts: Facts) -> Check:
             verb, against = "beats", f"token pairs ({bigram:.2f})"
         says.append(f"loss {best:.2f} {verb} {against}")
     name = "Predictions getting better"
-    return Check(name, all(passed) if passed else None, ", ".join(says) or "not known")
+    return SanityCheck(name, all(passed) if passed else None, ", ".join(says) or "not known")
 
 
 def words_of(text: str) -> list[str]:
@@ -115,21 +115,23 @@ def word_share(samples: Mapping[str, str], known: Set[str]) -> float | None:
     return sum(word in known for word in written) / len(written) if written else None
 
 
-def text_check(record: Record, known: Set[str] | None) -> Check:
+def text_check(record: Record, known: Set[str] | None) -> SanityCheck:
     """Share of the samples' words that the corpus has, before training and at the end."""
     name = "Model generating reasonable text"
     if not record.samples or not known:
-        return Check(name, None, "no samples" if known else "no corpus to compare with")
+        return SanityCheck(name, None, "no samples" if known else "no corpus to compare with")
     last = word_share(record.samples[max(record.samples)], known)
     first = word_share(record.samples.get(0, {}), known)
     if last is None:
-        return Check(name, False, "the samples have no words")
+        return SanityCheck(name, False, "the samples have no words")
     before = "" if first is None else f", {first:.0%} untrained"
     gained = last - (first or 0.0) >= GAINED * (1 - (first or 0.0))
-    return Check(name, gained, f"{last:.0%} of the words it writes stand in the corpus{before}")
+    return SanityCheck(
+        name, gained, f"{last:.0%} of the words it writes stand in the corpus{before}"
+    )
 
 
-def check_all(record: Record, facts: Facts, known: Set[str] | None) -> tuple[Check, ...]:
+def check_all(record: Record, facts: Facts, known: Set[str] | None) -> tuple[SanityCheck, ...]:
     """The four questions in their order; `known` are the words of the corpus, None without it."""
     return (
         loss_check(record),

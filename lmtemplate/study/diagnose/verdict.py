@@ -11,10 +11,10 @@ from lmtemplate.study.diagnose import thresholds as limit
 from lmtemplate.study.diagnose.finding import Facts, Finding, Phase
 from lmtemplate.study.diagnose.trend import Trend, trend_of
 
-Rule = Callable[[Trend, Facts], Finding | None]
+VerdictRule = Callable[[Trend, Facts], Finding | None]
 
 # Each explains the whole curve, so the first one that holds is the answer.
-CURVE: tuple[Rule, ...] = (
+CURVE: tuple[VerdictRule, ...] = (
     spikes.spike_not_recovered,
     learning_rate.early_hump,
     learning_rate.rising,
@@ -24,7 +24,7 @@ CURVE: tuple[Rule, ...] = (
     learning_rate.too_low,
     stalls.model_too_small,
 )
-NOTES: tuple[Rule, ...] = (
+NOTE_RULES: tuple[VerdictRule, ...] = (
     loss_values.too_short,
     loss_values.trained_before,
     data.gap,
@@ -97,7 +97,7 @@ def _found(record: Record, facts: Facts, trend: Trend | None) -> list[Finding]:
             # once validation has turned, what it does is no sign of the learning rate
             rules = [rule for rule in CURVE if not (turned and rule is learning_rate.oscillating)]
             found.append(next(filter(None, (rule(trend, facts) for rule in rules)), None))
-        found += [rule(trend, facts) for rule in NOTES]
+        found += [rule(trend, facts) for rule in NOTE_RULES]
     return [finding for finding in found if finding is not None]
 
 

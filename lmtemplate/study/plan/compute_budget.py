@@ -11,7 +11,7 @@ from lmtemplate.models.gpt import GPT
 from lmtemplate.optimizers import MuonAdamW
 from lmtemplate.run_length import measure_step
 
-TOKENS_PER_PARAMETER = 20.0  # Hoffmann et al. 2022, table 3
+OPTIMAL_RATIO = 20.0  # Hoffmann et al. 2022, table 3
 EPOCHS = 4.0  # over one text, before new text is clearly better: Muennighoff et al. 2023
 
 
@@ -72,7 +72,7 @@ def solve(
     tokens: float | None,
     flops: float | None,
     *,
-    ratio: float = TOKENS_PER_PARAMETER,
+    ratio: float = OPTIMAL_RATIO,
     text_tokens: float = math.inf,
     smallest: float = 0.0,
 ) -> Budget:

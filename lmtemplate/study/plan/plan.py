@@ -51,7 +51,7 @@ trainer:
 """
 
 
-class Corpus(NamedTuple):
+class CorpusSize(NamedTuple):
     """Sizes of a prepared corpus."""
 
     vocab_size: int
@@ -59,18 +59,18 @@ class Corpus(NamedTuple):
     longest: int  # block that fits into both splits
 
 
-def read_corpus(path: Path) -> Corpus:
+def read_corpus(path: Path) -> CorpusSize:
     """Raises DataError where no corpus was prepared."""
     index = read_index(path)
     train, val = (
         sum(shard["tokens"] for shard in index["splits"][name]["shards"])
         for name in ("train", "val")
     )
-    return Corpus(int(index["vocab_size"]), train, min(train, val) - 1)
+    return CorpusSize(int(index["vocab_size"]), train, min(train, val) - 1)
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """A budget, and the run that spends it, named as in its config."""
 
     budget: budgets.Budget
@@ -94,7 +94,9 @@ class Plan:
     dropout: float
 
 
-def make_plan(flags: dict[str, Any], corpus: Corpus | None, speed: float, how: str) -> Plan:
+def plan_training(
+    flags: dict[str, Any], corpus: CorpusSize | None, speed: float, how: str
+) -> TrainingPlan:
     """Net, batch and steps for these flags of `plan`, on devices of `speed` FLOP/s each."""
     flops, devices = flags["flops"], flags["devices"]
     if flags["hours"] is not None:
@@ -126,7 +128,7 @@ def make_plan(flags: dict[str, Any], corpus: Corpus | None, speed: float, how: s
     hours, epochs = budget.flops / speed / devices / 3600, None
     if corpus:
         epochs = budget.tokens / corpus.tokens
-    return Plan(
+    return TrainingPlan(
         *(budget, speed, how, devices, hours, epochs, vocab_size, net),
         laws.parameter_count(vocab_size, net["n_layer"], net["n_embd"]),
         *(block_size, batch_size, accumulate, tokens_per_step, step_how, max_steps),
@@ -137,7 +139,7 @@ def make_plan(flags: dict[str, Any], corpus: Corpus | None, speed: float, how: s
     )
 
 
-def trial_net(plan: Plan) -> GPT:
+def trial_net(plan: TrainingPlan) -> GPT:
     """The planned net, or a smaller one where timing it would take long."""
     largest = 3e8 if torch.accelerator.is_available() else 1e7
     if plan.parameters <= largest:
@@ -146,10 +148,10 @@ def trial_net(plan: Plan) -> GPT:
     return GPT(vocab_size, plan.block_size, **laws.net_sizes(largest, vocab_size))
 
 
-def rows_of(plan: Plan) -> list[tuple[str, str, str]]:
+def rows_of(plan: TrainingPlan) -> list[tuple[str, str, str]]:
     """Name, value, reason: what the run takes, an empty row, what to train."""
     budget, net, devices = plan.budget, plan.net, plan.devices
-    ratio, best = budget.tokens / budget.parameters, budgets.TOKENS_PER_PARAMETER
+    ratio, best = budget.tokens / budget.parameters, budgets.OPTIMAL_RATIO
     judged = "undertrained" if 2 * ratio < best else "overtrained" if ratio > 2 * best else "near"
     judged += f": {best:g} use the FLOPs best (Hoffmann et al. 2022)"
     loss = laws.estimated_loss(budget.parameters, budget.tokens)
@@ -180,7 +182,7 @@ def rows_of(plan: Plan) -> list[tuple[str, str, str]]:
     return [row for row in rows if not unknown.get(row[0])]
 
 
-def remarks(plan: Plan, flags: dict[str, Any]) -> list[str]:
+def remarks(plan: TrainingPlan, flags: dict[str, Any]) -> list[str]:
     """What else to know when reading the table."""
     said = [
         "An estimate. 6ND leaves attention out, the speed is taken as constant, validation, saving "
@@ -196,7 +198,7 @@ def remarks(plan: Plan, flags: dict[str, Any]) -> list[str]:
     return said
 
 
-def write_config(output: Path, plan: Plan, data: Path) -> None:
+def write_config(output: Path, plan: TrainingPlan, data: Path) -> None:
     """Write the run as a config that `lmtemplate fit` takes, with a note on top."""
     values = asdict(plan) | {
         "shown": {name: value for name, value, _ in rows_of(plan)},
@@ -211,7 +213,7 @@ def write_config(output: Path, plan: Plan, data: Path) -> None:
     print(f"{output} is written; next: make train CONFIG={output}", file=sys.stderr)
 
 
-def check_flags(flags: dict[str, Any], corpus: Corpus | None) -> None:
+def check_flags(flags: dict[str, Any], corpus: CorpusSize | None) -> None:
     """Raises ConfigError for flags that contradict each other, and for numbers not above 0."""
     given = {name: value for name, value in flags.items() if value is not None}
     for name, value in given.items():
@@ -244,7 +246,7 @@ def plan(
     data: Path | None = None,
     block_size: int | None = None,
     vocab_size: int | None = None,
-    tokens_per_parameter: float = budgets.TOKENS_PER_PARAMETER,
+    tokens_per_parameter: float = budgets.OPTIMAL_RATIO,
     output: Path | None = None,
     json: bool = False,
 ) -> None:
@@ -270,12 +272,12 @@ def plan(
     corpus = read_corpus(data) if data else None
     check_flags(flags, corpus)
     if gpu:
-        made = make_plan(flags, corpus, mfu * budgets.gpu_peak(gpu), f"MFU {mfu:g} of {gpu}")
+        made = plan_training(flags, corpus, mfu * budgets.gpu_peak(gpu), f"MFU {mfu:g} of {gpu}")
     else:
-        made = make_plan(flags, corpus, speed or 1e11, "as asked")
+        made = plan_training(flags, corpus, speed or 1e11, "as asked")
     for _ in range(0 if gpu or speed else 3):  # the net depends on the speed, the speed on the net
         before = made.net
-        made = make_plan(flags, corpus, *budgets.measure(trial_net(made), made.batch_size))
+        made = plan_training(flags, corpus, *budgets.measure(trial_net(made), made.batch_size))
         if made.net == before:
             break
     if json:

@@ -12,7 +12,7 @@ from lmtemplate.study.show.report import write_report
 from lmtemplate.study.show.summary import summary
 
 
-def explain(run: Path, allow: Sequence[str] = ()) -> None:
+def explain_run(run: Path, allow: Sequence[str] = ()) -> None:
     """Say how a run went, draw it, and write report.html and TensorBoard's text `verdict`.
 
     The run is over and safe: what goes wrong here costs no more than a line.

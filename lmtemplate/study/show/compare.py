@@ -25,7 +25,7 @@ AXES: dict[Axis, tuple[str, str]] = {  # the button's word, the axis' title
     "seconds": ("seconds", "seconds of training"),
 }
 DASHES = ("solid", "dot", "dash", "dashdot")  # more runs than colors differ in these
-TRAIN_CURVE, VAL_CURVE = "train loss", "validation loss"
+TRAIN_LABEL, VAL_LABEL = "train loss", "validation loss"
 Rows = list[tuple[str, list[str]]]
 Places = dict[Axis, list[float | None]]  # a curve's points on each axis
 
@@ -120,11 +120,11 @@ def lines_of(run: RunFiles, in_bits: bool) -> dict[str, Curve]:
     """The curves to draw of a run; in bits per byte there is no training loss."""
     if not in_bits:
         curves = curves_of(run.record)
-        return {name: curves[name] for name in (TRAIN_CURVE, VAL_CURVE) if name in curves}
+        return {name: curves[name] for name in (TRAIN_LABEL, VAL_LABEL) if name in curves}
     steps, bits = run.curve(BITS)
     if BITS in run.record.initial:
         steps, bits = np.insert(steps, 0, 0), np.insert(bits, 0, run.record.initial[BITS])
-    return {VAL_CURVE: (steps, bits)}
+    return {VAL_LABEL: (steps, bits)}
 
 
 def axis_menu(places: list[Places], first: Axis) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def overlay(runs: list[RunFiles], labels: list[str], first: Axis) -> Any:
         again, color = divmod(index, len(SERIES))
         look = {"color": SERIES[color], "dash": DASHES[again % len(DASHES)]}
         for name, (steps, values) in lines_of(run, in_bits).items():
-            thick = name == VAL_CURVE
+            thick = name == VAL_LABEL
             places.append(positions(run, steps))
             figure.add_scatter(
                 x=places[-1][first],
@@ -209,7 +209,7 @@ def compare(runs: list[Path], x: Axis = "steps", output: Path = Path("compare.ht
         "rows": [(name, *cells) for name, cells in rows],
         "head": ["", *labels],
         "notes": notes,
-        "curves": page.plot(overlay(found, labels, x)),
+        "curves": page.plot_html(overlay(found, labels, x)),
     }
     write_text(output, page.render("compare", f"{len(found)} runs beside each other", parts))
     print(f"curves: {output}")

@@ -152,7 +152,8 @@ def curve_figure(run: RunFiles, shaded: Iterable[tuple[int, int]] = ()) -> Any:
         figure.add_shape(layer="below", **place, **red)
     style_figure(figure, 900)
     figure.update_yaxes(exponentformat="SI")
-    log = {"type": "log", "exponentformat": "power"}
+    # more ticks would write the digits between powers of 10 over each other
+    log = {"type": "log", "exponentformat": "power", "nticks": 3}
     figure.update_layout(
         xaxis4={"title": "optimizer steps", "unifiedhovertitle_text": "step %{x:,}"},
         yaxis2=log,
@@ -164,7 +165,7 @@ def curve_figure(run: RunFiles, shaded: Iterable[tuple[int, int]] = ()) -> Any:
     return figure
 
 
-def plot(figure: Any) -> Any:
+def plot_html(figure: Any) -> Any:
     """Markup of a plotly figure that zooms, pans and answers the mouse, for `render`."""
     from markupsafe import Markup
 

@@ -115,7 +115,7 @@ def write_report(
         "checks": [(check.name, MARKS[check.passed], check.says) for check in examination.checks],
         "shaded": shaded,
         "notes": notes(files.record),
-        "curves": page.plot(page.curve_figure(files, shaded)),
+        "curves": page.plot_html(page.curve_figure(files, shaded)),
         "figures": list(figure_rows(files)),
         "costs": costs_of(files, price_per_hour),
         "samples": samples_of(files),

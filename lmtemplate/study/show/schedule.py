@@ -12,12 +12,12 @@ from lmtemplate.schedules import Schedule
 from lmtemplate.study.show.plots import rate_in_terminal
 from lmtemplate.trainer import quieten
 
-POINTS = 2000  # a drawing has at most as many
+DRAWN_POINTS = 2000  # a drawing has at most as many
 
 
 def rates(schedule: Schedule, steps: int, peak: float) -> tuple[Ints, Floats]:
     """(N,) steps, of which the first is 1, and (N,) learning rates at them."""
-    chosen = np.unique(np.linspace(1, steps, min(steps, POINTS)).round().astype(np.int64))
+    chosen = np.unique(np.linspace(1, steps, min(steps, DRAWN_POINTS)).round().astype(np.int64))
     factors = [schedule.factor(int(step) - 1, steps) for step in chosen]
     return chosen, peak * np.array(factors, dtype=np.float64)
 

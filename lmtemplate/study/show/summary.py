@@ -11,7 +11,7 @@ from lmtemplate.record import Record, read_record
 from lmtemplate.run_dir import duration, read_json
 from lmtemplate.study.show.plots import epoch_averages, in_terminal
 
-WIDTH = 100
+LINE_WIDTH = 100
 
 
 def _loss_lines(record: Record) -> Iterator[str]:
@@ -88,7 +88,7 @@ def before_and_after(record: Record) -> str:
     def quoted(title: str, texts: dict[str, str]) -> str:
         text = " ".join(f"{prompt}{texts[prompt]}".split())
         return textwrap.fill(
-            text, WIDTH, initial_indent=f"  {title:<9}", subsequent_indent=" " * 11
+            text, LINE_WIDTH, initial_indent=f"  {title:<9}", subsequent_indent=" " * 11
         )
 
     name = f'"{prompt}"' if prompt else "the start of a document"

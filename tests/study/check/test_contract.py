@@ -28,7 +28,7 @@ def problems(build: Callable[[], LanguageModel]) -> dict[str, str]:
     return {c.subject: c.text for c in check_net(build) if c.status == "problem"}
 
 
-@pytest.mark.parametrize("build", [gpt, gpt2])
+@pytest.mark.parametrize("build", [gpt, pytest.param(gpt2, marks=pytest.mark.slow)])
 def test_our_nets_keep_the_contract(build: Callable[[], LanguageModel]) -> None:
     checks = check_net(build)
     assert [check.subject for check in checks] == [
@@ -71,6 +71,7 @@ def frozen() -> LanguageModel:
     return net
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [Detached, frozen])
 def test_a_detached_or_frozen_block_is_named(build: Callable[[], LanguageModel]) -> None:
     found = problems(build)
@@ -79,6 +80,7 @@ def test_a_detached_or_frozen_block_is_named(build: Callable[[], LanguageModel])
     assert "blocks.1.attention.key.bias" in found["gradient"]
 
 
+@pytest.mark.slow
 def test_an_unused_parameter_is_named() -> None:
     def build() -> LanguageModel:
         net = gpt()
@@ -90,6 +92,7 @@ def test_an_unused_parameter_is_named() -> None:
     assert found["gradient"].endswith(": spare")
 
 
+@pytest.mark.slow
 def test_a_cache_that_is_one_position_off_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     extend = KeyValueCache.extend
 
@@ -112,6 +115,7 @@ class RandomFeatures(GPT):
         self.embedding.register_forward_hook(lambda _m, _i, out: out * self.signs)
 
 
+@pytest.mark.slow
 def test_a_random_buffer_that_is_not_saved_is_named() -> None:
     assert "state_dict" in problems(lambda: RandomFeatures(persistent=False))["saved"]
     assert problems(lambda: RandomFeatures(persistent=True)) == {}
@@ -127,8 +131,9 @@ class Blind(GPT):
         return super().forward(torch.zeros_like(tokens))
 
 
+@pytest.mark.slow
 def test_a_net_that_cannot_memorise_a_batch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contract, "STEPS", 50)
+    monkeypatch.setattr(contract, "MEMORISING_STEPS", 50)
     assert "does not learn" in problems(Blind)["one batch"]
 
 
@@ -138,6 +143,7 @@ def test_a_net_that_is_too_slow_is_no_problem(monkeypatch: pytest.MonkeyPatch) -
     assert (batch.status, "in 0 AdamW steps" in batch.text) == ("warning", True)
 
 
+@pytest.mark.slow
 def test_an_error_of_a_net_is_a_problem_and_the_other_checks_go_on() -> None:
     class Broken(GPT):
         def new_caches(self, batch_size: int) -> list[object]:
@@ -156,6 +162,7 @@ class Future(GPT):
 """
 
 
+@pytest.mark.slow
 def test_doctor_checks_the_net_of_a_config_and_of_an_allowed_package(
     command: Command, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,7 +72,7 @@ def test_a_check_that_breaks_off_is_a_problem(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(verb, "checks", lambda *_: [("devices", broken), ("again", broken)])
     error = "ImportError: libcudart.so.12: cannot open shared object file"
-    assert [(one.status, one.subject, one.text) for one in verb.examine(None, None)] == [
+    assert [(one.status, one.subject, one.text) for one in verb.run_checks(None, None)] == [
         ("ok", "torch", "here"),
         ("problem", "devices", error),
         ("ok", "torch", "here"),
@@ -85,7 +85,7 @@ def test_every_check_of_the_environment_needs_neither_corpus_nor_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(environment, "BLOCK", 8)
-    said = list(verb.examine(None, None))
+    said = list(verb.run_checks(None, None))
     subjects = {one.subject for one in said}
     assert subjects >= {"python", "packages", "cpu", "threads", "TMPDIR", "run", "step"}
     (of_data,) = [one for one in said if one.subject == "data"]

@@ -151,7 +151,7 @@ def test_little_temporary_room_is_a_warning(
 
 
 def test_a_trial_step_starts_at_the_loss_of_chance(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "BATCH", 1)
+    monkeypatch.setattr(environment, "TRIAL_BATCH", 1)
     monkeypatch.setattr(environment, "BLOCK", 8)
     monkeypatch.setattr(environment, "VOCABULARY", 50)
     (line,) = lines("ok", environment.trial_step)

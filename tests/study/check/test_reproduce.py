@@ -11,8 +11,8 @@ from lmtemplate.record import Writer
 from lmtemplate.study.check import reproduce as module
 from lmtemplate.study.check.reproduce import (
     other_hardware,
+    recorded_settings,
     reproduce,
-    settings_of,
     surroundings,
     verdict,
 )
@@ -55,6 +55,7 @@ def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp("reproduce") / "run", corpus, *flags)
 
 
+@pytest.mark.slow
 def test_a_run_repeats_itself_bit_for_bit(run: Path, command: Command, tmp_path: Path) -> None:
     result = command("reproduce", run, "--output", tmp_path / "again")
     assert result.code == 0, result.error
@@ -63,7 +64,7 @@ def test_a_run_repeats_itself_bit_for_bit(run: Path, command: Command, tmp_path:
 
 
 def test_its_length_is_the_one_it_had_in_steps(run: Path) -> None:
-    settings, changed_at = settings_of(run)
+    settings, changed_at = recorded_settings(run)
     assert settings["trainer"]["max_steps"] == 800 // 64
     assert settings["max_tokens"] is None
     assert changed_at == 12
@@ -97,7 +98,7 @@ def test_other_code_and_versions_are_named(other: Path) -> None:
 def test_a_run_whose_settings_changed_is_compared_up_to_there(other: Path) -> None:
     starts = [{"step": 4, "changed": {"run_dir": [1, 2]}}, {"step": 8, "changed": {"lr": [1, 2]}}]
     edit(other, resumed=starts)
-    assert settings_of(other)[1] == 8
+    assert recorded_settings(other)[1] == 8
 
 
 def test_the_end_that_nobody_planned_is_not_compared(tmp_path: Path) -> None:

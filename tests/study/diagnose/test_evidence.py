@@ -57,6 +57,7 @@ def test_a_run_and_its_corpus_tell_everything(finished: Path) -> None:
     assert facts.passes == pytest.approx(summary["passes"])
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_is_known_from_its_record_and_checkpoint(
     finished: Path, tmp_path: Path
 ) -> None:

@@ -122,7 +122,7 @@ def test_the_net_follows_the_measured_speed(
         (["--hours", "1", "--speed", "1e9", "--gpu", "t4"], "keep one"),
         (["--hours", "1", "--gpu", "h10"], "'h10' is not known"),
         (["--hours", "-1", "--gpu", "t4"], "--hours -1 has to be above 0"),
-        (["--hours", "inf", "--gpu", "t4"], "--hours"),
+        (["--hours", "inf", "--gpu", "t4"], "hours (command line): expected a number"),
         (["--hours", "1", "--devices", "0"], "--devices 0 has to be above 0"),
         (["--hours", "1", "--gpu", "t4", "--mfu", "40"], "--mfu 40 is a share"),
         (["--hours", "1", "--gpu", "t4", "--output", "x.yaml"], "--output needs --data"),

@@ -68,10 +68,10 @@ def test_vocabularies_and_contexts_grow_with_the_net() -> None:
     assert [block_size_for(size) for size in (1.8e6, 1.24e8, 1e11)] == [64, 1024, 2048]
 
 
-@pytest.mark.parametrize("vocab_size", [256, 4096, 50257, None])
+@pytest.mark.parametrize("vocab_size", [256, None])
 def test_a_net_is_ours_and_of_the_size_asked_for(vocab_size: int | None) -> None:
-    for third in range(22):  # 30k to 316B
-        parameters = 10 ** (4.5 + third / 3)
+    for size in range(8):  # 30k to 316B
+        parameters = 10 ** (4.5 + size)
         ids = vocab_size or vocabulary_for(parameters)
         if parameters > 40 * ids:
             sizes = net_sizes(parameters, ids)

@@ -62,6 +62,7 @@ def test_the_verdict_is_in_tensorboard(explained: tuple[Path, str]) -> None:
     assert [event.step for event in board.Scalars("val/loss")] == [0, 4, 8, 12]
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_in_explaining_does_not_spoil_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,7 +70,7 @@ def test_what_goes_wrong_in_explaining_does_not_spoil_the_run(
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(closing, "examine", fail)
-    closing.explain(write_run(tmp_path / "run"))
+    closing.explain_run(write_run(tmp_path / "run"))
     printed = capsys.readouterr().out
     assert "the run is safe, but cannot be explained" in printed
     assert "a bug" in printed

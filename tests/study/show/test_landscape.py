@@ -196,6 +196,7 @@ def test_the_page_loads_nothing_from_elsewhere(html: str) -> None:
     assert len(html) < 9e6
 
 
+@pytest.mark.slow
 def test_a_page_of_its_own_is_replaced_and_nothing_else(html: str, tmp_path: Path) -> None:
     output = tmp_path / "landscape.html"
     output.write_text(html, encoding="utf-8")

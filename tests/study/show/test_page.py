@@ -94,7 +94,9 @@ def loads(text: str) -> list[str]:
 def built(run: page.RunFiles) -> str:
     """A small page with the curves of a run."""
     parts = {"rows": [("a", "b")], "head": ["", "run"], "notes": []}
-    return page.render("compare", "title", {**parts, "curves": page.plot(page.curve_figure(run))})
+    return page.render(
+        "compare", "title", {**parts, "curves": page.plot_html(page.curve_figure(run))}
+    )
 
 
 @pytest.fixture

@@ -303,6 +303,7 @@ def test_only_a_quiet_call_lowers_its_priority(
     assert lowered == [19]
 
 
+@pytest.mark.slow
 def test_drawing_needs_neither_torch_nor_pyplot_and_quietly_prints_nothing(tmp_path: Path) -> None:
     run = write(tmp_path / "日本")  # for which matplotlib has no glyphs
     code = (

@@ -11,7 +11,7 @@ from lmtemplate.errors import ConfigError
 from lmtemplate.record import read_record
 from lmtemplate.study.diagnose.diagnose import Examination
 from lmtemplate.study.diagnose.finding import Facts, Finding, Phase
-from lmtemplate.study.diagnose.sanity_checks import Check
+from lmtemplate.study.diagnose.sanity_checks import SanityCheck
 from lmtemplate.study.diagnose.verdict import Verdict
 from lmtemplate.study.show import report as study
 from lmtemplate.study.show.page import RunFiles, read_run
@@ -21,7 +21,7 @@ from tests.study.show.test_page import EVIL, INITIAL, LOSSES, Elements, write_ru
 FAULT = Finding("loss_turns", True, "It turned at step 30.", "dropout & fewer passes.", (30, 40))
 NOTE = Finding("undertrained", False, "4 tokens per parameter.", "", (0, 40))
 PHASE = Phase("descent", 0, 20, "fast")
-CHECK = Check("Loss decreasing", True, "4 -> 0.5")
+CHECK = SanityCheck("Loss decreasing", True, "4 -> 0.5")
 
 
 @pytest.fixture(autouse=True)
