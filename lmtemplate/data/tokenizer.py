@@ -219,6 +219,8 @@ class LibraryTokenizer(Tokenizer):
 
 def parse_tokenizer(json_text: str) -> Tokenizer:
     """The tokenizer whose `to_json` this is, or a pretrained one; DataError if it is neither."""
+    if not json_text:
+        raise DataError("this data has no tokenizer: its ids cannot become text")
     try:
         content = json.loads(json_text)
     except (ValueError, RecursionError) as error:
