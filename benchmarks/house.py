@@ -6,6 +6,7 @@
 Nothing is trained. Lines are all lines of a file, comments and docstrings included.
 """
 
+import ast
 import subprocess
 import sys
 from collections import Counter
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
-from tests.source import PACKAGE, ROOT, defined, modules, own_imports, private_names
+from tests.source import PACKAGE, ROOT, defined, modules, own_imports, private_names, tree
 
 CHANGED = (  # what a researcher changes
     "models models.* loss metrics optimizers muon schedules module data.sampler data.datamodule "
@@ -28,6 +29,16 @@ print(*(name for name in sys.modules if name.partition(".")[0] == {PACKAGE!r}))
 
 def lines(paths: Iterator[Path]) -> int:
     return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths)
+
+
+def long_functions(known: dict[str, Path]) -> Iterator[str]:
+    """Those of more than 50 lines."""
+    for module, path in known.items():
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.FunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                if length > 50:
+                    yield f"{module}.{node.name}: {length}"
 
 
 def imported(root: Path, entry: str) -> set[str]:
@@ -91,6 +102,12 @@ def figures(root: Path) -> tuple[dict[str, int], dict[str, list[str]]]:
         "private names of libraries used": sorted(
             f"{module}: {name}" for module, path in known.items() for name in private_names(path)
         ),
+        "files of more than 300 lines": [
+            f"{module}: {length}"
+            for module, path in known.items()
+            if (length := lines(iter([path]))) > 300
+        ],
+        "functions of more than 50 lines": list(long_functions(known)),
     }
 
     def size(names: set[str]) -> int:

@@ -142,6 +142,7 @@ def test_of_a_run_that_goes_on_it_is_said_that_it_has_not_ended(
     assert examine(run, deep=False).missing == ("what is still to come: this run has not ended",)
 
 
+@pytest.mark.slow
 def test_a_shard_that_went_bad_costs_only_what_it_held(
     finished: Path, corpus: Path, verdict: Any, tmp_path: Path
 ) -> None:

@@ -73,6 +73,7 @@ def test_a_quick_look_asks_no_model(finished: Path, monkeypatch: pytest.MonkeyPa
     assert facts.bigram_loss is not None
 
 
+@pytest.mark.slow
 def test_without_its_corpus_a_run_still_tells_its_own_size(finished: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     text = (run / "config.yaml").read_text()

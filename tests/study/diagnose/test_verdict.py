@@ -25,7 +25,7 @@ def notes(verdict: Verdict) -> list[str]:
 
 @pytest.mark.parametrize("facts", [FACTS, NOTHING], ids=["facts", "no facts"])
 @pytest.mark.parametrize("noise", [0.0, 0.05, 0.2])
-@pytest.mark.parametrize("rows", [20, 100, 3000])
+@pytest.mark.parametrize("rows", [20, 100, pytest.param(3000, marks=pytest.mark.slow)])
 def test_a_power_law_with_noise_is_healthy(rows: int, noise: float, facts: Facts) -> None:
     for seed in range(3):
         val = power_law(10, end=1.7, noise=0.01, seed=seed)

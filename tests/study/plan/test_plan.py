@@ -156,6 +156,7 @@ def written(
     return output
 
 
+@pytest.mark.slow
 def test_the_config_trains_as_planned(written: Path, command: Command, tmp_path: Path) -> None:
     run, steps = tmp_path / "run", yaml.safe_load(written.read_text())["trainer"]["max_steps"]
     trained = command(

@@ -76,6 +76,7 @@ def test_what_goes_wrong_in_explaining_does_not_spoil_the_run(
     assert "a bug" in printed
 
 
+@pytest.mark.slow
 def test_without_a_report_nothing_is_explained(fit: Command, tmp_path: Path) -> None:
     shown = fit(tmp_path / "run", "--trainer.max_steps=4")
     assert "verdict" not in shown.out
