@@ -8,7 +8,9 @@ from jsonargparse import ArgumentError, ArgumentParser
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from lmtemplate.cli import CALLBACKS, Parser, TrainingCLI, configure_parsing, parse
+from lmtemplate.callbacks import CALLBACKS
+from lmtemplate.cli import Parser, TrainingCLI, parse, settings_made
+from lmtemplate.cli_classes import configure_parsing
 from lmtemplate.cli_errors import (
     OWNED,
     SYNONYMS,
@@ -57,7 +59,7 @@ def in_words(parser: Parser) -> Refused:
 
     def call(flag: str) -> str:
         with pytest.raises(ConfigError) as mistake:
-            parse(parser, [flag])
+            parse(parser, [flag], settings_made([flag]))
         return str(mistake.value)
 
     return call
