@@ -73,7 +73,7 @@ def lightning(corpus: Path, folder: Path, *flags: str) -> float:
     with contextlib.redirect_stdout(io.StringIO()):
         run(words)
     Throughput.__init__ = create  # type: ignore[method-assign]
-    return 1000 * meters[-1].seconds / (meters[-1].tokens / (BLOCK * BATCH))
+    return 1000 * meters[-1].training_seconds / (meters[-1].tokens / (BLOCK * BATCH))
 
 
 def main() -> None:

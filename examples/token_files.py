@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lmtemplate.data import Ints
 from lmtemplate.data.datamodule import LanguageData
-from lmtemplate.data.shards import Ints
 from lmtemplate.errors import DataError
 
 

@@ -412,7 +412,7 @@ def check_monitor(cli: TrainingCLI) -> None:
 
     A module, a net or a callback of the user's own may log any value.
     """
-    stopping = cli.config_init.early_stopping
+    stopping = cli.config_init.get("early_stopping")
     is_own = type(cli.model) is LitLanguageModel and not cli.config.trainer.callbacks
     if stopping is None or not is_own:
         return

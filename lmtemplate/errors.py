@@ -8,6 +8,15 @@ INTERRUPTED = 130
 SIGNALS = {"SIGINT": INTERRUPTED, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 85}
 
 
+class SignalError(Exception):
+    """A signal has ended the run after a step, and after its checkpoint."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"stopped by {name}")
+        self.name = name
+        self.exit_code = SIGNALS[name]
+
+
 class UserError(Exception):
     """Something the user can mend. The message is one line: what, where, what to do."""
 

@@ -34,7 +34,7 @@ def evaluate(words: list[str], allowed: list[str], verb: Literal["validate", "te
     state = files.read(path)
     cli = TrainingCLI(["--config", str(asked.run / "config.yaml"), *flags], allowed)
     cli.datamodule.setup(verb)
-    compatibility.check_tokenizer(state, cli.datamodule.tokenizer_json, cli.datamodule.name)
+    compatibility.check_same_tokenizer(state, cli.datamodule.tokenizer_json, cli.datamodule.name)
     compatibility.load_net(cli.model.net, state)
     settings = cli.trainer_settings
     machine = find_machine(settings)

@@ -22,15 +22,14 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lmtemplate import plug, redact, run_dir
 from lmtemplate.callbacks.checkpointing import SafeCheckpointIO
-from lmtemplate.callbacks.early_stopping import RunEnd
 from lmtemplate.callbacks.loggers import RecordLogger, TensorBoard
-from lmtemplate.callbacks.preemption import EXIT_CODES, SignalError
 from lmtemplate.callbacks.progress import ProgressBar
+from lmtemplate.callbacks.run_end import RunEnd
 from lmtemplate.callbacks.run_summary import RunSummary
 from lmtemplate.checkpoint import compatibility, files
 from lmtemplate.checkpoint.resume import Resumed, ResumeMode, resolve, resume_from
 from lmtemplate.cli import RUN_LENGTHS, TrainingCLI, check_settings
-from lmtemplate.errors import ConfigError, NumbersError
+from lmtemplate.errors import SIGNALS, ConfigError, NumbersError, SignalError
 from lmtemplate.hardware import device_name
 from lmtemplate.record import last_points
 from lmtemplate.run_length import RunLength, accumulation, measure_step, only_limit, run_length
@@ -69,7 +68,7 @@ def measured_seconds(cli: TrainingCLI, machine: Machine, accumulate: int) -> flo
     )
 
 
-def make_plan(cli: TrainingCLI, before: files.Checkpoint | None = None) -> Plan:
+def make_plan(cli: TrainingCLI, before: files.CheckpointDict | None = None) -> Plan:
     """Convert what the config says into devices, precision and steps.
 
     Args:
@@ -114,7 +113,7 @@ def describe(cli: TrainingCLI, length: RunLength) -> dict[str, Any]:
     }
 
 
-def is_finished(run: Path, before: files.Checkpoint, cli: TrainingCLI, steps: int) -> bool:
+def is_finished(run: Path, before: files.CheckpointDict, cli: TrainingCLI, steps: int) -> bool:
     """Whether the run ended as planned, and neither its length nor its patience has changed."""
     summary = run_dir.read_json(run / "summary.json") or {}
     step, reason = before["global_step"], summary.get("stop_reason")
@@ -122,15 +121,15 @@ def is_finished(run: Path, before: files.Checkpoint, cli: TrainingCLI, steps: in
         return bool(summary)  # else it was killed between its last step and its end
     if summary.get("step") != step or reason in ("interrupted", "numbers"):
         return False
-    patient = before["config"]["early_stopping"] != cli.settings["early_stopping"]
+    patient = before["config"].get("early_stopping") != cli.settings.get("early_stopping")
     return steps <= summary.get("max_steps", steps) and not (reason == "early_stopping" and patient)
 
 
 def load_first_weights(source: str, cli: TrainingCLI) -> None:
     """Begin with the weights of another run or file. Raises CheckpointError if they do not fit."""
-    path = Path(files.check_local(source))
+    path = Path(source)
     state = files.read(resolve(path, "best") if os.path.isdir(source) else path)
-    compatibility.check_tokenizer(state, cli.datamodule.tokenizer_json, cli.datamodule.name)
+    compatibility.check_same_tokenizer(state, cli.datamodule.tokenizer_json, cli.datamodule.name)
     compatibility.load_net(cli.model.net, state)
 
 
@@ -190,7 +189,7 @@ def assemble(cli: TrainingCLI, plan: Plan, run: Path, resumed: Resumed | None) -
 
 def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> None:
     """Run Lightning's loop. What ends it early becomes a line and an exit code."""
-    signals = cli.config_init.signals
+    signals = cli.config_init.get("signals")
     try:
         with signals.listening() if signals else nullcontext():
             trainer.fit(cli.model, cli.datamodule, ckpt_path=path, weights_only=True)
@@ -198,7 +197,7 @@ def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> No
         sys.exit(stop.exit_code)
     except (NumbersError, SystemExit) as error:
         if signals and signals.received:  # it came first
-            sys.exit(EXIT_CODES[signals.received])
+            sys.exit(SIGNALS[signals.received])
         if isinstance(error, SystemExit) and trainer.interrupted:
             sys.exit(130)  # Lightning ends with 1 after a Ctrl-C before the first step
         raise
@@ -209,7 +208,7 @@ def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> No
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
     except (RuntimeError, MemoryError) as error:
         if signals and signals.received and "DataLoader worker" in str(error):
-            sys.exit(EXIT_CODES[signals.received])  # the worker, just started, got it as well
+            sys.exit(SIGNALS[signals.received])  # the worker, just started, got it as well
         if mistake := mistake_in(error, trainer, cli.datamodule):
             raise mistake from error
         raise
@@ -270,7 +269,7 @@ def train_on(
                 train(*prepared, cli)
             return prepared is not None
         except NumbersError as error:
-            guard = cli.config_init.guard
+            guard = cli.config_init.get("guard")
             if guard is None or gone_back > guard.rewinds:
                 raise NumbersError(
                     f"{error}{last_points(run)}. Lower the learning rate, add warmup, or set "

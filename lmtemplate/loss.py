@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-IGNORED = -100  # target that carries no loss
+from lmtemplate.data import IGNORED
+
 CHUNK_LOGITS = 2**27  # logits that are widened to float32 at once
 
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
-from lmtemplate.data.datamodule import LanguageData
+from lmtemplate.data.datamodule import Batch, LanguageData
 from lmtemplate.errors import NumbersError
 from lmtemplate.hardware import auto_compile
 from lmtemplate.loss import LossFunction, cross_entropy
@@ -22,7 +22,6 @@ from lmtemplate.models.base import LanguageModel
 from lmtemplate.optimizers import Group, OptimizerCallable, OptimizerRecipe, recipe_of, settings_of
 from lmtemplate.schedules import Schedule
 
-Batch = tuple[Tensor, Tensor]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
 
 

@@ -6,6 +6,7 @@ of their own; a reader merges the lines of one step. The JSON file is made from 
 validation: the arrays that scripts and plots read.
 """
 
+import contextlib
 import errno
 import json
 import math
@@ -18,11 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lmtemplate.data import Ints as Ints
 from lmtemplate.errors import CheckpointError, DiskError
 from lmtemplate.run_dir import folder_of, write_json, write_text
 
 Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 Line = dict[str, Any]
 
 LINES = "training_metrics.jsonl"
@@ -43,48 +44,47 @@ def is_recorded(run: Path) -> bool:
     return (folder_of(run) / LINES).is_file()
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < math.inf
-
-
-def _is_entry(content: Any) -> bool:
-    """Whether a line is one that `line` writes; a file may come from a stranger."""
+def _is_line(content: Any) -> bool:
+    """Whether `line` could have written it; a file may come from a stranger."""
     if not isinstance(content, dict):
         return False
-    samples, names = content.get("samples", {}), content.get("nonfinite", [])
-    texts = [*samples, *samples.values()] if isinstance(samples, dict) else [None]
-    texts += names if isinstance(names, list) else [None]
-    values = (v for k, v in content.items() if k not in ("step", "samples", "nonfinite"))
-    sound = all(isinstance(text, str) for text in texts) and all(map(_is_number, values))
-    return sound and type(content.get("step")) is int and 0 <= content["step"] < 2**53
+    numbers = dict(content)
+    step, samples = numbers.pop("step", None), numbers.pop("samples", {})
+    names = numbers.pop("nonfinite", [])
+    return (
+        type(step) is int
+        and 0 <= step < 2**53
+        and isinstance(samples, dict)
+        and isinstance(names, list)
+        and all(isinstance(text, str) for text in (*samples.values(), *names))
+        and all(type(v) in (int, float) and abs(v) < math.inf for v in numbers.values())
+    )
 
 
 def read_lines(run: Path) -> Iterator[Line]:
     """The lines of a run's JSONL file in their order; one that a kill has cut short is left out."""
-    path = folder_of(run) / LINES
-    if not path.is_file():
+    if not is_recorded(run):
         return
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with (folder_of(run) / LINES).open(encoding="utf-8", errors="replace") as file:
         for text in file:
-            try:
-                content = json.loads(text)
-            except (ValueError, RecursionError):
-                continue
-            if _is_entry(content):
-                yield content
+            with contextlib.suppress(ValueError, RecursionError):
+                if _is_line(content := json.loads(text)):
+                    yield content
 
 
 def cut(run: Path, first_step: int) -> None:
-    """Forget what a killed start logged from this step on, which is about to be logged again."""
-    kept = list[Line]()
+    """Forget what a killed start logged from this step on, which is about to be logged again.
+
+    Where numbers were not finite stays, since it says why a run went back.
+    """
+    path, kept = folder_of(run) / LINES, list[Line]()
     for entry in read_lines(run):
         if entry["step"] < first_step:
             kept.append(entry)
-        elif "nonfinite" in entry:  # keep why a run went back
+        elif "nonfinite" in entry:
             kept.append({name: entry[name] for name in ("step", "nonfinite")})
-    if is_recorded(run) or (folder_of(run) / LINES).is_symlink():  # a link could lead anywhere
-        text = "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in kept)
-        write_text(folder_of(run) / LINES, text)
+    if path.exists() or path.is_symlink():  # a link could lead anywhere
+        write_text(path, "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in kept))
 
 
 @dataclass(frozen=True)
@@ -143,14 +143,11 @@ def _rows(points: dict[int, Line]) -> list[Line]:
 
 def from_lines(lines: Iterable[Line]) -> Record:
     """Lines of the JSONL file -> arrays. Lines of one step are merged."""
-    points, bad, samples = dict[int, Line](), set[int](), dict[int, dict[str, str]]()
+    points, bad = dict[int, Line](), set[int]()
     for entry in lines:
-        step = entry["step"]
-        points.setdefault(step, {}).update(entry)
+        points.setdefault(entry["step"], {}).update(entry)
         if {TRAIN, VAL} & set(entry.get("nonfinite", [])):
-            bad.add(step)
-        if "samples" in entry:
-            samples[step] = entry["samples"]
+            bad.add(entry["step"])
     initial = {name: v for name, v in points.get(0, {}).items() if isinstance(v, float)}
     rows = _rows(points)
     names = {name for point in points.values() for name, v in point.items() if isinstance(v, float)}
@@ -169,20 +166,18 @@ def from_lines(lines: Iterable[Line]) -> Record:
         nonfinite_steps=tuple(sorted(bad)),
         values={name: column(name) for name in sorted(names - {TRAIN, VAL, RATE})},
         initial=initial,
-        samples=samples,
+        samples={step: p["samples"] for step, p in points.items() if "samples" in p},
     )
 
 
-def as_lists(record: Record) -> dict[str, Any]:
+def _as_lists(record: Record) -> dict[str, Any]:
     """What training_metrics.json holds: lists of N values, null where nothing was logged."""
-    columns = {
-        "train_loss": record.train_loss,
-        "val_loss": record.val_loss,
-        "learning_rate": record.learning_rate,
-    }
+    lists: dict[str, Any] = {"steps": record.steps.tolist()}
+    for name in ("train_loss", "val_loss", "learning_rate"):
+        column = getattr(record, name).tolist()
+        lists[name] = [None if math.isnan(value) else value for value in column]
     return {
-        "steps": record.steps.tolist(),
-        **{k: [None if math.isnan(x) else x for x in v.tolist()] for k, v in columns.items()},
+        **lists,
         "epochs": record.epochs.tolist(),
         "initial_val_loss": record.initial_val_loss,
         "nonfinite_steps": list(record.nonfinite_steps),
@@ -200,15 +195,11 @@ def read_record(run: Path) -> Record:
 
 def last_points(run: Path, count: int = 5) -> str:
     """The end of a run's record: ". Before: step 50: loss 3.1, rate 0.01, gradient 4.2; ..."."""
-    record = read_record(run) if is_recorded(run) else None
-    if not record:
-        return ""
-    norms = record.values.get("optim/grad_norm", record.train_loss * math.nan)
-    columns = (record.steps, record.train_loss, record.learning_rate, norms)
-    rows = zip(*(column[-count:] for column in columns), strict=True)
-    return ". Before: " + "; ".join(
-        f"step {s}: loss {x:.4g}, rate {r:.3g}, gradient {n:.3g}" for s, x, r, n in rows
-    )
+    points = [entry for entry in read_lines(run) if "train/loss" in entry][-count:]
+    shown = ("train/loss", "optim/lr", "optim/grad_norm")
+    rows = ((p["step"], *(p.get(name, math.nan) for name in shown)) for p in points)
+    texts = [f"step {s}: loss {x:.4g}, rate {r:.3g}, gradient {n:.3g}" for s, x, r, n in rows]
+    return f". Before: {'; '.join(texts)}" if texts else ""
 
 
 class Writer:
@@ -223,41 +214,42 @@ class Writer:
 
     def __init__(self, run: Path, first_step: int) -> None:
         self.run = run
+        self.path = folder_of(run) / LINES
         self._unwritten = b""
         cut(run, first_step)
 
     def append(self, step: int, values: Mapping[str, Any]) -> None:
         """Add a logging point; it outlives a kill of this process."""
-        path, failed_before = folder_of(self.run) / LINES, bool(self._unwritten)
+        failed_before = bool(self._unwritten)
         self._unwritten += line(step, values).encode()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab", buffering=0) as file:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab", buffering=0) as file:
                 end = file.tell()
                 if file.write(self._unwritten) < len(self._unwritten):  # all of it or nothing
                     file.truncate(end)
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._unwritten = b""
         except OSError as error:
-            self._warn(str(error.strerror), failed_before)
+            if not failed_before:
+                self._warn(error)
 
     def sync(self) -> None:
         """Let the lines outlive a power cut."""
         try:
-            with (folder_of(self.run) / LINES).open("ab") as file:
+            with self.path.open("ab") as file:
                 os.fsync(file.fileno())
         except OSError as error:
-            self._warn(str(error), bool(self._unwritten))
+            self._warn(error)
 
     def write_arrays(self) -> None:
         """Bring training_metrics.json up to date; both files outlive a power cut then."""
         self.sync()
         try:
-            arrays = as_lists(from_lines(read_lines(self.run)))
+            arrays = _as_lists(from_lines(read_lines(self.run)))
             write_json(folder_of(self.run) / ARRAYS, arrays, indent=None)
         except DiskError as error:
-            self._warn(str(error), bool(self._unwritten))
+            self._warn(error)
 
-    def _warn(self, problem: str, again: bool) -> None:
-        if not again:
-            print(f"the record waits in memory: {problem}", flush=True)
+    def _warn(self, error: OSError | DiskError) -> None:
+        print(f"the record waits in memory: {error}", flush=True)

@@ -8,9 +8,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,35 +19,26 @@ from filelock import FileLock, Timeout
 from lmtemplate.errors import ConfigError, DiskError, LockedError
 
 LOCK = ".lock"
-MOST_SETTINGS = 100_000  # in a file of settings
+MOST_VALUES = 100_000  # in a YAML file
 
-PACKAGES = (
-    "lightning",
-    "torch",
-    "torchmetrics",
-    "tensorboard",
-    "jsonargparse",
-    "tokenizers",
-    "numpy",
-)
+PACKAGES = ("lightning", "torch", "torchmetrics", "tensorboard", "jsonargparse", "tokenizers")
 
 
 def check_name(name: str) -> Path:
-    """Raises ConfigError for a name that cannot be one."""
+    """The run directory of this name. Raises ConfigError for a name that cannot be a folder."""
     try:
         name.encode()
         run = Path(name).expanduser()
+        if run.is_file():
+            raise ValueError("it is a file")
         os.stat(run)
-        is_file = run.is_file()
     except (FileNotFoundError, NotADirectoryError):  # the lock says what is in the way
-        return run
+        pass
     except (OSError, ValueError, RuntimeError) as error:  # too long; a NUL, not UTF-8; ~nobody
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(
-            f"run_dir {ascii(name)[:60]} cannot be a folder here: {reason}; name another"
+            f"run directory {ascii(name)[:60]}: {reason}; name another with --run_dir"
         ) from error
-    if is_file:
-        raise ConfigError(f"run directory {run} is a file; name another with --run_dir")
     return run
 
 
@@ -125,29 +115,21 @@ def parse_yaml(text: str) -> Any:
         content = yaml.safe_load(text)
     except (ValueError, RecursionError) as error:  # a date that is none; [[[[...
         raise yaml.YAMLError(str(error)[:100]) from error
-    waiting, seen = [content], 0
-    while waiting and seen < MOST_SETTINGS:
-        item, seen = waiting.pop(), seen + 1
+    waiting = [content]
+    for _ in range(MOST_VALUES):
+        if not waiting:
+            return content
+        item = waiting.pop()
         if isinstance(item, dict | list):
             waiting += item.values() if isinstance(item, dict) else item
-    if waiting:
-        raise yaml.YAMLError(f"anchors repeat its settings more than {MOST_SETTINGS:,} times")
-    return content
-
-
-def _whose(path: Path) -> str:
-    """ "(/a/b: owner root, mode 0555)" of the nearest existing folder; "" where that is unknown."""
-    try:
-        there = next(folder for folder in path.absolute().parents if folder.exists())
-        return f" ({there}: owner {there.owner()}, mode {there.stat().st_mode & 0o7777:04o})"
-    except (OSError, KeyError, NotImplementedError):  # KeyError: an owner without a name
-        return ""
+    raise yaml.YAMLError(f"it has more than {MOST_VALUES:,} values, counting what anchors repeat")
 
 
 class Lock:
-    """Keeps a folder to one process. The system frees it when that process dies, however.
+    """Keeps a folder to one process; the system frees it however that process dies.
 
     The library closes its file in forked processes, so a data worker never keeps the lock.
+    Entering it raises LockedError, with who has it, and DiskError where there can be no lock file.
 
     Args:
         folder: the run directory, or another folder that nobody else may write to meanwhile.
@@ -159,58 +141,41 @@ class Lock:
         self.folder = folder
         self.path = path or folder / LOCK
         self.flag = flag
-        self._made_folder = False
         self._lock = FileLock(self.path, timeout=0.2, fallback_to_soft=False)
 
-    def acquire(self) -> None:
-        """Raises LockedError, with who has it, DiskError where there can be no lock file."""
-        if self._lock.is_locked:
-            return
+    def _holder(self) -> str:
+        with contextlib.suppress(OSError, ValueError):
+            if not self.path.is_symlink():  # which the library refuses to open
+                return self.path.read_text(encoding="utf-8")[:200]
+        return ""
+
+    def __enter__(self) -> None:
+        parent, other = self.path.parent, f"name another folder with {self.flag}"
         try:
-            self._made_folder = not self.path.parent.exists()
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._made_folder = not parent.exists()
+            parent.mkdir(parents=True, exist_ok=True)
             before = self._holder()
             self._lock.acquire()
         except Timeout as error:
-            raise LockedError(
-                f"{self.folder} is in use by {self._holder() or 'another process'}; wait for it, "
-                f"or name another directory with {self.flag}"
-            ) from error
+            holder = self._holder() or "another process"
+            raise LockedError(f"{self.folder} is in use by {holder}; wait, or {other}") from error
         except OSError as error:
             if error.errno in (errno.ENOLCK, errno.ENOSYS):
                 print(f"{self.folder} is not locked: its file system has no locks", flush=True)
                 return
-            raise DiskError(
-                f"cannot write {self.path.parent}: {error.strerror}{_whose(self.path)}; name "
-                f"another folder with {self.flag}"
-            ) from error
+            raise DiskError(f"cannot write {parent}: {error.strerror}; {other}") from error
         if before:
             print(f"taking over {self.folder} from {before}, which has died")
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with contextlib.suppress(OSError):  # on a full disk, only the name of the holder is lost
             self.path.write_text(f"pid {os.getpid()} on host {platform.node()} since {now}")
 
-    def _holder(self) -> str:
-        if self.path.is_symlink():
-            return ""  # which the library refuses to open
-        with contextlib.suppress(OSError, ValueError):
-            return self.path.read_text(encoding="utf-8")[:200]
-        return ""
-
-    def __enter__(self) -> "Lock":
-        self.acquire()
-        return self
-
     def __exit__(self, *_: object) -> None:
-        self.release()
-
-    def release(self) -> None:
-        """Let the next process in; a folder that was made for the lock alone goes with it."""
         if not self._lock.is_locked:
             return
         with contextlib.suppress(OSError):  # Windows removes no file that is open
             self.path.unlink()
-            if self._made_folder:
+            if self._made_folder:  # for the lock alone, if it is empty
                 self.path.parent.rmdir()
         self._lock.release()
 
@@ -226,25 +191,20 @@ def command(*words: str) -> list[str]:
     return [sys.executable, *([] if unsafe else ["-P"]), "-m", "lmtemplate", *words]
 
 
-def _or_none(ask: Callable[[], str]) -> str | None:
+def _git(*words: str) -> str | None:
     try:
-        return ask()
-    except (OSError, subprocess.SubprocessError, PackageNotFoundError):
+        done = subprocess.run(
+            ["git", *words], capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
         return None
+    return done.stdout.strip()
 
 
 def git_state() -> dict[str, Any]:
     """Commit of the working directory, and whether it had changes; nulls outside a repository."""
-
-    def git(*words: str) -> str | None:
-        return _or_none(
-            lambda: subprocess.run(
-                ["git", *words], capture_output=True, text=True, check=True, timeout=10
-            ).stdout.strip()
-        )
-
-    status = git("status", "--porcelain", "--untracked-files=no")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+    status = _git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": _git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 
 def manifest(seed: Any, hardware: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
@@ -255,7 +215,7 @@ def manifest(seed: Any, hardware: dict[str, Any], data: dict[str, Any]) -> dict[
         "git": git_state(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: _or_none(lambda name=name: version(name)) for name in PACKAGES},  # type: ignore[misc]
+        "versions": {name: version(name) for name in PACKAGES},
         "hardware": hardware,
         "seed": seed,
         "data": data,
@@ -263,17 +223,15 @@ def manifest(seed: Any, hardware: dict[str, Any], data: dict[str, Any]) -> dict[
 
 
 def write_manifest(run: Path, content: dict[str, Any], start: dict[str, Any] | None = None) -> None:
-    """Write manifest.json; a resumed run keeps its first one and adds where it went on, and with
-    what.
+    """Write manifest.json; a resumed run keeps its first one and adds how it went on.
 
     Args:
         run: the run directory.
         content: what `manifest` returns.
         start: for a resumed run, {"step": ..., "changed": {key: [before, now]}}.
     """
-    path = run / "manifest.json"
-    first = read_json(path)
+    first = read_json(run / "manifest.json")
     if start is not None and first is not None:
         resumed = {**start, "started": content["started"], "git": content["git"]}
         content = {**first, "resumed": [*first.get("resumed", []), resumed]}
-    write_json(path, content)
+    write_json(run / "manifest.json", content)

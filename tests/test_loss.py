@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import lmtemplate.loss
-from lmtemplate.data import shards
-from lmtemplate.loss import IGNORED, Loss, cross_entropy
+from lmtemplate.data import IGNORED
+from lmtemplate.loss import Loss, cross_entropy
 
 VOCABULARY = 23
 
@@ -83,10 +83,6 @@ def test_a_batch_without_targets_costs_nothing(logits: Tensor) -> None:
     assert [part.item() for part in loss] == [0.0, 0.0, 0]
     assert logits.grad is not None
     assert not logits.grad.any()
-
-
-def test_the_data_and_the_loss_agree_on_what_is_ignored() -> None:
-    assert shards.IGNORED == IGNORED
 
 
 def test_what_is_reported_holds_no_graph(logits: Tensor, targets: Tensor) -> None:

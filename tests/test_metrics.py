@@ -9,8 +9,9 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.text import Perplexity
 
+from lmtemplate.data import IGNORED
 from lmtemplate.data.datamodule import TokenData
-from lmtemplate.loss import IGNORED, cross_entropy
+from lmtemplate.loss import cross_entropy
 from lmtemplate.metrics import Measures, TokenMetrics, snake_case
 from lmtemplate.models import GPT
 from lmtemplate.module import LitLanguageModel

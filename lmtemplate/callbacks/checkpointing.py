@@ -3,6 +3,7 @@
 import random
 import shutil
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import LightningModule, Trainer, callbacks
 
-from lmtemplate.callbacks.throughput import Throughput
 from lmtemplate.checkpoint import files, resume
 from lmtemplate.errors import ConfigError, DiskError, NumbersError
 from lmtemplate.module import LitLanguageModel, is_logged
@@ -34,9 +34,7 @@ class SafeCheckpointIO(CheckpointIO):
         self.description = description
         self.resumed = resumed
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
         files.write({**self.description, **checkpoint}, Path(path))
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
@@ -131,10 +129,7 @@ class Checkpoint(callbacks.Checkpoint):
     """
 
     def __init__(
-        self,
-        every_minutes: float | None = 15.0,
-        milestones: int | None = 12,
-        keep: int = 2,
+        self, every_minutes: float | None = 15.0, milestones: int | None = 12, keep: int = 2
     ) -> None:
         if keep < 1:
             raise ConfigError(f"checkpoint.keep={keep} has to be 1 or more")
@@ -159,16 +154,15 @@ class Checkpoint(callbacks.Checkpoint):
         """Save while the clock of tokens per second is paused. Raises NumbersError, DiskError."""
         if not all_finite(trainer):
             raise NumbersError(f"weights or moments are not finite at step {trainer.global_step:,}")
-        meters = [c for c in trainer.callbacks if isinstance(c, Throughput)]  # type: ignore[attr-defined]
-        running = [meter for meter in meters if meter.pause(trainer)]
-        try:
-            trainer.save_checkpoint(path, weights_only=weights_only)
-        except DiskError:
-            trainer.strategy.barrier()  # the other processes wait in save_checkpoint for this one
-            raise
-        finally:
-            for meter in running:
-                meter.resume()
+        with ExitStack() as clocks:
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if hasattr(callback, "paused"):  # Throughput, whose file may be gone
+                    clocks.enter_context(callback.paused(trainer))
+            try:
+                trainer.save_checkpoint(path, weights_only=weights_only)
+            except DiskError:
+                trainer.strategy.barrier()  # the others wait in save_checkpoint for this one
+                raise
 
     def _save_curves(self, trainer: Trainer) -> None:
         """Write all curves before the checkpoint: a resume can cut one, but not fill a gap."""
@@ -177,14 +171,6 @@ class Checkpoint(callbacks.Checkpoint):
                 getattr(logger, "sync", logger.save)()
             except OSError as error:
                 trainer.lightning_module.print(f"{type(logger).__name__} cannot save: {error}")
-
-    def _write_and_prune(self, trainer: Trainer) -> None:
-        """Raises DiskError."""
-        step = trainer.global_step
-        self._save_curves(trainer)
-        self._write(trainer, folder_of(self.run) / files.file_name(step))
-        if trainer.is_global_zero:
-            resume.prune(self.run, newest=step, best=self._point_at_best(), keep=self.keep)
 
     def _point_at_best(self) -> int | None:
         """Write best.json; returns its step, None where there is none (yet)."""
@@ -195,13 +181,16 @@ class Checkpoint(callbacks.Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         """Raises DiskError at the third failure in a row, and where no other save will follow."""
-        self.saved_at, problem = time.monotonic(), ""
+        self.saved_at, problem, step = time.monotonic(), "", trainer.global_step
         try:
-            self._write_and_prune(trainer)
+            self._save_curves(trainer)
+            self._write(trainer, folder_of(self.run) / files.file_name(step))
+            if trainer.is_global_zero:
+                resume.prune(self.run, newest=step, best=self._point_at_best(), keep=self.keep)
         except DiskError as error:
             problem = str(error)
         if not trainer.strategy.reduce_boolean_decision(bool(problem), all=False):
-            self.saved_step, self.failures = trainer.global_step, 0
+            self.saved_step, self.failures = step, 0
             return
         self.failures += 1
         last = f"last good: step {self.saved_step:,}" if self.saved_step else "none is saved yet"
@@ -210,7 +199,7 @@ class Checkpoint(callbacks.Checkpoint):
         if self.failures == MOST_FAILURES or trainer.should_stop:
             go_on = "resume" if self.saved_step else "train"
             raise DiskError(
-                f"step {trainer.global_step:,} is not saved: {problem or 'see the first process'}; "
+                f"step {step:,} is not saved: {problem or 'see the first process'}; "
                 f"{last}. Repair that, then go on with make {go_on} RUN={self.run}"
             )
 
@@ -224,13 +213,13 @@ class Checkpoint(callbacks.Checkpoint):
         if step not in self._due_milestones:
             return
         self._due_milestones.remove(step)
+        needed = MILESTONE_ROOM * files.size(trainer.lightning_module.state_dict())
+        # only the first process writes; another machine may not have the folder
+        has_room = not trainer.is_global_zero or shutil.disk_usage(self.run).free >= needed
+        path = folder_of(self.run) / "milestones" / files.file_name(step)
         try:
-            needed = MILESTONE_ROOM * files.size(trainer.lightning_module.state_dict())
-            # only the first process writes; another machine may not have the folder
-            has_room = not trainer.is_global_zero or shutil.disk_usage(self.run).free >= needed
             if not trainer.strategy.reduce_boolean_decision(has_room):
                 raise DiskError("checkpoints need the space that is left on the disk")
-            path = folder_of(self.run) / "milestones" / files.file_name(step)
             self._write(trainer, path, weights_only=True)
         except DiskError as error:
             trainer.lightning_module.print(f"milestone not saved: {error}", flush=True)
@@ -242,10 +231,11 @@ class Checkpoint(callbacks.Checkpoint):
         resume.clear_leftovers(self.run)
         if self._point_at_best() is None:
             if self.best is not None:
-                lost = f"the best checkpoint, step {self.best[1]:,}, is gone"
-                pl_module.print(f"{lost}: the next is best")
+                pl_module.print(
+                    f"the best checkpoint, step {self.best[1]:,}, is gone: the next is best"
+                )
             self.best = None
-            resume.forget_best(self.run)
+            (folder_of(self.run) / "best.json").unlink(missing_ok=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_at = time.monotonic()
@@ -264,10 +254,10 @@ class Checkpoint(callbacks.Checkpoint):
         if batch_idx % trainer.accumulate_grad_batches:
             return
         self._save_milestone(trainer)
-        if self.every_minutes is None:
+        # ranks have to agree on the time, and would wait for each other at every step
+        may_ask = trainer.world_size == 1 or is_logged(trainer, trainer.global_step)
+        if self.every_minutes is None or not may_ask:
             return
-        if trainer.world_size > 1 and not is_logged(trainer, trainer.global_step):
-            return  # ranks have to agree on the time, and would wait for each other at every step
         due = time.monotonic() - self.saved_at >= self.every_minutes * 60
         if trainer.strategy.reduce_boolean_decision(due, all=False):
             self.save_if_new(trainer)
@@ -284,8 +274,7 @@ class Checkpoint(callbacks.Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save_milestone(trainer)
-        if self.saved_step != trainer.global_step:
-            self._save(trainer)
+        self.save_if_new(trainer)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

@@ -1,12 +1,10 @@
-"""Validation losses and the clock -> the end of the run."""
+"""Validation losses that no longer improve -> the end of the run."""
 
-import time
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer, callbacks
 
 from lmtemplate.errors import ConfigError
-from lmtemplate.module import is_step_end
 
 
 class EarlyStopping(callbacks.EarlyStopping):
@@ -58,44 +56,3 @@ class EarlyStopping(callbacks.EarlyStopping):
         super().load_state_dict({**state_dict, "patience": self.patience})
         strict = self.wait_count >= self.patience and state_dict["min_delta"] == self.min_delta
         self._ended_at = state_dict["ended_at"] if strict else None
-
-
-class RunEnd(callbacks.Callback):
-    """End the run after its last step, or when its time is over, with a last validation.
-
-    Args:
-        max_seconds: of training and validation, over all restarts; None for no limit.
-    """
-
-    def __init__(self, max_seconds: float | None = None) -> None:
-        self.max_seconds = max_seconds
-        self.seconds_before = 0.0
-        self.out_of_time = False
-
-    @property
-    def seconds(self) -> float:
-        return self.seconds_before + time.monotonic() - self.started
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.started = time.monotonic()
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.max_seconds is not None and self.seconds_before >= self.max_seconds:
-            self.out_of_time = trainer.should_stop = True  # a kill came before its end
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if not is_step_end(trainer, batch_idx):
-            return
-        if self.max_seconds is not None:
-            out_of_time = self.seconds >= self.max_seconds
-            self.out_of_time = trainer.strategy.reduce_boolean_decision(out_of_time, all=False)
-        if self.out_of_time or trainer.global_step >= trainer.max_steps:
-            trainer.should_stop = True  # Lightning validates before it obeys
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.seconds_before = float(state_dict["seconds"])

@@ -4,6 +4,7 @@ import importlib
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,8 @@ CHARTS = {
 
 # Settings that runs are compared by; the rest is in config.yaml.
 COMPARED = (
-    *("model.", "data.", "seed_everything", "early_stopping.patience"),
-    *(f"trainer.{name}" for name in ("max_steps", "accumulate_grad_batches", "precision")),
-    "trainer.gradient_clip_val",
+    *("model.", "data.", "seed_everything", "early_stopping.patience", "trainer.max_steps"),
+    *("trainer.accumulate_grad_batches", "trainer.precision", "trainer.gradient_clip_val"),
 )
 
 
@@ -60,15 +60,11 @@ class TensorBoard(TensorBoardLogger):
         settings: the run's config, nested.
     """
 
-    def __init__(
-        self, run_dir: Path, first_step: int, settings: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, run_dir: Path, first_step: int, settings: dict[str, Any]) -> None:
         importlib.import_module("torch.utils.tensorboard")  # a broken one fails before the run
-        super().__init__(
-            run_dir, name="", version="", default_hp_metric=False, purge_step=first_step
-        )
-        self.run = Path(run_dir)
-        self.settings = settings or {}
+        super().__init__(run_dir, "", "", default_hp_metric=False, purge_step=first_step)
+        self.run = run_dir
+        self.settings = settings
         self._last_step: int | None = None  # None until the charts are written
         self._has_warned = False
 
@@ -99,11 +95,8 @@ class TensorBoard(TensorBoardLogger):
     def finalize(self, status: str) -> None:
         with self.forgiving():
             if status == "success" and (best := read_best(self.run)):
-                super().log_hyperparams(
-                    hyperparameters(self.settings),
-                    {"best/val_loss": best["val_loss"]},
-                    step=self._last_step,
-                )
+                shown, value = hyperparameters(self.settings), {"best/val_loss": best["val_loss"]}
+                super().log_hyperparams(shown, value, step=self._last_step)
             super().finalize(status)
 
     @contextmanager
@@ -124,7 +117,7 @@ class RecordLogger(Logger):
     """Writes the record. Lightning's CSVLogger deletes what an earlier start of the run has logged.
 
     Values of one step come in several calls. They wait until the call with a loss, and become one
-    line with it; values that come after it become a line before the next one, or at `save`.
+    line with it; values that come after it become a line before the next one, or at `sync`.
 
     Args:
         run_dir: the run directory.
@@ -138,8 +131,12 @@ class RecordLogger(Logger):
         super().__init__()
         self.run_dir = run_dir
         self.first_step = first_step
-        self._writer: Writer | None = None  # made by the first value, in the first process
         self._waiting: dict[int, dict[str, float]] = {}  # step -> values
+
+    @cached_property
+    def writer(self) -> Writer:
+        """Made by the first value, in the first process."""
+        return Writer(self.run_dir, self.first_step)
 
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
@@ -152,37 +149,32 @@ class RecordLogger(Logger):
             return
         losses = [value for name, value in values.items() if name in (TRAIN, VAL)]
         if not all(map(math.isfinite, losses)):
-            self._append(step, values)  # at once: the run may be about to end
+            self.writer.append(step, values)  # at once: the run may be about to end
             return
         self._waiting.setdefault(step, {}).update(values)
         if losses:
             self._write_waiting(step)
-        if VAL in values and self._writer is not None:
-            self._writer.write_arrays()
+        if VAL in values:
+            self.writer.write_arrays()
 
     def _write_waiting(self, last_step: float) -> None:
         for step in sorted(step for step in self._waiting if step <= last_step):
-            self._append(step, self._waiting.pop(step))
+            self.writer.append(step, self._waiting.pop(step))
 
     @rank_zero_only
     def log_samples(self, texts: Mapping[str, str], step: int) -> None:
         """Keep what the model wrote: prompt -> continuation."""
-        self._append(step, {"samples": dict(texts)})
-
-    def _append(self, step: int, values: Mapping[str, Any]) -> None:
-        if self._writer is None:
-            self._writer = Writer(self.run_dir, self.first_step)
-        self._writer.append(step, values)
+        self.writer.append(step, {"samples": dict(texts)})
 
     @rank_zero_only
     def sync(self) -> None:
         """Let all values so far outlive a power cut."""
         self._write_waiting(math.inf)
-        if self._writer is not None:
-            self._writer.sync()
+        if "writer" in vars(self):  # without a value there is no record
+            self.writer.sync()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        self._write_waiting(math.inf)
-        if self._writer is not None:
-            self._writer.write_arrays()
+        self.sync()
+        if "writer" in vars(self):
+            self.writer.write_arrays()

@@ -2,24 +2,20 @@
 
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer, callbacks
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmtemplate.module import LitLanguageModel, is_log_step, log_values
 
 
-class LRMonitor(callbacks.LearningRateMonitor):
-    """Log the learning rate of each logged step.
+class LRMonitor(Callback):
+    """Log the learning rate of each logged step. Lightning's own logs it one step earlier.
 
     The first parameter group is `optim/lr`, the others `optim/lr/<name>`; a group without a name
     has its number, counted from 1, so that the second is `optim/lr/2`.
     """
 
     def __init__(self) -> None:
-        super().__init__(logging_interval="step")
         self._rates: list[float] = []  # of the current step
-
-    def on_train_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        pass  # Lightning's demands a logger, and gives the groups other names
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -30,12 +26,10 @@ class LRMonitor(callbacks.LearningRateMonitor):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Lightning's own hook logs one step earlier than all other values
         if not is_log_step(trainer, batch_idx):
             return
         assert isinstance(pl_module, LitLanguageModel)
         groups = trainer.optimizers[0].param_groups
         others = (group.get("name", number) for number, group in enumerate(groups[1:], start=2))
         names = ["optim/lr", *(f"optim/lr/{name}" for name in others)]
-        rates = dict(zip(names, self._rates, strict=True))
-        log_values(pl_module, rates)
+        log_values(pl_module, dict(zip(names, self._rates, strict=True)))

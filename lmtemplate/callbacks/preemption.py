@@ -11,23 +11,11 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lmtemplate import errors
 from lmtemplate.callbacks.checkpointing import Checkpoint
+from lmtemplate.errors import SIGNALS, SignalError
 from lmtemplate.module import is_logged
 
-# SIGHUP: its terminal was closed; 85: send me to the queue again
-EXIT_CODES = errors.SIGNALS
-
 SAME_SECONDS = 0.3  # `timeout`, `make` and schedulers send one signal to process and group
-
-
-class SignalError(Exception):
-    """A signal has ended the run after a step, and after its checkpoint."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"stopped by {name}")
-        self.name = name
-        self.exit_code = EXIT_CODES[name]
 
 
 class Preemption(Callback):
@@ -51,7 +39,7 @@ class Preemption(Callback):
         if self.received is None:
             self.received, self._received_at = signal.Signals(number).name, now
         elif now - self._received_at > SAME_SECONDS:
-            os._exit(EXIT_CODES[self.received])  # safe: every file is written whole or not at all
+            os._exit(SIGNALS[self.received])  # safe: every file is written whole or not at all
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -60,18 +48,18 @@ class Preemption(Callback):
             yield  # only the main thread may set handlers
             return
         self.received, self._process = None, os.getpid()
-        known = [name for name in EXIT_CODES if hasattr(signal, name)]  # Windows lacks some
-        handlers = {name: signal.getsignal(signal.Signals[name]) for name in known}
+        known = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]  # not Windows
+        handlers = {number: signal.getsignal(number) for number in known}
         # nohup and a shell's & tell a program to ignore some
-        heard = {name: handler for name, handler in handlers.items() if handler != signal.SIG_IGN}
-        self._ignores_term = "SIGTERM" not in heard
-        for name in heard:
-            signal.signal(signal.Signals[name], self._note)
+        heard = {number: old for number, old in handlers.items() if old != signal.SIG_IGN}
+        self._ignores_term = signal.SIGTERM not in heard
+        for number in heard:
+            signal.signal(number, self._note)
         try:
             yield
         finally:
-            for name, handler in heard.items():
-                signal.signal(signal.Signals[name], handler)
+            for number, handler in heard.items():
+                signal.signal(number, handler)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._replace_lightnings(trainer)
@@ -95,8 +83,7 @@ class Preemption(Callback):
             return
         if trainer.world_size > 1 and not is_logged(trainer, trainer.global_step):
             return  # ranks have to agree, and would wait for each other at every step
-        stop = self.received is not None
-        if not trainer.strategy.reduce_boolean_decision(stop, all=False):
+        if not trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
             return
         trainer.should_stop = True  # a save that fails now is an error
         for callback in trainer.callbacks:  # type: ignore[attr-defined]

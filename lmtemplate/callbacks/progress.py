@@ -40,18 +40,6 @@ class ProgressBar(TQDMProgressBar):
         else:
             print(*args, flush=True)
 
-    @property
-    def sanity_check_description(self) -> str:
-        return "validation before step 1"
-
-    @property
-    def train_description(self) -> str:
-        return "training"
-
-    @property
-    def validation_description(self) -> str:
-        return "validation"
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         # Lightning sets these at the start of an epoch, which a resumed run is past

@@ -2,32 +2,27 @@
 
 import math
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lmtemplate.callbacks.early_stopping import EarlyStopping, RunEnd
-from lmtemplate.callbacks.preemption import SignalError
-from lmtemplate.callbacks.throughput import Throughput
 from lmtemplate.checkpoint.resume import read_best, steps_saved
 from lmtemplate.data.datamodule import LanguageData
-from lmtemplate.errors import DiskError, NumbersError
+from lmtemplate.errors import DiskError, NumbersError, SignalError
 from lmtemplate.hardware import device_name
 from lmtemplate.module import LitLanguageModel, is_log_step
 from lmtemplate.run_dir import duration, write_json
 from lmtemplate.run_length import RunLength
-
-Kind = TypeVar("Kind", bound=Callback)
 
 
 def card(title: str, rows: dict[str, str]) -> str:
     return "\n".join([f"\n{title}", *(f"  {name:<8} {text}" for name, text in rows.items()), ""])
 
 
-def find(trainer: Trainer, kind: type[Kind]) -> Kind | None:
-    """The run's callback of this class."""
-    found = (c for c in trainer.callbacks if isinstance(c, kind))  # type: ignore[attr-defined]
-    return next(found, None)
+def told(trainer: Trainer, name: str) -> Any:
+    """An attribute of the first callback that has it; None if none has: any file may be gone."""
+    values = (getattr(callback, name, None) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    return next((value for value in values if value is not None), None)
 
 
 class RunSummary(Callback):
@@ -49,28 +44,25 @@ class RunSummary(Callback):
         self, trainer: Trainer, module: LitLanguageModel, data: LanguageData
     ) -> dict[str, str]:
         """Rows of the first card: name -> text."""
-        net, device = module.net, trainer.strategy.root_device
-        per_step = (
-            data.batch_size * data.block_size * trainer.accumulate_grad_batches * trainer.world_size
-        )
+        net, device, devices = module.net, trainer.strategy.root_device, trainer.world_size
+        per_step = data.batch_size * data.block_size * trainer.accumulate_grad_batches * devices
         left = trainer.max_steps - self.steps_before
         tokens = data.sequences * data.block_size + per_step * left
-        parameters = net.parameter_count()
-        done = f"{self.steps_before:,} steps before, then " if self.steps_before else ""
-        sequences, flops = data.train_sequences, net.flops_per_token()
-        epochs = f" = {tokens / sequences / data.block_size:.1f} epochs" if sequences else ""
+        parameters, flops = net.parameter_count(), net.flops_per_token()
+        before = f"{self.steps_before:,} steps before, then " if self.steps_before else ""
+        passes = tokens / data.block_size / data.train_sequences if data.train_sequences else None
+        epochs = f" = {passes:.1f} epochs" if passes is not None else ""
         compiled = "compiled" if module.compiles(device) else "not compiled"
-        devices = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
         return {
             "model": f"{type(net).__name__}, {parameters:,} parameters, "
             f"{module.recipe.name}, {module.schedule_name}",
             "data": data.description,
-            "length": f"{done}{left:,} steps x {per_step:,} tokens = {tokens:,} tokens"
+            "length": f"{before}{left:,} steps x {per_step:,} tokens = {tokens:,} tokens"
             f"{epochs} (from {self.length})",
             "cost": f"{tokens / parameters:.1f} tokens per parameter (20 is Chinchilla's), "
             f"{flops * tokens:.2e} FLOPs ({flops:,.0f} per token)",
-            "device": f"{devices}{device.type} ({device_name(device)}), "
-            f"precision {trainer.precision}, {compiled}",
+            "device": f"{f'{devices} x ' if devices > 1 else ''}{device.type} "
+            f"({device_name(device)}), precision {trainer.precision}, {compiled}",
         }
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -98,24 +90,22 @@ class RunSummary(Callback):
         """Why the run ended: a name, and a sentence."""
         if self._bad_numbers:
             return "numbers", self._bad_numbers
-        end, stopping = find(trainer, RunEnd), find(trainer, EarlyStopping)
         if trainer.global_step >= trainer.max_steps:
             return self.length.limit, f"reached {self.length}"
-        if end and end.out_of_time:
+        if told(trainer, "out_of_time"):
             return "max_seconds", f"{self.length} are over"
-        if stopping and stopping.stopping_reason_message:
-            return "early_stopping", stopping.stopping_reason_message.strip()
+        if message := told(trainer, "stopping_reason_message"):
+            return "early_stopping", message.strip()
         return "interrupted", self._interrupted
 
     def summary(
         self, trainer: Trainer, module: LitLanguageModel, data: LanguageData
     ) -> dict[str, Any]:
         """What summary.json holds; null where a value does not exist or is not finite."""
-        meter, end = find(trainer, Throughput), find(trainer, RunEnd)
-        speed = meter.tokens_per_second if meter else None
-        tokens = data.sequences * data.block_size
+        parameters, tokens = module.net.parameter_count(), data.sequences * data.block_size
         name, sentence = self.stop_reason(trainer)
         val_loss = module.latest.get("val/loss", math.nan)
+        speed = told(trainer, "tokens_per_second")
         return {
             "stop_reason": name,
             "stop_message": sentence,
@@ -125,21 +115,20 @@ class RunSummary(Callback):
             "last_val_loss": val_loss if math.isfinite(val_loss) else None,
             "tokens": tokens,
             "passes": data.epochs,
-            "parameters": module.net.parameter_count(),
+            "parameters": parameters,
             "flops": module.net.flops_per_token() * tokens,
-            "flops_6nd": 6.0 * module.net.parameter_count() * tokens,
+            "flops_6nd": 6.0 * parameters * tokens,
             "devices": trainer.world_size,
-            "seconds": end.seconds if end else None,
-            "training_seconds": meter.seconds if meter else None,
+            "seconds": told(trainer, "run_seconds"),
+            "training_seconds": told(trainer, "training_seconds"),
             "tokens_per_second": speed,
-            "mfu": meter.mfu(trainer, speed) if meter and speed else None,
+            "mfu": told(trainer, "mfu")(trainer, speed) if speed else None,
         }
 
-    def _close(self, trainer: Trainer, module: LightningModule) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]
+    def _finish(self, trainer: Trainer, module: LightningModule) -> None:
+        data, run = trainer.datamodule, Path(trainer.default_root_dir)  # type: ignore[attr-defined]
         if not trainer.is_global_zero or not isinstance(module, LitLanguageModel):
             return
-        run = Path(trainer.default_root_dir)
         summary = self.summary(trainer, module, data)
         try:
             write_json(run / "summary.json", summary)
@@ -147,24 +136,23 @@ class RunSummary(Callback):
             module.print(f"no summary: {error}", flush=True)
         if self._bad_numbers:
             return  # the run may go back and continue; if not, the error says more
-        best, speed = summary["best"], summary["tokens_per_second"]
         rows = {"stopped": f"{summary['stop_message']} at step {summary['step']:,}"}
-        if best:
+        if best := summary["best"]:
             bits = module.latest.get("val/bits_per_byte")
             last = f"; last validation: {bits:.3f} bits per byte" if bits else ""
             rows["best"] = f"val/loss {best['val_loss']:.4f} at step {best['step']:,}{last}"
-        if speed:
+        if speed := summary["tokens_per_second"]:
             mfu = f", MFU {summary['mfu']:.1%}" if summary["mfu"] else ""
             rows["speed"] = f"{speed:,.0f} tokens/s, {summary['tokens']:,} tokens{mfu}"
         rows["files"] = f"{run} (curves: make board; weights: {run}/checkpoints)"
-        if summary["stop_reason"] == "interrupted" and steps_saved(run):
+        if steps_saved(run) and summary["stop_reason"] == "interrupted":
             rows["next"] = f"make resume RUN={run}"
         elif steps_saved(run):
             rows["next"] = f'make sample RUN={run} PROMPT="The" (or lmtemplate generate {run})'
         print(card("done", rows), flush=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._close(trainer, pl_module)
+        self._finish(trainer, pl_module)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -175,4 +163,4 @@ class RunSummary(Callback):
             self._interrupted = f"interrupted by {exception.name}"
         stopped = KeyboardInterrupt | NumbersError | SignalError
         if isinstance(exception, stopped) and trainer.global_step:
-            self._close(trainer, pl_module)
+            self._finish(trainer, pl_module)

@@ -1,6 +1,8 @@
 """Clock and FLOPs -> speed/*, data/*: how fast the run is, and how far."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,7 +26,9 @@ class Throughput(Callback):
 
     def __init__(self, peak_tflops: float | None = None) -> None:
         self.peak_tflops = peak_tflops
-        self.seconds = 0.0  # of training steps, over all restarts, the first step of each left out
+        self.training_seconds = (
+            0.0  # of training steps, over all restarts, the first step of each left out
+        )
         self.tokens = 0  # trained on in that time
         self._resumed_at: float | None = None
         self._warm = False
@@ -32,7 +36,7 @@ class Throughput(Callback):
     @property
     def tokens_per_second(self) -> float | None:
         """Mean over the run."""
-        return self.tokens / self.seconds if self.seconds else None
+        return self.tokens / self.training_seconds if self.training_seconds else None
 
     def mfu(self, trainer: Trainer, tokens_per_second: float) -> float | None:
         """Share of the peak that all devices together reach; None where there is no known peak."""
@@ -46,29 +50,35 @@ class Throughput(Callback):
         assert isinstance(module, LitLanguageModel)
         return tokens_per_second * module.net.flops_per_token() / (peak * trainer.world_size)
 
-    def pause(self, trainer: Trainer) -> bool:
+    def _pause(self, trainer: Trainer) -> bool:
         """Stop the clock; returns whether it was running."""
         if self._resumed_at is None:
             return False
         if trainer.strategy.root_device.type == "cuda":
             torch.cuda.synchronize()
-        self.seconds += time.perf_counter() - self._resumed_at
+        self.training_seconds += time.perf_counter() - self._resumed_at
         self._resumed_at = None
         return True
 
-    def resume(self) -> None:
-        """Let the clock run."""
-        self._resumed_at = time.perf_counter()
+    @contextmanager
+    def paused(self, trainer: Trainer) -> Iterator[None]:
+        """What is done meanwhile does not count."""
+        was_running = self._pause(trainer)
+        try:
+            yield
+        finally:
+            if was_running:
+                self._resumed_at = time.perf_counter()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._logged = (self.seconds, self.tokens)
+        self._logged = (self.training_seconds, self.tokens)
 
     def on_train_batch_start(self, *_: Any) -> None:
         if self._warm and self._resumed_at is None:
-            self.resume()
+            self._resumed_at = time.perf_counter()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.pause(trainer)
+        self._pause(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -80,20 +90,20 @@ class Throughput(Callback):
         self._warm = self._warm or is_step_end(trainer, batch_idx)  # the first step also compiles
         if not is_log_step(trainer, batch_idx):
             return
-        self.pause(trainer)
-        values = {"speed/seconds": self.seconds}
-        seconds, tokens = self.seconds - self._logged[0], self.tokens - self._logged[1]
+        self._pause(trainer)
+        values = {"speed/seconds": self.training_seconds}
+        seconds, tokens = self.training_seconds - self._logged[0], self.tokens - self._logged[1]
         if seconds:
             speed = values["speed/tokens_per_second"] = tokens / seconds
             mfu = self.mfu(trainer, speed)
             if mfu is not None:
                 values["speed/mfu"] = mfu
         log_values(pl_module, values)
-        self.resume()  # reading the next batch counts
-        self._logged = (self.seconds, self.tokens)
+        self._resumed_at = time.perf_counter()  # reading the next batch counts
+        self._logged = (self.training_seconds, self.tokens)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "tokens": self.tokens}
+        return {"seconds": self.training_seconds, "tokens": self.tokens}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.seconds, self.tokens = float(state_dict["seconds"]), int(state_dict["tokens"])
+        self.training_seconds, self.tokens = float(state_dict["seconds"]), int(state_dict["tokens"])

@@ -13,7 +13,7 @@ class WeightAveraging(callbacks.WeightAveraging):
     Args:
         decay: share of the average that each step keeps (an exponential moving average, Polyak and
             Juditsky 1992); null for the plain average of all steps (SWA, Izmailov et al. 2018).
-        start_step: steps before this one do not count.
+        start_step: the average begins after this many steps.
     """
 
     def __init__(self, decay: float | None = 0.999, start_step: int = 0) -> None:

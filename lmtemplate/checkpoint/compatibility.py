@@ -8,12 +8,9 @@ from typing import Any
 from torch import nn
 
 from lmtemplate import run_dir
-from lmtemplate.checkpoint.files import Checkpoint
+from lmtemplate.checkpoint.files import CheckpointDict
 from lmtemplate.errors import CheckpointError, ConfigError, UserError
 from lmtemplate.models.base import LanguageModel
-
-# What a run's own checkpoint says of the run, beside Lightning's training state.
-DESCRIPTION = ("config", "length", "vocab_size", "block_size", "tokenizer", "fingerprint")
 
 NET = "net."  # prefix of the net's weights in the LightningModule's state_dict
 
@@ -34,30 +31,33 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[
     return {k: (old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)}
 
 
-def check_described(checkpoint: Checkpoint) -> None:
-    """Raises CheckpointError for a checkpoint of another program."""
-    if missing := [key for key in DESCRIPTION if key not in checkpoint]:
-        raise CheckpointError(
-            f"the checkpoint does not describe its run (no {', '.join(missing)} in it)"
-        )
-
-
 def _must_stay(description: dict[str, Any]) -> dict[str, Any]:
-    """The settings that may not change within a run."""
-    config = description["config"]
-    data = ("vocab_size", "block_size", "tokenizer", "fingerprint")
-    return {
-        "seed_everything": config["seed_everything"],  # the order of the data depends on it
-        "model": {
-            "net": config["model"]["net"],
-            "optimizer": {"class_path": config["model"]["optimizer"]["class_path"]},
-        },
-        "data": {key: description[key] for key in data},
-    }
+    """The settings that may not change within a run. Raises CheckpointError where one is missing.
+
+    The order of the data depends on the seed.
+    """
+    try:
+        config, model = description["config"], description["config"]["model"]
+        data = ("vocab_size", "block_size", "tokenizer", "fingerprint")
+        return {
+            "seed_everything": config["seed_everything"],
+            "model.net": model["net"],
+            "model.optimizer.class_path": model["optimizer"]["class_path"],
+            "data": {key: description[key] for key in data},
+        }
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"the checkpoint does not describe its run (no {error})") from error
+
+
+def check_described(checkpoint: CheckpointDict) -> None:
+    """Raises CheckpointError for a checkpoint of another program."""
+    if "length" not in checkpoint:
+        raise CheckpointError("the checkpoint does not describe its run (no 'length')")
+    _must_stay(checkpoint)
 
 
 def announce(
-    run: Path, before: Checkpoint | None, settings: dict[str, Any]
+    run: Path, before: CheckpointDict | None, settings: dict[str, Any]
 ) -> dict[str, Any] | None:
     """Say where the run goes on and which settings differ; returns that, for the manifest."""
     if before is None:
@@ -71,16 +71,12 @@ def announce(
     return {"step": before["global_step"], "changed": {k: list(v) for k, v in changed.items()}}
 
 
-def check_same_model_and_data(checkpoint: Checkpoint, description: dict[str, Any]) -> None:
+def check_same_model_and_data(checkpoint: CheckpointDict, description: dict[str, Any]) -> None:
     """Refuse to continue with another architecture, optimizer, seed or corpus.
 
     Raises CheckpointError that names each field, before -> now.
     """
-    try:
-        before = _must_stay(checkpoint)
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"the checkpoint does not describe its run (no {error})") from error
-    if changed := differences(before, _must_stay(description)):
+    if changed := differences(_must_stay(checkpoint), _must_stay(description)):
         if "data.tokenizer" in changed:  # each value is a whole file
             changed["data.tokenizer"] = ("..", "another")
         fields = ", ".join(
@@ -92,7 +88,7 @@ def check_same_model_and_data(checkpoint: Checkpoint, description: dict[str, Any
         )
 
 
-def check_tokenizer(checkpoint: Checkpoint, tokenizer_json: str, data: str) -> None:
+def check_same_tokenizer(checkpoint: CheckpointDict, tokenizer_json: str, data: str) -> None:
     """Raises CheckpointError where a checkpoint's tokens mean something else than the data's."""
     if checkpoint.get("tokenizer") != tokenizer_json:
         raise CheckpointError(
@@ -101,7 +97,7 @@ def check_tokenizer(checkpoint: Checkpoint, tokenizer_json: str, data: str) -> N
         )
 
 
-def load_net(net: nn.Module, checkpoint: Checkpoint) -> None:
+def load_net(net: nn.Module, checkpoint: CheckpointDict) -> None:
     """Put a checkpoint's weights into a net. Raises CheckpointError naming what does not fit."""
     weights = {k.removeprefix(NET): v for k, v in checkpoint["state_dict"].items()}
     wanted = net.state_dict()
@@ -115,33 +111,28 @@ def load_net(net: nn.Module, checkpoint: Checkpoint) -> None:
     net.load_state_dict(weights)
 
 
-def check_allowed(class_path: str, allowed: Sequence[str]) -> None:
-    """Raises ConfigError unless the class is ours or of a package that was named with --allow."""
-    package = class_path.split(".")[0]
-    if package not in ("lmtemplate", *allowed):
-        raise ConfigError(
-            f"{class_path} is not of lmtemplate; add --allow {package} if you trust that package"
-        )
-
-
-def build_net(checkpoint: Checkpoint, allowed: Sequence[str] = ()) -> LanguageModel:
+def build_net(checkpoint: CheckpointDict, allowed: Sequence[str] = ()) -> LanguageModel:
     """The net that a checkpoint describes, with its weights, ready for evaluation.
 
-    Raises ConfigError where its class is of a package that is not allowed, and imports
-    nothing then.
+    Raises CheckpointError where it cannot be built, and ConfigError where its class is of a package
+    that is not allowed; nothing of that is imported.
     """
     try:
         described = checkpoint["config"]["model"]["net"]
         class_path, settings = str(described["class_path"]), dict(described.get("init_args", {}))
-        settings |= {key: checkpoint[key] for key in ("vocab_size", "block_size")}
+        settings.update({key: checkpoint[key] for key in ("vocab_size", "block_size")})
         if "tokenizer" not in checkpoint:  # nobody could read what the net writes
             raise KeyError("tokenizer")
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             "the checkpoint does not describe its net (no config or tokenizer in it)"
         ) from error
-    check_allowed(class_path, allowed)
     module, _, name = class_path.rpartition(".")
+    package = module.partition(".")[0]
+    if package not in ("lmtemplate", *allowed):
+        raise ConfigError(
+            f"{class_path} is not of lmtemplate; add --allow {package} if you trust that package"
+        )
     try:
         architecture = getattr(importlib.import_module(module), name)
         if not (isinstance(architecture, type) and issubclass(architecture, LanguageModel)):

@@ -24,7 +24,7 @@ from lmtemplate.data.shards import file_sha256
 from lmtemplate.errors import CheckpointError, DiskError
 from lmtemplate.run_dir import sync_folder, write_text
 
-Checkpoint = dict[str, Any]
+CheckpointDict = dict[str, Any]
 
 SUMS = "SHA256SUMS"
 ROOM = 2.2  # a run needs free space for so many checkpoints: the newest, and one being written
@@ -35,10 +35,7 @@ def file_name(step: int) -> str:
 
 
 class _Digesting:
-    """A file that hashes what is written to it; `torch.save` writes front to back.
-
-    When a disk is full, torch only says "unexpected pos": `error` keeps the first real error.
-    """
+    """A file that hashes what is written to it, and keeps the error that torch would hide."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -95,21 +92,11 @@ def check_room(run: Path, net: nn.Module) -> None:
         )
 
 
-def _reason(error: OSError, checkpoint: Checkpoint, temporary: Path) -> str:
-    """Why a file could not be written; for a full disk also how much space it needs."""
-    reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        begun = temporary.stat().st_size if temporary.exists() else 0
-        free = shutil.disk_usage(temporary.parent).free + begun
-        reason += f" (it takes {size(checkpoint) / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free)"
-    return reason
-
-
-def _save(checkpoint: Checkpoint, path: Path) -> str:
+def _save(content: CheckpointDict, path: Path) -> str:
     """Write a file, fsync it, read it back; returns its SHA-256. Raises OSError."""
     with path.open("wb") as file:
         digesting = _Digesting(file)
-        torch.save(checkpoint, digesting)  # type: ignore[arg-type]
+        torch.save(content, digesting)  # type: ignore[arg-type]
         if digesting.error is not None:
             raise digesting.error
         file.flush()
@@ -120,7 +107,7 @@ def _save(checkpoint: Checkpoint, path: Path) -> str:
     return digest
 
 
-def write(checkpoint: Checkpoint, path: Path) -> None:
+def write(checkpoint: CheckpointDict, path: Path) -> None:
     """Write atomically, durably, and read back. A file under its final name is always whole.
 
     Raises DiskError; a file that stood there before is then untouched.
@@ -129,24 +116,24 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         digest = _save(checkpoint, temporary)
-        before, replaces = _read_sums(folder).get(path.name), path.exists()
+        replaces = path.exists()
         # Write the checksum before a new file gets its name. While a file is replaced, list no
         # checksum for it, so that a crash cannot leave a wrong one.
         set_sum(folder, path.name, None if replaces else digest)
-        try:
-            temporary.replace(path)
-        except OSError:
-            set_sum(folder, path.name, before)
-            raise
+        temporary.replace(path)
         sync_folder(folder)
         if replaces:
             set_sum(folder, path.name, digest)
-    except OSError as error:
-        reason = _reason(error, checkpoint, temporary)
-        raise DiskError(f"cannot write {path}: {reason}") from error
-    finally:
-        with contextlib.suppress(OSError):
+    except (OSError, DiskError) as error:
+        with contextlib.suppress(OSError):  # what it took is free again
             temporary.unlink(missing_ok=True)
+        if isinstance(error, DiskError):
+            raise
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            needed, free = size(checkpoint) / 1e6, shutil.disk_usage(folder).free / 1e6
+            reason += f" (it takes {needed:,.1f} MB, {free:,.1f} MB are free)"
+        raise DiskError(f"cannot write {path}: {reason}") from error
 
 
 def _lies(archive: zipfile.ZipFile, path: Path) -> bool:
@@ -180,21 +167,6 @@ def damage(path: Path) -> str | None:
     return None if broken is None else f"entry {broken} fails its CRC"
 
 
-def _load(path: Path) -> Any:
-    """Unpickle tensors and plain types. Raises CheckpointError for anything else."""
-    what = "it is not a torch checkpoint"
-    try:
-        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-            # torch takes a file that does not begin as a zip file for one of its old formats
-            if file.read(4) == b"PK\x03\x04" and not _lies(archive, path):
-                with warnings.catch_warnings(action="ignore"):  # the error below says it better
-                    return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a hostile file can raise any error in these parsers
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"it contains the global {found[1]}" if found else what
-    raise CheckpointError(f"{path} is refused: {what}; only tensors and plain types load")
-
-
 # Key of a checkpoint -> type that its value has.
 TYPES: dict[str, type] = {
     **dict.fromkeys(("state_dict", "config", "length"), dict),
@@ -203,38 +175,47 @@ TYPES: dict[str, type] = {
 }
 
 
-def load(path: Path) -> Checkpoint:
+def _unpickle(path: Path) -> Any:
+    """Tensors and plain types. Raises any error for anything else."""
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        # torch takes a file that does not begin as a zip file for one of its old formats
+        if file.read(4) != b"PK\x03\x04" or _lies(archive, path):
+            raise ValueError("it is not a torch checkpoint")
+    with warnings.catch_warnings(action="ignore"):  # the error says it better
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_sound(path: Path) -> CheckpointDict:
     """Load a file that `damage` found sound onto the CPU; nothing in the file is ever run.
 
     Raises CheckpointError if it holds more than tensors and plain types, or no checkpoint.
     """
-    checkpoint = _load(path)
+    try:
+        content = _unpickle(path)
+    except Exception as error:  # a hostile file can raise any error in these parsers
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"it contains the global {found[1]}" if found else "it is not a torch checkpoint"
+        text = f"{path} is refused: {what}; only tensors and plain types load"
+        raise CheckpointError(text) from error
     for key in ("state_dict", "global_step"):
-        if not isinstance(checkpoint, dict) or key not in checkpoint:
+        if not isinstance(content, dict) or key not in content:
             raise CheckpointError(f"{path} is not a checkpoint: it has no {key}")
-    wrong = [k for k, kind in TYPES.items() if not isinstance(checkpoint.get(k, kind()), kind)]
-    weights = checkpoint["state_dict"]
-    if wrong or not all(isinstance(weight, torch.Tensor) for weight in weights.values()):
+    wrong = [k for k, kind in TYPES.items() if not isinstance(content.get(k, kind()), kind)]
+    if wrong or not all(isinstance(v, torch.Tensor) for v in content["state_dict"].values()):
         key = [*wrong, "state_dict"][0]
         raise CheckpointError(f"{path} is not a checkpoint: its {key} has another type")
-    return checkpoint
+    return content
 
 
-def check_local(source: str) -> str:
-    """Raises CheckpointError for an address."""
-    if re.match(r"\w{2,}:/|\\\\", source):
-        raise CheckpointError(f"remote checkpoints are not loaded; download {source} first")
-    return source
-
-
-def read(path: Path) -> Checkpoint:
+def read(path: Path) -> CheckpointDict:
     """Verify and load, once each. Raises CheckpointError if the file is missing, damaged or bad."""
-    check_local(str(path))
+    if re.match(r"\w{2,}:/|\\\\", str(path)):
+        raise CheckpointError(f"remote checkpoints are not loaded; download {path} first")
     try:
         if not path.is_file():
             raise CheckpointError(f"no checkpoint {path}; give best, latest, or a file")
         if problem := damage(path):
             raise CheckpointError(f"checkpoint {path} is damaged ({problem}); use an earlier one")
-        return load(path)
+        return load_sound(path)
     except OSError as error:
         raise CheckpointError(f"cannot read checkpoint {path}: {error.strerror}") from error

@@ -1,12 +1,11 @@
 """A run's checkpoints -> which is the best, which stay, and which one a new start loads."""
 
 import contextlib
-import itertools
 import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from lmtemplate.checkpoint.files import Checkpoint, damage, file_name, load, set_sum
+from lmtemplate.checkpoint.files import CheckpointDict, damage, file_name, load_sound, set_sum
 from lmtemplate.errors import CheckpointError, ConfigError, DiskError
 from lmtemplate.run_dir import folder_of, is_used, read_json, write_json
 
@@ -17,14 +16,12 @@ class Resumed(NamedTuple):
     """A checkpoint to go on from: verified and loaded once, and handed on."""
 
     path: Path
-    checkpoint: Checkpoint
+    checkpoint: CheckpointDict
 
 
 def steps_saved(run: Path) -> list[int]:
     """Steps of the run's checkpoints, ascending."""
-    names = (
-        re.fullmatch(r"step-(\d{9,})\.ckpt", p.name) for p in folder_of(run).glob("step-*.ckpt")
-    )
+    names = [re.fullmatch(r"step-(\d{9,})\.ckpt", p.name) for p in folder_of(run).glob("step-*")]
     return sorted(int(name[1]) for name in names if name)
 
 
@@ -44,11 +41,6 @@ def write_best(run: Path, step: int, val_loss: float) -> None:
     """Point at the best checkpoint so far."""
     best = {"step": step, "val_loss": val_loss, "file": file_name(step)}
     write_json(folder_of(run) / "best.json", best)
-
-
-def forget_best(run: Path) -> None:
-    """Point at none."""
-    (folder_of(run) / "best.json").unlink(missing_ok=True)
 
 
 def prune(run: Path, newest: int, best: int | None, keep: int = 2) -> None:
@@ -89,16 +81,6 @@ def resolve(run: Path, which: str) -> Path:
     return folder_of(run) / file_name(steps[-1])
 
 
-def _set_aside(path: Path) -> str:
-    """Keep a damaged file under a name that nothing reads; returns that name."""
-    numbers = itertools.count(1)
-    names = (path.with_name(f"{path.name}.corrupt{'' if n == 1 else n}") for n in numbers)
-    aside = next(name for name in names if not name.exists())
-    with contextlib.suppress(OSError):  # another process of this run was faster
-        path.rename(aside)
-    return aside.name
-
-
 def _newest_sound(run: Path) -> Resumed | None:
     """The newest checkpoint that is not damaged; damaged ones after it are set aside and named."""
     damaged = dict[Path, str]()
@@ -108,19 +90,21 @@ def _newest_sound(run: Path) -> Resumed | None:
             damaged[path] = problem
             continue
         for bad, why in damaged.items():
-            name = _set_aside(bad)
-            print(f"checkpoint {bad} is damaged ({why}); going on from step {step:,}, it is {name}")
-        return Resumed(path, load(path))
-    anew = "start anew with another --run_dir"
-    if milestones := sorted((folder_of(run) / "milestones").glob("step-*.ckpt")):
-        anew += f" (from its last weights: --init_from {milestones[-1]})"
-    if damaged:  # they keep their names: without any, the next start would begin at step 0
-        newest = next(iter(damaged.values()))
-        raise CheckpointError(
-            f"all checkpoints in {folder_of(run)} are damaged (the newest: {newest}); {anew}"
-        )
-    if (folder_of(run) / "best.json").exists():
-        raise CheckpointError(f"all checkpoints in {folder_of(run)} are gone; {anew}")
+            aside = bad.with_name(f"{bad.name}.corrupt")  # a name that nothing reads
+            with contextlib.suppress(OSError):  # another process of this run was faster
+                bad.replace(aside)
+            print(
+                f"checkpoint {bad} is damaged ({why}); going on from step {step:,}, "
+                f"it is {aside.name}"
+            )
+        return Resumed(path, load_sound(path))
+    lost = f"damaged (the newest: {next(iter(damaged.values()))})" if damaged else "gone"
+    if damaged or (folder_of(run) / "best.json").exists():
+        # damaged ones keep their names: without any, the next start would begin at step 0
+        anew = "start anew with another --run_dir"
+        if milestones := sorted((folder_of(run) / "milestones").glob("step-*.ckpt")):
+            anew += f" (from its last weights: --init_from {milestones[-1]})"
+        raise CheckpointError(f"all checkpoints in {folder_of(run)} are {lost}; {anew}")
     return None
 
 
@@ -130,14 +114,12 @@ def resume_from(run: Path, mode: ResumeMode) -> Resumed | None:
     Raises ConfigError for `never` in a used directory, CheckpointError for `must` without a
     checkpoint, or where all are damaged or gone.
     """
-    if mode == "never":
-        if is_used(run):
-            raise ConfigError(
-                f"run directory {run} holds a run already; continue it with make resume RUN={run} "
-                "(or add --resume auto), or start anew with another --run_dir"
-            )
-        return None
-    resumed = _newest_sound(run)
+    if mode == "never" and is_used(run):
+        raise ConfigError(
+            f"run directory {run} holds a run already; continue it with make resume RUN={run} "
+            "(or add --resume auto), or start anew with another --run_dir"
+        )
+    resumed = None if mode == "never" else _newest_sound(run)
     if resumed is None and mode == "must":
         raise CheckpointError(
             f"no checkpoint in {folder_of(run)}; begin it with --resume auto (as make train does), "

@@ -6,14 +6,13 @@ import hashlib
 import importlib
 import inspect
 import os
-import pkgutil
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lmtemplate.data.formats import PRESETS, READERS
 from lmtemplate.errors import ConfigError, DataError
 
 
@@ -32,10 +31,11 @@ class Corpus:
     """Documents in a fixed order; each iteration walks through them anew."""
 
     walk: Callable[[], Iterator[Document]]
-    signature: dict[str, str | int]  # changes when the text changes; known without reading it
+    signature: str  # changes when the text changes; known without reading it
     documents: int | None = None  # counted when first asked for
     every_fifth: bool = False  # the corpus prescribes its validation split: every 5th document
     vocab_size: int | None = None  # of a BPE, unless the user gives one
+    size: int | None = None  # in bytes, where it is known without reading
 
     def __iter__(self) -> Iterator[Document]:
         return self.walk()
@@ -46,35 +46,26 @@ class Corpus:
         return self.documents
 
 
-def _formats() -> dict[str, Any]:
-    """The modules of `formats/` by name; their contract stands in `formats/__init__.py`."""
-    from lmtemplate.data import formats
-
-    names = [module.name for module in pkgutil.iter_modules(formats.__path__)]
-    return {name: importlib.import_module(f"{formats.__name__}.{name}") for name in names}
-
-
-def presets() -> dict[str, Callable[[str, int], Corpus]]:
-    """Name of each preset -> the function that opens it, given its name and a seed."""
-    modules = _formats().values()
-    return {name: of.open_preset for of in modules for name in getattr(of, "PRESETS", ())}
+def _function(verb: str, name: str) -> Any:
+    """The function `read_NAME` or `open_NAME` of a format; None if its module was deleted."""
+    module = f"lmtemplate.data.formats.{name}"
+    return getattr(importlib.import_module(module), f"{verb}_{name}") if find_spec(module) else None
 
 
 def _readers(name: str | None, allowed: Sequence[str]) -> dict[str, Read]:
-    """Suffix -> reader: of all formats, or of the one called `name` ("" stands for any suffix).
-
-    Raises ConfigError where `name` is neither a format nor a function of an allowed package.
-    """
-    formats = {key: of for key, of in _formats().items() if hasattr(of, "read")}
+    """Suffix -> reader; "" stands for every other suffix. Raises ConfigError without a format."""
     if name is None:
-        known = {suffix: of.read for of in formats.values() for suffix in of.SUFFIXES}
-        return {**known, "": formats["text"].read}
-    if name in formats:
-        return {"": formats[name].read}
+        found = {
+            suffix: _function("read", reader) for suffix, reader in {**READERS, "": "text"}.items()
+        }
+        return {suffix: read for suffix, read in found.items() if read}
+    if name in READERS.values() and (read := _function("read", name)):
+        return {"": read}
     module, _, function = name.rpartition(".")
     package = name.split(".")[0]
     if not module:
-        raise ConfigError(f"no format {name!r}; there are {', '.join(formats)}, and module.read")
+        formats = ", ".join(dict.fromkeys(READERS.values()))
+        raise ConfigError(f"no format {name!r}; there are {formats}, and module.read")
     if package not in ("lmtemplate", *allowed):
         raise ConfigError(
             f"--format {name} is not of lmtemplate; add --allow {package} if you trust that package"
@@ -91,49 +82,32 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _visible_files(root: Path) -> Iterator[tuple[str, Path]]:
-    """(Name, file) of all that is not hidden. Raises OSError where a folder cannot be read."""
-    for folder, folders, names in os.walk(root, onerror=_raise):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = (Path(folder, name) for name in names if not name.startswith("."))
-        yield from ((path.relative_to(root).as_posix(), path) for path in paths if path.is_file())
-
-
 def _find_files(source: str, suffixes: Sequence[str]) -> dict[str, Path]:
     """Name -> file, sorted by name: one file, a folder's files of these suffixes, or a pattern's.
 
-    Without suffixes, all visible files of a folder are taken.
+    Without suffixes, all visible files of a folder are taken. Raises OSError, DataError.
     """
     root = Path(source).expanduser()
     if root.is_file():
         return {root.name: root}
     if not root.is_dir():
-        found = [Path(name) for name in sorted(glob.glob(str(root), recursive=True))]
+        found = map(Path, sorted(glob.glob(str(root), recursive=True)))
         return {path.as_posix(): path for path in found if path.is_file()}
-    seen = dict(sorted(_visible_files(root)))
-    taken = {
-        name: path for name, path in seen.items() if not suffixes or path.suffix.lower() in suffixes
-    }
+    taken: dict[str, Path] = {}
+    for folder, folders, names in os.walk(root, onerror=_raise):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (Path(folder, name) for name in names if not name.startswith(".")):
+            if path.is_file() and (not suffixes or path.suffix.lower() in suffixes):
+                taken[path.relative_to(root).as_posix()] = path
     if not taken:
-        kinds = Counter(path.suffix or "without a suffix" for path in seen.values()).most_common(5)
         raise DataError(
-            f"folder {source} holds no text file ({' '.join(suffixes)}); it holds "
-            f"{', '.join(f'{number} {kind}' for kind, number in kinds) or 'no file'}; "
-            "to take others, give a pattern such as 'FOLDER/**/*.tex'"
+            f"folder {source} holds no text file ({' '.join(suffixes)}); to take others, give a "
+            "pattern such as 'FOLDER/**/*.tex'"
         )
-    return taken
+    return dict(sorted(taken.items()))
 
 
-def _no_source(source: str) -> DataError:
-    names = list(presets())
-    close = difflib.get_close_matches(source, names, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"the presets are {', '.join(names)}"
-    if "://" in source:
-        hint = "text is not downloaded; download it and give the file"
-    return DataError(f"no file, folder, pattern or preset {source!r}; {hint}")
-
-
-def _open_files(source: str, readers: dict[str, Read]) -> Corpus:
+def _open_files(source: str, readers: dict[str, Read], text_field: str) -> Corpus:
     digest, size = hashlib.sha256(), 0
     try:
         paths = _find_files(source, [suffix for suffix in readers if suffix])
@@ -145,13 +119,18 @@ def _open_files(source: str, readers: dict[str, Read]) -> Corpus:
     except OSError as error:
         raise DataError(f"cannot read {error.filename or source}: {error.strerror}") from error
     if not paths:
-        raise _no_source(source)
+        close = difflib.get_close_matches(source, PRESETS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"the presets are {', '.join(PRESETS)}"
+        raise DataError(f"no file, folder, pattern or preset {source!r}; {hint}")
 
     def walk() -> Iterator[Document]:
         for path in paths.values():
-            yield from readers.get(path.suffix.lower(), readers[""])(path)
+            read = readers.get(path.suffix.lower(), readers[""])
+            takes_field = "text_field" in inspect.signature(read).parameters
+            yield from read(path, text_field=text_field) if takes_field else read(path)
 
-    return Corpus(walk, {"files": len(paths), "bytes": size, "digest": digest.hexdigest()})
+    files = f"{len(paths):,} files of {size:,} bytes, digest {digest.hexdigest()[:16]}"
+    return Corpus(walk, files, size=size)
 
 
 def open_corpus(
@@ -171,21 +150,13 @@ def open_corpus(
             by suffix, and takes plain text for others.
         allow: packages outside lmtemplate whose function `format` may name.
 
-    Raises:
-        DataError: there is no text, or it cannot be read.
-        ConfigError: there is no such format.
+    Raises DataError where there is no text or it cannot be read, ConfigError for another format.
     """
-    known = presets()
-    if (name := source.partition(":")[0]) in known:
-        corpus = known[name](source, seed)
+    preset = PRESETS.get(source.partition(":")[0])
+    if preset and (opener := _function("open", preset)):
+        corpus: Corpus = opener(source, seed)
     else:
-        readers = {
-            suffix: partial(read, text_field=text_field)
-            if "text_field" in inspect.signature(read).parameters
-            else read
-            for suffix, read in _readers(format, allow).items()
-        }
-        corpus = _open_files(source, readers)
+        corpus = _open_files(source, _readers(format, allow), text_field)
     if not any(piece.strip() for document in corpus for piece in document.pieces):
         raise DataError(f"{source} holds no text: it is empty, or nothing but white space")
     return corpus

@@ -15,8 +15,9 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lmtemplate.data import Ints
 from lmtemplate.data.sampler import FixedOrder, TrainOrder
-from lmtemplate.data.shards import Blocks, Ints, Shards, TokenStream, read_index
+from lmtemplate.data.shards import Blocks, Shards, TokenStream, read_index
 from lmtemplate.data.tokenizer import Tokenizer, load_tokenizer
 from lmtemplate.errors import ConfigError
 
@@ -39,6 +40,18 @@ def ignore_signals_in_worker(_: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
+def _processed(trainer: Trainer) -> int:
+    """Micro-batches per device; of Lightning's counts, the one that is right in every hook."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+    return int(progress.processed)
+
+
+def _ranks(trainer: Trainer | None) -> dict[str, int]:
+    if trainer is None:
+        return {"rank": 0, "world_size": 1}
+    return {"rank": trainer.global_rank, "world_size": trainer.world_size}
+
+
 class LanguageData(LightningDataModule):
     """The contract of `data.class_path`: what training, callbacks and checkpoints ask of data.
 
@@ -50,13 +63,7 @@ class LanguageData(LightningDataModule):
 
     Args:
         vocab_size: V; ids are 0 .. V - 1. It reaches the net by itself.
-        block_size: T, tokens per sequence; the model's longest context.
-        batch_size: B, sequences per device in one forward pass.
-        num_workers: processes that read ahead; 0 reads in the training process.
-        max_train_blocks: train on the first sequences only, this many, for example to overfit one
-            batch; null for the whole split.
-        max_val_blocks: validate on this many sequences, the first ones; null for the whole split.
-        seed: of the order of sequences.
+        block_size: T, and so on: see TokenData.
 
     Raises ConfigError for impossible settings.
     """
@@ -76,19 +83,14 @@ class LanguageData(LightningDataModule):
         seed: int = 1337,
     ) -> None:
         super().__init__()
-        for name, value in (("block_size", block_size), ("batch_size", batch_size)):
-            if value < 1:
+        sizes = {"block_size": block_size, "batch_size": batch_size}
+        limits = {"max_train_blocks": max_train_blocks, "max_val_blocks": max_val_blocks}
+        for name, value in {**sizes, **limits}.items():
+            if value is not None and value < 1:
                 raise ConfigError(f"data.{name}={value} has to be 1 or more")
         most = WORKERS_PER_CORE * (os.cpu_count() or 1)
         if not 0 <= num_workers <= most:
-            raise ConfigError(
-                f"data.num_workers={num_workers} has to be from 0 to {most}, "
-                f"{WORKERS_PER_CORE} for each core of this machine"
-            )
-        limits = {"max_train_blocks": max_train_blocks, "max_val_blocks": max_val_blocks}
-        for name, limit in limits.items():
-            if limit is not None and limit < 1:
-                raise ConfigError(f"data.{name}={limit} has to be 1 or more, or null")
+            raise ConfigError(f"data.num_workers={num_workers} has to be from 0 to {most} here")
         self.vocab_size = vocab_size
         self.block_size = block_size
         self.batch_size = batch_size
@@ -134,7 +136,7 @@ class LanguageData(LightningDataModule):
         trainer = self.trainer
         if trainer is None:
             return self._sequences_before
-        batches = self._processed(trainer) - self._batches_before
+        batches = _processed(trainer) - self._batches_before
         return self._sequences_before + batches * self.batch_size * trainer.world_size
 
     @property
@@ -151,12 +153,6 @@ class LanguageData(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._sequences_before = max(int(state_dict["sequences"]), self._sequences_before)
-
-    @staticmethod
-    def _processed(trainer: Trainer) -> int:
-        """Micro-batches per device; of Lightning's counts, the one that is right in every hook."""
-        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
-        return int(progress.processed)
 
     def blocks(self, split: str) -> Blocks:
         """The sequences of a split, opened once. Raises DataError."""
@@ -189,21 +185,16 @@ class LanguageData(LightningDataModule):
             generator=torch.Generator(),  # else each epoch draws from the RNG that dropout uses
         )
 
-    def _ranks(self) -> dict[str, int]:
-        if self.trainer is None:
-            return {"rank": 0, "world_size": 1}
-        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
-
     def train_dataloader(self) -> DataLoader[Batch]:
         """The rest of the whole run, from the cursor on; its length is that of the whole run.
 
         One Lightning epoch is the run: without a true length, Lightning drops a batch at each
         resume.
         """
-        blocks, ranks = self.blocks("train"), self._ranks()
-        done, total = 0, len(blocks) // (self.batch_size * ranks["world_size"])
+        blocks = self.blocks("train")
+        done, total = 0, len(blocks) // self.batch_size  # without a Trainer: one epoch
         if self.trainer is not None:
-            done = self._batches_before = self._processed(self.trainer)
+            done = self._batches_before = _processed(self.trainer)
             total = self.trainer.max_steps * self.trainer.accumulate_grad_batches
         order = TrainOrder(
             len(blocks),
@@ -212,13 +203,15 @@ class LanguageData(LightningDataModule):
             batches=total,
             batches_done=done,
             sequences_done=self._sequences_before,
-            **ranks,
+            **_ranks(self.trainer),
         )
         return self._loader(blocks, order)
 
     def _fixed_loader(self, split: str) -> DataLoader[Batch]:
         blocks = self.blocks(split)
-        return self._loader(blocks, FixedOrder(len(blocks), self.batch_size, **self._ranks()))
+        return self._loader(
+            blocks, FixedOrder(len(blocks), self.batch_size, **_ranks(self.trainer))
+        )
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._fixed_loader("val")

@@ -1,68 +1,49 @@
 """Text -> shards, tokenizer.json and index.json in one folder, split by document."""
 
-import time
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from lmtemplate.data.corpus import Corpus, open_corpus, presets
+from lmtemplate.data.corpus import Corpus, open_corpus
+from lmtemplate.data.formats import PRESETS
 from lmtemplate.data.sampler import permute
 from lmtemplate.data.shard_writer import (
     Event,
     new_folder,
     recover,
-    with_progress_bar,
     write_index,
     write_splits,
 )
 from lmtemplate.data.shards import Shards, dtype_for, file_sha256, read_index
-from lmtemplate.data.train_tokenizer import train_tokenizer
+from lmtemplate.data.train_tokenizer import automatic_vocab_size, train_tokenizer
 from lmtemplate.errors import ConfigError, DataError, DiskError
 from lmtemplate.run_dir import Lock, parse_yaml, write_text
 
-MOST_NOTES = 10  # a folder may hold many files
-TOKENIZER = "tokenizer.json"
 
-
-@dataclass
 class SplitCorpus:
     """The text of a corpus, each piece with its split; iterates over events, in constant memory.
 
     A single document is cut into parts: train, val, test. A corpus that prescribes its split has
     every 5th document in val, unless other shares than 0.2 and 0 are asked for. All other corpora
     are split by document, randomly, by `seed`. Both ratios are shares of the documents, or of the
-    bytes of a single one; a test_ratio of 0 makes no such split.
+    characters of a single one; a test_ratio of 0 makes no such split.
     """
 
-    corpus: Corpus
-    val_ratio: float
-    test_ratio: float
-    seed: int
-
-    def __post_init__(self) -> None:
-        val, test = self.val_ratio, self.test_ratio
-        if not (val > 0 and test >= 0 and val + test < 1):
+    def __init__(self, corpus: Corpus, val_ratio: float, test_ratio: float, seed: int) -> None:
+        if not (val_ratio > 0 and test_ratio >= 0 and val_ratio + test_ratio < 1):
             raise ConfigError(
-                f"--val_ratio {val} --test_ratio {test}: the first has to be above 0, the second "
-                "0 or more, and both together below 1"
+                f"--val_ratio {val_ratio} --test_ratio {test_ratio}: the first has to be above 0, "
+                "the second 0 or more, and both together below 1"
             )
-        if self.seed < 0:
-            raise ConfigError(f"--seed {self.seed} has to be 0 or more")
-        self.splits = ("train", "val", "test") if test else ("train", "val")
-        self.every_fifth = self.corpus.every_fifth and (val, test) == (0.2, 0)
-
-    def rule(self) -> str:
-        if len(self.corpus) == 1:
-            return "the only document is cut into contiguous parts"
-        if self.every_fifth:
-            return "val is every 5th document"
-        return f"documents chosen randomly, seed {self.seed}"
+        if seed < 0:
+            raise ConfigError(f"--seed {seed} has to be 0 or more")
+        self.corpus, self.seed = corpus, seed
+        self.val_ratio, self.test_ratio = val_ratio, test_ratio
+        self.splits = ("train", "val", "test") if test_ratio else ("train", "val")
+        self.every_fifth = corpus.every_fifth and (val_ratio, test_ratio) == (0.2, 0)
 
     def _split_of_each_document(self) -> Iterator[str]:
         """Exactly as many documents in each split as the ratios say, but 1 at least."""
@@ -83,23 +64,20 @@ class SplitCorpus:
                 yield "val" if rank < val else "test" if rank < val + test else "train"
 
     def _parts(self) -> Iterator[Event]:
-        """Parts with as many bytes as the ratios say, each moved on to the end of a character."""
-        total = sum(len(piece.encode()) for document in self.corpus for piece in document.pieces)
-        val_end = total - round(total * self.test_ratio)
-        ends = {"train": val_end - round(total * self.val_ratio), "val": val_end, "test": total}
-        done, last = 0, "train"
+        """The one document in parts of as many characters as the ratios say."""
+        total = sum(len(piece) for document in self.corpus for piece in document.pieces)
+        val, test = round(total * self.val_ratio), round(total * self.test_ratio)
+        sizes = iter([("train", total - val - test), ("val", val), ("test", test)])
+        split, left = next(sizes)
         for piece in (piece for document in self.corpus for piece in document.pieces):
-            data = piece.encode()
-            while data:
-                split = next(split for split, end in ends.items() if done < end)
-                size = min(ends[split] - done, len(data))
-                while size < len(data) and data[size] & 0xC0 == 0x80:
-                    size += 1
-                if split != last:
-                    yield last, None
-                yield split, data[:size].decode()
-                done, last, data = done + size, split, data[size:]
-        yield last, None
+            while piece:
+                while not left:
+                    yield split, None
+                    split, left = next(sizes)
+                part, piece = piece[:left], piece[left:]
+                left -= len(part)
+                yield split, part
+        yield split, None
 
     def __iter__(self) -> Iterator[Event]:
         if len(self.corpus) == 1:
@@ -112,18 +90,9 @@ class SplitCorpus:
             if piece is not None:  # an empty document leaves no trace
                 yield split, None
 
-
-def _read_whole(output: Path, every_block: bool) -> dict[str, Any]:
-    """The index of a prepared corpus; raises DataError if that is damaged."""
-    try:
-        index = read_index(output)
-        for split in index["splits"]:
-            for shard in Shards(output, split, index).shards:
-                if every_block:
-                    shard.verify_all()
-    except DataError as error:
-        raise DataError(f"{error} (remove {output}, or give --overwrite true)") from error
-    return index
+    def training(self) -> Iterator[str]:
+        """The text of the train split, in pieces."""
+        return (piece for split, piece in self if split == "train" and piece is not None)
 
 
 def _is_done(output: Path, source: dict[str, Any], overwrite: bool) -> bool:
@@ -134,14 +103,19 @@ def _is_done(output: Path, source: dict[str, Any], overwrite: bool) -> bool:
         raise ConfigError(f"{output} is there, and not made by prepare; choose another --output")
     if overwrite and any(output.glob("*_000000.bin")):  # shards, whatever is wrong with them
         return False
-    before = _read_whole(output, every_block=True).get("source", {})
+    try:
+        index = read_index(output)
+        for split in index["splits"]:
+            for shard in Shards(output, split, index).shards:
+                shard.verify_all()
+    except DataError as error:
+        raise DataError(f"{error} (remove {output}, or give --overwrite true)") from error
+    before = index.get("source", {})
     changes = [
         f"{key} {before.get(key)}, now {value}"
         for key, value in source.items()
-        if key not in ("input", "signature") and before.get(key) != value
+        if before.get(key) != value and key != "input"
     ]
-    if before.get("signature") != source["signature"]:
-        changes.append(f"the text of {before.get('input')}, now other text of {source['input']}")
     if changes:
         raise ConfigError(
             f"{output} was prepared from {'; '.join(changes)}; replace it by --overwrite true, or "
@@ -153,16 +127,16 @@ def _is_done(output: Path, source: dict[str, Any], overwrite: bool) -> bool:
 def _read_data_path(config: Path) -> Path:
     try:
         return Path(parse_yaml(config.read_text(encoding="utf-8"))["data"]["path"])
-    except (KeyError, TypeError) as error:
-        raise ConfigError(f"{config} has no data.path; give --input and --output") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (KeyError, TypeError, OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"the config {config} cannot be read: {reason}") from error
+        raise ConfigError(
+            f"{config} has no data.path to read ({reason}); give --input and --output"
+        ) from error
 
 
 def _preset_of(folder: Path, config: Path) -> str:
     """The preset that a folder is named after. Raises DataError, with what to type, without one."""
-    if folder.name in presets():
+    if folder.name in PRESETS:
         return folder.name
     tokenizer = "char" if folder.name.endswith("char") else "bpe"
     raise DataError(
@@ -171,64 +145,40 @@ def _preset_of(folder: Path, config: Path) -> str:
     )
 
 
-def _report(index: dict[str, Any], text: SplitCorpus, seconds: float) -> None:
-    print("split   documents           bytes          tokens  bytes/token  unknown")
-    for split, entry in index["splits"].items():
-        print(
-            f"{split:<6}{entry['documents']:>11,}{entry['bytes']:>16,}{entry['tokens']:>16,}"
-            f"{entry['bytes'] / entry['tokens']:>13.2f}{entry['unknown']:>9,}"
-        )
-    rate = sum(entry["tokens"] for entry in index["splits"].values()) / seconds
-    print(
-        f"{text.rule()}; {index['tokenizer']['kind']} tokenizer of {index['vocab_size']:,} ids, "
-        f"{rate:,.0f} tokens/s"
-    )
-
-
-def _settings(text: SplitCorpus, tokenizer: str, vocab_size: int | None) -> dict[str, Any]:
-    """What else decides the tokens, as the index keeps it."""
-    if vocab_size is None and tokenizer == "bpe":
-        vocab_size = text.corpus.vocab_size
-    settings: dict[str, Any] = {
-        "tokenizer": tokenizer,
-        "vocab_size": vocab_size,
-        "val_ratio": text.val_ratio,
-        "test_ratio": text.test_ratio,
-        "seed": text.seed,
-        "signature": text.corpus.signature,
-    }
-    if Path(tokenizer).is_file():
-        settings["tokenizer_sha256"] = file_sha256(Path(tokenizer))
-    return settings
-
-
 def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
     """Train the tokenizer, write the folder, report."""
-    size = text.corpus.signature.get("bytes")
-    events = with_progress_bar(text, "tokenizer", size)
-    train = (piece for split, piece in events if split == "train" and piece is not None)
-    tokenizer = train_tokenizer(source["tokenizer"], train, source["vocab_size"])
-    start = time.perf_counter()
+    kind, vocab_size, file = source["tokenizer"], source["vocab_size"], "tokenizer.json"
+    if kind == "bpe" and vocab_size is None:
+        vocab_size = automatic_vocab_size(sum(len(piece.encode()) for piece in text.training()))
+    tokenizer = train_tokenizer(kind, text.training(), vocab_size)
     with new_folder(output) as folder:
-        write_text(folder / TOKENIZER, tokenizer.to_json())
-        events = with_progress_bar(text, "shards", size)
+        write_text(folder / file, tokenizer.to_json())
+        splits = write_splits(folder, text, text.splits, tokenizer, text.corpus.size)
         index = {
             "dtype": dtype_for(tokenizer.vocab_size),
             "vocab_size": tokenizer.vocab_size,
             "eot_id": tokenizer.eot_id,
-            "tokenizer": {"kind": tokenizer.kind, "file": TOKENIZER, "sha256": tokenizer.digest},
+            "tokenizer": {"kind": tokenizer.kind, "file": file, "sha256": tokenizer.digest},
             "source": source,
-            "splits": write_splits(folder, events, text.splits, tokenizer),
+            "splits": splits,
         }
         write_index(folder, index)
-    _report(index, text, time.perf_counter() - start)
+    print("split   documents           bytes          tokens  bytes/token  unknown")
+    for split, entry in splits.items():
+        print(
+            f"{split:<6}{entry['documents']:>11,}{entry['bytes']:>16,}{entry['tokens']:>16,}"
+            f"{entry['bytes'] / entry['tokens']:>13.2f}{entry['unknown']:>9,}"
+        )
+    print(f"{tokenizer.kind} tokenizer of {tokenizer.vocab_size:,} ids")
 
 
 def _fill(output: Path, text: SplitCorpus, source: dict[str, Any], overwrite: bool) -> bool:
     """Make the folder, and let nobody else do so meanwhile; False if it is made already."""
-    path = output.resolve().with_name(f".{output.name}.lock")
+    source["text"] = text.corpus.signature
+    if Path(source["tokenizer"]).is_file():
+        source["tokenizer_sha256"] = file_sha256(Path(source["tokenizer"]))
     try:
-        with Lock(output, path, "--output"):
+        with Lock(output, output.resolve().with_name(f".{output.name}.lock"), "--output"):
             recover(output)
             if _is_done(output, source, overwrite):
                 return False
@@ -236,19 +186,6 @@ def _fill(output: Path, text: SplitCorpus, source: dict[str, Any], overwrite: bo
             return True
     except OSError as error:
         raise DiskError(f"cannot write {output}: {error}") from error
-
-
-@contextmanager
-def _notes() -> Iterator[None]:
-    """Print what readers warn of, each note once, at the end."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("default", UserWarning)
-        yield
-    notes = sorted({str(warning.message) for warning in caught})
-    for note in notes[:MOST_NOTES]:
-        print(f"note: {note}")
-    if len(notes) > MOST_NOTES:
-        print(f"note: and {len(notes) - MOST_NOTES:,} more of this kind")
 
 
 def prepare(
@@ -273,7 +210,7 @@ def prepare(
         output: the folder to make, for example data/mine.
         tokenizer: char, byte, bpe (trained on the train split), or a tokenizer.json.
         vocab_size: number of ids of a bpe; if not given, chosen by the amount of text.
-        val_ratio: share of the documents for validation; of the bytes, if there is one document.
+        val_ratio: share of the documents for validation; of the text, if it is one document.
         test_ratio: share for a test split; 0 makes none.
         seed: of the choice of documents, and of the grammar.
         format: the format of all files, such as text or jsonl, or your own reader: a function such
@@ -286,20 +223,21 @@ def prepare(
     if for_config is not None:
         output = _read_data_path(for_config)
         if (output / "index.json").exists() and not overwrite:
-            _read_whole(output, every_block=False)  # `make train` comes by here each time
+            read_index(output)  # `make train` comes by here each time
             print(f"{output} is prepared already")
             return
         input = _preset_of(output, for_config)
     if not input or output is None:
         raise ConfigError("prepare needs --input TEXT and --output FOLDER (or --for_config FILE)")
-    with _notes():
-        corpus = open_corpus(input, seed, text_field, format, allow or [])
-        text = SplitCorpus(corpus, val_ratio, test_ratio, seed)
-        source: dict[str, Any] = {"input": input, "format": format, "text_field": text_field}
-        source.update(_settings(text, tokenizer, vocab_size))
-        is_new = _fill(output, text, source, overwrite)
-    own = f'ARGS="--data.path {output} --run_dir runs/{output.name}"'
-    then = f"CONFIG={for_config}" if for_config else own
-    print(
-        f"{output} is ready; next: make train {then}" if is_new else f"{output} is prepared already"
-    )
+    corpus = open_corpus(input, seed, text_field, format, allow or [])
+    if vocab_size is None and tokenizer == "bpe":
+        vocab_size = corpus.vocab_size
+    source: dict[str, Any] = {"input": input, "format": format, "text_field": text_field}
+    source |= {"tokenizer": tokenizer, "vocab_size": vocab_size}
+    source |= {"val_ratio": val_ratio, "test_ratio": test_ratio, "seed": seed}
+    if _fill(output, SplitCorpus(corpus, val_ratio, test_ratio, seed), source, overwrite):
+        own = f'ARGS="--data.path {output} --run_dir runs/{output.name}"'
+        then = f"CONFIG={for_config}" if for_config else own
+        print(f"{output} is ready; next: make train {then}")
+    else:
+        print(f"{output} is prepared already")

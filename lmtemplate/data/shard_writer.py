@@ -1,11 +1,11 @@
 """Text with its splits -> ids in numbered shards, and index.json that says what is in them."""
 
-import json
 import os
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from lmtemplate.data.shards import (
     BLOCK_BYTES,
     FORMAT,
     HEADER_BYTES,
-    Ints,
     dtype_for,
     file_sha256,
     fingerprint,
@@ -24,11 +23,11 @@ from lmtemplate.data.shards import (
 )
 from lmtemplate.data.tokenizer import Tokenizer
 from lmtemplate.errors import DataError
-from lmtemplate.run_dir import sync_folder
+from lmtemplate.run_dir import sync_folder, write_json
 
-BATCH = 2_000_000  # characters tokenized at a time: enough for all cores, little enough for memory
+CHARACTERS = 2_000_000  # tokenized at a time: enough for all cores, little enough for memory
 Event = tuple[str, str | None]  # (split, piece of text); (split, None) where a document ends
-Entry = dict[str, Any]  # what the index says of a split
+Entry = dict[str, Any]  # what the index says of a split or a shard
 
 
 class ShardWriter:
@@ -49,36 +48,24 @@ class ShardWriter:
         self.vocab_size = vocab_size
         self.dtype = dtype_for(vocab_size)
         self.shard_tokens = shard_tokens
-        self.shards: list[dict[str, Any]] = []
+        self.shards: list[Entry] = []
         self._open_next()
 
     def _open_next(self) -> None:
-        name = f"{self.split}_{len(self.shards):06d}.bin"
-        self.shards.append({"file": name, "tokens": 0})
-        self._crcs: list[int] = []  # CRC-32 of each block, the last one still growing
-        self._file = (self.folder / name).open("wb")
+        self.shards.append({"file": f"{self.split}_{len(self.shards):06d}.bin", "tokens": 0})
+        self._file = (self.folder / self.shards[-1]["file"]).open("w+b")
         self._file.write(bytes(HEADER_BYTES))
 
     def _finish_shard(self) -> None:
         shard = self.shards[-1]
-        self._file.seek(0)
-        self._file.write(header(self.dtype, shard["tokens"]))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with self._file as file:
+            file.seek(0)
+            file.write(header(self.dtype, shard["tokens"]))
+            file.flush()
+            os.fsync(file.fileno())
+            blocks = iter(partial(file.read, BLOCK_BYTES), b"")
+            shard["crc32"] = " ".join(f"{zlib.crc32(block):08x}" for block in blocks)
         shard["sha256"] = file_sha256(self.folder / shard["file"])
-        shard["crc32"] = " ".join(f"{crc:08x}" for crc in self._crcs)
-
-    def _append(self, content: bytes) -> None:
-        at = self._file.tell() - HEADER_BYTES
-        self._file.write(content)
-        rest = memoryview(content)
-        while rest:
-            if at % BLOCK_BYTES == 0:
-                self._crcs.append(0)
-            part = rest[: BLOCK_BYTES - at % BLOCK_BYTES]
-            self._crcs[-1] = zlib.crc32(part, self._crcs[-1])
-            at, rest = at + len(part), rest[len(part) :]
 
     def write(self, ids: npt.NDArray[np.integer[Any]]) -> None:
         """Append (N,) ids. Raises DataError for one outside the vocabulary: none is wrapped."""
@@ -92,24 +79,14 @@ class ShardWriter:
                 self._finish_shard()
                 self._open_next()
             part = ids[: self.shard_tokens - self.shards[-1]["tokens"]]
-            self._append(part.astype(f"<u{np.dtype(self.dtype).itemsize}").tobytes())
+            self._file.write(part.astype(f"<u{np.dtype(self.dtype).itemsize}").tobytes())
             self.shards[-1]["tokens"] += len(part)
             ids = ids[len(part) :]
 
-    def close(self) -> list[dict[str, Any]]:
-        """Finish the last shard; returns the index entries {file, tokens, sha256, crc32}."""
+    def close(self) -> list[Entry]:
+        """Finish the last shard; returns the index entries {file, tokens, crc32, sha256}."""
         self._finish_shard()
         return self.shards
-
-
-def with_progress_bar(events: Iterable[Event], title: str, size: Any) -> Iterator[Event]:
-    """The events, under a progress bar of `size` bytes (None: unknown) if there is a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(desc=title, total=size, unit="B", unit_scale=True, disable=None, leave=False) as bar:
-        for split, piece in events:
-            yield split, piece
-            bar.update(len((piece or "").encode()))
 
 
 def _batches(events: Iterable[Event]) -> Iterator[list[Event]]:
@@ -118,45 +95,44 @@ def _batches(events: Iterable[Event]) -> Iterator[list[Event]]:
     for event in events:
         batch.append(event)
         size += len(event[1] or "")
-        if size >= BATCH:
+        if size >= CHARACTERS:
             yield batch
             batch, size = [], 0
     yield batch
 
 
-def _encode(batch: list[Event], tokenizer: Tokenizer, entries: dict[str, Entry]) -> dict[str, Ints]:
-    """Ids of a batch by split, end-of-text after each document; counted in the splits' entries."""
-    encoded = iter(tokenizer.encode([piece for _, piece in batch if piece is not None]))
-    streams: dict[str, list[Ints]] = {}
-    for split, piece in batch:
-        if piece is None:
-            ids = np.array([tokenizer.eot_id])
-            entries[split]["documents"] += 1
-        else:
-            ids = next(encoded)
-            entries[split]["bytes"] += len(piece.encode())
-            if tokenizer.unknown_id is not None:
-                entries[split]["unknown"] += int(np.count_nonzero(ids == tokenizer.unknown_id))
-        entries[split]["tokens"] += len(ids)
-        streams.setdefault(split, []).append(ids)
-    return {split: np.concatenate(arrays) for split, arrays in streams.items()}
-
-
 def write_splits(
-    folder: Path, events: Iterable[Event], splits: Sequence[str], tokenizer: Tokenizer
+    folder: Path,
+    events: Iterable[Event],
+    splits: Sequence[str],
+    tokenizer: Tokenizer,
+    size: int | None = None,
 ) -> dict[str, Entry]:
-    """Write the shards of all splits; returns what the index says of each.
+    """Write the shards of all splits, end-of-text after each document; returns their entries.
 
-    Raises DataError for a split without text.
+    `size` is that of the text in bytes, for a progress bar. Raises DataError for an empty split.
     """
-    counts = dict.fromkeys(("documents", "bytes", "tokens", "unknown"), 0)
-    entries: dict[str, Entry] = {split: dict(counts) for split in splits}
+    from tqdm import tqdm
+
+    counts = ("documents", "bytes", "tokens", "unknown")
+    entries: dict[str, Entry] = {split: dict.fromkeys(counts, 0) for split in splits}
     writers = {split: ShardWriter(folder, split, tokenizer.vocab_size) for split in splits}
+    bar = tqdm(desc="shards", total=size, unit="B", unit_scale=True, disable=None, leave=False)
+    end = np.array([tokenizer.eot_id])
+    unknown = -1 if tokenizer.unknown_id is None else tokenizer.unknown_id
     try:
         for batch in _batches(events):
-            for split, ids in _encode(batch, tokenizer, entries).items():
+            encoded = iter(tokenizer.encode([piece for _, piece in batch if piece is not None]))
+            for split, piece in batch:
+                ids, entry = end if piece is None else next(encoded), entries[split]
                 writers[split].write(ids)
+                entry["documents"] += piece is None
+                entry["bytes"] += (length := len((piece or "").encode()))
+                bar.update(length)
+                entry["tokens"] += len(ids)
+                entry["unknown"] += int(np.count_nonzero(ids == unknown))
     finally:
+        bar.close()
         for split, writer in writers.items():
             entries[split]["shards"] = writer.close()
     for split, entry in entries.items():
@@ -165,14 +141,10 @@ def write_splits(
     return entries
 
 
-def write_index(folder: Path, index: dict[str, Any]) -> None:
+def write_index(folder: Path, index: Entry) -> None:
     """Add format and fingerprint to the index and write it: from now on the corpus is complete."""
     index = {"format": FORMAT, **index}
-    index["fingerprint"] = fingerprint(index)
-    with (folder / "index.json").open("w", encoding="utf-8") as file:
-        json.dump(index, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
+    write_json(folder / "index.json", {**index, "fingerprint": fingerprint(index)})
 
 
 def recover(output: Path) -> tuple[Path, Path]:

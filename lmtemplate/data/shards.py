@@ -17,18 +17,16 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from lmtemplate.data import IGNORED, Ints
 from lmtemplate.errors import DataError
 
-Ints = npt.NDArray[np.int64]
 Index = dict[str, Any]  # the content of index.json
 
 FORMAT = "lmtemplate-shards-1"
-SPLITS = ("train", "val", "test")
 BLOCK_BYTES = 2**20  # of a shard's tokens, under one CRC-32
 HEADER_BYTES = 1024  # 256 words of int32
 MAGIC_AND_VERSION = {"uint16": (20240520, 1), "uint32": (20240801, 7)}
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # the first bytes of such a file
-IGNORED = -100  # target that carries no loss: torch's own default for `ignore_index`
 
 
 def file_sha256(path: Path) -> str:
@@ -92,17 +90,14 @@ def _check_index(index: Index) -> None:
 
 def _not_prepared(folder: Path) -> DataError:
     """What to type where there is no corpus: the name of the right one, or how to make it."""
-    problem = f"no prepared corpus in {folder} (no index.json)"
+    others = [path.parent.name for path in folder.parent.glob("*/index.json")]
+    close = get_close_matches(folder.name, others, n=1, cutoff=0.8)  # not another preset
+    advice = f"type: lmtemplate prepare --input TEXT --output {folder}"
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):  # it may be the text
         advice = f"type: lmtemplate prepare --input {folder} --output data/mine"
-        return DataError(f"{problem}; {advice}")
-    others = [path.parent.name for path in folder.parent.glob("*/index.json")]
-    if close := get_close_matches(folder.name, others, n=1, cutoff=0.8):  # not another preset
-        return DataError(f"{problem}; did you mean {folder.with_name(close[0])}?")
-    return DataError(
-        f"{problem}; type: lmtemplate prepare --input TEXT --output {folder} "
-        "(TEXT: a file, a folder, or a preset like sotu-tiny)"
-    )
+    elif close:
+        advice = f"did you mean {folder.with_name(close[0])}?"
+    return DataError(f"no prepared corpus in {folder} (no index.json); {advice}")
 
 
 def read_index(folder: Path) -> Index:
@@ -115,77 +110,62 @@ def read_index(folder: Path) -> Index:
         if not path.is_file():
             raise _not_prepared(folder)
         index: Index = json.loads(path.read_text(encoding="utf-8"))
-        untouched = index["format"] == FORMAT and index["fingerprint"] == fingerprint(index)
-        if untouched:
-            _check_index(index)
+        if index["format"] != FORMAT or index["fingerprint"] != fingerprint(index):
+            raise ValueError("it was changed by hand or by another version")
+        _check_index(index)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{path} is not an index of shards ({error}); prepare the corpus again"
         ) from error
-    if not untouched:
-        raise DataError(
-            f"{path} was changed by hand or by another version; prepare the corpus again"
-        )
     return index
 
 
 class Shard:
     """One token file, memory-mapped. A block of it is verified when it is first read.
 
-    Args:
-        folder: the corpus.
-        index: what `read_index` returns.
-        entry: the shard's own entry in it.
-
-    Raises DataError if it is missing, or its size or header are not what the index says.
+    `entry` is the shard's own in the index. Raises DataError if the file is missing, or its size or
+    header are not what the index says.
     """
 
     def __init__(self, folder: Path, index: Index, entry: dict[str, Any]) -> None:
         self.path = folder / entry["file"]
         self.vocab_size: int = index["vocab_size"]
         width = np.dtype(index["dtype"]).itemsize
+        expected = HEADER_BYTES + entry["tokens"] * width
         if not self.path.is_file():  # a pipe would be waited for without end
-            raise DataError(f"shard {self.path} is missing; prepare the corpus again")
+            raise self._error(" is missing")
         if self.path.resolve().parent != folder.resolve():
             raise DataError(f"shard {self.path} is a link that leaves its folder; refused")
-        expected = HEADER_BYTES + entry["tokens"] * width
         try:
             check_not_a_pointer(self.path)
             if (size := self.path.stat().st_size) != expected:
-                raise DataError(
-                    f"shard {self.path} has {size:,} bytes, the index says {expected:,}: "
-                    "it was truncated or replaced; prepare the corpus again"
-                )
+                raise self._error(f" was truncated: {size:,} bytes, the index says {expected:,}")
             with self.path.open("rb") as file:
-                sound = file.read(HEADER_BYTES) == header(index["dtype"], entry["tokens"])
+                if file.read(HEADER_BYTES) != header(index["dtype"], entry["tokens"]):
+                    raise self._error(" has a wrong header")
             self.tokens = np.memmap(self.path, f"<u{width}", mode="r", offset=HEADER_BYTES)
         except OSError as error:
-            raise DataError(f"shard {self.path} cannot be read: {error.strerror}") from error
-        if not sound:
-            raise DataError(f"shard {self.path} has a wrong header; prepare the corpus again")
+            raise self._error(f" cannot be read ({error.strerror})") from error
         self.block_tokens = BLOCK_BYTES // width
         self.crcs: list[str] = entry["crc32"].split(" ")
         self.unread = np.ones(len(self.crcs), dtype=bool)
 
+    def _error(self, problem: str) -> DataError:
+        return DataError(f"shard {self.path}{problem}; restore it or prepare the corpus again")
+
     def verify(self, block: int) -> None:
         """Compare one block with its CRC-32, and its ids with the vocabulary. Raises DataError."""
         tokens = self.tokens[block * self.block_tokens : (block + 1) * self.block_tokens]
-        found = f"{zlib.crc32(tokens.data):08x}"
-        if found != (expected := self.crcs[block]):
-            raise DataError(
-                f"shard {self.path}: block at byte offset {HEADER_BYTES + block * BLOCK_BYTES:,} "
-                f"fails its CRC-32 (expected {expected}, got {found}): prepare the corpus again, "
-                "or restore the file"
-            )
+        if f"{zlib.crc32(tokens.data):08x}" != self.crcs[block]:
+            offset = HEADER_BYTES + block * BLOCK_BYTES
+            raise self._error(f": block at byte offset {offset:,} fails its CRC-32")
         if (largest := int(tokens.max())) >= self.vocab_size:
-            raise DataError(
-                f"shard {self.path}: token id {largest:,} is outside the vocabulary of "
-                f"{self.vocab_size:,} ids; prepare the corpus again"
-            )
+            ids = f"the vocabulary of {self.vocab_size:,} ids"
+            raise self._error(f": token id {largest:,} is outside {ids}")
         self.unread[block] = False
 
     def verify_all(self) -> None:
-        """Verify every block, those that were read before too. Raises DataError at the first."""
+        """Verify every block, also those that were read before. Raises DataError at the first."""
         for block in range(len(self.unread)):
             self.verify(block)
 
@@ -231,15 +211,11 @@ class Shards:
         self.name = f"the {split} split of {folder}"
         entries = index["splits"][split]["shards"]
         self.shards = [Shard(folder, index, entry) for entry in entries]
-        self.files = [shard.tokens for shard in self.shards]
-        self.ends = np.cumsum([len(file) for file in self.files])
+        self.ends = np.cumsum([len(shard.tokens) for shard in self.shards])
         self.tokens = int(self.ends[-1])
 
-    def __getstate__(self) -> tuple[Path, str, Index]:
-        return self.opened_with  # a worker process opens its own maps
-
-    def __setstate__(self, state: tuple[Path, str, Index]) -> None:
-        self.__init__(*state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type["Shards"], tuple[Path, str, Index]]:
+        return Shards, self.opened_with  # a worker process opens its own maps
 
     def gather(self, positions: Ints) -> Ints:
         """Tokens at these positions. Raises DataError where a block read first is damaged."""
@@ -249,8 +225,8 @@ class Shards:
         tokens = np.empty(positions.shape, dtype=np.int64)
         for number in np.unique(shard_of):
             here = shard_of == number
-            start = self.ends[number] - len(self.files[number])
-            tokens[here] = self.shards[number].take(positions[here] - start)
+            shard = self.shards[number]
+            tokens[here] = shard.take(positions[here] - self.ends[number] + len(shard.tokens))
         return tokens
 
 

@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
+from lmtemplate.data import Ints
 from lmtemplate.errors import DataError
-
-Ints = npt.NDArray[np.int64]
 
 REPLACEMENT = "\ufffd"
 END_OF_TEXT = "<|endoftext|>"
@@ -54,10 +53,10 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> list[Ints]:
-        """One array of ids per text, without special ids, whatever the text says.
+        """One array of ids per text, without special ids. Raises DataError for lone surrogates."""
 
-        Raises DataError for lone surrogates, which are not text.
-        """
+    @abstractmethod
+    def _decode(self, ids: Ints) -> str: ...
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these ids; end-of-text gives nothing, unknown and broken UTF-8 give U+FFFD.
@@ -72,9 +71,6 @@ class Tokenizer(ABC):
                 "use the tokenizer that the model and its data were made with"
             )
         return self._decode(array)
-
-    @abstractmethod
-    def _decode(self, ids: Ints) -> str: ...
 
     @abstractmethod
     def token_bytes(self) -> Ints:
@@ -152,36 +148,35 @@ class LibraryTokenizer(Tokenizer):
     def __init__(self, json_text: str) -> None:
         self._json = json_text
         try:
-            self._library = tokenizers.Tokenizer.from_str(json_text)
+            self._library = library = tokenizers.Tokenizer.from_str(json_text)
         except Exception as error:  # the library raises nothing narrower
             raise DataError(f"the `tokenizers` library cannot read it: {error}") from None
-        ids = self._library.get_vocab(with_added_tokens=True)
+        ids = library.get_vocab(with_added_tokens=True)
         self.vocab_size = max(ids.values(), default=-1) + 1
         if self.vocab_size > 2**24:  # one id may claim all the memory
             raise DataError(f"its largest id is {self.vocab_size - 1:,}; no vocabulary needs that")
         self._pieces = [""] * self.vocab_size
         for piece, number in ids.items():
             self._pieces[number] = piece
-        self.eot_id = self._find_end_of_text(ids)
+        end = next((name for name in END_OF_TEXT_NAMES.split() if name in ids), None)
+        added = library.get_added_tokens_decoder()
+        if end is None:
+            names = ", ".join(token.content for token in added.values() if token.special) or "none"
+            raise DataError(
+                f"no end-of-text token (special tokens: {names}): add {END_OF_TEXT} as one"
+            )
+        self.eot_id = ids[end]
         model = json.loads(json_text)["model"]
         unknown = model.get("unk_id", ids.get(model.get("unk_token") or ""))
         self.unknown_id = None if unknown == self.eot_id else unknown
         # Documents come out whole, and one that says "<|endoftext|>" does not end there.
-        self._library.no_truncation()
-        self._library.no_padding()
-        self._library.add_special_tokens([self._pieces[self.eot_id]])
-        self._library.encode_special_tokens = True
-        added = self._library.get_added_tokens_decoder()
+        library.no_truncation()
+        library.no_padding()
+        library.add_special_tokens([end])
+        library.encode_special_tokens = True
+        added = library.get_added_tokens_decoder()
         self._plain_added = {number for number, token in added.items() if not token.special}
         self._special = added.keys() - self._plain_added - {self.unknown_id}
-
-    def _find_end_of_text(self, ids: dict[str, int]) -> int:
-        for name in END_OF_TEXT_NAMES.split():
-            if name in ids:
-                return ids[name]
-        added = self._library.get_added_tokens_decoder().values()
-        names = ", ".join(token.content for token in added if token.special) or "none"
-        raise DataError(f"no end-of-text token (special tokens: {names}): add {END_OF_TEXT} as one")
 
     def encode(self, texts: Sequence[str]) -> list[Ints]:
         for text in texts:
@@ -224,6 +219,8 @@ class LibraryTokenizer(Tokenizer):
 
 def parse_tokenizer(json_text: str) -> Tokenizer:
     """The tokenizer whose `to_json` this is, or a pretrained one; DataError if it is neither."""
+    if not json_text:
+        raise DataError("this data has no tokenizer: its ids cannot become text")
     try:
         content = json.loads(json_text)
     except (ValueError, RecursionError) as error:
@@ -243,18 +240,18 @@ def load_tokenizer(path: Path, sha256: str | None = None) -> Tokenizer:
 
     With the digest of the one that made the shards beside it, DataError for any other.
     """
-    tokenizer = None
     try:
         tokenizer = parse_tokenizer(path.read_text(encoding="utf-8"))
     except OSError as error:
-        again = "; prepare the corpus again" if isinstance(error, FileNotFoundError) else ""
-        raise DataError(f"{path}: cannot read the tokenizer ({error.strerror}){again}") from None
+        raise DataError(
+            f"{path}: cannot read the tokenizer ({error.strerror}); restore it or prepare the "
+            "corpus again"
+        ) from None
     except (UnicodeDecodeError, DataError) as error:
-        if sha256 is None:
-            raise DataError(f"{path}: {error}") from None
-    if tokenizer is not None and sha256 in (None, tokenizer.digest):
-        return tokenizer
-    raise DataError(
-        f"{path} is not the tokenizer that made the shards in {path.parent}; prepare the corpus "
-        "again"
-    )
+        raise DataError(f"{path}: {error}") from None
+    if sha256 not in (None, tokenizer.digest):
+        raise DataError(
+            f"{path} is not the tokenizer that made the shards in {path.parent}; prepare the "
+            "corpus again"
+        )
+    return tokenizer

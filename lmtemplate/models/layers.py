@@ -110,7 +110,7 @@ class Rotary(nn.Module):
         base: of the geometric series of wavelengths.
     """
 
-    def __init__(self, head_size: int, block_size: int, base: float = 10_000.0) -> None:
+    def __init__(self, head_size: int, block_size: int, base: float) -> None:
         super().__init__()
         if head_size % 2:
             raise ConfigError(

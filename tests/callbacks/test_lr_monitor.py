@@ -42,7 +42,9 @@ FORMULAS = {
 }
 
 
-@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize(
+    "name", ["WarmupCosine", *(pytest.param(n, marks=pytest.mark.slow) for n in [*FORMULAS][1:])]
+)
 def test_the_logged_rate_is_the_schedule_s_formula(corpus: Path, tmp_path: Path, name: str) -> None:
     formula: Callable[[int], float] = FORMULAS[name][0]
     flags = [f"--model.schedule=lmtemplate.schedules.{name}", *FORMULAS[name][1]]
@@ -84,6 +86,7 @@ def test_groups_without_a_name_are_numbered_from_1(monkeypatch: pytest.MonkeyPat
     assert logged == {"optim/lr": 0.1, "optim/lr/2": 0.2, "optim/lr/3": 0.3}
 
 
+@pytest.mark.slow
 def test_the_learning_rate_can_be_monitored(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from lmtemplate.callbacks.non_finite import SCALER_SKIPS, NonFiniteGuard
+from lmtemplate.data.datamodule import Batch
 from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.loss import Loss, cross_entropy
 from lmtemplate.models import GPT
-from lmtemplate.module import Batch, LitLanguageModel
+from lmtemplate.module import LitLanguageModel
 from lmtemplate.optimizers import SGD, Adam, AdamW, MuonAdamW, OptimizerRecipe, skip_step_if
 from lmtemplate.record import read_record
 from tests.conftest import Command

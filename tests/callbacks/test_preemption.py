@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
-from lmtemplate.callbacks.preemption import EXIT_CODES, SAME_SECONDS, Preemption
+from lmtemplate.callbacks.preemption import SAME_SECONDS, Preemption
 from lmtemplate.checkpoint import files as checkpoint
-from lmtemplate.errors import DiskError
+from lmtemplate.errors import SIGNALS, DiskError
 from lmtemplate.module import LitLanguageModel
 from tests.conftest import TINY, Command
 from tests.runs import different, load, train
@@ -52,14 +52,16 @@ def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp("signals") / "whole", corpus, *FLAGS)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", EXIT_CODES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name == "SIGTERM" else pytest.mark.slow) for name in SIGNALS],
+)
 def test_each_signal_has_its_exit_code_and_loses_no_step(
     fit: Command, send: Send, tmp_path: Path, whole: Path, name: str
 ) -> None:
     send(signal.Signals[name], step=7)
     shown = fit(tmp_path / "run", *FLAGS)
-    assert shown.code == EXIT_CODES[name]
+    assert shown.code == SIGNALS[name]
     assert f"stopped  interrupted by {name} at step 7" in shown.out
     assert f"make resume RUN={tmp_path / 'run'}" in shown.out
     assert load(tmp_path / "run", 7)["global_step"] == 7
@@ -145,11 +147,11 @@ def test_between_micro_batches_the_step_is_finished_first(
 
 @pytest.mark.slow
 def test_the_handlers_of_before_are_there_again(fit: Command, send: Send, tmp_path: Path) -> None:
-    before = [signal.getsignal(signal.Signals[name]) for name in EXIT_CODES]
+    before = [signal.getsignal(signal.Signals[name]) for name in SIGNALS]
     send(signal.SIGTERM, step=2)
     fit(tmp_path / "run")
     fit(tmp_path / "other")
-    assert [signal.getsignal(signal.Signals[name]) for name in EXIT_CODES] == before
+    assert [signal.getsignal(signal.Signals[name]) for name in SIGNALS] == before
 
 
 @pytest.mark.slow
@@ -248,6 +250,7 @@ def test_the_workers_of_a_data_loader_do_not_count_as_second_signals(
     assert "stopped  interrupted by SIGINT at step" in out
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(
     hanging: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:

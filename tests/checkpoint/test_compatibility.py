@@ -9,7 +9,7 @@ import torch
 from lmtemplate.checkpoint.compatibility import (
     build_net,
     check_same_model_and_data,
-    check_tokenizer,
+    check_same_tokenizer,
     differences,
     flatten,
     load_net,
@@ -76,10 +76,10 @@ def test_another_model_or_corpus_is_refused_by_name(change: dict[str, Any], name
 
 
 def test_the_same_tokenizer_may_read_the_data_and_no_other(tmp_path: Path) -> None:
-    check_tokenizer(described(), "{}", tmp_path)
+    check_same_tokenizer(described(), "{}", tmp_path)
     for checkpoint in (described(tokenizer="[]"), {"state_dict": {}}):
         with pytest.raises(CheckpointError, match=f"another tokenizer than the text in {tmp_path}"):
-            check_tokenizer(checkpoint, "{}", tmp_path)
+            check_same_tokenizer(checkpoint, "{}", tmp_path)
 
 
 def net_state(net: GPT, **description: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Text -> shards: the splits and counts are right, and nothing half done ever looks finished."""
+"""Text -> shards: splits and counts are right, and nothing half done ever looks finished."""
 
 import json
 import tracemalloc
@@ -11,12 +11,95 @@ import pytest
 
 from lmtemplate.data import prepare as verb
 from lmtemplate.data import shard_writer, shards
+from lmtemplate.data.corpus import Corpus, Document
 from lmtemplate.data.formats import grammar
 from lmtemplate.data.formats import text as plain
-from lmtemplate.data.prepare import prepare
+from lmtemplate.data.prepare import SplitCorpus, prepare
 from lmtemplate.data.shards import Shards, read_index
 from lmtemplate.data.tokenizer import load_tokenizer
 from lmtemplate.errors import ConfigError, DataError, DiskError
+
+
+def in_memory(*texts: str, every_fifth: bool = False) -> Corpus:
+    def walk() -> Iterator[Document]:
+        return (Document(str(number), [text]) for number, text in enumerate(texts))
+
+    return Corpus(walk, {}, documents=len(texts), every_fifth=every_fifth)
+
+
+def splits_of(source: Corpus, **settings: Any) -> list[str]:
+    """The split of each document, in order."""
+    events = SplitCorpus(source, **{"val_ratio": 0.2, "test_ratio": 0.0, "seed": 0} | settings)
+    return [split for split, piece in events if piece is None]
+
+
+def test_a_prescribed_split_has_every_fifth_document_in_val() -> None:
+    fives = in_memory(*"abcdefghijkl", every_fifth=True)
+    assert splits_of(fives) == (["train"] * 4 + ["val"]) * 2 + ["train"] * 2
+
+
+@pytest.mark.parametrize("settings", [{"val_ratio": 0.25}, {"test_ratio": 0.2}])
+def test_other_shares_override_a_prescribed_split(settings: dict[str, float]) -> None:
+    names = in_memory(*"abcdefghijkl", every_fifth=True)
+    plain = in_memory(*"abcdefghijkl")
+    assert splits_of(names, **settings) == splits_of(plain, **settings)
+
+
+@pytest.mark.parametrize(
+    ("documents", "val_ratio", "test_ratio", "val", "test"),
+    [
+        (2, 0.2, 0.0, 1, 0),
+        (3, 0.01, 0.01, 1, 1),
+        (103, 0.2, 0.1, 21, 10),
+        (9000, 0.15, 0.0, 1350, 0),
+    ],
+)
+def test_a_split_has_exactly_its_share_of_documents(
+    documents: int, val_ratio: float, test_ratio: float, val: int, test: int
+) -> None:
+    splits = splits_of(in_memory(*["x"] * documents), val_ratio=val_ratio, test_ratio=test_ratio)
+    assert (len(splits), splits.count("val"), splits.count("test")) == (documents, val, test)
+
+
+def test_the_seed_alone_decides_which_documents_are_validation() -> None:
+    source = in_memory(*["x"] * 100)
+    assert splits_of(source, seed=1) == splits_of(source, seed=1) != splits_of(source, seed=2)
+
+
+def test_validation_documents_are_spread_over_the_corpus() -> None:
+    splits = np.array(splits_of(in_memory(*["x"] * 10_000)))
+    per_tenth = (splits == "val").reshape(10, 1000).sum(axis=1)
+    assert per_tenth.sum() == 2000
+    assert np.all(abs(per_tenth - 200) < 4 * np.sqrt(160))  # 4 standard deviations of a binomial
+
+
+def test_too_few_documents_for_the_splits_are_refused() -> None:
+    with pytest.raises(DataError, match="2 documents are too few for train and val and test"):
+        splits_of(in_memory("a", "b"), test_ratio=0.2)
+
+
+@pytest.mark.parametrize("pieces", [["äbc" * 50], ["ä", "bc"] * 50, list("äbc" * 50)])
+def test_one_document_is_cut_into_contiguous_parts(pieces: list[str]) -> None:
+    def walk() -> Iterator[Document]:
+        return iter([Document("one", pieces)])
+
+    parts = dict.fromkeys(("train", "val", "test"), "")
+    for split, piece in SplitCorpus(Corpus(walk, {}), val_ratio=0.2, test_ratio=0.1, seed=0):
+        parts[split] += piece or ""
+    assert list(map(len, parts.values())) == [105, 30, 15]
+    assert "".join(parts.values()) == "äbc" * 50
+
+
+def test_each_part_ends_as_a_document_does() -> None:
+    events = list(SplitCorpus(in_memory("€" * 10), val_ratio=0.3, test_ratio=0.1, seed=0))
+    parts = [("train", "€" * 6), ("val", "€" * 3), ("test", "€")]
+    assert events == [event for split, part in parts for event in ((split, part), (split, None))]
+
+
+@pytest.mark.parametrize("source", [["a"], list("abc"), list("abcdefghij")], ids=len)
+def test_a_split_is_the_same_each_time_it_is_walked(source: list[str]) -> None:
+    split = SplitCorpus(in_memory(*source), val_ratio=0.3, test_ratio=0.0, seed=1)
+    assert list(split) == list(split)
 
 
 def documents_of(folder: Path, split: str) -> list[str]:
@@ -82,7 +165,7 @@ def test_batches_of_any_size_give_the_same_shards(
     books: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare(str(books), tmp_path / "one", "byte")
-    monkeypatch.setattr(shard_writer, "BATCH", 10)
+    monkeypatch.setattr(shard_writer, "CHARACTERS", 10)
     monkeypatch.setattr(plain, "PIECE", 7)
     prepare(str(books), tmp_path / "two", "byte")
     assert read_index(tmp_path / "one") == read_index(tmp_path / "two")
@@ -112,15 +195,14 @@ def test_the_tokenizer_sees_the_train_split_alone(
     assert seen == documents_of(tmp_path / "data", "train")
 
 
-def test_a_cut_document_is_said_in_the_report(
+def test_a_byte_order_mark_is_no_part_of_the_text(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "text.txt").write_bytes(b"\xef\xbb\xbf" + b"one long text " * 30)
     prepare(str(tmp_path / "text.txt"), tmp_path / "data", "byte")
-    report = capsys.readouterr().out
-    assert "contiguous parts" in report
-    assert "byte-order mark" in report
-    assert f"--data.path {tmp_path / 'data'}" in report
+    parts = documents_of(tmp_path / "data", "train") + documents_of(tmp_path / "data", "val")
+    assert "".join(parts) == "one long text " * 30
+    assert f"--data.path {tmp_path / 'data'}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -151,7 +233,7 @@ def test_empty_documents_leave_no_trace(tmp_path: Path) -> None:
     assert found == ["text"] * 4
 
 
-@pytest.mark.parametrize("moment", ["_encode", "sync_folder"])
+@pytest.mark.parametrize("moment", ["_batches", "sync_folder"])
 @pytest.mark.parametrize("before", [False, True])
 def test_an_interruption_leaves_what_was_there_before(
     before: bool, moment: str, books: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -251,7 +333,7 @@ def test_changed_text_is_refused_and_can_be_overwritten(books: Path, tmp_path: P
     prepare(str(books), output, "byte")
     before = read_index(output)
     (books / "00.txt").write_text("Another beginning.")
-    with pytest.raises(ConfigError, match=r"other text of .*books.*--overwrite"):
+    with pytest.raises(ConfigError, match=r"text 12 files of .*, now 12 files of .*--overwrite"):
         prepare(str(books), output, "byte")
     assert read_index(output) == before
     prepare(str(books), output, "byte", overwrite=True)
@@ -306,36 +388,13 @@ def test_text_has_to_be_named(input: str | None, tmp_path: Path) -> None:
         prepare(input, tmp_path / "data")
 
 
-def test_of_many_notices_a_few_are_shown(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "books").mkdir()
-    for number in range(15):
-        (tmp_path / f"books/{number}.txt").write_bytes(b"a line\r\n")
-    prepare(str(tmp_path / "books"), tmp_path / "data", "byte")
-    report = capsys.readouterr().out
-    assert report.count("CRLF") == 10
-    assert "note: and 5 more of this kind" in report
-
-
 def test_preparing_again_finds_a_flipped_bit(books: Path, tmp_path: Path) -> None:
     output = tmp_path / "data"
     prepare(str(books), output, "byte")
     content = bytearray((output / "train_000000.bin").read_bytes())
     content[-1] ^= 1
     (output / "train_000000.bin").write_bytes(content)
-    with pytest.raises(DataError, match=r"train_000000\.bin: block .* CRC-32 .*remove .*data"):
-        prepare(str(books), output, "byte")
-
-
-def test_an_index_without_a_source_counts_as_another_text(books: Path, tmp_path: Path) -> None:
-    output = tmp_path / "data"
-    prepare(str(books), output, "byte")
-    index = json.loads((output / "index.json").read_text())
-    (output / "index.json").write_text(
-        json.dumps({key: value for key, value in index.items() if key != "source"})
-    )
-    with pytest.raises(ConfigError, match="--overwrite"):
+    with pytest.raises(DataError, match=r"train_000000\.bin: block .* CRC-32.*remove .*data"):
         prepare(str(books), output, "byte")
 
 
@@ -373,13 +432,8 @@ def test_a_config_without_data_path_is_named(content: str | None, tmp_path: Path
     assert "\n" not in str(caught.value)
 
 
-def test_input_and_output_are_both_needed() -> None:
-    with pytest.raises(ConfigError, match="--input TEXT and --output FOLDER"):
-        prepare("grammar:9")
-
-
 def test_a_long_text_needs_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard_writer, "BATCH", 100_000)
+    monkeypatch.setattr(shard_writer, "CHARACTERS", 100_000)
     monkeypatch.setattr(plain, "PIECE", 10_000)
     (tmp_path / "text.txt").write_bytes(b"some words " * 1_500_000)
     tracemalloc.start()
@@ -415,7 +469,8 @@ def test_the_report_adds_up(
 def test_the_index_is_plain_json(books: Path, tmp_path: Path) -> None:
     prepare(str(books), tmp_path / "data", "byte")
     source = json.loads((tmp_path / "data" / "index.json").read_text())["source"]
-    assert (source["input"], source["seed"], source["signature"]["files"]) == (str(books), 1337, 12)
+    assert (source["input"], source["seed"]) == (str(books), 1337)
+    assert source["text"].startswith("12 files of")
 
 
 def test_a_config_whose_corpus_is_there_reads_its_index_once(

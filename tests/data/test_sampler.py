@@ -14,7 +14,7 @@ seeds = st.integers(0, 2**32)
 epochs = st.integers(0, 2**40)
 ranks = st.integers(1, 8)
 batch_sizes = st.integers(1, 17)
-few = settings(max_examples=60, deadline=None, derandomize=True)
+few = settings(max_examples=40, deadline=None, derandomize=True)
 
 
 @given(sizes, seeds, epochs)
@@ -48,7 +48,7 @@ def chi_squared(counts: np.ndarray[tuple[int], np.dtype[np.int64]]) -> float:
     return float(((counts - expected) ** 2 / expected).sum())
 
 
-@pytest.mark.parametrize("size", [2, 3, 7, 50, 64])
+@pytest.mark.parametrize("size", [2, 3, 7, 30])
 @pytest.mark.parametrize("place", [0, -1])
 def test_every_block_is_as_likely_to_come_first_or_last(size: int, place: int) -> None:
     position = np.array([place % size])
@@ -112,7 +112,7 @@ def consumed(
     return [block for step in zip(*orders, strict=True) for part in step for block in part.tolist()]
 
 
-@given(st.integers(1, 200), seeds, ranks, batch_sizes)
+@given(st.integers(1, 100), seeds, ranks, batch_sizes)
 @few
 def test_ranks_and_batches_see_each_block_once_per_epoch(
     blocks: int, seed: int, world_size: int, batch_size: int

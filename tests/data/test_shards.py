@@ -1,8 +1,10 @@
-"""Token files: read back as written, by us and by llm.c's readers; damage is refused."""
+"""Token files and their index: read back as written; damage is found and said in one line."""
 
+import json
 import os
 import pickle
-import zlib
+import re
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,31 +12,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from lmtemplate.data import IGNORED
 from lmtemplate.data.shard_writer import ShardWriter, write_index
-from lmtemplate.data.shards import IGNORED, Blocks, Shard, Shards, dtype_for, read_index
+from lmtemplate.data.shards import Blocks, Shard, Shards, fingerprint, read_index
 from lmtemplate.errors import DataError
+from tests.data.corpora import read_all, write_split
 
 MIB = 2**20
 Bytes = Callable[[bytes], bytes]
-
-
-def write_split(
-    folder: Path, ids: np.ndarray[Any, Any], vocab_size: int, shard_tokens: int
-) -> None:
-    writer = ShardWriter(folder, "train", vocab_size, shard_tokens)
-    for part in np.array_split(ids, 7):
-        writer.write(part)
-    split = {"tokens": len(ids), "bytes": len(ids), "shards": writer.close()}
-    tokenizer = {"file": "tokenizer.json", "sha256": ""}
-    index = {"dtype": writer.dtype, "vocab_size": vocab_size, "eot_id": 0, "tokenizer": tokenizer}
-    write_index(folder, {**index, "splits": {"train": split}})
-
-
-def read_all(folder: Path) -> np.ndarray[Any, Any]:
-    shards = Shards(folder, "train")
-    return shards.gather(np.arange(shards.tokens))
+Index = dict[str, Any]
+Change = Callable[[Index], None]
 
 
 def rewrite(path: Path, change: Bytes) -> None:
@@ -46,50 +37,27 @@ def entries_of(folder: Path) -> list[dict[str, Any]]:
     return entries
 
 
+TOKENS = np.random.default_rng(0).integers(0, 500, 1000)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("written")
+    write_split(folder, TOKENS, 500, 64)
+    return folder
+
+
 @pytest.fixture
-def stream(tmp_path: Path) -> np.ndarray[Any, Any]:
+def stream(written: Path, tmp_path: Path) -> np.ndarray[Any, Any]:
     """1,000 tokens, in tmp_path as shards of 64."""
-    ids = np.random.default_rng(0).integers(0, 500, 1000)
-    write_split(tmp_path, ids, 500, 64)
-    return ids
-
-
-@pytest.mark.parametrize(
-    ("vocab_size", "dtype"), [(65535, "uint16"), (65536, "uint16"), (65537, "uint32")]
-)
-def test_the_largest_id_never_wraps(vocab_size: int, dtype: str, tmp_path: Path) -> None:
-    ids = np.array([0, 1, vocab_size - 1, vocab_size - 2])
-    write_split(tmp_path, ids, vocab_size, 100)
-    assert dtype_for(vocab_size) == dtype == read_index(tmp_path)["dtype"]
-    assert Shards(tmp_path, "train").gather(np.arange(4)).tolist() == ids.tolist()
-
-
-@pytest.mark.parametrize("wrong", [-1, 65537])
-def test_an_id_outside_the_vocabulary_is_refused(wrong: int, tmp_path: Path) -> None:
-    writer = ShardWriter(tmp_path, "train", 65537)
-    with pytest.raises(DataError, match="vocabulary has 65537"):
-        writer.write(np.array([5, wrong]))
-    writer.close()
-
-
-@pytest.mark.parametrize(
-    ("vocab_size", "magic", "version"), [(500, 20240520, 1), (70000, 20240801, 7)]
-)
-def test_llm_c_can_read_a_shard(vocab_size: int, magic: int, version: int, tmp_path: Path) -> None:
-    ids = np.arange(300)
-    write_split(tmp_path, ids, vocab_size, 1000)
-    content = (tmp_path / "train_000000.bin").read_bytes()
-    header = np.frombuffer(content[: 256 * 4], dtype="<i4")
-    tokens = np.frombuffer(content[256 * 4 :], dtype="<u2" if version == 1 else "<u4")
-    assert header[:3].tolist() == [magic, version, 300]
-    assert not header[3:].any()
-    assert tokens.tolist() == ids.tolist()
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
+    return TOKENS
 
 
 def test_many_shards_read_as_one_stream(stream: np.ndarray[Any, Any], tmp_path: Path) -> None:
     shards = Shards(tmp_path, "train")
     positions = np.random.default_rng(1).integers(0, 1000, (40, 9))
-    assert len(shards.files) == 16
+    assert len(shards.shards) == 16
     assert shards.tokens == 1000
     assert np.array_equal(shards.gather(positions), stream[positions])
 
@@ -135,9 +103,7 @@ def test_a_truncated_or_grown_shard_is_refused_with_both_sizes(part: float, tmp_
     size = path.stat().st_size
     left = {1: 1, -1: size + 1}.get(int(part), int(part * size)) if part else 0
     rewrite(path, lambda content: (content + b"\0")[:left])
-    with pytest.raises(
-        DataError, match=rf"train_000003\.bin has {left:,} bytes, the index says {size:,}"
-    ):
+    with pytest.raises(DataError, match=rf"000003\.bin .*{left:,} bytes, the index says {size:,}"):
         Shards(tmp_path, "train")
 
 
@@ -205,16 +171,6 @@ def test_every_one_of_200_flipped_bits_is_found(tmp_path: Path) -> None:
 def test_every_one_of_1000_flipped_bits_is_found_with_its_block(tmp_path: Path) -> None:
     write_split(tmp_path, np.random.default_rng(0).integers(0, 70_000, 700_000), 70_000, 10**6)
     check_flips(tmp_path, 1000, 1024 + 2_800_000)
-
-
-@pytest.mark.parametrize("vocab_size", [500, 70_000])
-def test_block_sums_are_those_of_the_file(vocab_size: int, tmp_path: Path) -> None:
-    """However the tokens came in: here in seven parts, over two shards."""
-    write_split(tmp_path, np.arange(1_300_000) % vocab_size, vocab_size, 1_200_000)
-    for entry in entries_of(tmp_path):
-        tokens = (tmp_path / entry["file"]).read_bytes()[1024:]
-        blocks = [tokens[at : at + MIB] for at in range(0, len(tokens), MIB)]
-        assert entry["crc32"].split() == [f"{zlib.crc32(block):08x}" for block in blocks]
 
 
 def test_only_blocks_that_are_read_are_verified(tmp_path: Path) -> None:
@@ -286,13 +242,6 @@ def test_one_shard_can_be_verified_without_the_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("stream")
-def test_a_missing_or_renamed_shard_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "train_000003.bin").rename(tmp_path / "train_3.bin")
-    with pytest.raises(DataError, match=r"train_000003\.bin is missing"):
-        Shards(tmp_path, "train")
-
-
-@pytest.mark.usefixtures("stream")
 def test_a_shard_of_the_other_type_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "train_000003.bin"
     content = bytearray(path.read_bytes())
@@ -302,12 +251,169 @@ def test_a_shard_of_the_other_type_is_refused(tmp_path: Path) -> None:
         Shards(tmp_path, "train")
 
 
-def test_a_folder_without_index_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="lmtemplate prepare"):
-        Shards(tmp_path, "train")
-
-
 @pytest.mark.usefixtures("stream")
 def test_a_split_that_was_not_made_names_the_flag(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no test split \(it has: train\).*--test_ratio"):
         Shards(tmp_path, "test")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of two splits, in three shards and one."""
+    folder, splits = tmp_path_factory.mktemp("index"), {}
+    for split, tokens in (("train", 90), ("val", 25)):
+        writer = ShardWriter(folder, split, 50, shard_tokens=40)
+        writer.write(np.arange(tokens) % 50)
+        counts = {"documents": 2, "bytes": 4 * tokens, "tokens": tokens, "unknown": 0}
+        splits[split] = {**counts, "shards": writer.close()}
+    tokenizer = {"kind": "bpe", "file": "tokenizer.json", "sha256": "ab" * 32}
+    index = {"dtype": "uint16", "vocab_size": 50, "eot_id": 49, "tokenizer": tokenizer}
+    write_index(folder, {**index, "source": {"input": "text"}, "splits": splits})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def playground(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpus once more; its index is each test's own."""
+    return Path(shutil.copytree(folder, tmp_path_factory.mktemp("playground") / "data"))
+
+
+@pytest.fixture
+def index(folder: Path) -> Index:
+    return read_index(folder)
+
+
+def pretend(folder: Path, index: Index) -> None:
+    """Write an index that its own fingerprint calls untouched; no fsync, there are many."""
+    (folder / "index.json").write_text(json.dumps({**index, "fingerprint": fingerprint(index)}))
+
+
+def use(folder: Path) -> None:
+    """Read all that the index speaks of."""
+    for split in read_index(folder)["splits"]:
+        shards = Shards(folder, split)
+        shards.gather(np.arange(shards.tokens))
+
+
+def check_use(folder: Path) -> None:
+    """Where the corpus cannot be read, it says so in one line."""
+    problem = ""
+    try:
+        use(folder)
+    except DataError as error:
+        problem = str(error)
+    assert "\n" not in problem
+
+
+def first_shard(**fields: Any) -> Change:
+    return lambda index: index["splits"]["train"]["shards"][0].update(fields)
+
+
+def of_train(**fields: Any) -> Change:
+    return lambda index: index["splits"]["train"].update(fields)
+
+
+def on_top(**fields: Any) -> Change:
+    return lambda index: index.update(fields)
+
+
+def rename_split(name: str) -> Change:
+    return lambda index: index["splits"].update({name: index["splits"].pop("val")})
+
+
+DAMAGED: list[tuple[Change, str]] = [
+    (first_shard(file="../train_000000.bin"), "a file or split is named '../train_000000.bin'"),
+    (first_shard(file="/etc/passwd"), "a file or split is named '/etc/passwd'"),
+    (on_top(tokenizer={"file": "../tokenizer.json", "sha256": ""}), "a file or split is named"),
+    (rename_split("../val"), "a file or split is named '../val'"),
+    (first_shard(tokens=2**31), "tokens of 'train_000000.bin' is 2147483648"),
+    (first_shard(tokens=41), "the tokens of 'train' are not those of its shards"),
+    (of_train(shards=[]), "the tokens of 'train' are not those of its shards"),
+    (first_shard(crc32="1a2b3c4d 5e6f7788"), "crc32 of 'train_000000.bin' is not one sum for"),
+    (on_top(dtype="uint32"), "dtype is 'uint32' for 50 ids"),
+    (on_top(eot_id=50), "eot_id is 50"),
+    (on_top(splits=None), "NoneType"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), DAMAGED)
+def test_an_index_that_cannot_be_right_is_refused_in_one_short_line(
+    change: Change, message: str, index: Index, playground: Path
+) -> None:
+    change(index)
+    pretend(playground, index)
+    with pytest.raises(DataError, match=rf"index\.json is not .*{re.escape(message)}") as caught:
+        use(playground)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200 + len(str(playground))
+
+
+@settings(max_examples=50, deadline=None)
+@given(at=st.integers(0, 10_000), old=st.integers(0, 5), new=st.binary(max_size=5))
+def test_of_any_bytes_nothing_but_our_own_error_comes(
+    at: int, old: int, new: bytes, folder: Path, playground: Path
+) -> None:
+    content = (folder / "index.json").read_bytes()
+    at %= len(content)
+    (playground / "index.json").write_bytes(content[:at] + new + content[at + old :])
+    check_use(playground)
+
+
+def test_an_index_changed_by_hand_is_refused(index: Index, tmp_path: Path) -> None:
+    index["splits"]["train"]["shards"][0]["tokens"] -= 1
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(DataError, match="changed by hand"):
+        read_index(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '{"format": 1}', "[" * 10**5],
+)
+def test_a_file_that_is_no_index_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "index.json").write_text(content)
+    with pytest.raises(DataError, match=r"index\.json"):
+        read_index(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "index.json"])
+def test_a_git_lfs_pointer_names_the_command(name: str, tmp_path: Path) -> None:
+    pointer = (tmp_path / "data" / name) if name else tmp_path / "data"
+    pointer.parent.mkdir(exist_ok=True)
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n")
+    with pytest.raises(DataError, match="looks like a git-lfs pointer; run git lfs pull"):
+        read_index(tmp_path / "data")
+
+
+def test_the_fingerprint_is_of_tokens_and_tokenizer_alone(index: Index) -> None:
+    before = fingerprint(index)
+    index["source"] = {"input": "moved"}
+    assert fingerprint(index) == before
+    index["splits"]["val"]["shards"][0]["sha256"] = "0" * 64
+    assert fingerprint(index) != before
+
+
+@pytest.fixture
+def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory with a corpus, a text, a folder of texts, and an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("data/sotu-tiny", "data/empty", "texts"):
+        Path(name).mkdir(parents=True)
+    for name in ("data/sotu-tiny/index.json", "texts/one.txt", "data/more.txt"):
+        Path(name).write_text("x")
+
+
+@pytest.mark.usefixtures("somewhere")
+@pytest.mark.parametrize(
+    ("path", "advice"),
+    [
+        ("data/sotu-tny", "; did you mean data/sotu-tiny?"),
+        ("data/sotu-medium", "--input TEXT --output data/sotu-medium"),
+        ("data/empty", "--input TEXT --output data/empty"),
+        ("texts", "--input texts --output data/mine"),
+        ("texts/one.txt", "--input texts/one.txt --output data/mine"),
+    ],
+)
+def test_where_no_corpus_is_the_advice_is_one_that_works(path: str, advice: str) -> None:
+    with pytest.raises(DataError, match=r"^no prepared corpus in .*" + re.escape(advice)):
+        read_index(Path(path))

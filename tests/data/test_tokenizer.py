@@ -148,7 +148,7 @@ def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
         load_tokenizer(tmp_path / "tokenizer.json")
 
 
-@pytest.mark.parametrize("change", [("ab", "abc"), ("char", "chair"), ("{", "")])
+@pytest.mark.parametrize("change", [("ab", "abc"), ("ab", "ba")])
 def test_any_other_tokenizer_than_the_one_of_the_shards_is_refused(
     change: tuple[str, str], tmp_path: Path
 ) -> None:

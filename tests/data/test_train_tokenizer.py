@@ -1,13 +1,11 @@
 """Vocabularies: what characters and merges come out of texts, and which settings are refused."""
 
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from lmtemplate.data.train_tokenizer import AUTOMATIC_VOCABULARY, train_tokenizer
+from lmtemplate.data.train_tokenizer import automatic_vocab_size, train_tokenizer
 from lmtemplate.errors import ConfigError, DataError
 
 TEXTS = [
@@ -15,15 +13,6 @@ TEXTS = [
     "Ünïcode, 日本語, 🙂🙂 and \x00 NUL.\n" * 3,
     "It says <|endoftext|> and </s> in the middle.",
 ]
-
-
-def word_soup(characters: int, words: int) -> list[str]:
-    """Documents of a made-up language, so that BPE finds as many merges as it likes."""
-    generator = np.random.default_rng(0)
-    lengths = generator.integers(3, 12, words)
-    vocabulary = ["".join(map(chr, generator.integers(97, 123, length))) for length in lengths]
-    text = " ".join(generator.choice(vocabulary, characters // 8))
-    return [text[start : start + 10_000] for start in range(0, characters, 10_000)]
 
 
 def test_character_ids_are_the_sorted_characters_then_unknown_then_end_of_text() -> None:
@@ -50,17 +39,12 @@ def test_bpe_stops_where_the_text_has_no_pair_twice() -> None:
     assert train_tokenizer("bpe", ["abcdef ab"], 5000).vocab_size == 257 + 1
 
 
-def test_bpe_without_a_size_fits_the_vocabulary_to_the_text() -> None:
-    texts = word_soup(600_000, words=2000)
-    automatic, asked = (train_tokenizer("bpe", iter(texts), size) for size in (None, 1024))
-    assert automatic.vocab_size == 1024
-    assert automatic.to_json() == asked.to_json()
-    assert train_tokenizer("bpe", texts[:10], None).vocab_size == 512
-
-
-def test_four_times_the_text_doubles_the_automatic_vocabulary() -> None:
-    for (limit, size), (next_limit, next_size) in pairwise(AUTOMATIC_VOCABULARY):
-        assert (next_limit, next_size) == (4 * limit, 2 * size)
+@pytest.mark.parametrize(
+    ("megabytes", "size"),
+    [(0.1, 512), (0.5, 512), (2, 1024), (2.1, 2048), (512, 16384), (9e3, 32768)],
+)
+def test_four_times_the_text_doubles_the_automatic_vocabulary(megabytes: float, size: int) -> None:
+    assert automatic_vocab_size(int(megabytes * 1e6)) == size
 
 
 def test_bpe_training_passes_on_what_is_wrong_with_the_texts() -> None:

@@ -18,14 +18,12 @@ NEEDED = {
     *("models/__init__.py", "models/base.py", "models/layers.py", "models/gpt.py"),
     *("data/formats/__init__.py", "data/formats/text.py", "callbacks/__init__.py"),
     # Without these there is no record, no checkpoint, or no end of a run.
-    *("callbacks/loggers.py", "callbacks/checkpointing.py", "callbacks/early_stopping.py"),
-    *("callbacks/preemption.py", "callbacks/run_summary.py"),
-    # A checkpoint keeps what `throughput` has counted; `fit` and `validate` show `progress`.
-    *("callbacks/progress.py", "callbacks/throughput.py"),
+    *("callbacks/loggers.py", "callbacks/checkpointing.py", "callbacks/progress.py"),
+    *("callbacks/run_end.py", "callbacks/run_summary.py"),
 }
 CANDIDATES = sorted(
     name
-    for pattern in ("models/*.py", "callbacks/*.py", "data/formats/*.py", "data/grammar.py")
+    for pattern in ("models/*.py", "callbacks/*.py", "data/formats/*.py")
     for path in (ROOT / "lmtemplate").glob(pattern)
     if (name := str(path.relative_to(ROOT / "lmtemplate"))) not in NEEDED
 )

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from lmtemplate.__main__ import verbs
-from lmtemplate.data.corpus import presets
+from lmtemplate.data.formats import PRESETS
 from tests.conftest import Command
 from tests.test_makefile import commands
 
@@ -74,13 +74,13 @@ def test_every_command_runs(
     """In the page's order, where a preset stands for a smaller text and anything for one's own."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "configs", "configs")
-    for preset in presets():
+    for preset in PRESETS:
         shutil.copytree(corpus, f"data/{preset}")
     for typed in shell_lines(page):
         for words in behind(typed) if typed[0] in ("make", "lmtemplate") else []:
             if "--input" in words:
                 source = Path(words[words.index("--input") + 1])
-                if not source.exists() and str(source) not in presets():
+                if not source.exists() and str(source) not in PRESETS:
                     source.mkdir(parents=True)
                     for number in range(9):
                         text = f"Once there were {number} texts. " * 99

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from examples.token_files import TokenFile, TokenFiles
-from lmtemplate.data.shards import IGNORED
+from lmtemplate.data import IGNORED
 from lmtemplate.errors import DataError
 
 IDS = np.random.default_rng(0).integers(0, 50_257, 1000)

@@ -81,7 +81,17 @@ def force(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv(FORCE, request.param)
 
 
-NAMES = list(payloads.calls(Path("canary")))
+FIVE = (
+    "posix:system",
+    "subprocess:Popen",
+    "builtins:eval",
+    "builtins:__import__",
+    "pathlib:Path.touch",
+)
+NAMES = [
+    pytest.param(name, marks=() if name in FIVE else pytest.mark.slow)
+    for name in payloads.calls(Path("canary"))
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -102,6 +112,7 @@ def test_a_call_is_found_wherever_it_stands(
     assert "contains the global posix.system" in refusal(tmp_path / "x.ckpt")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("force")
 @pytest.mark.parametrize("known", [False, True], ids=["", "with its checksum"])
 @pytest.mark.parametrize("container", payloads.CONTAINERS)
@@ -115,7 +126,9 @@ def test_no_format_that_torch_takes_gets_past(
     refusal(path)
 
 
-@pytest.mark.parametrize("known", [False, True], ids=["", "with its checksum"])
+@pytest.mark.parametrize(
+    "known", [pytest.param(False, marks=pytest.mark.slow), True], ids=["", "with its checksum"]
+)
 @pytest.mark.parametrize("liar", payloads.LIARS)
 def test_a_file_that_lies_about_itself_is_refused(
     tmp_path: Path, refusal: Refusal, liar: str, known: bool

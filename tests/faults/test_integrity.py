@@ -105,15 +105,6 @@ def test_without_a_checksum_a_spoilt_file_is_found_too(run: Path, how: str) -> N
     assert resumed_path(run, "auto") == file_of(run, 8)
 
 
-def test_a_second_spoilt_file_of_a_step_is_kept_as_well(run: Path) -> None:
-    for place in (b"1", b"2"):
-        file_of(run, 12).write_bytes(place)
-        assert resumed_path(run, "must") == file_of(run, 8)
-    name = files.file_name(12)
-    kept = {path.name: path.read_bytes() for path in folder_of(run).glob("*.corrupt*")}
-    assert kept == {f"{name}.corrupt": b"1", f"{name}.corrupt2": b"2"}
-
-
 @pytest.mark.slow
 def test_where_all_are_spoilt_nothing_is_touched_and_nothing_begun_anew(
     fit: Command, run: Path

@@ -49,6 +49,7 @@ def test_a_run_stopped_inside_a_step_ends_bitwise_like_the_uninterrupted_one(
     assert different(resumed[0] / "reference", tmp_path / "run", STEPS) == []
 
 
+@pytest.mark.slow
 def test_a_run_whose_terminal_is_closed_loses_no_step(corpus: Path, tmp_path: Path) -> None:
     words = EVERYWHERE.words(corpus, tmp_path / "run")
     close = functools.partial(harness.close_terminal_at, 6 * ACCUMULATE)

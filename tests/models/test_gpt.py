@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lmtemplate.data.grammar import Grammar
+from lmtemplate.data.formats.grammar import Grammar
 from lmtemplate.data.train_tokenizer import train_tokenizer
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models import GPT
 from lmtemplate.optimizers import MuonAdamW
 from lmtemplate.schedules import WarmupLinear
-from tests.data.grammar_entropy import information
+from tests.data.formats.grammar_entropy import information
 
 
 @torch.no_grad()

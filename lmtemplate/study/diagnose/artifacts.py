@@ -16,7 +16,8 @@ import yaml
 from lmtemplate.checkpoint.compatibility import build_net, flatten
 from lmtemplate.checkpoint.files import read
 from lmtemplate.checkpoint.resume import resolve
-from lmtemplate.data.shards import Ints, Shards, read_index
+from lmtemplate.data import Ints
+from lmtemplate.data.shards import Shards, read_index
 from lmtemplate.data.tokenizer import Tokenizer, load_tokenizer, parse_tokenizer
 from lmtemplate.errors import DataError, UserError
 from lmtemplate.models.base import LanguageModel

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from lmtemplate.data.grammar import CONTINUE, SEAT, UNSEEN, Grammar, rules
+from lmtemplate.data.formats.grammar import CONTINUE, SEAT, UNSEEN, Grammar, rules
 
 
 def entropy(probabilities: Iterable[float]) -> float:

@@ -9,8 +9,11 @@ from collections import Counter
 
 import pytest
 
-from lmtemplate.data.grammar import CONTINUE, RARE, Grammar, rules
-from tests.data.grammar_entropy import entropy_per_sentence, information, unseen_sentences
+from lmtemplate.data.corpus import open_corpus
+from lmtemplate.data.formats.grammar import CONTINUE, RARE, Grammar, rules
+from lmtemplate.errors import DataError
+from tests.data.corpora import texts
+from tests.data.formats.grammar_entropy import entropy_per_sentence, information, unseen_sentences
 
 GRAMMAR = Grammar(seed=7, documents=4000)
 DOCUMENTS = list(GRAMMAR)
@@ -129,8 +132,19 @@ def test_a_smaller_corpus_is_the_beginning_of_a_larger_one() -> None:
 
 
 def test_another_process_with_another_hash_seed_gives_the_same_text() -> None:
-    program = "from lmtemplate.data.grammar import Grammar; print(list(Grammar(7, 20)))"
+    program = "from lmtemplate.data.formats.grammar import Grammar; print(list(Grammar(7, 20)))"
     environment = {"PYTHONHASHSEED": "3", "PYTHONPATH": ":".join(sys.path)}
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == f"{DOCUMENTS[:20]}\n"
+
+
+def test_grammar_has_as_many_documents_as_asked_and_depends_on_the_seed() -> None:
+    one, same, other = (texts(open_corpus("grammar:30", seed)) for seed in (1, 1, 2))
+    assert len(one) == 30
+    assert one == same != other
+
+
+def test_grammar_of_no_number_is_refused() -> None:
+    with pytest.raises(DataError, match="grammar:5000"):
+        open_corpus("grammar:many", seed=0)

@@ -1,0 +1,50 @@
+"""Steps and the clock -> the end of the run."""
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lmtemplate.module import is_step_end
+
+
+class RunEnd(Callback):
+    """End the run after its last step, or when its time is over, with a last validation.
+
+    Args:
+        max_seconds: of training and validation, over all restarts; None for no limit.
+    """
+
+    def __init__(self, max_seconds: float | None = None) -> None:
+        self.max_seconds = max_seconds
+        self.seconds_before = 0.0
+        self.out_of_time = False
+
+    @property
+    def run_seconds(self) -> float:
+        """All seconds of the run so far."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.started = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.max_seconds is not None and self.seconds_before >= self.max_seconds:
+            self.out_of_time = trainer.should_stop = True  # a kill came before its end
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not is_step_end(trainer, batch_idx):
+            return
+        if self.max_seconds is not None:
+            out_of_time = self.run_seconds >= self.max_seconds
+            self.out_of_time = trainer.strategy.reduce_boolean_decision(out_of_time, all=False)
+        if self.out_of_time or trainer.global_step >= trainer.max_steps:
+            trainer.should_stop = True  # Lightning validates before it obeys
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.run_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds_before = float(state_dict["seconds"])
