@@ -243,10 +243,8 @@ def load_tokenizer(path: Path, sha256: str | None = None) -> Tokenizer:
     try:
         tokenizer = parse_tokenizer(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot read the tokenizer ({error.strerror}); restore it or prepare the "
-            "corpus again"
-        ) from None
+        problem = f"cannot read the tokenizer ({error.strerror})"
+        raise DataError(f"{path}: {problem}; prepare the corpus again") from None
     except (UnicodeDecodeError, DataError) as error:
         raise DataError(f"{path}: {error}") from None
     if sha256 not in (None, tokenizer.digest):
