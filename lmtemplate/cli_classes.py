@@ -62,6 +62,11 @@ def chosen_class(group: str, made: list[Place], allowed: Sequence[str]) -> type:
     if place is None:
         return default
     where, package = f"{group}.class_path ({place.where})", place.value.partition(".")[0]
+    if not all(map(str.isidentifier, place.value.split("."))) or package == place.value:
+        raise ConfigError(
+            f"{where}: {place.value!r} is not package.module.Class; a setting of {group} is "
+            f"{group}.NAME"
+        )
     if package not in ("lmtemplate", *allowed):
         raise ConfigError(f"{where}: {place.value} is not of lmtemplate; add --allow {package}")
     try:

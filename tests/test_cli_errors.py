@@ -8,7 +8,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from lmtemplate.callbacks import CALLBACKS
+from lmtemplate.callbacks import CALLBACKS, OFF
 from lmtemplate.cli import Parser, TrainingCLI, parse, settings_made
 from lmtemplate.cli_classes import configure_parsing
 from lmtemplate.cli_errors import (
@@ -72,8 +72,9 @@ def in_yaml(parser: Parser, tmp_path: Path) -> Refused:
     def call(text: str) -> str:
         path = tmp_path / "mine.yaml"
         path.write_text(f"# mine\n{text}\n")
+        words = ["--config", str(path)]
         with pytest.raises(ConfigError) as mistake:
-            parse(parser, ["--config", str(path)])
+            parse(parser, words, settings_made(words))
         return str(mistake.value).replace(str(path), "HERE")
 
     return call
@@ -226,8 +227,8 @@ def test_a_class_of_a_package_that_is_not_allowed_names_the_flag(in_yaml: Refuse
 
 
 def test_classes_to_choose_from_are_those_that_a_setting_takes(defaults: dict[str, object]) -> None:
-    offered = {key: [*choices(str(defaults[f"{key}.class_path"]))[1]] for key in CALLBACKS}
-    assert offered == {key: [kind.__name__] for key, kind in CALLBACKS.items()}
+    for key in CALLBACKS.keys() - set(OFF):
+        assert [*choices(str(defaults[f"{key}.class_path"]))[1]] == [CALLBACKS[key].split(".")[-1]]
     optimizers = choices("lmtemplate.optimizers.AdamW")
     assert optimizers[0] == "OptimizerRecipe"
     assert [*optimizers[1]] == ["Adam", "AdamW", "MuonAdamW", "SGD"]
@@ -256,9 +257,7 @@ def test_a_wrong_value_is_named_with_file_and_line(in_yaml: Refused, text: str, 
     assert in_yaml(text).startswith(says)
 
 
-@pytest.mark.parametrize(
-    "flag", ["--trainer.max_steps=1K", "--data=x", "--trainer=5", "--model=GPT"]
-)
+@pytest.mark.parametrize("flag", ["--trainer.max_steps=1K", "--trainer=5"])
 def test_a_wrong_value_of_a_flag_says_command_line(in_words: Refused, flag: str) -> None:
     assert in_words(flag).startswith(f"{flag[2:].partition('=')[0]} (command line): ")
 
@@ -266,7 +265,7 @@ def test_a_wrong_value_of_a_flag_says_command_line(in_words: Refused, flag: str)
 def test_a_wrong_value_of_a_flag_is_not_blamed_on_a_config(parser: Parser, config: Path) -> None:
     words = ["--trainer.max_steps=many", "--config", str(config)]
     with pytest.raises(ConfigError, match=r"trainer.max_steps \(command line\): .* got many"):
-        parse(parser, words)
+        parse(parser, words, settings_made(words))
 
 
 def test_where_both_have_a_key_that_of_the_wrong_value_is_named(config: Path) -> None:

@@ -1,0 +1,142 @@
+"""What stands under `model`, `data`, `model.optimizer` ... -> the class, or one line with its place."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lmtemplate.cli import TrainingCLI
+from lmtemplate.errors import ConfigError
+from tests.conftest import TINY, Command
+
+OWN = '''
+from lmtemplate.data.datamodule import TokenData
+from lmtemplate.module import LitLanguageModel
+
+class Lit(LitLanguageModel):
+    """A step of one's own.
+
+    Args:
+        extra: a weight.
+    """
+
+    def __init__(self, *args, extra: float = 0.1, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.extra = extra
+
+class Data(TokenData):
+    pass
+
+def function():
+    pass
+'''
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "own_classes.py").write_text(OWN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield
+
+
+def parsed(corpus: Path, *words: str) -> TrainingCLI:
+    return TrainingCLI(["--data.path", str(corpus), *TINY, *words], ["own_classes"])
+
+
+WAYS = {
+    "beside class_path": "model: {class_path: own_classes.Lit, extra: 0.5}",
+    "in init_args": "model: {class_path: own_classes.Lit, init_args: {extra: 0.5}}",
+}
+
+
+@pytest.mark.parametrize("text", WAYS.values(), ids=WAYS)
+def test_a_config_names_the_class_of_the_module(corpus: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "own.yaml").write_text(text)
+    cli = parsed(corpus, "--config", str(tmp_path / "own.yaml"))
+    assert type(cli.model).__name__ == "Lit"
+    assert cli.model.extra == 0.5
+    assert cli.model.net.block_size == 16  # all other keys stay what they are
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(cli.settings))
+    again = TrainingCLI(["--config", str(tmp_path / "again.yaml")], ["own_classes"])
+    assert again.settings == cli.settings
+
+
+def test_flags_name_the_classes_of_module_and_data(corpus: Path) -> None:
+    flags = ["--model.class_path=own_classes.Lit", "--model.init_args.extra=0.7"]
+    cli = parsed(corpus, *flags, "--data.class_path", "own_classes.Data")
+    assert (cli.model.extra, type(cli.datamodule).__name__) == (0.7, "Data")
+    assert cli.settings["model"]["class_path"] == "own_classes.Lit"
+    assert cli.settings["data"]["class_path"] == "own_classes.Data"
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("own_classes.Gone", "cannot import 'own_classes.Gone'"),
+        ("own_classes.Data", "own_classes.Data is not a subclass of LitLanguageModel"),
+        ("own_classes.function", "own_classes.function is not a subclass of LitLanguageModel"),
+        ("theirs.Lit", "theirs.Lit is not of lmtemplate; add --allow theirs"),
+        ("GPT", "'GPT' is not package.module.Class; a setting of model is model.NAME"),
+    ],
+)
+def test_a_wrong_class_of_the_module_is_answered_with_its_line(
+    corpus: Path, tmp_path: Path, value: str, says: str
+) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(f"# mine\nmodel:\n  class_path: {value}\n")
+    with pytest.raises(ConfigError) as mistake:
+        parsed(corpus, "--config", str(path))
+    assert str(mistake.value).startswith(f"model.class_path ({path}:3): {says}")
+    with pytest.raises(ConfigError, match=r"model.class_path \(command line\): "):
+        parsed(corpus, f"--model={value}")
+
+
+def test_a_folder_is_no_class_of_data(corpus: Path) -> None:
+    with pytest.raises(ConfigError, match=r"a setting of data is data\.NAME"):
+        TrainingCLI([f"--data={corpus}"])
+
+
+def test_any_optimizer_and_schedule_of_torch_are_taken(corpus: Path) -> None:
+    words = ["--model.optimizer=torch.optim.RMSprop", "--model.optimizer.lr=0.02"]
+    flags = [flag for flag in TINY if "schedule" not in flag]
+    words += ["--model.schedule=torch.optim.lr_scheduler.StepLR", "--model.schedule.step_size=5"]
+    cli = TrainingCLI(["--data.path", str(corpus), *flags, *words])
+    optimizer = cli.model.recipe.build(cli.model.net)
+    assert type(optimizer).__name__ == "RMSprop"
+    assert optimizer.param_groups[0]["lr"] == 0.02
+    assert cli.model.schedule(optimizer).step_size == 5
+
+
+@pytest.mark.parametrize("value", ["torch.hub.load", "torch.nn.Linear", "torch.optim.Gone"])
+def test_what_is_no_optimizer_is_refused_with_its_place(corpus: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match=r"model.optimizer \(command line\): .*OptimizerRecipe"):
+        parsed(corpus, f"--model.optimizer={value}")
+
+
+@pytest.mark.slow
+def test_tensorboard_can_be_replaced_by_another_logger(fit: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "csv"
+    other = ["--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={folder}"]
+    assert fit(tmp_path / "both", *other).code == 0
+    assert fit(tmp_path / "one", *other, "--tensorboard=false").code == 0
+    written = {run: [*(tmp_path / run).glob("events.*")] != [] for run in ("both", "one")}
+    assert written == {"both": True, "one": False}
+    assert "train/loss" in next(folder.rglob("metrics.csv")).read_text()
+
+
+@pytest.mark.slow
+def test_a_profiler_shows_its_table(fit: Command, tmp_path: Path) -> None:
+    shown = fit(tmp_path / "run", "--trainer.profiler=simple", "--trainer.max_steps=4")
+    assert shown.code == 0
+    assert "run_training_batch" in shown.out
+
+
+def test_a_callback_that_cannot_work_is_refused_with_what_can(fit: Command, tmp_path: Path) -> None:
+    words = ["--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.1"]
+    refused = fit(tmp_path / "run", *words)
+    assert refused.code == 2
+    assert "use weight_averaging" in refused.error
+    assert not (tmp_path / "run").exists()
