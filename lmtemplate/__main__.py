@@ -34,7 +34,7 @@ CORE = {
 
 def verbs() -> dict[str, Verb]:
     """The verbs of the core and of study/."""
-    return {**CORE, **plug.verbs()}
+    return {**CORE, **plug.study_verbs()}
 
 
 def usage() -> str:
@@ -119,7 +119,7 @@ def log_crash(error: Exception) -> str:
     return "no file: neither this folder nor the temporary one can be written"
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def ran_out_of_memory(error: Exception) -> bool:
     from lmtemplate import hardware  # imports torch
 
     return hardware.is_out_of_memory(error)
@@ -135,7 +135,7 @@ def explain(error: Exception) -> tuple[str, int]:
 
     message = redact.text(" ".join(f"{type(error).__name__}: {error}".split()), sys.argv)[:200]
     says, code = f"unexpected {message}: a fault of the program, or of a file it read", BAD_PROGRAM
-    if isinstance(error, MemoryError) or ("torch" in sys.modules and is_out_of_memory(error)):
+    if isinstance(error, MemoryError) or ("torch" in sys.modules and ran_out_of_memory(error)):
         says = "too little memory; lower data.batch_size, the model or the context"
         code = OutOfMemoryError.exit_code
     elif isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("lmtemplate"):

@@ -216,7 +216,7 @@ def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> No
         print(trainer.profiler.summary())  # type: ignore[attr-defined]
 
 
-def prepare(
+def check_and_assemble(
     cli: TrainingCLI, run: Path, resume: ResumeMode, is_first: bool
 ) -> tuple[lightning.Trainer, Path | None] | None:
     """Check and assemble one start of the run; None where it is finished already.
@@ -244,7 +244,7 @@ def prepare(
             print(f"{run} is finished at step {before['global_step']:,}; {longer}")
             print("for other settings, name another run: make train RUN=runs/NAME (or --run_dir)")
             return None
-    elif is_first and cli.config_init.checkpoint is not None:
+    elif is_first and cli.config_init.get("checkpoint"):
         files.check_room(run, cli.model.net)
     if before is None and cli.config.init_from:
         load_first_weights(cli.config.init_from, cli)
@@ -264,10 +264,10 @@ def train_on(
     resume: ResumeMode = cli.config.resume if is_first else "auto"
     for gone_back in itertools.count(1):
         try:
-            prepared = prepare(cli, run, resume, is_first)
-            if prepared is not None:
-                train(*prepared, cli)
-            return prepared is not None
+            start = check_and_assemble(cli, run, resume, is_first)
+            if start is not None:
+                train(*start, cli)
+            return start is not None
         except NumbersError as error:
             guard = cli.config_init.get("guard")
             if guard is None or gone_back > guard.rewinds:
@@ -288,7 +288,7 @@ def train_on(
 def close(cli: TrainingCLI, run: Path, allowed: list[str], is_first: bool) -> None:
     """Say what came of the run, unless that is switched off."""
     if is_first and cli.config.report:
-        plug.close(run, allowed)
+        plug.closing_words(run, allowed)
 
 
 def run(

@@ -19,7 +19,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 COLDEST = 1e-6  # temperature; logits divided by less can be infinite
 
 
-def next_probabilities(
+def logits_to_probs(
     logits: Tensor,
     temperature: float = 1.0,
     top_k: int | None = None,
@@ -51,7 +51,7 @@ def next_probabilities(
 
 
 @torch.inference_mode()
-def continue_tokens(
+def generate_tokens(
     net: LanguageModel,
     prompt: list[int],
     max_new_tokens: int,
@@ -82,7 +82,7 @@ def continue_tokens(
             logits = net.forward(torch.tensor([known], device=device))
         else:
             logits = net.forward(torch.tensor([fresh], device=device), caches)
-        probabilities = next_probabilities(logits[0, -1], temperature, top_k, top_p)
+        probabilities = logits_to_probs(logits[0, -1], temperature, top_k, top_p)
         token = int(torch.multinomial(probabilities.cpu(), 1, generator=generator))
         if token == stop_id:
             return
@@ -169,7 +169,7 @@ def generate(
     net = build_net_on(device, state, allow or [])
     tokenizer = parse_tokenizer(state["tokenizer"])
     start = encode_prompt(tokenizer, prompt)
-    tokens = continue_tokens(
+    tokens = generate_tokens(
         net,
         start,
         max_new_tokens,

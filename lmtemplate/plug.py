@@ -27,7 +27,7 @@ def load() -> ModuleType | None:
         return None
 
 
-def verbs() -> dict[str, Verb]:
+def study_verbs() -> dict[str, Verb]:
     """Verb -> where it lives."""
     study = load()
     return {name: Verb(*verb) for name, verb in study.VERBS.items()} if study else {}
@@ -39,7 +39,7 @@ def callbacks() -> dict[str, str]:
     return dict(study.CALLBACKS) if study else {}
 
 
-def close(run: Path, allowed: list[str]) -> None:
+def closing_words(run: Path, allowed: list[str]) -> None:
     """Say what came of a finished run, in the terminal and in its report."""
     if study := load():
         module, _, name = study.CLOSING.rpartition(".")

@@ -41,6 +41,7 @@ def test_the_config_of_a_run_repeats_it(fit: Command, command: Command, tmp_path
     assert curve(tmp_path / "a", "val/loss") == curve(tmp_path / "b", "val/loss")
 
 
+@pytest.mark.slow
 def test_lightning_s_own_adverts_and_advice_are_not_shown(corpus: Path, tmp_path: Path) -> None:
     flags = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--data.block_size=16"]
     flags += ["--trainer.log_every_n_steps=1"]
@@ -86,6 +87,7 @@ def test_too_little_memory_names_what_to_halve(
     assert "data.batch_size=4 x data.block_size=16; halve the batch" in ended.error
 
 
+@pytest.mark.slow
 def test_a_data_worker_that_is_killed_is_named(
     fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

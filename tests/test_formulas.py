@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lmtemplate.data.prepare import prepare
-from lmtemplate.generate import next_probabilities
+from lmtemplate.generate import logits_to_probs
 from lmtemplate.loss import cross_entropy
 from lmtemplate.metrics import TokenMetrics
 from lmtemplate.models import GPT
@@ -170,7 +170,7 @@ def test_the_first_loss_of_66_symbols_is_419() -> None:
 
 def test_temperature_makes_a_choice_peaky_or_flat_and_changes_no_order() -> None:
     logits = guess(STEP)[0, 0]
-    cold, plain, hot = (next_probabilities(logits, heat) for heat in (0.1, 1.0, 2.0))
+    cold, plain, hot = (logits_to_probs(logits, heat) for heat in (0.1, 1.0, 2.0))
     assert cold.max() > 0.99
     assert plain.tolist() == pytest.approx(list(STEP.values()))
     assert plain.min() < hot.min() < hot.max() < plain.max()

@@ -18,10 +18,10 @@ from lmtemplate.data.tokenizer import ByteTokenizer, CharTokenizer
 from lmtemplate.errors import CheckpointError, ConfigError
 from lmtemplate.generate import (
     check_draw,
-    continue_tokens,
     encode_prompt,
     generate,
-    next_probabilities,
+    generate_tokens,
+    logits_to_probs,
     stream_text,
 )
 from lmtemplate.models import GPT, LanguageModel
@@ -90,24 +90,24 @@ def close(probabilities: Tensor, expected: list[float]) -> bool:
 @pytest.mark.parametrize("temperature", [0.1, 0.8, 1.0, 3.0])
 def test_temperature_divides_logits(temperature: float) -> None:
     expected = softmax(LOGITS, temperature)
-    assert close(next_probabilities(torch.tensor(LOGITS), temperature), expected)
+    assert close(logits_to_probs(torch.tensor(LOGITS), temperature), expected)
 
 
 def test_temperature_zero_takes_the_likeliest() -> None:
-    assert next_probabilities(torch.tensor(LOGITS), 0.0, 3, 0.5).tolist() == [0, 0, 1, 0, 0]
+    assert logits_to_probs(torch.tensor(LOGITS), 0.0, 3, 0.5).tolist() == [0, 0, 1, 0, 0]
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 4, 5, 99])
 def test_top_k_keeps_the_k_likeliest(top_k: int) -> None:
     expected = brute_force(LOGITS, 1.0, top_k, None)
-    assert close(next_probabilities(torch.tensor(LOGITS), top_k=top_k), expected)
+    assert close(logits_to_probs(torch.tensor(LOGITS), top_k=top_k), expected)
 
 
 @pytest.mark.parametrize(
     ("top_p", "survivors"), [(0.01, 1), (0.5, 1), (0.6, 2), (0.8, 2), (0.9, 3), (0.95, 4), (1.0, 5)]
 )
 def test_top_p_keeps_the_fewest_that_reach_it(top_p: float, survivors: int) -> None:
-    probabilities = next_probabilities(torch.tensor(LOGITS), top_p=top_p)
+    probabilities = logits_to_probs(torch.tensor(LOGITS), top_p=top_p)
     assert (probabilities > 0).sum() == survivors
     assert close(probabilities, brute_force(LOGITS, 1.0, None, top_p))
 
@@ -123,19 +123,19 @@ def test_all_filters_together_equal_brute_force(
     thousandths: list[int], temperature: float, top_k: int | None, top_p: float | None
 ) -> None:
     logits = [number / 1000 for number in thousandths]
-    probabilities = next_probabilities(torch.tensor(logits), temperature, top_k, top_p)
+    probabilities = logits_to_probs(torch.tensor(logits), temperature, top_k, top_p)
     assert close(probabilities, brute_force(logits, temperature, top_k, top_p))
 
 
 def test_half_precision_logits_are_widened() -> None:
-    probabilities = next_probabilities(torch.tensor(LOGITS, dtype=torch.bfloat16))
+    probabilities = logits_to_probs(torch.tensor(LOGITS, dtype=torch.bfloat16))
     assert probabilities.dtype == torch.float32
     assert probabilities.sum().item() == pytest.approx(1, abs=1e-6)
 
 
 def test_tokens_are_drawn_as_often_as_their_probability_says() -> None:
     total = 4000
-    drawn = Counter(continue_tokens(FixedLogits(LOGITS), [0], total, temperature=1.5))
+    drawn = Counter(generate_tokens(FixedLogits(LOGITS), [0], total, temperature=1.5))
     for token, probability in enumerate(softmax(LOGITS, 1.5)):
         deviation = math.sqrt(total * probability * (1 - probability))
         assert abs(drawn[token] - total * probability) < 4 * deviation
@@ -143,7 +143,7 @@ def test_tokens_are_drawn_as_often_as_their_probability_says() -> None:
 
 def test_the_seed_decides_what_is_drawn() -> None:
     one, same, other = (
-        list(continue_tokens(FixedLogits(LOGITS), [0], 50, seed=seed)) for seed in (1, 1, 2)
+        list(generate_tokens(FixedLogits(LOGITS), [0], 50, seed=seed)) for seed in (1, 1, 2)
     )
     assert one == same != other
 
@@ -151,35 +151,35 @@ def test_the_seed_decides_what_is_drawn() -> None:
 def test_drawing_touches_no_other_random_numbers() -> None:
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
-    first = list(continue_tokens(FixedLogits(LOGITS), [0], 20))
+    first = list(generate_tokens(FixedLogits(LOGITS), [0], 20))
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.manual_seed(1)
-    assert list(continue_tokens(FixedLogits(LOGITS), [0], 20)) == first
+    assert list(generate_tokens(FixedLogits(LOGITS), [0], 20)) == first
 
 
 def test_tokens_follow_the_last_one() -> None:
-    assert list(continue_tokens(Counting(10), [3, 7], 5, temperature=0)) == [8, 9, 0, 1, 2]
+    assert list(generate_tokens(Counting(10), [3, 7], 5, temperature=0)) == [8, 9, 0, 1, 2]
 
 
 def test_no_more_tokens_come_than_asked_for() -> None:
-    assert list(continue_tokens(Counting(10), [3], 0)) == []
-    assert len(list(continue_tokens(Counting(10), [3], 23))) == 23
+    assert list(generate_tokens(Counting(10), [3], 0)) == []
+    assert len(list(generate_tokens(Counting(10), [3], 23))) == 23
 
 
 def test_the_end_of_a_document_ends_the_text() -> None:
-    assert list(continue_tokens(Counting(10), [3], 100, temperature=0, stop_id=7)) == [4, 5, 6]
+    assert list(generate_tokens(Counting(10), [3], 100, temperature=0, stop_id=7)) == [4, 5, 6]
 
 
 @pytest.mark.parametrize("prompt_length", [1, 8, 30])
 def test_a_net_is_never_told_more_than_its_block(prompt_length: int) -> None:
     net = FixedLogits(LOGITS, block_size=8)
-    assert len(list(continue_tokens(net, [1] * prompt_length, 30))) == 30
+    assert len(list(generate_tokens(net, [1] * prompt_length, 30))) == 30
     assert net.told[0] == min(prompt_length, 8)
     assert max(net.told) == 8
 
 
 def test_a_block_of_one_token_is_enough() -> None:
-    assert list(continue_tokens(Counting(10, 1), [3], 4, temperature=0)) == [4, 5, 6, 7]
+    assert list(generate_tokens(Counting(10, 1), [3], 4, temperature=0)) == [4, 5, 6, 7]
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ def test_generation_past_a_full_context_equals_reading_all_again(
     ids = prompt.tolist()
     expected = greedy(net, ids, 50)
     assert len(set(expected)) > 5
-    made = continue_tokens(net, ids, 50, temperature=0, use_cache=use_cache)
+    made = generate_tokens(net, ids, 50, temperature=0, use_cache=use_cache)
     assert list(made) == expected
 
 
@@ -222,17 +222,17 @@ def test_a_compiled_net_is_sampled_without_the_compiler(net: GPT, use_cache: boo
     def compiled(*_: Any) -> Tensor:
         raise AssertionError("would be compiled anew for each length")
 
-    expected = list(continue_tokens(net, [1, 2], 20, use_cache=use_cache))
+    expected = list(generate_tokens(net, [1, 2], 20, use_cache=use_cache))
     twin = copy.deepcopy(net)
     twin._compiled_call_impl = compiled
     with pytest.raises(AssertionError):
         twin(torch.tensor([[1]]))
-    assert list(continue_tokens(twin, [1, 2], 20, use_cache=use_cache)) == expected
+    assert list(generate_tokens(twin, [1, 2], 20, use_cache=use_cache)) == expected
 
 
 def test_two_texts_at_once_do_not_mix(net: GPT) -> None:
-    alone = list(continue_tokens(net, [1, 2], 20))
-    together = zip(continue_tokens(net, [1, 2], 20), continue_tokens(net, [9], 20), strict=True)
+    alone = list(generate_tokens(net, [1, 2], 20))
+    together = zip(generate_tokens(net, [1, 2], 20), generate_tokens(net, [9], 20), strict=True)
     assert [token for token, _ in together] == alone
 
 
@@ -305,7 +305,7 @@ def test_the_text_alone_goes_to_standard_output(
     words = {"checkpoint": str(saved), "device": "cpu"}
     generate(saved.parent, prompt, 30, temperature=0.7, seed=5, **words)  # type: ignore[arg-type]
     ids = encode_prompt(ByteTokenizer(), prompt)
-    tokens = list(continue_tokens(net, ids, 30, temperature=0.7, seed=5, stop_id=256))
+    tokens = list(generate_tokens(net, ids, 30, temperature=0.7, seed=5, stop_id=256))
     written = capsys.readouterr()
     assert written.out == prompt + ByteTokenizer().decode(tokens) + "\n"
     assert not written.err
@@ -346,7 +346,7 @@ def test_a_missing_run_is_refused(tmp_path: Path) -> None:
 def test_the_coldest_temperature_takes_the_likeliest() -> None:
     logits = torch.tensor([1.0, 3.0, 2.0])
     for temperature in (0.0, 1e-45, 1e-7):
-        assert next_probabilities(logits, temperature).tolist() == [0.0, 1.0, 0.0]
+        assert logits_to_probs(logits, temperature).tolist() == [0.0, 1.0, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lmtemplate.callbacks.loggers import RecordLogger
 from lmtemplate.data.datamodule import LanguageData
 from lmtemplate.errors import ConfigError
-from lmtemplate.generate import continue_tokens, encode_prompt, stream_text
+from lmtemplate.generate import encode_prompt, generate_tokens, stream_text
 from lmtemplate.module import LitLanguageModel
 
 
@@ -48,7 +48,7 @@ class Samples(Callback):
         texts = {}
         for prompt in self.prompts:
             start = encode_prompt(tokenizer, prompt)
-            tokens = continue_tokens(
+            tokens = generate_tokens(
                 module.net,
                 start,
                 self.max_new_tokens,

@@ -82,9 +82,10 @@ def check_same_model_and_data(checkpoint: CheckpointDict, description: dict[str,
         fields = ", ".join(
             f"{key}: {str(old)[:40]} -> {str(new)[:40]}" for key, (old, new) in changed.items()
         )
+        run = description["config"].get("run_dir", "RUN")
         raise CheckpointError(
-            f"this run has another model, optimizer, seed or corpus ({fields}); "
-            "set it back, or start a new run with another --run_dir"
+            f"{run} holds a run with another model, optimizer, seed or corpus ({fields}); set it "
+            f"back, name another run (make train RUN=runs/NAME), or delete this one (rm -r {run})"
         )
 
 

@@ -11,7 +11,7 @@ from lmtemplate.models.layers import (
     MLP,
     Activation,
     Attention,
-    KeyValueCache,
+    KVCache,
     Rotary,
     TokenCache,
     TokenShift,
@@ -31,7 +31,7 @@ class Block(nn.Module):
         self.mlp = mlp
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         width = (x.size(-1),)
         x = x + self.dropout(self.attention(F.rms_norm(x, width), cache))
         return x + self.dropout(self.mlp(F.rms_norm(x, width)))
@@ -123,7 +123,7 @@ class GPT(LanguageModel):
     def new_caches(self, batch_size: int) -> list[Any]:
         like = self.embedding.weight.detach()
         sizes = (batch_size, self.n_kv_head, self.block_size, self.head_size)
-        return [TokenCache(), *(KeyValueCache(*sizes, like) for _ in self.blocks)]
+        return [TokenCache(), *(KVCache(*sizes, like) for _ in self.blocks)]
 
     def flops_per_token(self) -> float:
         """6N + 12 L C T, N without the embedding, which is only looked up (PaLM, appendix B)."""

@@ -7,7 +7,7 @@ from lmtemplate.models.base import LanguageModel
 from lmtemplate.models.layers import (
     MLP,
     Attention,
-    KeyValueCache,
+    KVCache,
     check_dropout,
     check_head_sizes,
     check_sizes,
@@ -26,7 +26,7 @@ class Block(nn.Module):
         self.mlp = MLP(n_embd, "gelu", bias=True)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         x = x + self.dropout(self.attention(self.norm_1(x), cache))
         return x + self.dropout(self.mlp(self.norm_2(x)))
 
@@ -79,11 +79,11 @@ class GPT2(LanguageModel):
                 depth = (2 * len(self.blocks)) ** 0.5 if name.endswith("output.weight") else 1.0
                 nn.init.normal_(parameter, std=0.02 / depth)
 
-    def new_caches(self, batch_size: int) -> list[KeyValueCache]:
+    def new_caches(self, batch_size: int) -> list[KVCache]:
         weight = self.embedding.weight.detach()
         head_size = weight.size(1) // self.n_head
         return [
-            KeyValueCache(batch_size, self.n_head, self.block_size, head_size, weight)
+            KVCache(batch_size, self.n_head, self.block_size, head_size, weight)
             for _ in self.blocks
         ]
 
@@ -94,7 +94,7 @@ class GPT2(LanguageModel):
         attention = 12.0 * len(self.blocks) * width * self.block_size
         return 6.0 * (self.parameter_count() - looked_up) + attention
 
-    def forward(self, tokens: Tensor, caches: list[KeyValueCache] | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, caches: list[KVCache] | None = None) -> Tensor:
         first = 0 if caches is None else caches[0].length
         positions = torch.arange(first, first + tokens.size(1), device=tokens.device)
         x = self.dropout(self.embedding(tokens) + self.positions(positions))  # (B, T, C)

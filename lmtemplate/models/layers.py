@@ -42,7 +42,7 @@ def check_head_sizes(n_embd: int, n_head: int, n_kv_head: int) -> None:
         )
 
 
-class KeyValueCache:
+class KVCache:
     """Keys and values that one attention layer has computed for the tokens so far (generation
     only).
 
@@ -198,7 +198,7 @@ class Attention(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)  # (B, H, T, D)
 
-    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         queries = self._heads(self.query(x))
         keys, values = self._heads(self.key(x)), self._heads(self.value(x))
         if self.qk_norm:

@@ -227,7 +227,8 @@ def test_the_data_knows_vocabulary_and_bytes(corpus: Path) -> None:
     assert data.token_bytes.tolist() == [1] * 256 + [0]
 
 
-@pytest.mark.parametrize("name", [pytest.param("SIGINT", marks=pytest.mark.slow), "SIGTERM"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_workers_go_on_reading_when_a_signal_stops_the_run(corpus: Path, name: str) -> None:
     """The run needs the rest of its step; a scheduler tells all of its processes to stop."""
     loader = TokenData(corpus, block_size=16, batch_size=4, num_workers=1).train_dataloader()

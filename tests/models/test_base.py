@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lmtemplate.errors import ConfigError
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models import GPT, GPT2, LanguageModel
-from lmtemplate.models.layers import KeyValueCache
+from lmtemplate.models.layers import KVCache
 from lmtemplate.optimizers import MuonAdamW
 
 VOCABULARY, BLOCK = 37, 16
@@ -104,7 +104,7 @@ def test_a_new_cache_is_as_long_as_a_block(build: Build) -> None:
     net = build()
     caches = net.new_caches(3)
     assert caches is not None
-    layers = [cache for cache in caches if isinstance(cache, KeyValueCache)]
+    layers = [cache for cache in caches if isinstance(cache, KVCache)]
     assert len(layers) == SIZES["n_layer"]
     assert {cache.keys.shape[2] for cache in layers} == {BLOCK}
     assert {cache.keys.shape[0] for cache in layers} == {3}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lmtemplate.generate import continue_tokens
+from lmtemplate.generate import generate_tokens
 from lmtemplate.record import Ints, read_lines
 from lmtemplate.run_dir import read_json
 from lmtemplate.study.diagnose.artifacts import (
@@ -94,7 +94,7 @@ def write_samples(model: Model, training: Ints, tokens: int) -> list[Ints]:
     samples = max(FEWEST_SAMPLES, ALL_SAMPLES_TOKENS // tokens)
     prompts = enumerate(_prompts(training, model.tokenizer.eot_id, samples))
     drawn = (
-        continue_tokens(model.net, prompt, tokens, temperature=TEMPERATURE, seed=number)
+        generate_tokens(model.net, prompt, tokens, temperature=TEMPERATURE, seed=number)
         for number, prompt in prompts
     )
     return [np.fromiter(ids, dtype=np.int64) for ids in drawn]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lmtemplate import schedules
 from lmtemplate.errors import ConfigError
-from lmtemplate.generate import next_probabilities
+from lmtemplate.generate import logits_to_probs
 from lmtemplate.optimizers import SGD, Adam, AdamW, OptimizerRecipe
 from lmtemplate.run_dir import write_text
 from lmtemplate.study.show.page import render
@@ -107,7 +107,7 @@ def word_data() -> dict[str, Any]:
     """Probabilities of the next word: at each step of training, and for each temperature."""
     guess = torch.tensor(GUESS, dtype=torch.float64).log()
     logits = descend(guess, word_loss, SGD(0.5, momentum=0.0), torch.zeros(20, len(WORDS)))
-    heated = {str(heat): numbers(next_probabilities(guess, heat)) for heat in TEMPERATURES}
+    heated = {str(heat): numbers(logits_to_probs(guess, heat)) for heat in TEMPERATURES}
     trained, losses = numbers(logits.softmax(-1)), numbers(word_loss(logits))
     return {"words": WORDS, "trained": trained, "losses": losses, "heated": heated}
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmtemplate.models import GPT, GPT2, LanguageModel
-from lmtemplate.models.layers import KeyValueCache
+from lmtemplate.models.layers import KVCache
 from lmtemplate.study.check import contract
 from lmtemplate.study.check.contract import check_net
 from tests.conftest import Command
@@ -94,14 +94,14 @@ def test_an_unused_parameter_is_named() -> None:
 
 @pytest.mark.slow
 def test_a_cache_that_is_one_position_off_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    extend = KeyValueCache.extend
+    extend = KVCache.extend
 
-    def one_short(self: KeyValueCache, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def one_short(self: KVCache, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         extended = extend(self, keys, values)
         self.length -= self.length > 1
         return extended
 
-    monkeypatch.setattr(KeyValueCache, "extend", one_short)
+    monkeypatch.setattr(KVCache, "extend", one_short)
     assert problems(gpt2).keys() == {"cache"}
     assert problems(gpt).keys() == {"cache"}
 
