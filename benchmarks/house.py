@@ -18,7 +18,7 @@ from tests.source import PACKAGE, ROOT, defined, modules, own_imports, private_n
 
 CHANGED = (  # what a researcher changes
     "models models.* loss metrics optimizers muon schedules module data.sampler data.datamodule "
-    "data.shards data.index generate"
+    "data.shards generate"
 )
 LOADED = f"""
 import importlib, sys

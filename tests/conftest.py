@@ -8,10 +8,14 @@ import pytest
 import torch
 from tensorboard.summary.writer import event_file_writer
 
+from lmtemplate import plug
 from lmtemplate.__main__ import run
 from lmtemplate.errors import UserError
 
 torch.set_num_threads(1)
+
+# For tests of verbs of study/, outside its folder: a clone may have deleted it.
+needs_study = pytest.mark.skipif(plug.load() is None, reason="study/ is deleted")
 
 # Event files of one second are read in the order of their names, which end in this count: it needs
 # as many digits for the first as for the last, or a run continued at once seems to come before.

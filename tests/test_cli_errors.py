@@ -24,7 +24,7 @@ from lmtemplate.cli_errors import (
 )
 from lmtemplate.errors import ConfigError
 from lmtemplate.optimizers import OptimizerRecipe
-from tests.conftest import Command
+from tests.conftest import Command, needs_study
 
 Refused = Callable[[str], str]
 
@@ -368,6 +368,7 @@ def test_a_wrong_flag_of_a_verb_is_one_line(command: Command, words: str, says: 
     assert "\n" not in mistake.error
 
 
+@needs_study
 @pytest.mark.parametrize("switch", [["--quick"], ["--quick", "true"], ["--quick=true"]])
 def test_a_switch_needs_no_value(command: Command, switch: list[str], tmp_path: Path) -> None:
     mistake = command("diagnose", *switch, "--val-loss", "val", tmp_path / "none")

@@ -12,10 +12,11 @@ import yaml
 
 from lmtemplate.__main__ import verbs
 from lmtemplate.data.formats import PRESETS
-from tests.conftest import Command
+from tests.conftest import Command, needs_study
 from tests.test_makefile import commands
 
 ROOT = Path(__file__).parents[2]
+pytestmark = needs_study  # the pages show its verbs
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SETTING_UP = {"git", "cd", "source", "pip", "python", "python3", "export", "torchrun"}
 

@@ -12,10 +12,12 @@ import yaml
 from lmtemplate.__main__ import run as run_words
 from lmtemplate.checkpoint import resume
 from lmtemplate.record import read_record
-from tests.conftest import Command, Result
+from tests.conftest import Command, Result, needs_study
 from tests.faults.conftest import READERS
 from tests.faults.spy import watching
 from tests.runs import check_line, contents
+
+pytestmark = needs_study
 
 BEST = {
     "a path": '{"step": "../../../x", "val_loss": 1.0, "file": "../../../x"}',

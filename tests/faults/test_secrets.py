@@ -11,7 +11,7 @@ import yaml
 
 from lmtemplate import __main__ as program
 from lmtemplate.__main__ import LOG
-from tests.conftest import TINY, Command, Result
+from tests.conftest import TINY, Command, Result, needs_study
 
 # Put together here, so that no scanner takes this file for a leak.
 SECRETS = {
@@ -90,6 +90,7 @@ def draw_here(words: list[str]) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+@needs_study
 def test_no_file_of_a_run_holds_a_secret(
     own: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
