@@ -354,7 +354,7 @@ VERB_FLAGS = [
     ("generate RUN --temprature 1", "unknown setting 'temprature' (command line); did you mean te"),
     ("generate RUN --max-new-token=1", "did you mean max_new_tokens?"),
     ("prepare books", "'books' (command line) is not a flag"),
-    ("plan --flops abc", "flops (command line): expected a number or null, got abc"),
+    ("prepare --val_ratio abc", "val_ratio (command line): expected a number, got abc"),
     ("generate RUN --device gpu", "expected one of auto, cpu, cuda, mps, got gpu"),
     ("generate", "run"),
 ]
