@@ -10,7 +10,7 @@ import jsonargparse
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from lmtemplate import redact
+from lmtemplate import metric_names, redact
 from lmtemplate.callbacks import OFF
 from lmtemplate.checkpoint.resume import ResumeMode
 from lmtemplate.cli_classes import (
@@ -285,7 +285,12 @@ def check_monitor(cli: TrainingCLI) -> None:
     if stopping is None or not is_own:
         return
     logged = [f"val/{name}" for name in cli.model.metrics.names]
-    if stopping.monitor not in (*logged, "train/loss", "optim/lr", "optim/grad_norm"):
+    if stopping.monitor not in (
+        *logged,
+        metric_names.TRAIN_LOSS,
+        metric_names.LEARNING_RATE,
+        metric_names.GRAD_NORM,
+    ):
         raise ConfigError(
             f"early_stopping.monitor: {stopping.monitor!r} is never logged; validation logs "
             f"{', '.join(logged)}"

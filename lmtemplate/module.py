@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
+from lmtemplate import metric_names
 from lmtemplate.data.datamodule import Batch, LanguageData
 from lmtemplate.errors import NumbersError
 from lmtemplate.hardware import auto_compile
@@ -150,9 +151,15 @@ class LitLanguageModel(LightningModule):
             scheduler: Any = LambdaLR(optimizer, factor)
         else:
             scheduler = self.schedule(optimizer)
-        plan: dict[str, Any] = {"scheduler": scheduler, "interval": "step", "name": "optim/lr"}
+        plan: dict[str, Any] = {
+            "scheduler": scheduler,
+            "interval": "step",
+            "name": metric_names.LEARNING_RATE,
+        }
         if isinstance(scheduler, ReduceLROnPlateau):  # Lightning counts micro-batches here
-            plan.update(monitor="val/loss", frequency=int(self.trainer.val_check_interval or 1))
+            plan.update(
+                monitor=metric_names.VAL_LOSS, frequency=int(self.trainer.val_check_interval or 1)
+            )
         return {"optimizer": optimizer, "lr_scheduler": plan}  # type: ignore[return-value]
 
     def on_train_start(self) -> None:
@@ -229,14 +236,14 @@ class LitLanguageModel(LightningModule):
         if not is_log_step(self.trainer, batch_idx):
             return
         nats, tokens = self._all_train_sums()
-        values: dict[str, Tensor | float] = {"train/loss": nats / tokens}
+        values: dict[str, Tensor | float] = {metric_names.TRAIN_LOSS: nats / tokens}
         if norm is not None:
-            values["optim/grad_norm"] = norm
+            values[metric_names.GRAD_NORM] = norm
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, LanguageData):
-            values["data/tokens"] = float(data.sequences * data.block_size)
+            values[metric_names.TOKENS] = float(data.sequences * data.block_size)
             if data.epochs is not None:
-                values["data/epoch"] = data.epochs
+                values[metric_names.EPOCH] = data.epochs
         if tokens:  # 0 where every loss since the last log was NaN or inf
             log_values(self, values)
         self.train_sums.zero_()

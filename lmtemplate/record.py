@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lmtemplate import metric_names
 from lmtemplate.data import Ints as Ints
 from lmtemplate.errors import CheckpointError, DiskError
 from lmtemplate.run_dir import folder_of, write_json, write_text
@@ -28,7 +29,6 @@ Line = dict[str, Any]
 
 LINES = "training_metrics.jsonl"
 ARRAYS = "training_metrics.json"
-TRAIN, VAL, RATE, EPOCH = "train/loss", "val/loss", "optim/lr", "data/epoch"
 
 
 def line(step: int, values: Mapping[str, Any]) -> str:
@@ -133,10 +133,14 @@ def _rows(points: dict[int, Line]) -> list[Line]:
     """
     rows = list[Line]()
     for step in sorted(points):
-        if TRAIN in points[step]:
+        if metric_names.TRAIN_LOSS in points[step]:
             rows.append(points[step])
-        elif VAL in points[step] and rows:
-            known = {name: value for name, value in rows[-1].items() if name in (TRAIN, EPOCH)}
+        elif metric_names.VAL_LOSS in points[step] and rows:
+            known = {
+                name: value
+                for name, value in rows[-1].items()
+                if name in (metric_names.TRAIN_LOSS, metric_names.EPOCH)
+            }
             rows.append({**known, **points[step]})
     return rows
 
@@ -146,7 +150,7 @@ def from_lines(lines: Iterable[Line]) -> Record:
     points, bad = dict[int, Line](), set[int]()
     for entry in lines:
         points.setdefault(entry["step"], {}).update(entry)
-        if {TRAIN, VAL} & set(entry.get("nonfinite", [])):
+        if {metric_names.TRAIN_LOSS, metric_names.VAL_LOSS} & set(entry.get("nonfinite", [])):
             bad.add(entry["step"])
     initial = {name: v for name, v in points.get(0, {}).items() if isinstance(v, float)}
     rows = _rows(points)
@@ -157,14 +161,21 @@ def from_lines(lines: Iterable[Line]) -> Record:
 
     return Record(
         steps=np.array([row["step"] for row in rows], dtype=np.int64),
-        train_loss=column(TRAIN),
-        val_loss=column(VAL),
-        learning_rate=column(RATE),
+        train_loss=column(metric_names.TRAIN_LOSS),
+        val_loss=column(metric_names.VAL_LOSS),
+        learning_rate=column(metric_names.LEARNING_RATE),
         # 0-based: the pass that the step's last sequence belongs to
-        epochs=np.array([max(0, math.ceil(r.get(EPOCH, 0)) - 1) for r in rows], dtype=np.int64),
-        initial_val_loss=initial.get(VAL),
+        epochs=np.array(
+            [max(0, math.ceil(r.get(metric_names.EPOCH, 0)) - 1) for r in rows], dtype=np.int64
+        ),
+        initial_val_loss=initial.get(metric_names.VAL_LOSS),
         nonfinite_steps=tuple(sorted(bad)),
-        values={name: column(name) for name in sorted(names - {TRAIN, VAL, RATE})},
+        values={
+            name: column(name)
+            for name in sorted(
+                names - {metric_names.TRAIN_LOSS, metric_names.VAL_LOSS, metric_names.LEARNING_RATE}
+            )
+        },
         initial=initial,
         samples={step: p["samples"] for step, p in points.items() if "samples" in p},
     )
@@ -195,8 +206,8 @@ def read_record(run: Path) -> Record:
 
 def last_points(run: Path, count: int = 5) -> str:
     """The end of a run's record: ". Before: step 50: loss 3.1, rate 0.01, gradient 4.2; ..."."""
-    points = [entry for entry in read_lines(run) if "train/loss" in entry][-count:]
-    shown = ("train/loss", "optim/lr", "optim/grad_norm")
+    points = [entry for entry in read_lines(run) if metric_names.TRAIN_LOSS in entry][-count:]
+    shown = (metric_names.TRAIN_LOSS, metric_names.LEARNING_RATE, metric_names.GRAD_NORM)
     rows = ((p["step"], *(p.get(name, math.nan) for name in shown)) for p in points)
     texts = [f"step {s}: loss {x:.4g}, rate {r:.3g}, gradient {n:.3g}" for s, x, r, n in rows]
     return f". Before: {'; '.join(texts)}" if texts else ""

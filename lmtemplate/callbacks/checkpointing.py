@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import LightningModule, Trainer, callbacks
 
+from lmtemplate import metric_names
 from lmtemplate.checkpoint import files, resume
 from lmtemplate.errors import ConfigError, DiskError, NumbersError
 from lmtemplate.module import LitLanguageModel, is_logged
@@ -266,7 +267,7 @@ class Checkpoint(callbacks.Checkpoint):
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         assert isinstance(pl_module, LitLanguageModel)
-        value = pl_module.latest["val/loss"]  # float64; Lightning's copy is float32
+        value = pl_module.latest[metric_names.VAL_LOSS]  # float64; Lightning's copy is float32
         if value < (self.best or (float("inf"), 0))[0]:  # never true for NaN
             self.best = (value, trainer.global_step)
         self._save_milestone(trainer)  # the run may end with the save below

@@ -4,6 +4,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer, callbacks
 
+from lmtemplate import metric_names
 from lmtemplate.errors import ConfigError
 
 
@@ -19,7 +20,7 @@ class EarlyStopping(callbacks.EarlyStopping):
 
     def __init__(
         self,
-        monitor: str = "val/loss",
+        monitor: str = metric_names.VAL_LOSS,
         patience: int = 5,
         min_delta: float = 0.0,
         mode: str = "min",

@@ -12,14 +12,18 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lmtemplate import metric_names
 from lmtemplate.checkpoint.compatibility import flatten
 from lmtemplate.checkpoint.resume import read_best
-from lmtemplate.record import TRAIN, VAL, Writer
+from lmtemplate.record import Writer
 
 CHARTS = {
     "losses": {
-        "train and validation loss": ["Multiline", ["train/loss", "val/loss"]],
-        "validation, bits per byte": ["Multiline", ["val/bits_per_byte"]],
+        "train and validation loss": [
+            "Multiline",
+            [metric_names.TRAIN_LOSS, metric_names.VAL_LOSS],
+        ],
+        "validation, bits per byte": ["Multiline", [metric_names.VAL_BITS_PER_BYTE]],
     }
 }
 
@@ -147,14 +151,18 @@ class RecordLogger(Logger):
         values, step = at_true_step(metrics, step)
         if not values:
             return
-        losses = [value for name, value in values.items() if name in (TRAIN, VAL)]
+        losses = [
+            value
+            for name, value in values.items()
+            if name in (metric_names.TRAIN_LOSS, metric_names.VAL_LOSS)
+        ]
         if not all(map(math.isfinite, losses)):
             self.writer.append(step, values)  # at once: the run may be about to end
             return
         self._waiting.setdefault(step, {}).update(values)
         if losses:
             self._write_waiting(step)
-        if VAL in values:
+        if metric_names.VAL_LOSS in values:
             self.writer.write_arrays()
 
     def _write_waiting(self, last_step: float) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lmtemplate import metric_names
 from lmtemplate.module import LitLanguageModel, is_log_step, log_values
 
 
@@ -31,5 +32,5 @@ class LRMonitor(Callback):
         assert isinstance(pl_module, LitLanguageModel)
         groups = trainer.optimizers[0].param_groups
         others = (group.get("name", number) for number, group in enumerate(groups[1:], start=2))
-        names = ["optim/lr", *(f"optim/lr/{name}" for name in others)]
+        names = [metric_names.LEARNING_RATE, *(f"optim/lr/{name}" for name in others)]
         log_values(pl_module, dict(zip(names, self._rates, strict=True)))

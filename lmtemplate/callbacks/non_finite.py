@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
+from lmtemplate import metric_names
 from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.module import LitLanguageModel, is_log_step
 from lmtemplate.optimizers import skip_step_if
@@ -65,7 +66,7 @@ class NonFiniteGuard(Callback):
         if trainer.precision == "16-mixed" and self.in_a_row <= SCALER_SKIPS:
             return  # the scaler is still lowering its scale
         for logger in trainer.loggers:
-            logger.log_metrics({"train/loss": math.nan}, step=step)
+            logger.log_metrics({metric_names.TRAIN_LOSS: math.nan}, step=step)
         if self.in_a_row > self.skips:
             raise NumbersError(
                 f"the gradient was {norm} {self.in_a_row} times, up to step {step:,}"

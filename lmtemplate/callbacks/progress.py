@@ -6,13 +6,14 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
+from lmtemplate import metric_names
 from lmtemplate.module import LitLanguageModel
 
 SHOWN = {
-    "train/loss": ("loss", "{:.3f}"),
-    "val/loss": ("val", "{:.3f}"),
-    "val/bits_per_byte": ("bits/byte", "{:.3f}"),
-    "speed/tokens_per_second": ("tokens/s", "{:,.0f}"),
+    metric_names.TRAIN_LOSS: ("loss", "{:.3f}"),
+    metric_names.VAL_LOSS: ("val", "{:.3f}"),
+    metric_names.VAL_BITS_PER_BYTE: ("bits/byte", "{:.3f}"),
+    metric_names.TOKENS_PER_SECOND: ("tokens/s", "{:,.0f}"),
 }
 
 

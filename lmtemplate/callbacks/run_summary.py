@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lmtemplate import metric_names
 from lmtemplate.checkpoint.resume import read_best, steps_saved
 from lmtemplate.data.datamodule import LanguageData
 from lmtemplate.errors import DiskError, NumbersError, SignalError
@@ -78,7 +79,7 @@ class RunSummary(Callback):
         if self._has_estimated or not is_log_step(trainer, batch_idx) or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, LitLanguageModel)
-        speed = pl_module.latest.get("speed/tokens_per_second")
+        speed = pl_module.latest.get(metric_names.TOKENS_PER_SECOND)
         data = trainer.datamodule  # type: ignore[attr-defined]
         if speed and isinstance(data, LanguageData):
             per_step = data.sequences * data.block_size / trainer.global_step
@@ -104,7 +105,7 @@ class RunSummary(Callback):
         """What summary.json holds; null where a value does not exist or is not finite."""
         parameters, tokens = module.net.parameter_count(), data.sequences * data.block_size
         name, sentence = self.stop_reason(trainer)
-        val_loss = module.latest.get("val/loss", math.nan)
+        val_loss = module.latest.get(metric_names.VAL_LOSS, math.nan)
         speed = told(trainer, "tokens_per_second")
         return {
             "stop_reason": name,
@@ -138,7 +139,7 @@ class RunSummary(Callback):
             return  # the run may go back and continue; if not, the error says more
         rows = {"stopped": f"{summary['stop_message']} at step {summary['step']:,}"}
         if best := summary["best"]:
-            bits = module.latest.get("val/bits_per_byte")
+            bits = module.latest.get(metric_names.VAL_BITS_PER_BYTE)
             last = f"; last validation: {bits:.3f} bits per byte" if bits else ""
             rows["best"] = f"val/loss {best['val_loss']:.4f} at step {best['step']:,}{last}"
         if speed := summary["tokens_per_second"]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lmtemplate import metric_names
 from lmtemplate.data.datamodule import LanguageData
 from lmtemplate.hardware import device_name, peak_flops
 from lmtemplate.module import LitLanguageModel, is_log_step, is_step_end, log_values
@@ -91,13 +92,13 @@ class Throughput(Callback):
         if not is_log_step(trainer, batch_idx):
             return
         self._pause(trainer)
-        values = {"speed/seconds": self.training_seconds}
+        values = {metric_names.SECONDS: self.training_seconds}
         seconds, tokens = self.training_seconds - self._logged[0], self.tokens - self._logged[1]
         if seconds:
-            speed = values["speed/tokens_per_second"] = tokens / seconds
+            speed = values[metric_names.TOKENS_PER_SECOND] = tokens / seconds
             mfu = self.mfu(trainer, speed)
             if mfu is not None:
-                values["speed/mfu"] = mfu
+                values[metric_names.MFU] = mfu
         log_values(pl_module, values)
         self._resumed_at = time.perf_counter()  # reading the next batch counts
         self._logged = (self.training_seconds, self.tokens)

@@ -9,9 +9,10 @@ from typing import Any
 
 import yaml
 
+from lmtemplate import metric_names
 from lmtemplate.data.shards import read_index
 from lmtemplate.errors import CheckpointError, ConfigError, DataError
-from lmtemplate.record import TRAIN, VAL, read_lines
+from lmtemplate.record import read_lines
 from lmtemplate.run_dir import command, read_json
 from lmtemplate.run_dir import manifest as describe
 from lmtemplate.run_length import LIMITS
@@ -76,7 +77,7 @@ def losses(run: Path, last_step: int | None) -> dict[tuple[int, str], float]:
     return {
         (entry["step"], name): entry[name]
         for entry in read_lines(run)
-        for name in (TRAIN, VAL)
+        for name in (metric_names.TRAIN_LOSS, metric_names.VAL_LOSS)
         if name in entry and (last_step is None or entry["step"] <= last_step)
     }
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lmtemplate import metric_names
 from lmtemplate.errors import ConfigError, DataError
-from lmtemplate.record import RATE, TRAIN, VAL, Record, read_record
+from lmtemplate.record import Record, read_record
 from lmtemplate.study.diagnose.artifacts import open_artifacts
 from lmtemplate.study.diagnose.events import read_events
 from lmtemplate.study.diagnose.evidence import facts_of
@@ -61,7 +62,10 @@ def examine(
 
 
 def examine_events(
-    folder: Path, train_loss: str = TRAIN, val_loss: str | None = VAL, lr: str | None = RATE
+    folder: Path,
+    train_loss: str = metric_names.TRAIN_LOSS,
+    val_loss: str | None = metric_names.VAL_LOSS,
+    lr: str | None = metric_names.LEARNING_RATE,
 ) -> Examination:
     """The same for TensorBoard files, which show only the curves. Raises ConfigError."""
     record, facts = read_events(folder, train_loss, val_loss, lr), Facts()
@@ -126,9 +130,9 @@ def as_json(examination: Examination) -> str:
 def diagnose(
     run: Path | None = None,
     events: Path | None = None,
-    train_loss: str = TRAIN,
-    val_loss: str | None = VAL,
-    lr: str | None = RATE,
+    train_loss: str = metric_names.TRAIN_LOSS,
+    val_loss: str | None = metric_names.VAL_LOSS,
+    lr: str | None = metric_names.LEARNING_RATE,
     json: bool = False,
     quick: bool = False,
     checkpoint: str = "best",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lmtemplate import metric_names
 from lmtemplate.module import LitLanguageModel, is_log_step
 from lmtemplate.record import Floats, Ints, is_recorded, read_record
 from lmtemplate.study.diagnose import thresholds as limit
@@ -96,7 +97,7 @@ class Watch(Callback):
             self._rows.extend(row for row in rows if row[0] <= trainer.global_step)
             self._start = record.initial_val_loss
         else:
-            self._start = pl_module.latest.get("val/loss")
+            self._start = pl_module.latest.get(metric_names.VAL_LOSS)
 
     def look(self, module: LitLanguageModel) -> Finding | None:
         """The early fault that the training losses show now."""
@@ -112,8 +113,8 @@ class Watch(Callback):
         assert isinstance(pl_module, LitLanguageModel)
         if not trainer.is_global_zero or not is_log_step(trainer, batch_idx):
             return
-        if self._logged_at and "train/loss" in pl_module.latest:
-            self._rows.append((self._logged_at, pl_module.latest["train/loss"]))
+        if self._logged_at and metric_names.TRAIN_LOSS in pl_module.latest:
+            self._rows.append((self._logged_at, pl_module.latest[metric_names.TRAIN_LOSS]))
         self._logged_at = trainer.global_step
         finding = self.look(pl_module)
         if finding is not None and finding.name not in self._said:

@@ -8,8 +8,9 @@ import numpy as np
 from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
 from tensorboard.util import tensor_util  # type: ignore[import-untyped]
 
+from lmtemplate import metric_names
 from lmtemplate.errors import ConfigError
-from lmtemplate.record import RATE, TRAIN, VAL, Floats, Ints, Record
+from lmtemplate.record import Floats, Ints, Record
 
 StepValues = dict[int, float]
 
@@ -63,7 +64,10 @@ def _validations(steps: Ints, curve: StepValues) -> Floats:
 
 
 def read_events(
-    folder: Path, train_loss: str = TRAIN, val_loss: str | None = VAL, lr: str | None = RATE
+    folder: Path,
+    train_loss: str = metric_names.TRAIN_LOSS,
+    val_loss: str | None = metric_names.VAL_LOSS,
+    lr: str | None = metric_names.LEARNING_RATE,
 ) -> Record:
     """A record of what TensorBoard would draw. Its rows are the points of the training loss.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lmtemplate import metric_names
 from lmtemplate.generate import generate_tokens
 from lmtemplate.record import Ints, read_lines
 from lmtemplate.run_dir import read_json
@@ -38,11 +39,11 @@ TEMPERATURE = 0.8
 def _from_files(run: Path) -> Facts:
     """What summary, config and record say; the record is newer where a run still goes on."""
     settings, summary = read_settings(run), read_json(run / "summary.json") or {}
-    rows = [line for line in read_lines(run) if "data/tokens" in line]
+    rows = [line for line in read_lines(run) if metric_names.TOKENS in line]
     planned = summary.get("max_steps") or settings.get("trainer.max_steps")
     optimizer = str(settings.get("model.optimizer.class_path") or "").rpartition(".")[2]
-    tokens = [summary.get("tokens"), *(row["data/tokens"] for row in rows[-1:])]
-    passes = [summary.get("passes"), *(row.get("data/epoch") for row in rows[-1:])]
+    tokens = [summary.get("tokens"), *(row[metric_names.TOKENS] for row in rows[-1:])]
+    passes = [summary.get("passes"), *(row.get(metric_names.EPOCH) for row in rows[-1:])]
     return Facts(
         max_steps=planned if planned and planned > 0 else None,
         warmup_steps=settings.get("model.schedule.init_args.warmup_steps"),

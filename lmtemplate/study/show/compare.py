@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lmtemplate import metric_names
 from lmtemplate.checkpoint.compatibility import differences
 from lmtemplate.errors import ConfigError
 from lmtemplate.record import Ints
@@ -106,12 +107,12 @@ def notes_on(runs: list[RunFiles], labels: list[str]) -> list[str]:
 
 def positions(run: RunFiles, steps: Ints) -> Places:
     """The places of a run's steps on each axis; None where that is not known."""
-    tokens = run.counted("data/tokens", steps)
+    tokens = run.counted(metric_names.TOKENS, steps)
     places = {
         "steps": steps.astype(np.float64),
         "tokens": tokens,
         "flops": tokens * (run.flops_per_token or np.nan),
-        "seconds": run.counted("speed/seconds", steps),
+        "seconds": run.counted(metric_names.SECONDS, steps),
     }
     return {axis: [None if np.isnan(x) else float(x) for x in places[axis]] for axis in AXES}
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from lmtemplate import metric_names
 from lmtemplate.record import Floats, Ints, Record, read_record
 from lmtemplate.run_dir import duration, read_json
 from lmtemplate.study.diagnose.artifacts import read_settings
 from lmtemplate.study.show.plots import COLORS, GRID, INK, Curve, curves_of, thin
 
-BITS = "val/bits_per_byte"
+BITS = metric_names.VAL_BITS_PER_BYTE
 NONE = "–"  # stands in a table where nothing is known
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -81,7 +82,7 @@ def figures_of(run: RunFiles) -> dict[str, str]:
     steps, losses = run.record.validations
     best = int(np.argmin(losses)) if len(losses) else None
     bits = run.values(BITS)[~np.isnan(run.record.val_loss)]
-    tokens, seconds = run.total("data/tokens"), run.total("speed/seconds")
+    tokens, seconds = run.total(metric_names.TOKENS), run.total(metric_names.SECONDS)
     speed = run.summary.get("tokens_per_second") or tokens / (seconds or np.nan)
     reason = run.summary.get("stop_reason") or "not finished"
     return {
@@ -125,8 +126,8 @@ def curve_figure(run: RunFiles, shaded: Iterable[tuple[int, int]] = ()) -> Any:
     panels: dict[str, dict[str, Curve]] = {
         "loss (nats/token)": losses,
         "learning rate": rates,
-        "gradient norm": {"gradient norm": run.curve("optim/grad_norm")},
-        "tokens/s": {"tokens/s": run.curve("speed/tokens_per_second")},
+        "gradient norm": {"gradient norm": run.curve(metric_names.GRAD_NORM)},
+        "tokens/s": {"tokens/s": run.curve(metric_names.TOKENS_PER_SECOND)},
     }
     heights, gap = [0.43, 0.19, 0.19, 0.19], {"vertical_spacing": 0.05, "shared_xaxes": True}
     figure = make_subplots(rows=4, subplot_titles=[*panels], row_heights=heights, **gap)

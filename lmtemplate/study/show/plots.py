@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from lmtemplate import metric_names
 from lmtemplate.errors import CheckpointError, DiskError
-from lmtemplate.record import EPOCH, RATE, TRAIN, VAL, Floats, Ints, Record, from_lines, read_lines
+from lmtemplate.record import Floats, Ints, Record, from_lines, read_lines
 from lmtemplate.run_dir import folder_of
 
 if TYPE_CHECKING:
@@ -25,7 +26,14 @@ SERIES = ("#2f86d1", "#d9651f", "#159a72", "#c26aa3", "#a8841a", "#8a74d6", "#7f
 ON_A_MAP = ("#111111", "#1f5fd6", "#a01ab8", "#9a4a00")  # lines on a map from green to red
 INK, GRID = "#767676", "rgba(128, 128, 128, 0.25)"  # text and grid lines
 
-DRAWN = (TRAIN, VAL, RATE, EPOCH, "step", "nonfinite")  # all that the PNG files need
+DRAWN = (
+    metric_names.TRAIN_LOSS,
+    metric_names.VAL_LOSS,
+    metric_names.LEARNING_RATE,
+    metric_names.EPOCH,
+    "step",
+    "nonfinite",
+)  # all that the PNG files need
 MOST_POINTS = 2000  # a line has two for each pixel across: the lowest and the highest
 MOST_MARKERS = 60  # more markers would hide the line
 
@@ -49,7 +57,9 @@ def epoch_averages(record: Record) -> list[EpochAverage]:
     steps = np.diff(record.steps, prepend=0)
     epochs, which = np.unique(record.epochs, return_inverse=True)
     losses = np.bincount(which, steps * record.train_loss) / np.bincount(which, steps)
-    made = np.nan_to_num(record.values.get(EPOCH, record.epochs)).max()  # passes so far, as 3.72
+    made = np.nan_to_num(
+        record.values.get(metric_names.EPOCH, record.epochs)
+    ).max()  # passes so far, as 3.72
     complete = (epochs < epochs[-1]) | (epochs + 1 <= made)
     return list(map(EpochAverage, epochs.tolist(), losses.tolist(), complete.tolist()))
 
@@ -150,10 +160,10 @@ def draw_epochs(record: Record, name: str) -> "Figure":
     epochs, losses, complete = zip(*epoch_averages(record), strict=True)
     color, size = COLORS["train loss"], 8 if len(epochs) <= MOST_MARKERS else 3
     axes.plot(epochs, losses, "o-", color=color, markersize=size, label="average train loss")
-    if EPOCH not in record.values:
+    if metric_names.EPOCH not in record.values:
         said += ["the passes over the data were not logged"]
     elif not complete[-1]:
-        share = np.nanmax(record.values[EPOCH]) - epochs[-1]
+        share = np.nanmax(record.values[metric_names.EPOCH]) - epochs[-1]
         what = f"epoch {epochs[-1]}, incomplete ({share:.3g} of it)"
         axes.plot(epochs[-1], losses[-1], "wo", markeredgecolor=color, markersize=size, label=what)
         if epochs[-1] == 0:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lmtemplate import metric_names
 from lmtemplate.errors import ConfigError
 from lmtemplate.run_dir import write_text
 from lmtemplate.study.diagnose.diagnose import MARKS, Examination, examine
@@ -46,8 +47,8 @@ def costs_of(run: RunFiles, price_per_hour: float | None) -> dict[str, Any] | No
     if bounds is None:
         return None
     edges = np.array([*bounds, run.record.steps[-1]], dtype=np.float64)
-    steps, seconds = np.diff(edges), np.diff(run.counted("speed/seconds", edges))
-    tokens = np.diff(run.counted("data/tokens", edges))
+    steps, seconds = np.diff(edges), np.diff(run.counted(metric_names.SECONDS, edges))
+    tokens = np.diff(run.counted(metric_names.TOKENS, edges))
     columns: dict[str, Iterable[str]] = {
         "part": PARTS,
         "steps": map(number, steps),
@@ -80,7 +81,7 @@ def figure_rows(run: RunFiles) -> Iterator[tuple[str, str]]:
     """The numbers of a run, in the order in which one asks for them."""
     summary, manifest = run.summary, run.manifest
     yield from page.figures_of(run).items()
-    parameters, tokens = summary.get("parameters"), run.total("data/tokens")
+    parameters, tokens = summary.get("parameters"), run.total(metric_names.TOKENS)
     yield "parameters", number(parameters)
     if parameters and tokens > 0:
         yield "tokens per parameter", f"{tokens / parameters:.2f} (20 is Chinchilla's)"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lmtemplate import metric_names
 from lmtemplate.record import Record, read_record
 from lmtemplate.run_dir import duration, read_json
 from lmtemplate.study.show.plots import epoch_averages, in_terminal
@@ -53,7 +54,7 @@ def _best_lines(record: Record) -> Iterator[str]:
     yield "\nBest checkpoint:"
     if len(steps):
         best = int(losses.argmin())
-        bits = record.values.get("val/bits_per_byte")
+        bits = record.values.get(metric_names.VAL_BITS_PER_BYTE)
         row = np.searchsorted(record.steps, steps[best])
         in_bits = "" if bits is None else f", {bits[row]:.4f} bits per byte"
         with np.errstate(over="ignore"):  # a run that diverged

@@ -17,7 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from lmtemplate.errors import CheckpointError, DiskError
-from lmtemplate.record import EPOCH, RATE, TRAIN, VAL, Record, from_lines, line
+from lmtemplate.metric_names import EPOCH, LEARNING_RATE, TRAIN_LOSS, VAL_LOSS
+from lmtemplate.record import Record, from_lines, line
 from lmtemplate.run_dir import folder_of
 from lmtemplate.study.show.plots import (
     draw_curves,
@@ -36,12 +37,12 @@ NAMES = ("training_curve.png", "loss_by_epoch.png")
 
 def entries(rows: int = 40, passes: float = 3.5) -> list[dict[str, float]]:
     """Lines of a record: a row each 5 steps, a validation before step 1 and at each 10th row."""
-    lines: list[dict[str, float]] = [{"step": 0, VAL: 8.0}]
+    lines: list[dict[str, float]] = [{"step": 0, VAL_LOSS: 8.0}]
     for row in range(1, rows + 1):
-        values = {TRAIN: 2 + 5 / row, RATE: 1e-3 / row, EPOCH: passes * row / rows}
+        values = {TRAIN_LOSS: 2 + 5 / row, LEARNING_RATE: 1e-3 / row, EPOCH: passes * row / rows}
         lines.append({"step": 5 * row, **values})
         if row % 10 == 0:
-            lines.append({"step": 5 * row, VAL: 2.5 + 5 / row})
+            lines.append({"step": 5 * row, VAL_LOSS: 2.5 + 5 / row})
     return lines
 
 
@@ -177,7 +178,7 @@ def test_a_short_curve_is_not_thinned() -> None:
 
 def test_the_average_of_a_pass_is_the_mean_over_its_steps() -> None:
     lines = [
-        {"step": step, TRAIN: loss, EPOCH: passes}
+        {"step": step, TRAIN_LOSS: loss, EPOCH: passes}
         for step, loss, passes in [(5, 6.0, 0.4), (7, 5.0, 0.6), (12, 4.0, 1.0), (20, 3.0, 1.6)]
     ]
     each_step = [6.0] * 5 + [5.0] * 2 + [4.0] * 5
