@@ -16,7 +16,6 @@ from tests.conftest import Command, needs_study
 from tests.test_makefile import commands
 
 ROOT = Path(__file__).parents[2]
-pytestmark = needs_study  # the pages show its verbs
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SETTING_UP = {"git", "cd", "source", "pip", "python", "python3", "export", "torchrun"}
 
@@ -30,9 +29,10 @@ SHORT = {
     "generate": ["--max_new_tokens=5"],
 }
 
-pytestmark = pytest.mark.skipif(
+NEEDS_PAGES = pytest.mark.skipif(
     not (shutil.which("make") and shutil.which("git")), reason="needs make and git"
 )
+pytestmark = [NEEDS_PAGES, needs_study]  # the pages show verbs of study/
 
 
 def blocks(page: Path, language: str) -> list[str]:
