@@ -29,10 +29,10 @@ SHORT = {
     "generate": ["--max_new_tokens=5"],
 }
 
-NEEDS_PAGES = pytest.mark.skipif(
+NEEDS_TOOLS = pytest.mark.skipif(
     not (shutil.which("make") and shutil.which("git")), reason="needs make and git"
 )
-pytestmark = [NEEDS_PAGES, needs_study]  # the pages show verbs of study/
+pytestmark = [NEEDS_TOOLS, needs_study]  # the pages show verbs of study/
 
 
 def blocks(page: Path, language: str) -> list[str]:
