@@ -147,7 +147,7 @@ def explain(error: Exception) -> tuple[str, int]:
 
 def main() -> None:
     """Entry point: every error is one line on standard error and an exit code."""
-    terminal.prepare()
+    terminal.prepare_streams()
     try:
         run(sys.argv[1:])
         print(end="", flush=True)

@@ -13,7 +13,7 @@ def discard(stream: int) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
-def prepare() -> None:
+def prepare_streams() -> None:
     """Replace streams that were closed at the start; let the others print any text."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

@@ -13,9 +13,10 @@ import yaml
 
 from lmtemplate.checkpoint.compatibility import differences
 from lmtemplate.cli import TrainingCLI
-from lmtemplate.fit import is_finished
+from lmtemplate.fit import is_finished, run
 from lmtemplate.module import LitLanguageModel
-from tests.conftest import Command
+from lmtemplate.record import read_record
+from tests.conftest import TINY, Command
 from tests.runs import curve, load, train
 
 
@@ -114,3 +115,34 @@ def test_an_error_that_nobody_knows_is_not_explained_away(
     monkeypatch.setattr(LitLanguageModel, "training_step", training_step)
     with pytest.raises(RuntimeError, match="gloo"):
         fit(tmp_path / "run")
+
+
+def test_training_from_python_goes_on_where_it_stopped(corpus: Path, tmp_path: Path) -> None:
+    settings = {
+        **dict(flag.removeprefix("--").split("=") for flag in TINY),
+        "data.path": str(corpus),
+        "run_dir": str(tmp_path / "run"),
+        "samples.prompts": ["a", "b c"],
+        "early_stopping": None,
+        "model.net": {"class_path": "lmtemplate.models.GPT", "init_args": {"n_layer": 1}},
+        "resume": "auto",
+    }
+    del settings["model.net.n_layer"]
+    assert run(settings=settings) == tmp_path / "run"
+    assert read_record(tmp_path / "run").steps[-1] == 12
+    written = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert written["samples"]["init_args"]["prompts"] == ["a", "b c"]
+    assert written["early_stopping"] is None
+    assert written["model"]["net"]["init_args"]["n_layer"] == 1
+    run(settings={**settings, "trainer.max_steps": 16})
+    assert read_record(tmp_path / "run").steps[-1] == 16
+
+
+def test_a_directory_with_another_model_names_both_ways_out(fit: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    fit(folder, "--trainer.max_steps=4")
+    refused = fit(folder, "--resume=auto", "--model.net.n_embd=16")
+    assert refused.code == 3
+    assert "n_embd: 32 -> 16" in refused.error
+    assert "make train RUN=runs/NAME" in refused.error
+    assert f"rm -r {folder}" in refused.error

@@ -19,7 +19,7 @@ from lmtemplate.study.plan import compute_budget as budgets
 from lmtemplate.study.plan import scaling_laws as laws
 from lmtemplate.study.plan.compute_budget import short
 
-MFU = 0.4  # large runs reach 0.38 to 0.43 (Llama 3 405B: Llama Team 2024, table 4)
+ASSUMED_MFU = 0.4  # large runs reach 0.38 to 0.43 (Llama 3 405B: Llama Team 2024, table 4)
 SMALLEST = (2, 64)  # layers, width: a smaller net learns little more than pairs of tokens
 ACTIVATION_BYTES = 8e9  # of one micro-batch
 FEWEST_STEPS = 500  # on quickstart's text 507 steps of 21 sequences beat 201 of 53
@@ -241,7 +241,7 @@ def plan(
     hours: float | None = None,
     gpu: str | None = None,
     devices: int = 1,
-    mfu: float = MFU,
+    mfu: float = ASSUMED_MFU,
     speed: float | None = None,
     data: Path | None = None,
     block_size: int | None = None,
@@ -272,7 +272,9 @@ def plan(
     corpus = read_corpus(data) if data else None
     check_flags(flags, corpus)
     if gpu:
-        made = plan_training(flags, corpus, mfu * budgets.gpu_peak(gpu), f"MFU {mfu:g} of {gpu}")
+        made = plan_training(
+            flags, corpus, mfu * budgets.gpu_peak(gpu), f"ASSUMED_MFU {mfu:g} of {gpu}"
+        )
     else:
         made = plan_training(flags, corpus, speed or 1e11, "as asked")
     for _ in range(0 if gpu or speed else 3):  # the net depends on the speed, the speed on the net
