@@ -355,6 +355,6 @@ def test_lint_and_tests_pass_under_a_short_and_a_long_name(tmp_path: Path, name:
     python_in(copy, "-m", "ruff", "check", ".")
     python_in(copy, "-m", "ruff", "format", "--check", ".")
     quick = ["tests/test_layout.py", "tests/test_main.py", "tests/test_cli_errors.py"]
-    quick += ["tests/test_makefile.py", "tests/test_crash.py", "tests/data/test_sampler.py"]
+    quick += ["tests/test_makefile.py", "tests/test_terminal.py", "tests/data/test_sampler.py"]
     words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
     python_in(copy, *words, *quick)
