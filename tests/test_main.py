@@ -160,8 +160,8 @@ def test_closed_streams_end_nothing(closed: str) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
 def test_where_an_error_cannot_be_printed_its_exit_code_is_still_there() -> None:
     with open("/dev/full", "wb") as full:
-        words = [sys.executable, "-m", "lmtemplate", "generate", "runs/nope"]
-        assert subprocess.run(words, stdout=full, stderr=full, check=False).returncode == 3
+        words = [sys.executable, "-m", "lmtemplate", "prepare", "--for_config", "nope.yaml"]
+        assert subprocess.run(words, stdout=full, stderr=full, check=False).returncode == 2
 
 
 # ---- errors that nobody expected
