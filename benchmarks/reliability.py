@@ -94,7 +94,8 @@ def damages(corpus: Path, folder: Path, count: int) -> str:
     with redirect_stdout(io.StringIO()):
         for damage in DAMAGES.values():
             newest.write_bytes(damage(content))
-            taken += resume.resume_from(folder / "run", "auto") == before
+            resumed = resume.resume_from(folder / "run", "auto")
+            taken += resumed is not None and resumed.path == before
     return f"{taken}/{len(DAMAGES)} found and fallen back from"
 
 
