@@ -138,7 +138,7 @@ def write_run_files(
 ) -> None:
     """config.yaml, as the user gave it but for secrets, and manifest.json."""
     data = cli.datamodule
-    (run / "summary.json").unlink(missing_ok=True)  # it tells of the start before
+    (run / "summary.json").unlink(missing_ok=True)  # it describes the start before
     run_dir.write_text(run / "config.yaml", yaml.safe_dump(cli.settings, sort_keys=False))
     hardware = {
         "device": machine.device.type,
@@ -196,7 +196,7 @@ def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> No
     except SignalError as stop:
         sys.exit(stop.exit_code)
     except (NumbersError, SystemExit) as error:
-        if signals and signals.received:  # it came first
+        if signals and signals.received:  # the signal came first
             sys.exit(SIGNALS[signals.received])
         if isinstance(error, SystemExit) and trainer.interrupted:
             sys.exit(130)  # Lightning ends with 1 after a Ctrl-C before the first step
