@@ -16,7 +16,7 @@ from lmtemplate.checkpoint.resume import ResumeMode
 from lmtemplate.cli_classes import (
     OPEN,
     callback_classes,
-    check_kinds,
+    check_classes,
     chosen_class,
     class_spec,
     configure_parsing,
@@ -115,7 +115,7 @@ class TrainingCLI(LightningCLI):
     """
 
     def __init__(self, words: list[str], allowed: Sequence[str] = (), verb: str = "fit") -> None:
-        self.made = settings_made(words)
+        self.made, self.allowed = settings_made(words), allowed
         self.callback_classes = callback_classes()
         self.classes = {group: chosen_class(group, self.made, allowed) for group in OPEN}
         configure_parsing(allowed, self.classes["data"])
@@ -203,7 +203,8 @@ class TrainingCLI(LightningCLI):
         assert isinstance(parser, Parser)
         parser.classes = {k: v for k, v in self.classes.items() if v is not OPEN[k][1]}
         self.config = parse(parser, args, self.made)
-        check_kinds(self.config.model, self.made)
+        named = {**self.config.as_dict(), "config": None}  # paths, which jsonargparse can call
+        check_classes("", named, self.made, self.allowed)
 
     def instantiate_classes(self) -> None:
         """Build data, net and callbacks. What their constructors object to becomes one line."""
