@@ -36,7 +36,7 @@ from lmtemplate.models.gpt import GPT
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.optimizers import AdamW
 from lmtemplate.schedules import WarmupCosine
-from lmtemplate.trainer import Trainer, as_list, check_callbacks
+from lmtemplate.trainer import Machine, Trainer, as_list, check_callbacks, find_machine
 
 Seed = jsonargparse.typing.restricted_number_type(
     "Seed", int, [(">=", 0), ("<=", 2**32 - 1)], docstring="what NumPy takes"
@@ -228,6 +228,11 @@ class TrainingCLI(LightningCLI):
         """What stands under `trainer`, in the user's units, with its classes instantiated."""
         settings: dict[str, Any] = self.config_init.trainer.as_dict()
         return settings
+
+    @cached_property
+    def machine(self) -> Machine:
+        """Where the run computes. Raises ConfigError where there is no such device."""
+        return find_machine(self.trainer_settings)
 
     @property
     def callbacks(self) -> list[Any]:
