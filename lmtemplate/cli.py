@@ -32,6 +32,7 @@ from lmtemplate.cli_errors import (
     split_configs,
 )
 from lmtemplate.errors import ConfigError, UserError
+from lmtemplate.hardware import missing_compiler
 from lmtemplate.models.gpt import GPT
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.optimizers import AdamW
@@ -263,6 +264,8 @@ def check_settings(cli: TrainingCLI, steps: int) -> None:
             f"model.schedule.warmup_steps={warmup} is longer than the run of {steps} steps; "
             "lower it"
         )
+    if cli.model.compile_net is True and (missing := missing_compiler(cli.machine.device)):
+        raise ConfigError(f"model.compile: true needs {missing}; install it, or give auto or false")
     never = "validation would never happen: trainer."
     share = trainer.limit_val_batches
     if isinstance(share, float) and share < 1:

@@ -281,6 +281,9 @@ def mistake_in(error: Exception, trainer: lightning.Trainer, data: Any) -> UserE
             f"data worker {worker[1]} was killed, as when memory or /dev/shm runs out; lower "
             "data.num_workers (0 reads in the training process)"
         )
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        cause = " ".join(str(error).split())[:200]
+        return ConfigError(f"model.compile: torch.compile fails; give false. It says: {cause}")
     what = re.sub(r"^\[.*?\] ", "", " ".join(str(error).split())).partition(". ")[0][:200]
     if trainer.world_size > 1 and (isinstance(error, DistError) or "gloo" in str(error)):
         return LostProcessError(

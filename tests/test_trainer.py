@@ -170,6 +170,16 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_machine_without_a_compiler_is_told_so_before_step_1(
+    fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", str(tmp_path / "none"))
+    refused = fit(tmp_path / "run", "--model.compile=true")
+    assert refused.code == 2
+    assert "model.compile: true needs a compiler" in refused.error
+    assert not (tmp_path / "run").exists()
+
+
 def test_where_gpus_are_hidden_the_variable_is_named(
     fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
