@@ -21,6 +21,7 @@ from lmtemplate.cli_classes import (
     class_spec,
     configure_parsing,
     flat_words,
+    to_yaml,
 )
 from lmtemplate.cli_errors import (
     OWNED,
@@ -61,7 +62,7 @@ class Parser(LightningArgumentParser):
         settings = yaml.safe_load(text)
         for group, kind in self.classes.items():
             settings[group] = {**class_spec(kind), **(settings.get(group) or {})}
-        return yaml.safe_dump(settings, sort_keys=False)
+        return to_yaml(settings)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         raise ParseError(message) from ex

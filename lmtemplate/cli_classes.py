@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -202,6 +203,21 @@ def flat_words(words: list[str]) -> list[str]:
 load_yaml = jsonargparse.get_loader("yaml")  # knows numbers like 3e-4
 
 
+class SettingsDumper(yaml.SafeDumper):
+    """Quotes a text like 1e3, which jsonargparse would read as a number."""
+
+
+SettingsDumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[\d_.]+[eE][-+]?\d+"), list("-+.0123456789")
+)
+
+
+def to_yaml(settings: Any) -> str:
+    """Plain types -> YAML that reads back as they were, whatever its texts look like."""
+    text: str = yaml.dump(settings, Dumper=SettingsDumper, sort_keys=False)
+    return text
+
+
 def load_settings(text: str, foreign: frozenset[str] = frozenset()) -> Any:
     """What jsonargparse reads: a whole config, or the value of one flag."""
     settings = load_yaml(text)
@@ -233,6 +249,7 @@ def configure_parsing(allowed: Sequence[str], data: type = TokenData) -> None:
     # no public switch; tests/test_cli.py fails if the name changes
     jsonargparse._typehints.discard_init_args_on_class_path_change = start_from_own_defaults
     jsonargparse.set_loader("yaml", load, (yaml.YAMLError,))
+    jsonargparse.set_dumper("yaml", to_yaml)
     jsonargparse.set_parsing_settings(
         config_read_mode_fsspec_enabled=False,  # Lightning's: settings would come over the network
         import_path_denylist=["*"],

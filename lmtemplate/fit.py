@@ -17,7 +17,6 @@ from typing import Any
 
 import lightning.pytorch as lightning
 import torch
-import yaml
 
 from lmtemplate import plug, redact, run_dir
 from lmtemplate.callbacks.checkpointing import SafeCheckpointIO
@@ -28,6 +27,7 @@ from lmtemplate.callbacks.run_summary import RunSummary
 from lmtemplate.checkpoint import compatibility, files
 from lmtemplate.checkpoint.resume import Resumed, ResumeMode, resolve, resume_from
 from lmtemplate.cli import RUN_LENGTHS, TrainingCLI, check_settings
+from lmtemplate.cli_classes import to_yaml
 from lmtemplate.errors import SIGNALS, ConfigError, NumbersError, SignalError
 from lmtemplate.hardware import device_name
 from lmtemplate.record import last_points
@@ -144,7 +144,7 @@ def write_run_files(cli: TrainingCLI, run: Path, start: dict[str, Any] | None) -
     """config.yaml, as the user gave it but for secrets, and manifest.json."""
     data, machine = cli.datamodule, cli.machine
     (run / "summary.json").unlink(missing_ok=True)  # it describes the start before
-    run_dir.write_text(run / "config.yaml", yaml.safe_dump(cli.settings, sort_keys=False))
+    run_dir.write_text(run / "config.yaml", to_yaml(cli.settings))
     hardware = {
         "device": machine.device.type,
         "name": device_name(machine.device),
