@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from lmtemplate.callbacks.checkpointing import random_states
+from lmtemplate.callbacks.exact_resume import random_states
 from lmtemplate.checkpoint import files, resume
 from lmtemplate.data.shards import Shards
 from lmtemplate.errors import DataError

@@ -20,6 +20,7 @@ import torch
 
 from lmtemplate import plug, redact, run_dir
 from lmtemplate.callbacks.checkpointing import SafeCheckpointIO
+from lmtemplate.callbacks.exact_resume import ExactResume
 from lmtemplate.callbacks.loggers import RecordLogger, TensorBoard
 from lmtemplate.callbacks.progress import ProgressBar
 from lmtemplate.callbacks.run_end import RunEnd
@@ -178,6 +179,7 @@ def assemble(cli: TrainingCLI, plan: Plan, run: Path, resumed: Resumed | None) -
         *cli.callbacks,
         *added,
         RunSummary(plan.length, max(0, first_step - 1)),
+        ExactResume(),
     ]
     boards = [TensorBoard(run, first_step, cli.settings)] if cli.config.tensorboard else []
     return build_trainer(

@@ -69,6 +69,7 @@ def quieten() -> None:
         ".*sync_dist=True",
         ".*smaller than the logging interval",
         ".*overrides the configure_model",
+        ".*callbacks used to create the checkpoint",  # a setting was changed, which is announced
     )
     for message in harmless:
         warnings.filterwarnings("ignore", message)

@@ -51,8 +51,9 @@ def _must_stay(description: dict[str, Any]) -> dict[str, Any]:
 
 def check_described(checkpoint: CheckpointDict) -> None:
     """Raises CheckpointError for a checkpoint of another program."""
-    if "length" not in checkpoint:
-        raise CheckpointError("the checkpoint does not describe its run (no 'length')")
+    for key in ("length", "random_states"):
+        if key not in checkpoint:
+            raise CheckpointError(f"the checkpoint does not describe its run (no {key!r})")
     _must_stay(checkpoint)
 
 

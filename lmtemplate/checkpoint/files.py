@@ -2,7 +2,7 @@
 
 A checkpoint is a dictionary of tensors and plain types. To Lightning's keys (state_dict,
 global_step, optimizer_states ...) it adds the run's description: config, tokenizer, vocab_size,
-block_size, fingerprint, length. SHA256SUMS beside the files has their checksums, in the format of
+block_size, fingerprint, length, and the number of its format. SHA256SUMS beside the files has their checksums, in the format of
 `sha256sum -c`.
 """
 
@@ -20,12 +20,14 @@ from typing import IO, Any
 import torch
 from torch import nn
 
+from lmtemplate import __version__
 from lmtemplate.data.shards import file_sha256
 from lmtemplate.errors import CheckpointError, DiskError
 from lmtemplate.run_dir import sync_folder, write_text
 
 CheckpointDict = dict[str, Any]
 
+FORMAT = 1  # of what a checkpoint holds; it grows when an older program would misread it
 SUMS = "SHA256SUMS"
 ROOM = 2.2  # a run needs free space for so many checkpoints: the newest, and one being written
 
@@ -115,7 +117,7 @@ def write(checkpoint: CheckpointDict, path: Path) -> None:
     temporary, folder = path.parent / f".{path.name}.tmp", path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        digest = _save(checkpoint, temporary)
+        digest = _save({**checkpoint, "format": FORMAT, "version": __version__}, temporary)
         replaces = path.exists()
         # Write the checksum before a new file gets its name. While a file is replaced, list no
         # checksum for it, so that a crash cannot leave a wrong one.
@@ -170,8 +172,8 @@ def damage(path: Path) -> str | None:
 # Key of a checkpoint -> type that its value has.
 TYPES: dict[str, type] = {
     **dict.fromkeys(("state_dict", "config", "length"), dict),
-    **dict.fromkeys(("global_step", "vocab_size", "block_size"), int),
-    **dict.fromkeys(("tokenizer", "fingerprint"), str),
+    **dict.fromkeys(("global_step", "vocab_size", "block_size", "format"), int),
+    **dict.fromkeys(("tokenizer", "fingerprint", "version"), str),
 }
 
 
@@ -188,7 +190,8 @@ def _unpickle(path: Path) -> Any:
 def load_sound(path: Path) -> CheckpointDict:
     """Load a file that `damage` found sound onto the CPU; nothing in the file is ever run.
 
-    Raises CheckpointError if it holds more than tensors and plain types, or no checkpoint.
+    Raises CheckpointError if it holds more than tensors and plain types, or no checkpoint, or one
+    of a later format.
     """
     try:
         content = _unpickle(path)
@@ -197,6 +200,13 @@ def load_sound(path: Path) -> CheckpointDict:
         what = f"it contains the global {found[1]}" if found else "it is not a torch checkpoint"
         text = f"{path} is refused: {what}; only tensors and plain types load"
         raise CheckpointError(text) from error
+    written = content.get("format") if isinstance(content, dict) else None
+    if isinstance(written, int) and written > FORMAT:
+        later = str(content.get("version"))[:20]
+        raise CheckpointError(
+            f"{path} has format {written}, and lmtemplate {__version__} reads up to {FORMAT}; use "
+            f"lmtemplate {later}, which wrote it, or newer"
+        )
     for key in ("state_dict", "global_step"):
         if not isinstance(content, dict) or key not in content:
             raise CheckpointError(f"{path} is not a checkpoint: it has no {key}")

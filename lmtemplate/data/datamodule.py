@@ -5,6 +5,7 @@ resume that they share; `TokenData` reads a prepared corpus.
 """
 
 import os
+import shutil
 import signal
 from functools import cached_property
 from pathlib import Path
@@ -13,21 +14,33 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from lmtemplate.data import Ints
 from lmtemplate.data.sampler import FixedOrder, TrainOrder
 from lmtemplate.data.shards import Blocks, Shards, TokenStream, read_index
 from lmtemplate.data.tokenizer import Tokenizer, load_tokenizer
-from lmtemplate.errors import ConfigError
+from lmtemplate.errors import ConfigError, OutOfMemoryError
 
 Batch = tuple[Tensor, Tensor]
 WORKERS_PER_CORE = 8  # more of them only take memory
 
 
+SHARED = Path("/dev/shm")  # data workers pass their batches through it, where it exists
+SHARED_IS_FULL = (
+    f"{SHARED} is full, and data workers pass batches through it: lower data.num_workers (0 reads "
+    "in the training process), or make it larger (docker run --shm-size)"
+)
+
+
 def to_tensors(arrays: tuple[Ints, Ints]) -> Batch:
-    inputs, targets = arrays
-    return torch.from_numpy(inputs), torch.from_numpy(targets)
+    inputs, targets = map(torch.from_numpy, arrays)
+    if get_worker_info() is not None:
+        try:  # here: where multiprocessing does it, an error ends a thread, and training waits
+            inputs.share_memory_(), targets.share_memory_()
+        except RuntimeError as error:
+            raise OutOfMemoryError(SHARED_IS_FULL) from error
+    return inputs, targets
 
 
 def ignore_signals_in_worker(_: int) -> None:
@@ -173,6 +186,8 @@ class LanguageData(LightningDataModule):
 
     def _loader(self, blocks: Blocks, order: TrainOrder | FixedOrder) -> DataLoader[Batch]:
         dataset: Any = blocks
+        if self.num_workers and SHARED.is_dir() and shutil.disk_usage(SHARED).free < 2**20:
+            raise OutOfMemoryError(SHARED_IS_FULL)
         return DataLoader(
             dataset,
             sampler=order,
@@ -209,9 +224,8 @@ class LanguageData(LightningDataModule):
 
     def _fixed_loader(self, split: str) -> DataLoader[Batch]:
         blocks = self.blocks(split)
-        return self._loader(
-            blocks, FixedOrder(len(blocks), self.batch_size, **_ranks(self.trainer))
-        )
+        order = FixedOrder(len(blocks), self.batch_size, **_ranks(self.trainer))
+        return self._loader(blocks, order)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._fixed_loader("val")

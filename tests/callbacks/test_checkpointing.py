@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import random
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +17,6 @@ from lmtemplate.callbacks.checkpointing import (
     SafeCheckpointIO,
     all_finite,
     milestone_steps,
-    random_states,
-    set_random_states,
 )
 from lmtemplate.checkpoint import files, resume
 from lmtemplate.errors import ConfigError
@@ -294,7 +291,7 @@ def test_a_handed_over_checkpoint_is_let_go_of(tmp_path: Path) -> None:
     door = SafeCheckpointIO({}, resume.Resumed(tmp_path / "a.ckpt", loaded))
     assert door.load_checkpoint(str(tmp_path / "a.ckpt")) is loaded
     assert door.resumed is None
-    assert door.load_checkpoint(tmp_path / "a.ckpt") == {"state_dict": {}, "global_step": 1}
+    assert door.load_checkpoint(tmp_path / "a.ckpt").items() >= {"global_step": 1}.items()
 
 
 def test_the_number_of_newest_checkpoints_that_stay_is_a_setting(tmp_path: Path) -> None:
@@ -319,32 +316,12 @@ def test_a_milestone_leaves_the_last_room_to_checkpoints(
     assert kept(run) == [4]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_random_states_come_back_exactly(seed: int) -> None:
-    def draw() -> tuple[float, float, float]:
-        return random.random(), np.random.normal(), float(torch.rand(()))
-
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    np.random.normal()  # leaves a second Gaussian for the next call
-    states = random_states()
-    expected = draw(), draw()
-    set_random_states(states)
-    assert (draw(), draw()) == expected
-
-
-def test_random_states_are_plain_enough_for_weights_only(tmp_path: Path) -> None:
-    torch.save(random_states(), tmp_path / "states")
-    set_random_states(torch.load(tmp_path / "states", weights_only=True))
-
-
 def test_lightning_can_neither_leave_a_torn_file_nor_load_one(tmp_path: Path) -> None:
     door = SafeCheckpointIO({"config": {"a": 1}})
     door.save_checkpoint({"state_dict": {}, "global_step": 1}, str(tmp_path / "a.ckpt"))
     assert contents(tmp_path).keys() == {"a.ckpt", "SHA256SUMS"}
     loaded = door.load_checkpoint(str(tmp_path / "a.ckpt"), map_location="cpu")
-    assert loaded == {"config": {"a": 1}, "state_dict": {}, "global_step": 1}
+    assert {**loaded, "config": {"a": 1}, "state_dict": {}, "global_step": 1} == loaded
 
 
 @pytest.mark.parametrize("place", ["weights", "moments"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmtemplate.data import IGNORED, shards
+from lmtemplate.data import IGNORED, datamodule, shards
 from lmtemplate.data.datamodule import LanguageData, TokenData
 from lmtemplate.data.shard_writer import write_index
 from lmtemplate.data.shards import Shards
-from lmtemplate.errors import ConfigError, DataError
+from lmtemplate.errors import ConfigError, DataError, OutOfMemoryError
 
 BLOCK = 32
 
@@ -243,6 +244,30 @@ def test_workers_go_on_reading_when_a_signal_stops_the_run(corpus: Path, name: s
 def test_a_number_of_workers_that_no_machine_bears_is_refused(corpus: Path, workers: int) -> None:
     with pytest.raises(ConfigError, match=rf"data\.num_workers={workers} has to be from 0 to \d+"):
         token_data(corpus, num_workers=workers)
+
+
+def test_too_little_shared_memory_for_workers_is_said_before_they_start(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = SimpleNamespace(free=1000)
+    monkeypatch.setattr(datamodule, "SHARED", corpus)  # not every system has one
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    token_data(corpus).val_dataloader()
+    with pytest.raises(OutOfMemoryError, match=r"full.*lower data\.num_workers"):
+        token_data(corpus, num_workers=1).val_dataloader()
+
+
+def test_shared_memory_that_fills_up_under_a_worker_ends_the_run_with_its_line(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Tensor) -> None:
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr(Tensor, "share_memory_", full)  # workers inherit it
+    with pytest.raises(OutOfMemoryError) as refusal:
+        next(iter(token_data(corpus, num_workers=1).val_dataloader()))
+    assert str(refusal.value).startswith("/dev/shm is full")
+    assert "\n" not in str(refusal.value)
 
 
 def test_a_fit_reads_the_index_once_and_opens_each_split_once(
