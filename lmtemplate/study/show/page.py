@@ -9,8 +9,8 @@ import numpy as np
 
 from lmtemplate import metric_names
 from lmtemplate.record import Floats, Ints, Record, read_record
-from lmtemplate.run_dir import duration, read_json
-from lmtemplate.study.diagnose.artifacts import read_settings
+from lmtemplate.run_dir import duration
+from lmtemplate.study.run_files import read_manifest, read_settings, read_summary
 from lmtemplate.study.show.plots import COLORS, GRID, INK, Curve, curves_of, thin
 
 BITS = metric_names.VAL_BITS_PER_BYTE
@@ -63,8 +63,7 @@ class RunFiles:
 def read_run(run: Path) -> RunFiles:
     """Raises CheckpointError where there is no record."""
     record = read_record(run)
-    summary, manifest = read_json(run / "summary.json"), read_json(run / "manifest.json")
-    return RunFiles(run, record, summary or {}, manifest or {}, read_settings(run))
+    return RunFiles(run, record, read_summary(run), read_manifest(run), read_settings(run))
 
 
 def number(value: float | None, form: str = ",.0f") -> str:
