@@ -1,5 +1,6 @@
 """A run's files, plotly figures, a template -> one HTML page that opens without a network."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,12 +69,12 @@ def read_run(run: Path) -> RunFiles:
 
 def number(value: float | None, form: str = ",.0f") -> str:
     """A value in Python's format, or a dash."""
-    return NONE if value is None or not np.isfinite(value) else format(value, form)
+    return NONE if value is None or not math.isfinite(value) else format(value, form)
 
 
 def span(seconds: float | None) -> str:
     """75 -> "1 min 15 s", or a dash."""
-    return NONE if seconds is None or not np.isfinite(seconds) else duration(seconds)
+    return NONE if seconds is None or not math.isfinite(seconds) else duration(seconds)
 
 
 def figures_of(run: RunFiles) -> dict[str, str]:
