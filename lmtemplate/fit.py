@@ -118,7 +118,8 @@ def is_finished(
 
     Raises ConfigError where the run has gone further than it should.
     """
-    summary = run_dir.read_json(run / "summary.json") or {}
+    kinds = {"step": int, "max_steps": int}
+    summary = run_dir.read_json(run / "summary.json", kinds) or {}
     step, steps, reason = before["global_step"], length.steps, summary.get("stop_reason")
     if step > steps:
         raise ConfigError(
@@ -130,7 +131,9 @@ def is_finished(
     if summary.get("step") != step or reason in ("interrupted", "numbers"):
         return False
     patient = before["config"].get("early_stopping") != cli.settings.get("early_stopping")
-    return steps <= summary.get("max_steps", steps) and not (reason == "early_stopping" and patient)
+    return steps <= (summary.get("max_steps") or steps) and not (
+        reason == "early_stopping" and patient
+    )
 
 
 def load_first_weights(source: str, cli: TrainingCLI) -> None:
