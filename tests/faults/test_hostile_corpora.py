@@ -129,6 +129,7 @@ def test_a_tokenizer_that_makes_no_sense_is_refused(
     refuses(lambda index: index["tokenizer"].update(sha256=digest))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [INDICES["objects for tokens"], INDICES["a tokenizer of the system"]]
 )
