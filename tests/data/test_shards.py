@@ -217,6 +217,7 @@ def test_a_shard_that_is_no_file_is_refused(make: Callable[[Path], None], tmp_pa
         Shards(tmp_path, "train")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stream")
 def test_a_worker_process_verifies_for_itself(tmp_path: Path) -> None:
     rewrite(tmp_path / "train_000015.bin", lambda content: content[:-1] + b"\7")
