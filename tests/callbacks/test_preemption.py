@@ -52,7 +52,6 @@ def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp("signals") / "whole", corpus, *FLAGS)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=() if name == "SIGTERM" else pytest.mark.slow) for name in SIGNALS],

@@ -49,11 +49,6 @@ def test_a_rate_in_words_is_refused_by_name(refused: Callable[..., str], tmp_pat
     assert "small" in message
 
 
-def test_a_tab_is_named_with_line_and_column(refused: Callable[..., str], tmp_path: Path) -> None:
-    path = config(tmp_path, "trainer:\n\tmax_steps: 5\n")
-    assert f"{path}:2:1" in refused(2, "--config", path)
-
-
 @pytest.fixture
 def prepare(command: Command, tmp_path: Path) -> Callable[[bytes], Result]:
     """Prepare a text in bytes."""
@@ -83,23 +78,6 @@ def test_odd_characters_are_kept_byte_for_byte(
     line = b"one" + odd + b"two\n"
     assert prepare(line * 200).code == 0
     assert tokens(tmp_path / "data").count(b"one" + odd + b"two") >= 199
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04"])
-def test_a_file_that_is_no_checkpoint_is_named_without_bad_advice(
-    command: Command, trained: Path, tmp_path: Path, content: bytes
-) -> None:
-    path = tmp_path / "x.ckpt"
-    path.write_bytes(content)
-    message = check_line(command("generate", trained, "--checkpoint", path), 3)
-    assert str(path) in message
-    assert "weights_only" not in message
-
-
-def test_an_address_is_answered_with_what_to_do(command: Command, trained: Path) -> None:
-    address = "https://host/x.ckpt"
-    message = check_line(command("generate", trained, "--checkpoint", address), 3)
-    assert "remote checkpoints are not loaded; download" in message
 
 
 def test_a_run_directory_that_takes_no_files_is_named(fit: Command, tmp_path: Path) -> None:
