@@ -75,15 +75,6 @@ def test_the_last_card_says_why_where_and_what_to_type(
 
 
 @pytest.mark.slow
-def test_the_command_on_the_last_card_works(
-    shown: Callable[..., str], command: Command, tmp_path: Path
-) -> None:
-    shown()
-    for more in ([], ["--prompt", "The"]):
-        assert command("generate", tmp_path / "run", *more, "--max_new_tokens=2").code == 0
-
-
-@pytest.mark.slow
 def test_a_patience_that_ran_out_is_named(shown: Callable[..., str], tmp_path: Path) -> None:
     flags = ["--model.optimizer.lr=0", "--trainer.val_check_interval=2"]
     text = shown(*flags, "--early_stopping.patience=2")
