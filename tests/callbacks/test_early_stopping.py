@@ -19,7 +19,6 @@ def summary(run: Path) -> dict[str, Any]:
     return content
 
 
-@pytest.mark.slow
 def test_a_run_that_no_longer_improves_stops_after_its_patience(
     corpus: Path, tmp_path: Path
 ) -> None:

@@ -42,7 +42,6 @@ FORMULAS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["WarmupCosine", *(pytest.param(n, marks=pytest.mark.slow) for n in [*FORMULAS][1:])]
 )

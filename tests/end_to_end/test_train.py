@@ -129,7 +129,7 @@ def test_validating_the_best_checkpoint_gives_its_loss(run: Path, command: Comma
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 3, 16])
+@pytest.mark.parametrize("batch_size", [1, 16])
 def test_the_loss_does_not_depend_on_the_batch_size(
     run: Path, command: Command, batch_size: int
 ) -> None:

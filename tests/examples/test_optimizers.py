@@ -24,14 +24,7 @@ SHORT = {  # flags that fit a schedule of torch to 12 steps
 
 
 @pytest.mark.parametrize(
-    "example",
-    [
-        "schedule_free",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("rmsprop", "prodigy", "one_cycle", "restarts", "plateau")
-        ),
-    ],
+    "example", ["schedule_free", "rmsprop", "prodigy", "one_cycle", "restarts", "plateau"]
 )
 def test_a_resumed_run_ends_like_one_that_was_never_killed(
     train: Train, tmp_path: Path, example: str

@@ -20,9 +20,7 @@ DECAY = {
 EVERY_STEP = "--checkpoint.milestones=1000"
 
 
-@pytest.mark.parametrize(
-    "example", ["weight_averaging", pytest.param("lightning_ema", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("example", ["weight_averaging", "lightning_ema"])
 def test_the_best_checkpoint_is_the_average_and_validation_used_it(
     train: Train, command: Command, tmp_path: Path, example: str
 ) -> None:

@@ -112,11 +112,15 @@ def child(corpus: Path, run: Path, flags: list[str], **environment: str) -> Resu
 
 
 SURROUNDINGS = {
-    "no number of threads": {"OMP_NUM_THREADS": "abc"},
-    "another locale": {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
-    "a terminal of ASCII": {"PYTHONIOENCODING": "ascii"},
-    "no folder for temporary files": {"TMPDIR": "/nowhere", "TEMP": "/nowhere", "TMP": "/nowhere"},
-    "no home": {"HOME": "/nowhere"},
+    "another locale, no number of threads": {
+        **dict.fromkeys(("PYTHONCOERCECLOCALE", "PYTHONUTF8"), "0"),
+        "LC_ALL": "C",
+        "OMP_NUM_THREADS": "abc",
+    },
+    "a terminal of ASCII, no home, no folder for temporary files": {
+        "PYTHONIOENCODING": "ascii",
+        **dict.fromkeys(("HOME", "TMPDIR", "TEMP", "TMP"), "/nowhere"),
+    },
 }
 
 

@@ -29,7 +29,7 @@ def problems(build: Callable[[], LanguageModel]) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("build", [gpt, pytest.param(gpt2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("build", [gpt, gpt2])
 def test_our_nets_keep_the_contract(build: Callable[[], LanguageModel]) -> None:
     checks = check_net(build)
     assert [check.subject for check in checks] == [
