@@ -1,6 +1,7 @@
 """One file that explains a run: its verdict, what it cost, what it wrote, and no foreign script."""
 
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +41,13 @@ def run(tmp_path: Path) -> Path:
 
 def built(run: Path, examination: Examination) -> str:
     return study.write_report(run, examination).read_text(encoding="utf-8")
+
+
+def test_the_command_that_made_the_run_works_when_typed(run: Path) -> None:
+    words = ["fit", "--run_dir", "runs/a run's", "--model.net", "mine.Net", "--allow", "mine"]
+    files = replace(read_run(run), manifest={"command": ["/x/lmtemplate/__main__.py", *words]})
+    assert shlex.split(dict(study.figure_rows(files))["command"]) == ["lmtemplate", *words]
+    assert dict(study.figure_rows(replace(files, manifest={})))["command"] == study.NONE
 
 
 def test_parts_of_the_improvement_lie_on_lines_between_new_bests(run: Path) -> None:
