@@ -116,14 +116,17 @@ def describe(cli: TrainingCLI, length: RunLength) -> dict[str, Any]:
 
 def is_finished(run: Path, before: files.CheckpointDict, cli: TrainingCLI, steps: int) -> bool:
     """Whether the run ended as planned, and neither its length nor its patience has changed."""
-    summary = run_dir.read_json(run / "summary.json") or {}
+    kinds = {"step": int, "max_steps": int}
+    summary = run_dir.read_json(run / "summary.json", kinds) or {}
     step, reason = before["global_step"], summary.get("stop_reason")
     if step >= steps:
         return bool(summary)  # else it was killed between its last step and its end
     if summary.get("step") != step or reason in ("interrupted", "numbers"):
         return False
     patient = before["config"].get("early_stopping") != cli.settings.get("early_stopping")
-    return steps <= summary.get("max_steps", steps) and not (reason == "early_stopping" and patient)
+    return steps <= (summary.get("max_steps") or steps) and not (
+        reason == "early_stopping" and patient
+    )
 
 
 def load_first_weights(source: str, cli: TrainingCLI) -> None:

@@ -57,7 +57,8 @@ def _is_line(content: Any) -> bool:
         and isinstance(samples, dict)
         and isinstance(names, list)
         and all(isinstance(text, str) for text in (*samples.values(), *names))
-        and all(type(v) in (int, float) and abs(v) < math.inf for v in numbers.values())
+        and all(type(v) in (int, float) and abs(v) < 1e300 for v in numbers.values())
+        and abs(numbers.get(metric_names.EPOCH, 0)) < 2**53
     )
 
 

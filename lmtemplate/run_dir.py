@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from lmtemplate.errors import ConfigError, DiskError, LockedError
+from lmtemplate.errors import CheckpointError, ConfigError, DiskError, LockedError
 
 LOCK = ".lock"
 MOST_VALUES = 100_000  # in a YAML file
@@ -100,13 +100,68 @@ def without_nan(content: Any) -> Any:
     return content
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The file's content; None if there is no such file or it is no JSON object."""
+KIND_NAMES = {
+    bool: "true or false",
+    dict: "a mapping",
+    float: "a number",
+    int: "a whole number",
+    list: "a list",
+    str: "text",
+}
+
+
+def _not_of_kind(value: Any, kind: Any, key: str) -> str:
+    """What is wrong below a key, in words; empty where every value is of its kind."""
+    plain = kind if isinstance(kind, type) else type(kind)
+    if value is None and plain not in (dict, list):
+        return ""
+    if plain in (int, float):
+        limit = 2**53 if plain is int else 1e300  # beyond these, arrays of numbers fail
+        sound = type(value) in (int, plain) and abs(value) < limit
+    else:
+        sound = isinstance(value, plain)
+    if not sound:
+        return f"{key or 'its content'} is not {KIND_NAMES[plain]}"
+    below: list[tuple[str, Any, Any]] = []
+    if isinstance(kind, dict):
+        below = [(f"{key}.{k}".strip("."), value[k], kind[k]) for k in kind if k in value]
+    elif isinstance(kind, list):
+        below = [(f"{key}[{number}]", item, kind[0]) for number, item in enumerate(value)]
+    return next(filter(None, (_not_of_kind(item, inner, at) for at, item, inner in below)), "")
+
+
+def check_kinds(content: Any, kinds: dict[str, Any], path: Path) -> None:
+    """Raises CheckpointError, with file and key, where a value is of another kind.
+
+    Args:
+        content: of the file.
+        kinds: key -> type of its value (int, str ...), a dictionary of the keys below it, or a list
+            that holds the kind of all items. A key may be absent; a text or a number may be null.
+        path: the file.
+    """
+    if problem := _not_of_kind(content, kinds, ""):
+        raise CheckpointError(f"{path} is damaged: {problem}; restore it, or move it away")
+
+
+def read_checked(path: Path, kinds: dict[str, Any]) -> dict[str, Any]:
+    """A JSON or YAML file of a run, checked; {} where there is none. Raises CheckpointError."""
+    parse = parse_yaml if path.suffix == ".yaml" else json.loads
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
+        content = parse(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{path} cannot be read ({reason}); restore it, or move it away"
+        ) from error
+    check_kinds(content, kinds, path)
+    return dict(content)
+
+
+def read_json(path: Path, kinds: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """The same; None where the file is missing, empty or damaged."""
+    with contextlib.suppress(CheckpointError):
+        return read_checked(path, kinds or {}) or None
+    return None
 
 
 def parse_yaml(text: str) -> Any:
@@ -230,7 +285,7 @@ def write_manifest(run: Path, content: dict[str, Any], start: dict[str, Any] | N
         content: what `manifest` returns.
         start: for a resumed run, {"step": ..., "changed": {key: [before, now]}}.
     """
-    first = read_json(run / "manifest.json")
+    first = read_json(run / "manifest.json", {"resumed": [dict]})
     if start is not None and first is not None:
         resumed = {**start, "started": content["started"], "git": content["git"]}
         content = {**first, "resumed": [*first.get("resumed", []), resumed]}

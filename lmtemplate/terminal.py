@@ -1,11 +1,21 @@
-"""Text -> a terminal, a pipe or a log; no failure to print ends a run."""
+"""Text -> a terminal, a pipe or a log: no text steers a terminal, no failure to print ends a run."""
 
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO
+
+# What a stranger's text could steer a terminal with (control characters, changes of the writing
+# direction) -> its name, as Python spells it.
+STEERING = {
+    number: repr(chr(number))[1:-1]
+    for numbers in (range(32), range(0x7F, 0xA0), range(0x202A, 0x202F), range(0x2066, 0x206A))
+    for number in numbers
+    if chr(number) not in "\n\t"
+}
+BARS = ("tqdm.utils", "rich.console")  # modules that draw progress bars, and move the cursor
 
 
 def discard(stream: int) -> None:
@@ -13,14 +23,66 @@ def discard(stream: int) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
+def _draws_a_bar() -> bool:
+    """Whether the text that is being written comes from a module that draws progress bars."""
+    import inspect
+
+    frame = inspect.currentframe()
+    while frame and frame.f_globals is globals():  # through streams of this module
+        frame = frame.f_back
+    return frame is not None and frame.f_globals.get("__name__") in BARS
+
+
+class _Stream:
+    """A stream that shows control characters by name if it is a terminal; a pipe gets exact text.
+
+    Args:
+        stream: to write to.
+        forgives: its reader may leave, its terminal be closed, its disk be full: text is lost then.
+    """
+
+    def __init__(self, stream: TextIO, forgives: bool) -> None:
+        self._stream = stream
+        self._forgives = forgives
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        shown = text.translate(STEERING)
+        if shown == text or not self.isatty() or _draws_a_bar():
+            shown = text
+        with self._losing():
+            self._stream.write(shown)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        with self._losing():
+            self._stream.flush()
+
+    @contextmanager
+    def _losing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            if not self._forgives:
+                raise
+            discard(self._stream.fileno())
+
+
 def prepare_streams() -> None:
-    """Replace streams that were closed at the start; let the others print any text."""
+    """Let standard output and error print any text, and none that steers a terminal."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        if stream is None:  # it was closed at the start
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal of ASCII cannot show every text
+        setattr(sys, name, _Stream(stream, forgives=False) if stream.isatty() else stream)
 
 
 def can_print() -> bool:
@@ -33,33 +95,10 @@ def can_print() -> bool:
     return True
 
 
-class _Forgiving:
-    """A stream whose reader may leave, whose terminal may be closed, whose disk may be full."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        try:
-            return self._stream.write(text)
-        except OSError:
-            discard(self._stream.fileno())
-            return len(text)
-
-    def flush(self) -> None:
-        try:
-            self._stream.flush()
-        except OSError:
-            discard(self._stream.fileno())
-
-
 @contextmanager
 def forgiving() -> Iterator[None]:
     """Whatever is printed meanwhile may be lost; nothing else is."""
-    out, error = _Forgiving(sys.stdout), _Forgiving(sys.stderr)
+    out, error = _Stream(sys.stdout, forgives=True), _Stream(sys.stderr, forgives=True)
     try:
         with redirect_stdout(out), redirect_stderr(error):
             yield

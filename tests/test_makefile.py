@@ -81,6 +81,17 @@ def test_help_does_not_grow_with_the_runs_of_a_clone(tmp_path: Path) -> None:
     assert make("help", folder=tmp_path).stdout == make("help").stdout == make().stdout
 
 
+def test_help_is_shown_in_another_folder_and_for_a_clone_with_a_space_in_its_name(
+    tmp_path: Path,
+) -> None:
+    clone = tmp_path / "my clone"
+    clone.mkdir()
+    shutil.copy(ROOT / "Makefile", clone)
+    expected = make("help").stdout
+    assert make("-f", str(clone / "Makefile"), "help", folder=tmp_path).stdout == expected
+    assert make("--no-print-directory", "-C", str(clone), folder=tmp_path).stdout == expected
+
+
 def test_help_lists_every_setting_with_its_default() -> None:
     shown = make("help").stdout
     assert set(re.findall(r"^  ([A-Z_]+) ", shown, re.M)) == set(SETTINGS.split())
@@ -91,15 +102,21 @@ def test_help_lists_every_setting_with_its_default() -> None:
 def test_train_prepares_the_data_and_then_fits_or_goes_on() -> None:
     config = "configs/quickstart.yaml"
     assert commands("train") == [
-        ["prepare", "--for_config", config],
-        ["fit", "--config", config, "--resume", "auto", "--run_dir", "runs/quickstart"],
+        ["prepare", f"--for_config={config}"],
+        ["fit", f"--config={config}", "--resume=auto", "--run_dir=runs/quickstart"],
     ]
 
 
 def test_train_names_the_run_after_the_config() -> None:
     fit = commands("train", "CONFIG=configs/gpt2_124m.yaml")[-1]
-    assert fit[1:3] == ["--config", "configs/gpt2_124m.yaml"]
-    assert fit[-2:] == ["--run_dir", "runs/gpt2_124m"]
+    assert fit[1] == "--config=configs/gpt2_124m.yaml"
+    assert fit[-1] == "--run_dir=runs/gpt2_124m"
+
+
+def test_a_config_may_have_spaces_in_its_folder_and_its_name() -> None:
+    fit = commands("train", "CONFIG=my configs/one  two.yaml")[-1]
+    assert fit[1] == "--config=my configs/one  two.yaml"
+    assert fit[-1] == "--run_dir=runs/one  two"
 
 
 def test_flags_in_args_come_last_so_that_they_win() -> None:
@@ -121,23 +138,23 @@ def test_a_run_directory_or_a_config_in_args_beats_the_default_of_run(flag: str)
 
 def test_a_run_that_was_typed_beats_the_run_directory_of_an_overlay() -> None:
     fit = commands("train", "RUN=runs/mine", "ARGS=--config configs/debug.yaml")[-1]
-    assert fit[-2:] == ["--run_dir", "runs/mine"]
+    assert fit[-1] == "--run_dir=runs/mine"
 
 
 def test_data_without_input_prepares_what_the_config_needs() -> None:
-    assert commands("data", "CONFIG=a.yaml") == [["prepare", "--for_config", "a.yaml"]]
+    assert commands("data", "CONFIG=a.yaml") == [["prepare", "--for_config=a.yaml"]]
 
 
 def test_data_with_input_prepares_ones_own_text() -> None:
     words = ("INPUT=poems", "NAME=mine", "TOKENIZER=char", "ARGS=--test_ratio 0.1")
-    expected = "prepare --input poems --output data/mine --tokenizer char --test_ratio 0.1"
+    expected = "prepare --input=poems --output=data/mine --tokenizer=char --test_ratio 0.1"
     assert commands("data", *words) == [expected.split()]
 
 
 def test_data_passes_the_vocabulary_only_where_one_is_given() -> None:
     words = ("data", "INPUT=poems", "NAME=mine")
-    assert "--vocab_size" not in commands(*words)[0]
-    assert commands(*words, "VOCAB_SIZE=512")[0][-2:] == ["--vocab_size", "512"]
+    assert "--vocab_size" not in " ".join(commands(*words)[0])
+    assert commands(*words, "VOCAB_SIZE=512")[0][-1] == "--vocab_size=512"
 
 
 @pytest.mark.parametrize("words", [["data", "INPUT=poems"], ["rename"]])
@@ -148,15 +165,77 @@ def test_a_missing_name_is_said_in_one_line(words: list[str]) -> None:
     assert f"make {words[0]} NAME=" in refused.stderr
 
 
-@pytest.mark.parametrize("text", ["two  words", "it's", 'a "b"', "costs $5 or $(HOME)", "a, b; #c"])
-def test_input_and_prompt_reach_the_command_as_they_were_typed(text: str) -> None:
-    prepare = commands("data", f"INPUT={text}", "NAME=mine")[0]
-    assert prepare[prepare.index("--input") + 1] == text
-    assert commands("sample", f"PROMPT={text}")[0][-2:] == ["--prompt", text]
+TEXTS = [
+    "two  words",
+    "it's",
+    'a "b"',
+    "costs $5 or $(HOME)",
+    "a, b; #c",
+    "--x",
+    "a\\",
+    "$(shell id)",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_settings_reach_the_command_as_they_were_typed(text: str) -> None:
+    prepare = commands("data", f"INPUT={text}", f"NAME={text}", f"TOKENIZER={text}")[0]
+    assert prepare[1:] == [f"--input={text}", f"--output=data/{text}", f"--tokenizer={text}"]
+    assert commands("sample", f"PROMPT={text}")[0][-1] == f"--prompt={text}"
+    fit = commands("train", f"RUN={text}", f"CONFIG={text}")[-1]
+    assert (fit[1], fit[-1]) == (f"--config={text}", f"--run_dir={text}")
+
+
+def test_args_are_words_as_in_a_shell_and_run_nothing() -> None:
+    typed = "--a 1  --b 'x y' \"--c=it's\" $(touch x) `id` ; * $HOME"
+    quoted = ["--a", "1", "--b", "x y", "--c=it's"]
+    assert commands("train", f"ARGS={typed}")[-1][-11:] == [
+        *quoted,
+        *("$(touch", "x)", "`id`", ";", "*", "$HOME"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("word", "says"), [("ARGS=--a 'x", "is a quote open"), ("RUN=a\nb", "has a line end in it")]
+)
+def test_a_setting_that_cannot_be_passed_on_is_one_line(word: str, says: str) -> None:
+    refused = make("-n", "train", word)
+    assert refused.returncode == 2
+    (line,) = refused.stderr.splitlines()
+    assert word.partition("=")[0] in line
+    assert says in line
+
+
+HOSTILE = "$(shell touch run)`touch run`$(touch run);touch run;';touch run;'\";touch run;$(eval x)"
+
+
+@pytest.mark.parametrize("name", [*SETTINGS.split(), "PACKAGE", "PYTHON"])
+def test_no_setting_runs_anything(name: str, tmp_path: Path) -> None:
+    """In a folder whose python is a program that notes its words, one in each line."""
+    for file in SET_UP:
+        shutil.copy(ROOT / file, tmp_path)
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@" >> words\n')
+    python.chmod(0o755)
+    (tmp_path / ".venv/installed").touch()
+    targets = {"ARGS": "test", "BENCH": "bench", "PORT": "board", "RUNS": "compare"}
+    target = targets.get(name, "sample" if name == "PROMPT" else "data")
+    given = [f"{of}=x" for of in ("NAME", "INPUT") if target == "data" and of != name]
+    words = ["make", "help", target, *given]
+    environment = ["env", f"{name}={HOSTILE}"]
+    for command in (
+        *([*words, f"{name}={text}"] for text in (HOSTILE, f"x\n{HOSTILE}\n", f"x' {HOSTILE}'")),
+        *([*environment, *words], [*environment, *words, "-e"]),
+    ):
+        run(*command, folder=tmp_path)
+        assert not (tmp_path / "run").exists(), command
+    if name in ("BENCH", "PROMPT", "INPUT", "TOKENIZER", "VOCAB_SIZE"):
+        assert HOSTILE in (tmp_path / "words").read_text()
 
 
 def test_resume_insists_on_a_checkpoint_and_takes_the_runs_own_settings() -> None:
-    fit = "fit --config runs/a/config.yaml --run_dir runs/a --resume must --trainer.max_steps 9"
+    fit = "fit --config=runs/a/config.yaml --run_dir=runs/a --resume=must --trainer.max_steps 9"
     assert commands("resume", "RUN=runs/a", "ARGS=--trainer.max_steps 9") == [fit.split()]
 
 
@@ -166,7 +245,7 @@ def test_eval_and_sample_take_the_run_as_their_first_word() -> None:
 
 
 def test_the_board_is_served_to_this_machine_alone() -> None:
-    assert "--logdir runs --host 127.0.0.1 --port 7007" in make("-n", "board", "PORT=7007").stdout
+    assert "--logdir runs --host 127.0.0.1 --port='7007'" in make("-n", "board", "PORT=7007").stdout
 
 
 def test_only_test_all_runs_the_slow_tests() -> None:
@@ -335,7 +414,27 @@ def test_the_verbs_that_look_at_a_run_look_at_run(verb: str) -> None:
 
 def test_compare_takes_several_runs_or_all() -> None:
     assert commands("compare", "RUNS=runs/a runs/b") == [["compare", "runs/a", "runs/b"]]
-    assert commands("compare") == [["compare", "runs/*"]]  # the shell's own pattern
+    assert commands("compare") == [["compare", "runs/*"]]  # where no folder fits
+
+
+@pytest.mark.parametrize(
+    ("typed", "runs"),
+    [
+        ("runs/*", ["runs/a b", "runs/x$(id)"]),
+        ("'runs/a b' runs/x*", ["runs/a b", "runs/x$(id)"]),
+        ("runs/a b", ["runs/a b"]),
+        ("runs/a *", ["runs/a b"]),
+    ],
+)
+def test_a_folder_with_spaces_or_a_command_in_its_name_is_one_run(
+    tmp_path: Path, typed: str, runs: list[str]
+) -> None:
+    for name in SET_UP:
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("a b", "x$(id)"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    shown = make("-n", "compare", f"RUNS={typed}", folder=tmp_path).stdout.splitlines()[-1]
+    assert shlex.split(shown.partition("compare")[2]) == runs
 
 
 def test_every_benchmark_that_is_named_is_there() -> None:

@@ -30,9 +30,9 @@ def read_best(run: Path) -> dict[str, Any] | None:
     path = folder_of(run) / "best.json"
     if not path.is_file():
         return None
-    best = read_json(path) or {}
+    best = read_json(path, {"step": int, "val_loss": float}) or {}
     step, value = best.get("step"), best.get("val_loss")
-    if not (isinstance(step, int) and 0 <= step < 10**12 and isinstance(value, (int, float))):
+    if step is None or step < 0 or value is None:
         raise CheckpointError(f"{path} names no checkpoint; remove it, and the latest one is taken")
     return {"step": step, "val_loss": value, "file": file_name(step)}
 

@@ -75,6 +75,12 @@ def test_an_index_cannot_name_a_file_outside_its_folder(
 
 
 INDICES: dict[str, Change] = {
+    "no bytes": lambda index: index["splits"]["train"].update(bytes=0),
+    "bytes in words": lambda index: index["splits"]["train"].update(bytes="x"),
+    "a sum in a list": lambda index: first_shard(index).update(sha256=[]),
+    "a tokenizer without a sum": lambda index: index["tokenizer"].pop("sha256"),
+    "a tokenizer of no kind": lambda index: index["tokenizer"].pop("kind"),
+    "half a token": lambda index: first_shard(index).update(tokens=30545.5),
     "tokens beyond all": lambda index: first_shard(index).update(tokens=10**30),
     "objects for tokens": lambda index: index.update(dtype="object"),
     "splits in a list": lambda index: index.update(splits=["train", "val"]),

@@ -44,11 +44,11 @@ def corpus(run: Path | None, data: Path | None) -> Iterator[Check]:
     """Index, sizes and headers of the shards, tokenizer; `verify` reads every byte."""
     from lmtemplate.data.shards import Shards, read_index
     from lmtemplate.data.tokenizer import load_tokenizer
-    from lmtemplate.run_dir import read_json
+    from lmtemplate.study.run_files import read_manifest
 
     if data is None and run is not None:
-        told = (read_json(run / "manifest.json") or {}).get("data")
-        data = Path(told["path"]) if isinstance(told, dict) and "path" in told else None
+        path = read_manifest(run).get("data", {}).get("path")
+        data = Path(path) if path else None
     if data is None:
         yield Check("ok", "data", "not checked; name a corpus with --data FOLDER")
         return

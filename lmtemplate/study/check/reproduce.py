@@ -13,9 +13,10 @@ from lmtemplate import metric_names
 from lmtemplate.data.shards import read_index
 from lmtemplate.errors import CheckpointError, ConfigError, DataError
 from lmtemplate.record import read_lines
-from lmtemplate.run_dir import command, read_json
+from lmtemplate.run_dir import command
 from lmtemplate.run_dir import manifest as describe
 from lmtemplate.run_length import LIMITS
+from lmtemplate.study.run_files import read_manifest, read_summary
 
 # Settings that no loss depends on.
 HARMLESS = ("run_dir", "report", "checkpoint", "samples", "signals", "throughput", "watch")
@@ -26,49 +27,47 @@ def recorded_settings(run: Path) -> tuple[dict[str, Any], int]:
 
     Raises CheckpointError where there is no manifest, or nothing to compare.
     """
-    manifest, recorded = read_json(run / "manifest.json"), losses(run, None)
-    if manifest is None or "settings" not in manifest:
+    manifest, summary, recorded = read_manifest(run), read_summary(run), losses(run, None)
+    if not all(name in manifest for name in ("settings", "data", "hardware")):
         raise CheckpointError(f"no manifest {run / 'manifest.json'}; is {run} a run directory?")
     if not recorded:
         raise CheckpointError(f"{run} has no record of its losses, so there is nothing to compare")
     settings, last_step = dict(manifest["settings"]), max(step for step, _ in recorded)
     changes = [
-        start["step"]
+        start.get("step") or 0
         for start in manifest.get("resumed", [])
-        if any(not key.startswith(HARMLESS) for key in start["changed"])
+        if any(not key.startswith(HARMLESS) for key in start.get("changed", {}))
     ]
-    summary = read_json(run / "summary.json") or {}
-    if "max_steps" in summary and not changes:
+    if summary.get("max_steps") and not changes:
         # in steps: other limits may come to other lengths here, as a measured time does
-        settings["trainer"] = {**settings["trainer"], "max_steps": summary["max_steps"]}
+        settings["trainer"] = {**settings.get("trainer", {}), "max_steps": summary["max_steps"]}
         settings.update({name: None for name in LIMITS if "." not in name})
     return settings, min([*changes, last_step])
 
 
 def surroundings(run: Path) -> list[str]:
     """Code, versions and system that are not as when the run was made: "what: before -> now"."""
-    before, now = read_json(run / "manifest.json") or {}, describe(None, {}, {})
-    rows = [(f"version of {k}", v, now["versions"].get(k)) for k, v in before["versions"].items()]
-    rows.append(("git commit", before["git"]["commit"], now["git"]["commit"]))
-    rows += [(name, before[name], now[name]) for name in ("python", "platform")]
+    before, now = read_manifest(run), describe(None, {}, {})
+    versions, git = before.get("versions", {}), before.get("git", {})
+    rows = [(f"version of {k}", v, now["versions"].get(k)) for k, v in versions.items()]
+    rows.append(("git commit", git.get("commit"), now["git"]["commit"]))
+    rows += [(name, before.get(name), now[name]) for name in ("python", "platform")]
     differing = [f"{what}: {old} -> {new}" for what, old, new in rows if old != new]
-    dirty = ["the code had changes that were not committed"]
-    return differing + (dirty if before["git"]["dirty"] else [])
+    return differing + ["the code had changes that were not committed"] * bool(git.get("dirty"))
 
 
 def other_hardware(run: Path, again: Path) -> list[str]:
     """Device, precision, threads that are not as when the run was made."""
-    before, now = (
-        (read_json(of / "manifest.json") or {}).get("hardware", {}) for of in (run, again)
-    )
+    before, now = (read_manifest(of).get("hardware", {}) for of in (run, again))
     return [f"{k}: {before[k]} -> {now.get(k)}" for k in before if before[k] != now.get(k)]
 
 
 def check_data(run: Path, settings: dict[str, Any]) -> None:
     """Raises DataError where the run's corpus is missing or another one."""
-    folder = Path(settings["data"]["path"])
-    expected = (read_json(run / "manifest.json") or {})["data"]["fingerprint"]
-    if read_index(folder)["fingerprint"] != expected:
+    folder = settings.get("data", {}).get("path")  # none for data of a class of one's own
+    if folder and read_index(Path(folder))["fingerprint"] != read_manifest(run)["data"].get(
+        "fingerprint"
+    ):
         raise DataError(f"{folder} is not the corpus of {run}; prepare that one again")
 
 
@@ -125,19 +124,14 @@ def reproduce(run: Path, output: Path | None = None, allow: list[str] | None = N
         output: directory of the repeated run; RUN-again if not given.
         allow: packages outside lmtemplate whose classes the run's config names.
     """
-    try:
-        settings, last_step = recorded_settings(run)
-        check_data(run, settings)
-        differing = surroundings(run)
-        threads = int((read_json(run / "manifest.json") or {})["hardware"].get("threads", 1))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        path = run / "manifest.json"
-        raise CheckpointError(f"{path} is not the manifest of a run ({error!r})") from error
+    settings, last_step = recorded_settings(run)
+    check_data(run, settings)
     again = output or run.with_name(f"{run.name}-again")
     if again.exists():
         raise ConfigError(f"{again} is there already; remove it, or name another with --output")
-    for row in differing:
+    for row in surroundings(run):
         print(f"  differs: {row}")
+    threads = read_manifest(run)["hardware"].get("threads") or 1
     code = repeat(settings, again, threads, allow or [])
     if code:
         sys.exit(code)

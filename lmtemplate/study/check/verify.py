@@ -8,15 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lmtemplate import record
 from lmtemplate.checkpoint.files import SUMS, damage, file_name
 from lmtemplate.data.shards import Shard, check_not_a_pointer, file_sha256, read_index
 from lmtemplate.data.tokenizer import load_tokenizer
 from lmtemplate.errors import CheckpointError, ConfigError, DataError, UserError
-from lmtemplate.run_dir import folder_of, parse_yaml
+from lmtemplate.run_dir import folder_of
+from lmtemplate.study.run_files import read_manifest, read_settings, read_summary
 
+RUN_FILES = {
+    "config.yaml": read_settings,
+    "manifest.json": read_manifest,
+    "summary.json": read_summary,
+}
 COLUMNS = ("steps", "train_loss", "val_loss", "learning_rate", "epochs")  # of equal length
 
 
@@ -62,7 +66,7 @@ def state_of(file: str, check: Callable[[], None], note: str = "") -> FileState:
     """The note where the check passes, else its objection."""
     try:
         check()
-    except (UserError, OSError, ValueError, yaml.YAMLError) as error:
+    except (UserError, OSError, ValueError) as error:
         return FileState(file, " ".join(str(error).split()))
     return FileState(file, note=note)
 
@@ -150,12 +154,13 @@ def check_record(text: str) -> None:
 
 
 def check_text(path: Path) -> None:
-    """Content of a JSON, JSONL or YAML file of a run. Raises ValueError, YAMLError, OSError."""
+    """Content of a JSON, JSONL or YAML file of a run. Raises UserError, ValueError, OSError."""
     text = path.read_text(encoding="utf-8")
+    if path.name in RUN_FILES:
+        RUN_FILES[path.name](path.parent)
     if path.suffix == ".yaml":
-        if not isinstance(parse_yaml(text), dict):
-            raise ValueError("it holds no settings")
-    elif path.name == record.LINES:
+        return
+    if path.name == record.LINES:
         check_record(text)
     else:
         content = _strict_json(text)

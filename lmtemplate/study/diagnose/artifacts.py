@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
-from lmtemplate.checkpoint.compatibility import build_net, flatten
+from lmtemplate.checkpoint.compatibility import build_net
 from lmtemplate.checkpoint.files import read
 from lmtemplate.checkpoint.resume import resolve
 from lmtemplate.data import Ints
@@ -21,19 +20,10 @@ from lmtemplate.data.shards import Shards, read_index
 from lmtemplate.data.tokenizer import Tokenizer, load_tokenizer, parse_tokenizer
 from lmtemplate.errors import DataError, UserError
 from lmtemplate.models.base import LanguageModel
-from lmtemplate.run_dir import parse_yaml, read_json
+from lmtemplate.study.run_files import read_manifest, read_settings
 
 STRETCHES = 64  # a sample of a large split consists of this many stretches
 FREE_BYTES = 2 * 10**9  # a GPU needs this much free memory beside twice the weights
-
-
-def read_settings(run: Path) -> dict[str, Any]:
-    """What config.yaml says, as "data.path" -> value; empty where it is missing or broken."""
-    try:
-        settings = parse_yaml((run / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return flatten(settings) if isinstance(settings, dict) else {}
 
 
 def sample(shards: Shards, most: int, among: int | None = None) -> Ints:
@@ -100,7 +90,7 @@ class Artifacts:
 
 def open_run_corpus(run: Path) -> RunCorpus:
     """Raises DataError where the corpus of the run's config is gone, damaged or another one."""
-    settings, manifest = read_settings(run), read_json(run / "manifest.json") or {}
+    settings, manifest = read_settings(run), read_manifest(run)
     for key in ("data.path", "data.block_size"):
         if settings.get(key) is None:
             raise DataError(f"{run / 'config.yaml'} names no {key}")
@@ -109,9 +99,7 @@ def open_run_corpus(run: Path) -> RunCorpus:
     if index["fingerprint"] != manifest.get("data", {}).get("fingerprint"):
         raise DataError(f"{folder} holds another corpus than the run was trained on")
     blocks = settings.get("data.max_val_blocks")
-    corpus = RunCorpus(
-        folder, index, blocks * int(settings["data.block_size"]) + 1 if blocks else None
-    )
+    corpus = RunCorpus(folder, index, blocks * settings["data.block_size"] + 1 if blocks else None)
     for split in ("train", "val"):
         Shards(folder, split, index)
     return corpus

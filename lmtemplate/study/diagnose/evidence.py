@@ -9,14 +9,7 @@ import numpy as np
 from lmtemplate import metric_names
 from lmtemplate.generate import generate_tokens
 from lmtemplate.record import Ints, read_lines
-from lmtemplate.run_dir import read_json
-from lmtemplate.study.diagnose.artifacts import (
-    Artifacts,
-    Model,
-    RunCorpus,
-    open_artifacts,
-    read_settings,
-)
+from lmtemplate.study.diagnose.artifacts import Artifacts, Model, RunCorpus, open_artifacts
 from lmtemplate.study.diagnose.finding import Facts
 from lmtemplate.study.diagnose.ngrams import (
     longest_copy,
@@ -25,6 +18,7 @@ from lmtemplate.study.diagnose.ngrams import (
     shared_share,
     window_hashes,
 )
+from lmtemplate.study.run_files import read_settings, read_summary
 
 TRAINING_TOKENS = 5_000_000  # at most this many training tokens are counted
 VALIDATION_TOKENS = 500_000  # and this many validation tokens
@@ -38,10 +32,10 @@ TEMPERATURE = 0.8
 
 def _from_files(run: Path) -> Facts:
     """What summary, config and record say; the record is newer where a run still goes on."""
-    settings, summary = read_settings(run), read_json(run / "summary.json") or {}
+    settings, summary = read_settings(run), read_summary(run)
     rows = [line for line in read_lines(run) if metric_names.TOKENS in line]
     planned = summary.get("max_steps") or settings.get("trainer.max_steps")
-    optimizer = str(settings.get("model.optimizer.class_path") or "").rpartition(".")[2]
+    optimizer = (settings.get("model.optimizer.class_path") or "").rpartition(".")[2]
     tokens = [summary.get("tokens"), *(row[metric_names.TOKENS] for row in rows[-1:])]
     passes = [summary.get("passes"), *(row.get(metric_names.EPOCH) for row in rows[-1:])]
     return Facts(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lmtemplate.data.shards import read_index
+from lmtemplate.data.shards import Shards, read_index
 from lmtemplate.errors import ConfigError
 from lmtemplate.models.gpt import GPT
 from lmtemplate.run_dir import duration, write_text
@@ -60,13 +60,10 @@ class CorpusSize(NamedTuple):
 
 
 def read_corpus(path: Path) -> CorpusSize:
-    """Raises DataError where no corpus was prepared."""
+    """Raises DataError where no corpus was prepared, or one without validation text."""
     index = read_index(path)
-    train, val = (
-        sum(shard["tokens"] for shard in index["splits"][name]["shards"])
-        for name in ("train", "val")
-    )
-    return CorpusSize(int(index["vocab_size"]), train, min(train, val) - 1)
+    train, val = (Shards(path, split, index).tokens for split in ("train", "val"))
+    return CorpusSize(index["vocab_size"], train, min(train, val) - 1)
 
 
 @dataclass(frozen=True)

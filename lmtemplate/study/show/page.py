@@ -1,5 +1,6 @@
 """A run's files, plotly figures, a template -> one HTML page that opens without a network."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,8 @@ import numpy as np
 
 from lmtemplate import metric_names
 from lmtemplate.record import Floats, Ints, Record, read_record
-from lmtemplate.run_dir import duration, read_json
-from lmtemplate.study.diagnose.artifacts import read_settings
+from lmtemplate.run_dir import duration
+from lmtemplate.study.run_files import read_manifest, read_settings, read_summary
 from lmtemplate.study.show.plots import COLORS, GRID, INK, Curve, curves_of, thin
 
 BITS = metric_names.VAL_BITS_PER_BYTE
@@ -63,18 +64,17 @@ class RunFiles:
 def read_run(run: Path) -> RunFiles:
     """Raises CheckpointError where there is no record."""
     record = read_record(run)
-    summary, manifest = read_json(run / "summary.json"), read_json(run / "manifest.json")
-    return RunFiles(run, record, summary or {}, manifest or {}, read_settings(run))
+    return RunFiles(run, record, read_summary(run), read_manifest(run), read_settings(run))
 
 
 def number(value: float | None, form: str = ",.0f") -> str:
     """A value in Python's format, or a dash."""
-    return NONE if value is None or not np.isfinite(value) else format(value, form)
+    return NONE if value is None or not math.isfinite(value) else format(value, form)
 
 
 def span(seconds: float | None) -> str:
     """75 -> "1 min 15 s", or a dash."""
-    return NONE if seconds is None or not np.isfinite(seconds) else duration(seconds)
+    return NONE if seconds is None or not math.isfinite(seconds) else duration(seconds)
 
 
 def figures_of(run: RunFiles) -> dict[str, str]:

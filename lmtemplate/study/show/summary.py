@@ -9,7 +9,8 @@ import numpy as np
 
 from lmtemplate import metric_names
 from lmtemplate.record import Record, read_record
-from lmtemplate.run_dir import duration, read_json
+from lmtemplate.run_dir import duration
+from lmtemplate.study.run_files import read_summary
 from lmtemplate.study.show.plots import epoch_averages, in_terminal
 
 LINE_WIDTH = 100
@@ -122,6 +123,6 @@ def summary(run: Path) -> None:
         in_terminal(record) if len(record) else "",
         training_summary(record),
         before_and_after(record),
-        costs(read_json(run / "summary.json") or {}),
+        costs(read_summary(run)),
     ]
     print("\n\n".join(part for part in parts if part))

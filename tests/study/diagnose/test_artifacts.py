@@ -19,7 +19,6 @@ from lmtemplate.study.diagnose.artifacts import (
     open_artifacts,
     open_model,
     open_run_corpus,
-    read_settings,
     sample,
 )
 from tests.study.corpora import write_corpus
@@ -110,12 +109,6 @@ def test_a_config_without_data_is_refused(run: Path) -> None:
     change(run, "block_size", None)
     with pytest.raises(DataError, match=r"names no data\.block_size"):
         open_run_corpus(run)
-
-
-@pytest.mark.parametrize("text", ["a: [", "just words", ""])
-def test_a_broken_config_says_nothing(tmp_path: Path, text: str) -> None:
-    (tmp_path / "config.yaml").write_text(text)
-    assert read_settings(tmp_path) == {}
 
 
 def test_a_run_without_checkpoints_is_named(run: Path) -> None:
