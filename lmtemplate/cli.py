@@ -16,11 +16,12 @@ from lmtemplate.checkpoint.resume import ResumeMode
 from lmtemplate.cli_classes import (
     OPEN,
     callback_classes,
-    check_kinds,
+    check_classes,
     chosen_class,
     class_spec,
     configure_parsing,
     flat_words,
+    to_yaml,
 )
 from lmtemplate.cli_errors import (
     OWNED,
@@ -32,11 +33,12 @@ from lmtemplate.cli_errors import (
     split_configs,
 )
 from lmtemplate.errors import ConfigError, UserError
+from lmtemplate.hardware import missing_compiler
 from lmtemplate.models.gpt import GPT
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.optimizers import AdamW
 from lmtemplate.schedules import WarmupCosine
-from lmtemplate.trainer import Trainer, as_list, check_callbacks
+from lmtemplate.trainer import Machine, Trainer, as_list, check_callbacks, find_machine
 
 Seed = jsonargparse.typing.restricted_number_type(
     "Seed", int, [(">=", 0), ("<=", 2**32 - 1)], docstring="what NumPy takes"
@@ -60,7 +62,7 @@ class Parser(LightningArgumentParser):
         settings = yaml.safe_load(text)
         for group, kind in self.classes.items():
             settings[group] = {**class_spec(kind), **(settings.get(group) or {})}
-        return yaml.safe_dump(settings, sort_keys=False)
+        return to_yaml(settings)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         raise ParseError(message) from ex
@@ -115,7 +117,7 @@ class TrainingCLI(LightningCLI):
     """
 
     def __init__(self, words: list[str], allowed: Sequence[str] = (), verb: str = "fit") -> None:
-        self.made = settings_made(words)
+        self.made, self.allowed = settings_made(words), allowed
         self.callback_classes = callback_classes()
         self.classes = {group: chosen_class(group, self.made, allowed) for group in OPEN}
         configure_parsing(allowed, self.classes["data"])
@@ -203,7 +205,8 @@ class TrainingCLI(LightningCLI):
         assert isinstance(parser, Parser)
         parser.classes = {k: v for k, v in self.classes.items() if v is not OPEN[k][1]}
         self.config = parse(parser, args, self.made)
-        check_kinds(self.config.model, self.made)
+        named = {**self.config.as_dict(), "config": None}  # paths, which jsonargparse can call
+        check_classes("", named, self.made, self.allowed)
 
     def instantiate_classes(self) -> None:
         """Build data, net and callbacks. What their constructors object to becomes one line."""
@@ -227,6 +230,11 @@ class TrainingCLI(LightningCLI):
         """What stands under `trainer`, in the user's units, with its classes instantiated."""
         settings: dict[str, Any] = self.config_init.trainer.as_dict()
         return settings
+
+    @cached_property
+    def machine(self) -> Machine:
+        """Where the run computes. Raises ConfigError where there is no such device."""
+        return find_machine(self.trainer_settings)
 
     @property
     def callbacks(self) -> list[Any]:
@@ -257,6 +265,8 @@ def check_settings(cli: TrainingCLI, steps: int) -> None:
             f"model.schedule.warmup_steps={warmup} is longer than the run of {steps} steps; "
             "lower it"
         )
+    if cli.model.compile_net is True and (missing := missing_compiler(cli.machine.device)):
+        raise ConfigError(f"model.compile: true needs {missing}; install it, or give auto or false")
     never = "validation would never happen: trainer."
     share = trainer.limit_val_batches
     if isinstance(share, float) and share < 1:

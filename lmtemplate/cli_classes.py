@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -10,12 +11,21 @@ from typing import Any
 import jsonargparse
 import torch
 import yaml
+from lightning.fabric.plugins import ClusterEnvironment, Precision
+from lightning.pytorch.accelerators import Accelerator
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import LayerSync
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import Strategy
+from torchmetrics import Metric
 
 from lmtemplate import plug
 from lmtemplate.callbacks import CALLBACKS
 from lmtemplate.cli_errors import Place, find
 from lmtemplate.data.datamodule import LanguageData, TokenData
 from lmtemplate.errors import ConfigError
+from lmtemplate.models.base import LanguageModel
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.optimizers import OptimizerRecipe
 from lmtemplate.schedules import Schedule
@@ -26,10 +36,33 @@ OPEN: dict[str, tuple[type, type]] = {
     "data": (LanguageData, TokenData),
 }
 
-# Key whose class is one of ours or of torch's kind; a function, which Python could call, is not.
-KINDS: dict[str, tuple[type, ...]] = {
-    "optimizer": (OptimizerRecipe, torch.optim.Optimizer),
-    "schedule": (Schedule, torch.optim.lr_scheduler.LRScheduler),
+PACKAGES = ("lmtemplate", "lightning", "torch", "torchmetrics")  # whose classes may be named
+
+LAYERS = ("lmtemplate.", "torch.nn.modules.")  # where a torch.nn.Module may come from
+
+# What a class that a config names can be. jsonargparse would make any other one of an allowed
+# package where a function is asked for, `elastic_launch` of torch too, which starts programs.
+KINDS: tuple[type, ...] = (
+    LanguageModel,
+    OptimizerRecipe,
+    torch.optim.Optimizer,
+    Schedule,
+    torch.optim.lr_scheduler.LRScheduler,
+    Metric,
+    Callback,
+    Logger,
+    Profiler,
+    Accelerator,
+    Strategy,
+    Precision,
+    ClusterEnvironment,
+    LayerSync,
+)
+
+# Key whose class is of fewer kinds: a callable, for jsonargparse, which takes any class there.
+KINDS_OF = {
+    "model.optimizer": KINDS[1:3],
+    "model.schedule": KINDS[3:5],
 }
 
 
@@ -78,19 +111,60 @@ def chosen_class(group: str, made: list[Place], allowed: Sequence[str]) -> type:
     return found
 
 
-def check_kinds(model: Any, made: list[Place]) -> None:
-    """Raises ConfigError, with the place, where an optimizer or a schedule is of another kind.
+def check_class(key: str, found: Any, made: list[Place], allowed: Sequence[str]) -> None:
+    """Raises ConfigError where a setting is no class of its kind, nor of an allowed package.
+
+    Anything is taken where the command line names it: a stranger's config cannot do that.
 
     Args:
-        model: the settings of the module, parsed.
+        key: path of the setting.
+        found: a class or a function.
         made: the settings that the user made, those that win first.
+        allowed: packages whose classes and functions may be anything.
     """
-    for name, kinds in KINDS.items():
-        key, path = f"model.{name}", str(getattr(model[name], "class_path", model[name]))
-        found = load_class(path)
-        if not (isinstance(found, type) and issubclass(found, kinds)):
-            names = " nor ".join(kind.__name__ for kind in kinds)
-            raise ConfigError(f"{key} ({find(key, made).where}): {path} is neither {names}")
+    name, module = getattr(found, "__name__", str(found)), str(getattr(found, "__module__", ""))
+    place, kinds = find(key, made), KINDS_OF.get(key, KINDS)
+    is_class = isinstance(found, type)
+    if is_class and issubclass(found, kinds):
+        return
+    if key in KINDS_OF:
+        names = " nor ".join(kind.__name__ for kind in kinds)
+        raise ConfigError(f"{key} ({place.where}): {place.value or name} is neither {names}")
+    is_layer = is_class and issubclass(found, torch.nn.Module) and module.startswith(LAYERS)
+    typed = (p for p in made if p.where == "command line" and name in p.value)
+    is_typed = any(f"{key}.".startswith(f"{p.key.rstrip('+')}.") for p in typed)
+    if not (is_layer or is_typed or module.partition(".")[0] in allowed):
+        raise ConfigError(
+            f"{key} ({place.where}): {name} is not one of the parts that a config may name (nets, "
+            "layers, optimizers, schedules, metrics, callbacks, loggers, profilers, strategies, "
+            f"plugins); if you trust it, name it on the command line: --{key} {module}.{name}"
+        )
+
+
+def check_classes(key: str, value: Any, made: list[Place], allowed: Sequence[str]) -> None:
+    """Raises ConfigError for what `check_class` refuses, in this setting or any below it."""
+    if isinstance(value, list | tuple):
+        for item in value:
+            check_classes(key, item, made, allowed)
+    elif isinstance(value, dict):
+        kind, path = None, value.get("class_path")
+        if isinstance(path, str):
+            if (package := path.partition(".")[0]) not in (*PACKAGES, *allowed):
+                raise ConfigError(f"{key}: {path} is not allowed; add --allow {package}")
+            check_class(key, kind := load_class(path), made, allowed)
+        for name, below in value.items():
+            if name == "init_args" and kind and isinstance(below, dict):
+                check_classes(key, without_defaults(kind, below), made, allowed)
+            else:
+                check_classes(f"{key}.{name}".removeprefix("."), below, made, allowed)
+    elif callable(value):
+        check_class(key, value, made, allowed)
+
+
+def without_defaults(kind: type, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a class that are not its own defaults, which may be functions."""
+    taken = inspect.signature(kind).parameters
+    return {k: v for k, v in settings.items() if k not in taken or v is not taken[k].default}
 
 
 def flat_settings(settings: dict[str, Any], foreign: frozenset[str]) -> dict[str, Any]:
@@ -129,6 +203,21 @@ def flat_words(words: list[str]) -> list[str]:
 load_yaml = jsonargparse.get_loader("yaml")  # knows numbers like 3e-4
 
 
+class SettingsDumper(yaml.SafeDumper):
+    """Quotes a text like 1e3, which jsonargparse would read as a number."""
+
+
+SettingsDumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[\d_.]+[eE][-+]?\d+"), list("-+.0123456789")
+)
+
+
+def to_yaml(settings: Any) -> str:
+    """Plain types -> YAML that reads back as they were, whatever its texts look like."""
+    text: str = yaml.dump(settings, Dumper=SettingsDumper, sort_keys=False)
+    return text
+
+
 def load_settings(text: str, foreign: frozenset[str] = frozenset()) -> Any:
     """What jsonargparse reads: a whole config, or the value of one flag."""
     settings = load_yaml(text)
@@ -160,8 +249,9 @@ def configure_parsing(allowed: Sequence[str], data: type = TokenData) -> None:
     # no public switch; tests/test_cli.py fails if the name changes
     jsonargparse._typehints.discard_init_args_on_class_path_change = start_from_own_defaults
     jsonargparse.set_loader("yaml", load, (yaml.YAMLError,))
+    jsonargparse.set_dumper("yaml", to_yaml)
     jsonargparse.set_parsing_settings(
         config_read_mode_fsspec_enabled=False,  # Lightning's: settings would come over the network
         import_path_denylist=["*"],
-        import_path_allowlist=["lmtemplate", "lightning", "torch", "torchmetrics", *allowed],
+        import_path_allowlist=[*PACKAGES, *allowed],
     )

@@ -11,7 +11,7 @@ from lmtemplate.checkpoint import compatibility, files
 from lmtemplate.checkpoint.resume import resolve
 from lmtemplate.cli import TrainingCLI
 from lmtemplate.errors import ConfigError
-from lmtemplate.trainer import find_machine, machine_settings, prepare_device, quieten
+from lmtemplate.trainer import machine_settings, prepare_device, quieten
 
 
 class RunReader(argparse.ArgumentParser):
@@ -37,7 +37,7 @@ def evaluate(words: list[str], allowed: list[str], verb: Literal["validate", "te
     compatibility.check_same_tokenizer(state, cli.datamodule.tokenizer_json, cli.datamodule.name)
     compatibility.load_net(cli.model.net, state)
     settings = cli.trainer_settings
-    machine = find_machine(settings)
+    machine = cli.machine
     prepare_device(machine)
     trainer = lightning.Trainer(
         **machine_settings(settings),

@@ -17,8 +17,6 @@ from typing import Any
 
 import lightning.pytorch as lightning
 import torch
-import yaml
-from lightning.pytorch.utilities import rank_zero_only
 
 from lmtemplate import plug, redact, run_dir
 from lmtemplate.callbacks.checkpointing import SafeCheckpointIO
@@ -30,16 +28,15 @@ from lmtemplate.callbacks.run_summary import RunSummary
 from lmtemplate.checkpoint import compatibility, files
 from lmtemplate.checkpoint.resume import Resumed, ResumeMode, resolve, resume_from
 from lmtemplate.cli import RUN_LENGTHS, TrainingCLI, check_settings
+from lmtemplate.cli_classes import to_yaml
 from lmtemplate.errors import SIGNALS, ConfigError, NumbersError, SignalError
 from lmtemplate.hardware import device_name
 from lmtemplate.record import last_points
 from lmtemplate.run_length import RunLength, accumulation, measure_step, only_limit, run_length
 from lmtemplate.terminal import forgiving
 from lmtemplate.trainer import (
-    Machine,
     as_list,
     build_trainer,
-    find_machine,
     mistake_in,
     prepare_device,
     quieten,
@@ -48,15 +45,15 @@ from lmtemplate.trainer import (
 
 @dataclass(frozen=True)
 class Plan:
-    """What `auto`, tokens, epochs and seconds of a config come to on this machine."""
+    """What tokens, epochs and seconds of a config come to on this machine."""
 
-    machine: Machine
     accumulate: int  # micro-batches per optimizer step
     length: RunLength
 
 
-def measured_seconds(cli: TrainingCLI, machine: Machine, accumulate: int) -> float:
-    """Seconds that one optimizer step takes here. Raises ConfigError on several devices."""
+def measured_seconds(cli: TrainingCLI) -> float:
+    """Seconds that one micro-batch takes here. Raises ConfigError on several devices."""
+    machine = cli.machine
     if machine.world_size > 1:
         raise ConfigError(
             "max_seconds works on one device, since each would measure its own speed; "
@@ -64,20 +61,20 @@ def measured_seconds(cli: TrainingCLI, machine: Machine, accumulate: int) -> flo
         )
     autocast = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(machine.precision)
     module, batch = cli.model, cli.datamodule.batch_size
-    return accumulate * measure_step(
+    return measure_step(
         module.net, module.recipe, machine.device, batch_size=batch, autocast=autocast
     )
 
 
 def make_plan(cli: TrainingCLI, before: files.CheckpointDict | None = None) -> Plan:
-    """Convert what the config says into devices, precision and steps.
+    """Convert what the config says into optimizer steps of so many micro-batches.
 
     Args:
         cli: parsed and built.
         before: the checkpoint that the run continues.
     """
-    config, data, machine = cli.config, cli.datamodule, find_machine(cli.trainer_settings)
-    per_batch = data.batch_size * data.block_size * machine.world_size
+    config, data = cli.config, cli.datamodule
+    per_batch = data.batch_size * data.block_size * cli.machine.world_size
     accumulate = accumulation(
         config.tokens_per_step, config.trainer.accumulate_grad_batches, per_batch
     )
@@ -87,8 +84,8 @@ def make_plan(cli: TrainingCLI, before: files.CheckpointDict | None = None) -> P
     known = before["length"] if before else {}
     if limit == "max_seconds" and (known.get("limit"), known.get("value")) == (limit, value):
         # measured when the run began, and the schedule depends on it
-        return Plan(machine, accumulate, RunLength(**known))
-    seconds = measured_seconds(cli, machine, accumulate) if limit == "max_seconds" else None
+        return Plan(accumulate, RunLength(**known))
+    seconds = accumulate * measured_seconds(cli) if limit == "max_seconds" else None
     length = run_length(
         limit,
         value,
@@ -98,7 +95,7 @@ def make_plan(cli: TrainingCLI, before: files.CheckpointDict | None = None) -> P
         block_size=data.block_size,
         seconds_per_step=seconds,
     )
-    return Plan(machine, accumulate, length)
+    return Plan(accumulate, length)
 
 
 def describe(cli: TrainingCLI, length: RunLength) -> dict[str, Any]:
@@ -114,12 +111,22 @@ def describe(cli: TrainingCLI, length: RunLength) -> dict[str, Any]:
     }
 
 
-def is_finished(run: Path, before: files.CheckpointDict, cli: TrainingCLI, steps: int) -> bool:
-    """Whether the run ended as planned, and neither its length nor its patience has changed."""
+def is_finished(
+    run: Path, before: files.CheckpointDict, cli: TrainingCLI, length: RunLength
+) -> bool:
+    """Whether the run ended as planned, and neither its length nor its patience has changed.
+
+    Raises ConfigError where the run has gone further than it should.
+    """
     kinds = {"step": int, "max_steps": int}
     summary = run_dir.read_json(run / "summary.json", kinds) or {}
-    step, reason = before["global_step"], summary.get("stop_reason")
-    if step >= steps:
+    step, steps, reason = before["global_step"], length.steps, summary.get("stop_reason")
+    if step > steps:
+        raise ConfigError(
+            f"{length} ends at step {steps:,}, and {run} is at step {step:,} already; give it a "
+            "greater length, or name another run with --run_dir"
+        )
+    if step == steps:
         return bool(summary)  # else it was killed between its last step and its end
     if summary.get("step") != step or reason in ("interrupted", "numbers"):
         return False
@@ -137,13 +144,11 @@ def load_first_weights(source: str, cli: TrainingCLI) -> None:
     compatibility.load_net(cli.model.net, state)
 
 
-def write_run_files(
-    cli: TrainingCLI, machine: Machine, run: Path, start: dict[str, Any] | None
-) -> None:
+def write_run_files(cli: TrainingCLI, run: Path, start: dict[str, Any] | None) -> None:
     """config.yaml, as the user gave it but for secrets, and manifest.json."""
-    data = cli.datamodule
+    data, machine = cli.datamodule, cli.machine
     (run / "summary.json").unlink(missing_ok=True)  # it describes the start before
-    run_dir.write_text(run / "config.yaml", yaml.safe_dump(cli.settings, sort_keys=False))
+    run_dir.write_text(run / "config.yaml", to_yaml(cli.settings))
     hardware = {
         "device": machine.device.type,
         "name": device_name(machine.device),
@@ -165,7 +170,7 @@ def write_run_files(
 def assemble(cli: TrainingCLI, plan: Plan, run: Path, resumed: Resumed | None) -> lightning.Trainer:
     """Lightning's Trainer with the callbacks and loggers of every run, in the order they act."""
     settings = cli.trainer_settings
-    prepare_device(plan.machine)
+    prepare_device(cli.machine)
     added = as_list(settings["callbacks"])
     first_step = resumed.checkpoint["global_step"] + 1 if resumed else 0
     limit = plan.length.value if plan.length.limit == "max_seconds" else None
@@ -182,7 +187,7 @@ def assemble(cli: TrainingCLI, plan: Plan, run: Path, resumed: Resumed | None) -
     boards = [TensorBoard(run, first_step, cli.settings)] if cli.config.tensorboard else []
     return build_trainer(
         settings,
-        plan.machine,
+        cli.machine,
         run,
         max_steps=plan.length.steps,
         accumulate=plan.accumulate,
@@ -222,7 +227,7 @@ def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> No
 
 
 def check_and_assemble(
-    cli: TrainingCLI, run: Path, resume: ResumeMode, is_first: bool
+    cli: TrainingCLI, run: Path, resume: ResumeMode
 ) -> tuple[lightning.Trainer, Path | None] | None:
     """Check and assemble one start of the run; None where it is finished already.
 
@@ -233,7 +238,6 @@ def check_and_assemble(
         cli: parsed and built.
         run: the run directory.
         resume: whether to go on there.
-        is_first: this is the first process of the run, which alone writes.
     """
     resumed = resume_from(run, resume)
     before = resumed.checkpoint if resumed else None
@@ -244,32 +248,30 @@ def check_and_assemble(
     check_settings(cli, plan.length.steps)
     if before is not None:
         compatibility.check_same_model_and_data(before, describe(cli, plan.length))
-        if is_finished(run, before, cli, plan.length.steps):
+        if is_finished(run, before, cli, plan.length):
             longer = f"to train longer, increase {plan.length.limit}"
             print(f"{run} is finished at step {before['global_step']:,}; {longer}")
             print("for other settings, name another run: make train RUN=runs/NAME (or --run_dir)")
             return None
-    elif is_first and cli.config_init.get("checkpoint"):
+    elif cli.machine.is_first and cli.config_init.get("checkpoint"):
         files.check_room(run, cli.model.net)
     if before is None and cli.config.init_from:
         load_first_weights(cli.config.init_from, cli)
     trainer = assemble(cli, plan, run, resumed)
-    if is_first:
-        write_run_files(cli, plan.machine, run, compatibility.announce(run, before, cli.settings))
+    if cli.machine.is_first:
+        write_run_files(cli, run, compatibility.announce(run, before, cli.settings))
     return trainer, resumed.path if resumed else None
 
 
-def train_on(
-    cli: TrainingCLI, words: list[str], allowed: list[str], run: Path, is_first: bool
-) -> bool:
+def train_on(cli: TrainingCLI, words: list[str], allowed: list[str], run: Path) -> bool:
     """Train; where numbers turn bad, go back to the last checkpoint and skip what led there.
 
     Returns whether there was anything to do. Raises NumbersError when going back has not helped.
     """
-    resume: ResumeMode = cli.config.resume if is_first else "auto"
+    resume: ResumeMode = cli.config.resume if cli.machine.is_first else "auto"
     for gone_back in itertools.count(1):
         try:
-            start = check_and_assemble(cli, run, resume, is_first)
+            start = check_and_assemble(cli, run, resume)
             if start is not None:
                 train(*start, cli)
             return start is not None
@@ -280,7 +282,7 @@ def train_on(
                     f"{error}{last_points(run)}. Lower the learning rate, add warmup, or set "
                     "trainer.gradient_clip_val 1.0, and start again"
                 ) from error
-            if is_first:
+            if cli.machine.is_first:
                 count = f"{gone_back}/{guard.rewinds}"
                 print(f"{error}: going back ({count}) and leaving out what was read", flush=True)
             sequences, resume = cli.datamodule.sequences, "auto"
@@ -290,9 +292,9 @@ def train_on(
     raise AssertionError("the loop ends by return or raise")
 
 
-def close(cli: TrainingCLI, run: Path, allowed: list[str], is_first: bool) -> None:
+def close(cli: TrainingCLI, run: Path, allowed: list[str]) -> None:
     """Say what came of the run, unless that is switched off."""
-    if is_first and cli.config.report:
+    if cli.machine.is_first and cli.config.report:
         plug.closing_words(run, allowed)
 
 
@@ -325,13 +327,13 @@ def fit(words: list[str], allowed: list[str]) -> Path:
     """
     quieten()
     cli = TrainingCLI(words, allowed)
-    run, is_first = run_dir.check_name(cli.config.run_dir), getattr(rank_zero_only, "rank", 0) == 0
-    with run_dir.Lock(run) if is_first else nullcontext(), forgiving():
+    run = run_dir.check_name(cli.config.run_dir)
+    with run_dir.Lock(run) if cli.machine.is_first else nullcontext(), forgiving():
         try:
-            has_trained = train_on(cli, words, allowed, run, is_first)
+            has_trained = train_on(cli, words, allowed, run)
         except NumbersError:
-            close(cli, run, allowed, is_first)
+            close(cli, run, allowed)
             raise
         if has_trained:
-            close(cli, run, allowed, is_first)
+            close(cli, run, allowed)
     return run

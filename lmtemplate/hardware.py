@@ -1,7 +1,9 @@
 """Device -> what it is, which precision suits it, and how fast it could be at best."""
 
 import importlib.util
+import os
 import platform
+import shutil
 
 import torch
 
@@ -77,9 +79,20 @@ def auto_precision(device: torch.device) -> str:
     return "16-mixed" if device.type == "cuda" else "32-true"
 
 
+def missing_compiler(device: torch.device) -> str | None:
+    """What torch.compile needs on this device and cannot find; None where nothing is missing."""
+    on_cuda = device.type == "cuda"
+    if on_cuda and importlib.util.find_spec("triton") is None:
+        return "the package triton"
+    variable, usual = ("CC", ("gcc", "clang")) if on_cuda else ("CXX", ("g++", "clang++"))
+    known = [named] if (named := os.environ.get(variable)) else usual
+    found = any(map(shutil.which, known))
+    return None if found else f"a compiler: {' or '.join(usual)}, or what {variable} names"
+
+
 def auto_compile(device: torch.device) -> bool:
     """Compile on CUDA with Triton: on CPU the compiler costs more than short runs win back."""
-    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+    if device.type != "cuda" or missing_compiler(device):
         return False
     return torch.cuda.get_device_capability(device) >= (7, 0)
 

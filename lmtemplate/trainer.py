@@ -15,7 +15,12 @@ import lightning.pytorch as lightning
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    ModelParallelStrategy,
+    Strategy,
+)
+from lightning.pytorch.utilities import rank_zero_only
 from torch.distributed import DistError
 
 from lmtemplate.errors import ConfigError, LostProcessError, OutOfMemoryError, UserError
@@ -116,6 +121,12 @@ class Machine:
     device: torch.device
     world_size: int
     precision: str
+    rank: int = 0  # of this process among them all
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
 
 
 def machine_settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -137,7 +148,12 @@ def find_machine(settings: dict[str, Any]) -> Machine:
             enable_checkpointing=False,
             enable_progress_bar=False,
         )
-        device, world_size = probe.strategy.root_device, probe.world_size
+        strategy, device = probe.strategy, probe.strategy.root_device
+    except LookupError as error:  # the list of devices is shorter than that
+        raise ConfigError(
+            f"LOCAL_RANK={os.environ.get('LOCAL_RANK')} in the environment is of no process of this "
+            "run; unset LOCAL_RANK, or raise trainer.devices"
+        ) from error
     except (MisconfigurationException, TypeError, ValueError, RuntimeError, ImportError) as error:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         hidden = "" if visible is None else f" (CUDA_VISIBLE_DEVICES is {visible!r})"
@@ -145,8 +161,32 @@ def find_machine(settings: dict[str, Any]) -> Machine:
             "trainer.accelerator, devices or strategy is not available on this machine: "
             f"{' '.join(str(error).split())[:300]}{hidden}"
         ) from error
+    check_strategy(strategy)
+    cores = os.cpu_count() or 1
+    if device.type == "cpu" and probe.num_devices > 8 * cores:
+        raise ConfigError(
+            f"trainer.devices={probe.num_devices:,} on a CPU of {cores} cores; give fewer"
+        )
+    # Lightning reads it from RANK or SLURM_PROCID when it is imported, whatever the strategy
+    rank_zero_only.rank = probe.global_rank  # type: ignore[attr-defined]
     precision = settings["precision"]
-    return Machine(device, world_size, auto_precision(device) if precision == "auto" else precision)
+    precision = auto_precision(device) if precision == "auto" else precision
+    return Machine(device, probe.world_size, precision, probe.global_rank)
+
+
+def check_strategy(strategy: Strategy) -> None:
+    """Raises ConfigError for a strategy of Lightning that cannot work here."""
+    name = type(strategy).__name__
+    if isinstance(strategy, ModelParallelStrategy):
+        raise ConfigError(
+            f"trainer.strategy: {name} needs a net that splits itself, and its checkpoints are "
+            "folders that nothing here reads; use ddp"
+        )
+    if "MultiProcessing" in type(strategy.launcher).__name__:
+        raise ConfigError(
+            "trainer.strategy: spawn, fork and notebook start processes that cannot hand a run "
+            "back; use ddp, or one device in a notebook"
+        )
 
 
 def prepare_device(machine: Machine) -> None:
@@ -242,6 +282,9 @@ def mistake_in(error: Exception, trainer: lightning.Trainer, data: Any) -> UserE
             f"data worker {worker[1]} was killed, as when memory or /dev/shm runs out; lower "
             "data.num_workers (0 reads in the training process)"
         )
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        cause = " ".join(str(error).split())[:200]
+        return ConfigError(f"model.compile: torch.compile fails; give false. It says: {cause}")
     what = re.sub(r"^\[.*?\] ", "", " ".join(str(error).split())).partition(". ")[0][:200]
     if trainer.world_size > 1 and (isinstance(error, DistError) or "gloo" in str(error)):
         return LostProcessError(

@@ -12,6 +12,7 @@ import yaml
 from lmtemplate import optimizers, schedules
 from lmtemplate.callbacks import CALLBACKS, OFF
 from lmtemplate.cli import TrainingCLI
+from lmtemplate.cli_classes import to_yaml
 from lmtemplate.models import GPT2
 from tests.conftest import Command
 
@@ -153,3 +154,36 @@ def test_what_lightning_calls_by_an_old_name_is_no_error(
 @pytest.mark.parametrize("seed", [0, 2**32 - 1])
 def test_a_seed_may_have_32_bits(settings: Callable[..., Settings], seed: int) -> None:
     assert settings(f"--seed_everything={seed}")["seed_everything"] == seed
+
+
+TEXTS = [
+    "3e-4",
+    "1e3",
+    "123e4567",
+    ".5e1",
+    "1_0",
+    "0x10",
+    "12:30",
+    "no",
+    "2024-01-01",
+    "a: b",
+    "&a",
+    "",
+]
+
+
+def test_every_text_reads_back_as_it_was(write_config: Callable[[str], Path], corpus: Path) -> None:
+    own = {"run_dir": "3e-4", "samples": {"init_args": {"prompts": TEXTS}}}
+    words = ["--config", str(write_config(to_yaml(own))), "--data.path", str(corpus)]
+    first = TrainingCLI(words)
+    again = TrainingCLI(["--config", str(write_config(to_yaml(first.settings)))])
+    for cli in (first, again):
+        assert cli.config.run_dir == "3e-4"
+        assert cli.config.samples.init_args.prompts == tuple(TEXTS)
+
+
+def test_a_printed_config_reads_back_as_it_was(
+    write_config: Callable[[str], Path], settings: Callable[..., Settings], command: Command
+) -> None:
+    printed = command("fit", "--print_config", "--config", write_config("run_dir: '1e3'")).out
+    assert settings("--config", write_config(printed))["run_dir"] == "1e3"

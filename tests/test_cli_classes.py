@@ -140,3 +140,33 @@ def test_a_callback_that_cannot_work_is_refused_with_what_can(fit: Command, tmp_
     assert refused.code == 2
     assert "use weight_averaging" in refused.error
     assert not (tmp_path / "run").exists()
+
+
+def named(key: str, text: str) -> str:
+    """A config that names something in a setting that takes a function."""
+    hook = (
+        f"{{class_path: lightning.pytorch.callbacks.LambdaCallback, init_args: {{{key}: {text}}}}}"
+    )
+    return f"trainer: {{callbacks: [{hook}]}}"
+
+
+TRUSTED = {
+    "of an allowed package": (named("setup", "own_classes.function"), []),
+    "in the same flag": ("{}", [f"--trainer.callbacks+={named('setup', 'torch.compile')[22:-2]}"]),
+    "a layer": (named("setup", "torch.nn.ReLU"), []),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), TRUSTED.values(), ids=TRUSTED)
+def test_a_function_is_taken_from_who_is_trusted(
+    corpus: Path, tmp_path: Path, text: str, words: list[str]
+) -> None:
+    (tmp_path / "own.yaml").write_text(text)
+    cli = parsed(corpus, "--config", str(tmp_path / "own.yaml"), *words)
+    assert len(cli.trainer_settings["callbacks"]) == 1
+
+
+def test_a_flag_of_another_key_makes_no_function_trusted(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(named("setup", "torch.compile"))
+    with pytest.raises(ConfigError, match=r"own.yaml:1\): compile is not one of the parts"):
+        parsed(corpus, "--config", str(tmp_path / "own.yaml"), "--run_dir=compile")

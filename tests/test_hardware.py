@@ -1,12 +1,19 @@
 """What is known of devices: peaks by name, precision by ability."""
 
 import importlib.util
+from pathlib import Path
 
 import pytest
 import torch
 
 from lmtemplate import hardware
-from lmtemplate.hardware import auto_compile, auto_precision, device_name, peak_flops
+from lmtemplate.hardware import (
+    auto_compile,
+    auto_precision,
+    device_name,
+    missing_compiler,
+    peak_flops,
+)
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")
@@ -119,3 +126,17 @@ def test_a_torch_that_cannot_describe_the_cpu_is_no_obstacle(
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert auto_precision(CPU) == "32-true"
     assert device_name(CPU)
+
+
+def test_a_compiler_is_looked_for_where_torch_looks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert missing_compiler(CPU) == "a compiler: g++ or clang++, or what CXX names"
+    compiler = tmp_path / "my-g++"
+    compiler.touch(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert missing_compiler(CPU) is None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert missing_compiler(CUDA) == "the package triton"

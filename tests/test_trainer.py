@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_only
 
 from lmtemplate.cli import TrainingCLI
 from lmtemplate.errors import ConfigError
 from lmtemplate.fit import describe, make_plan, measured_seconds
 from lmtemplate.hardware import auto_precision
-from lmtemplate.trainer import Machine, as_list, choose_strategy, find_machine
+from lmtemplate.run_dir import Lock
+from lmtemplate.trainer import Machine, as_list, check_strategy, choose_strategy, find_machine
 from tests.conftest import TINY, Command
 from tests.runs import load, steps, train
 
@@ -81,9 +83,10 @@ def tiny(corpus: Path, *flags: str) -> TrainingCLI:
 
 
 def test_a_length_in_seconds_needs_a_single_device(corpus: Path) -> None:
-    machine = Machine(torch.device("cpu"), world_size=2, precision="32-true")
+    cli = tiny(corpus)
+    cli.machine = Machine(torch.device("cpu"), world_size=2, precision="32-true")
     with pytest.raises(ConfigError, match="max_seconds works on one device"):
-        measured_seconds(tiny(corpus), machine, 1)
+        measured_seconds(cli)
 
 
 def test_a_resumed_length_in_seconds_is_not_measured_again(corpus: Path) -> None:
@@ -95,6 +98,11 @@ def test_a_resumed_length_in_seconds_is_not_measured_again(corpus: Path) -> None
 def test_the_machine_is_the_one_that_was_asked_for(corpus: Path) -> None:
     machine = find_machine(tiny(corpus, "--trainer.precision=64-true").trainer_settings)
     assert machine == Machine(torch.device("cpu"), 1, "64-true")
+
+
+def test_a_strategy_whose_checkpoints_nothing_reads_is_refused() -> None:
+    with pytest.raises(ConfigError, match="ModelParallelStrategy needs a net that splits itself"):
+        check_strategy(ModelParallelStrategy())
 
 
 def test_asking_for_the_machine_leaves_the_settings_as_they_were(corpus: Path) -> None:
@@ -142,6 +150,10 @@ def test_a_process_waits_ten_minutes_for_the_others_unless_the_strategy_says_oth
     [
         ("--trainer.devices=abc", "trainer.accelerator, devices or strategy is not available"),
         ("--trainer.devices=-1", "trainer.accelerator, devices or strategy is not available"),
+        ("--trainer.devices=9999", "trainer.devices=9,999 on a CPU of"),
+        ("--trainer.strategy=ddp_spawn", "trainer.strategy: spawn, fork and notebook"),
+        ("--trainer.strategy=ddp_notebook", "trainer.strategy: spawn, fork and notebook"),
+        ("--trainer.accelerator=tpu", "torch_xla"),
         ("--trainer.limit_val_batches=1.5", "trainer: "),
         ("--trainer.limit_val_batches=0.0001", "is less than one batch"),
         ("--trainer.profiler=foo", "trainer: "),
@@ -155,6 +167,16 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_written(
     refused = fit(tmp_path / "run", flag)
     assert refused.code == 2
     assert told in refused.error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_machine_without_a_compiler_is_told_so_before_step_1(
+    fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", str(tmp_path / "none"))
+    refused = fit(tmp_path / "run", "--model.compile=true")
+    assert refused.code == 2
+    assert "model.compile: true needs a compiler" in refused.error
     assert not (tmp_path / "run").exists()
 
 
@@ -177,3 +199,40 @@ def test_a_disk_without_room_for_two_checkpoints_is_refused_before_step_1(
     assert "has 1.0 MB free, and saving needs about 1.1 MB" in refused.error
     assert not (tmp_path / "run").exists()
     assert fit(tmp_path / "run", "--checkpoint=null").code == 0
+
+
+def test_a_rank_left_in_the_environment_neither_writes_nor_skips_the_lock(
+    fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fit(tmp_path / "run").code == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    # what Lightning makes of RANK=1 when it is imported
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    refused = fit(tmp_path / "run", "--resume=never", "--trainer.max_steps=40")
+    assert refused.code == 2
+    assert "holds a run" in refused.error
+    after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert after == before
+    with Lock(tmp_path / "other"):
+        monkeypatch.setattr(rank_zero_only, "rank", 1)
+        assert fit(tmp_path / "other").code == 7
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    assert fit(tmp_path / "new").code == 0
+    assert (tmp_path / "new" / "summary.json").exists()
+
+
+def test_a_local_rank_without_a_device_is_named(
+    fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    refused = fit(tmp_path / "run", "--trainer.strategy=ddp")
+    assert refused.code == 2
+    assert "unset LOCAL_RANK" in refused.error
+
+
+def test_a_run_that_is_further_than_its_length_is_told_so(fit: Command, tmp_path: Path) -> None:
+    assert fit(tmp_path / "run").code == 0  # 12 steps
+    refused = fit(tmp_path / "run", "--resume=auto", "--trainer.max_steps=8")
+    assert refused.code == 2
+    assert "trainer.max_steps 8 ends at step 8, and" in refused.error
+    assert "is at step 12 already" in refused.error

@@ -10,7 +10,7 @@ from lmtemplate import metric_names
 from lmtemplate.checkpoint.resume import read_best, steps_saved
 from lmtemplate.data.datamodule import LanguageData
 from lmtemplate.errors import DiskError, NumbersError, SignalError
-from lmtemplate.hardware import device_name
+from lmtemplate.hardware import device_name, missing_compiler
 from lmtemplate.module import LitLanguageModel, is_log_step
 from lmtemplate.run_dir import duration, write_json
 from lmtemplate.run_length import RunLength
@@ -53,7 +53,9 @@ class RunSummary(Callback):
         before = f"{self.steps_before:,} steps before, then " if self.steps_before else ""
         passes = tokens / data.block_size / data.train_sequences if data.train_sequences else None
         epochs = f" = {passes:.1f} epochs" if passes is not None else ""
+        missing = missing_compiler(device) if device.type == "cuda" else None
         compiled = "compiled" if module.compiles(device) else "not compiled"
+        compiled += f" (torch.compile needs {missing})" if missing else ""
         return {
             "model": f"{type(net).__name__}, {parameters:,} parameters, "
             f"{module.recipe.name}, {module.schedule_name}",

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch.distributed.launcher.api  # noqa: F401  # opens the C library when it is imported
 
 from tests.conftest import TINY, Command, Result
 from tests.runs import check_line
@@ -21,6 +22,12 @@ def bomb(kind: str) -> str:
         rows.append(f"a{level}: &a{level} " + (f"[{one}]" if kind == "list" else f"{{{named}}}"))
     return "\n".join(rows)
 
+
+# `elastic_launch(config, entrypoint)(...)` starts the entrypoint as a process.
+LAUNCH = (
+    "{config: {min_nodes: 1, max_nodes: 1, nproc_per_node: 1, rdzv_backend: c10d, rdzv_endpoint: "
+    "'127.0.0.1:9'}, entrypoint: /usr/bin/env}"
+)
 
 YAMLS: dict[str, str] = {
     "apply": "model: !!python/object/apply:os.system ['touch canary']",
@@ -46,6 +53,23 @@ YAMLS: dict[str, str] = {
     "os through torch": "samples: {class_path: torch.serialization.os.system}",
     "a callable": "trainer: {callbacks: {class_path: lightning.pytorch.callbacks.LambdaCallback, "
     "init_args: {setup: os.system}}}",
+    "a launcher where a function is asked for": "trainer: {callbacks: {class_path: "
+    "lightning.pytorch.callbacks.LambdaCallback, init_args: {on_fit_start: {class_path: "
+    f"torch.distributed.launcher.api.elastic_launch, init_args: {LAUNCH}}}}}}}}}",
+    "a launcher as the rate": "model: {schedule: {class_path: torch.optim.lr_scheduler.LambdaLR, "
+    f"init_args: {{lr_lambda: {{class_path: torch.distributed.launcher.api.elastic_launch, "
+    f"init_args: {LAUNCH}}}}}}}}}",
+    "a launcher in a list of anything": "model: {metrics: [{class_path: "
+    "torchmetrics.MetricCollection, init_args: {metrics: [{class_path: "
+    f"torch.distributed.launcher.api.elastic_launch, init_args: {LAUNCH}}}]}}}}]}}",
+    "a launcher among words": "model: {net: {class_path: lmtemplate.models.GPT, dict_kwargs: {more: "
+    f"{{class_path: torch.distributed.launcher.api.elastic_launch, init_args: {LAUNCH}}}}}}}}}",
+    "our own command line": "model: {metrics: [{class_path: torchmetrics.MetricCollection, init_args: "
+    "{metrics: [{class_path: lmtemplate.cli.TrainingCLI, init_args: {words: [], allowed: [os]}}]}}]}",
+    "a function of torch as hook": "trainer: {strategy: {class_path: "
+    "lightning.pytorch.strategies.DDPStrategy, init_args: {ddp_comm_hook: torch.compile}}}",
+    "a reader of checkpoints": "trainer: {plugins: {class_path: "
+    "lightning.pytorch.plugins.TorchCheckpointIO}}",
     "a callable of a stranger": "trainer: {callbacks: {class_path: "
     "lightning.pytorch.callbacks.LambdaCallback, init_args: {setup: canary_module.thing}}}",
 }

@@ -7,8 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lmtemplate import metric_names
 from lmtemplate.data.shards import read_index
 from lmtemplate.errors import CheckpointError, ConfigError, DataError
@@ -104,9 +102,11 @@ def verdict(first: Path, again: Path, last_step: int) -> tuple[bool, str]:
 
 def repeat(settings: dict[str, Any], again: Path, threads: int, allow: list[str]) -> int:
     """Train in a child process; returns its exit code."""
+    from lmtemplate.cli_classes import to_yaml
+
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.yaml"
-        config.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        config.write_text(to_yaml(settings), encoding="utf-8")
         words = ["fit", "--config", str(config), "--run_dir", str(again), "--report", "false"]
         words += [word for package in allow for word in ("--allow", package)]
         # sums of floats depend on how many threads share them
