@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
 
 from lmtemplate import metric_names
-from lmtemplate.module import LitLanguageModel, is_log_step
+from lmtemplate.data.datamodule import LanguageData
+from lmtemplate.module import LitLanguageModel, is_log_step, is_logged, log_values
 from lmtemplate.record import Floats, Ints, is_recorded, read_record
 from lmtemplate.study.diagnose import thresholds as limit
+from lmtemplate.study.diagnose import vitals
 from lmtemplate.study.diagnose.finding import Facts, Finding, conclude
 
 WINDOW = 60  # rows that are looked at
@@ -79,18 +82,22 @@ def early_fault(steps: Ints, train_loss: Floats, start: float, facts: Facts) -> 
 
 
 class Watch(Callback):
-    """Prints each early fault once; `lmtemplate diagnose` looks closer, and at everything."""
+    """Prints each early fault once, and logs what `lmtemplate diagnose` needs to look closer."""
 
     def __init__(self) -> None:
         self._said: set[str] = set()
         self._rows: deque[tuple[int, float]] = deque(maxlen=WINDOW)  # step, training loss
         self._start: float | None = None  # the loss before step 1
         self._logged_at = 0  # step of the log point before
+        self._nats: Floats | None = None  # of each token id, by its frequency
+        self._before: list[Floats] = []  # sampled weights of each group
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read what earlier starts of the run have logged."""
         assert isinstance(pl_module, LitLanguageModel)
-        run = Path(trainer.default_root_dir)
+        run, data = Path(trainer.default_root_dir), trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, LanguageData) and data.train_sequences:
+            self._nats = vitals.surprises(data)
         if trainer.global_step and is_recorded(run):
             record = read_record(run)
             rows = zip(record.steps.tolist(), record.train_loss.tolist(), strict=True)
@@ -98,6 +105,23 @@ class Watch(Callback):
             self._start = record.initial_val_loss
         else:
             self._start = pl_module.latest.get(metric_names.VAL_LOSS)
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Keep some weights of each group before a step that is logged."""
+        if trainer.is_global_zero and is_logged(trainer, trainer.global_step + 1):
+            groups = optimizer.param_groups
+            self._before = [vitals.sample_weights(group["params"]) for group in groups]
+
+    def _log_vitals(self, trainer: Trainer, module: LitLanguageModel, batch: Any) -> None:
+        values = vitals.batch_figures(batch, self._nats)
+        groups = trainer.optimizers[0].param_groups
+        for number, (group, before) in enumerate(zip(groups, self._before, strict=False)):
+            name = f"{vitals.UPDATE}/{group.get('name', number)}" if number else vitals.UPDATE
+            values[name] = vitals.update_size(before, vitals.sample_weights(group["params"]))
+        self._before = []
+        log_values(module, values)
 
     def look(self, module: LitLanguageModel) -> Finding | None:
         """The early fault that the training losses show now."""
@@ -113,6 +137,7 @@ class Watch(Callback):
         assert isinstance(pl_module, LitLanguageModel)
         if not trainer.is_global_zero or not is_log_step(trainer, batch_idx):
             return
+        self._log_vitals(trainer, pl_module, batch)
         if self._logged_at and metric_names.TRAIN_LOSS in pl_module.latest:
             self._rows.append((self._logged_at, pl_module.latest[metric_names.TRAIN_LOSS]))
         self._logged_at = trainer.global_step

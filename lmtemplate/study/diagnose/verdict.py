@@ -3,12 +3,20 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from lmtemplate.record import Record
-from lmtemplate.study.diagnose import data, learning_rate, loss_values, spikes, stalls
+from lmtemplate.study.diagnose import (
+    batches,
+    data,
+    learning_rate,
+    loss_values,
+    settings,
+    spikes,
+    stalls,
+    weights,
+)
 from lmtemplate.study.diagnose import thresholds as limit
 from lmtemplate.study.diagnose.finding import Facts, Finding, Phase
+from lmtemplate.study.diagnose.phases import phases_of, rereading
 from lmtemplate.study.diagnose.trend import Trend, trend_of
 
 VerdictRule = Callable[[Trend, Facts], Finding | None]
@@ -24,15 +32,31 @@ CURVE: tuple[VerdictRule, ...] = (
     learning_rate.too_low,
     stalls.model_too_small,
 )
+# Bugs of the data's way, of net and loop: no curve can be read while there is one.
+BUGS: tuple[VerdictRule, ...] = (
+    batches.wrong_targets,
+    batches.padding,
+    batches.training_text_changes,
+    batches.other_tokens,
+    weights.reads_ahead,
+    weights.double_softmax,
+    weights.standstill,
+    weights.parameters_not_trained,
+    weights.reload_differs,
+    weights.gradients_pile_up,
+    weights.too_good,
+)
+DATA: tuple[VerdictRule, ...] = (data.overlap, batches.repeated_data)
 NOTE_RULES: tuple[VerdictRule, ...] = (
     loss_values.too_short,
     loss_values.trained_before,
+    rereading,
     data.gap,
     spikes.spike_recovered,
     loss_values.noise,
     stalls.plateau,
     stalls.too_slow,
-    data.tokens_per_parameter,
+    data.overtrained,
 )
 
 
@@ -48,57 +72,38 @@ class Verdict:
         return not any(finding.fault for finding in self.findings)
 
 
-def _phase(trend: Trend, name: str, first: int, last: int) -> Phase:
-    """A phase from one point to another; it begins after the step of the point before."""
-    before = float(trend.smooth[first - 1]) if first else trend.start
-    begin = int(trend.steps[first - 1]) + 1 if first else 1
-    after, end = float(trend.smooth[last]), int(trend.steps[last])
-    per = (before - after) / max(1, end - begin + 1) * 100
-    return Phase(
-        name, begin, end, f"from {before:.2f} to {after:.2f} nats, {per:.3g} per 100 steps."
-    )
+def learns_little(trend: Trend, facts: Facts) -> bool:
+    """Whether the best loss is above what token pairs give."""
+    lowest = min([*trend.val_loss, *trend.smooth])
+    return facts.bigram_loss is not None and lowest > facts.bigram_loss
 
 
-def _knee(trend: Trend, points: int) -> int:
-    """The point, of the first `points`, where the curve is farthest below the line to its end."""
-    steps, loss = trend.steps[:points].astype(float), trend.smooth[:points]
-    share = (steps - steps[0]) / max(1.0, steps[-1] - steps[0])
-    return int(np.argmax(loss[0] + share * (loss[-1] - loss[0]) - loss))
-
-
-def phases_of(trend: Trend) -> tuple[Phase, ...]:
-    """Rapid descent to the knee, slower decrease, dip at the end of the decay, without gaps.
-
-    The dip begins where the learning rate has fallen for good below a share of its peak.
-    """
-    points = decay = len(trend.loss)
-    if trend.peak_rate:
-        low = trend.rate < limit.END_OF_DECAY * trend.peak_rate  # an unknown rate is not low
-        decay = int(np.flatnonzero(~low)[-1]) + 1
-    if decay < 3:
-        decay = points
-    turn = max(1, _knee(trend, decay))
-    found = [_phase(trend, "rapid descent", 0, min(turn, decay - 1))]
-    if turn < decay - 1:
-        found.append(_phase(trend, "slower steady decrease", turn + 1, decay - 1))
-    if decay < points:
-        found.append(_phase(trend, "dip at the end of the decay", decay, points - 1))
-    return tuple(found)
+def _curve_fault(trend: Trend, facts: Facts, turned: Finding | None) -> Finding | None:
+    """What the curve shows: a setting that explains it comes before the learning rate."""
+    # once validation has turned, what it does is no sign of the learning rate
+    rules = [rule for rule in CURVE if not (turned and rule is learning_rate.oscillating)]
+    return next(filter(None, (rule(trend, facts) for rule in rules)), None)
 
 
 def _found(record: Record, facts: Facts, trend: Trend | None) -> list[Finding]:
     """Every rule's finding, in the order of their weight."""
-    found = [loss_values.nonfinite(record), loss_values.initial_loss(record, facts)]
-    if trend is not None:
-        found += [data.overlap(trend, facts), data.repeated_data(trend, facts)]
-        turned = data.overfitting(trend, facts) if trend.rows >= limit.ROWS else None
-        found += [turned, data.memorising(trend, facts)]
-        if trend.rows >= limit.ROWS:
-            # once validation has turned, what it does is no sign of the learning rate
-            rules = [rule for rule in CURVE if not (turned and rule is learning_rate.oscillating)]
-            found.append(next(filter(None, (rule(trend, facts) for rule in rules)), None))
-        found += [rule(trend, facts) for rule in NOTE_RULES]
-    return [finding for finding in found if finding is not None]
+    found = [loss_values.nonfinite(record)]
+    if trend is None:
+        return [*filter(None, [*found, loss_values.initial_loss(record, facts)])]
+    found += [rule(trend, facts) for rule in BUGS]
+    found += [loss_values.initial_loss(record, facts)]
+    found += [rule(trend, facts) for rule in DATA]
+    is_long = trend.rows >= limit.ROWS
+    turned = data.overfitting(trend, facts) if is_long else None
+    overfits = turned if turned and turned.name == "overfitting" else None
+    shown = [overfits, data.memorising(trend, facts)]
+    lost = data.validation_lost(trend, facts)
+    shown.append(lost or (_curve_fault(trend, facts, overfits) if is_long else None))
+    shown += [weights.training_differs(trend, facts), None if lost or overfits else turned]
+    if any(shown) or learns_little(trend, facts):
+        found.append(settings.extreme_setting(trend, facts))
+    notes = [rule(trend, facts) for rule in NOTE_RULES]
+    return [finding for finding in (*found, *shown, *notes) if finding is not None]
 
 
 def judge(record: Record, facts: Facts) -> Verdict:
@@ -106,9 +111,10 @@ def judge(record: Record, facts: Facts) -> Verdict:
     trend = trend_of(record, facts)
     found = _found(record, facts, trend)
     faults = [finding for finding in found if finding.fault]
-    notes = [finding for finding in found if not finding.fault]
-    if faults:  # their advice comes before any about the pace
-        notes = [finding for finding in notes if finding.name not in ("too_slow", "plateau")]
+    notes = {finding.name: finding for finding in found if not finding.fault}
+    for name, others in limit.CONTRADICTED.items():
+        if name in notes or (name == "fault" and faults):
+            notes = {other: note for other, note in notes.items() if other not in others}
     if trend is None or faults or trend.rows < limit.ROWS:
-        return Verdict((*faults, *notes))
-    return Verdict(tuple(notes), phases_of(trend))
+        return Verdict((*faults, *notes.values()))
+    return Verdict(tuple(notes.values()), phases_of(trend))

@@ -1,0 +1,61 @@
+"""A batch, and weights before and after a step -> figures that tell faults of data and updates."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmtemplate.data import IGNORED
+from lmtemplate.data.datamodule import Batch, LanguageData
+from lmtemplate.record import Floats
+from lmtemplate.study.diagnose.ngrams import frequencies
+
+COUNTED_TOKENS = 65_536  # training tokens from which frequencies are counted
+SAMPLED = 64  # weights that are looked at in each parameter tensor
+
+NEXT = "data/targets_next"  # share of targets that are the token after their input
+UNCOUNTED = "data/targets_ignored"  # share of targets that carry no loss
+SAME = "data/targets_same"  # share of targets that equal their input
+REPEATED = "data/sequences_repeated"  # share of sequences that the batch holds already
+UNIGRAM = "data/unigram_loss"  # nats per target that carries loss, by frequencies of the corpus
+UPDATE = "optim/update"  # size of a step beside that of the weights (root mean squares)
+
+
+def surprises(data: LanguageData) -> Floats:
+    """(V,) nats of each token id, by its frequency in a sample of the training text."""
+    count = max(1, COUNTED_TOKENS // data.block_size)
+    blocks = data.blocks("train")
+    _, targets = blocks[np.unique(np.linspace(0, len(blocks) - 1, count).astype(np.int64))]
+    nats: Floats = -np.log(frequencies(targets.ravel(), data.vocab_size))
+    return nats
+
+
+def batch_figures(batch: Batch, nats: Floats | None) -> dict[str, float]:
+    """Inputs and targets (B, T), and nats of each id (V,) -> the figures above, of this batch."""
+    inputs, targets = (part.cpu().numpy() for part in batch)
+    counted = targets != IGNORED
+    both = counted[:, :-1] & counted[:, 1:]
+    different = len({row.tobytes() for row in inputs})
+    figures = {UNCOUNTED: 1 - float(counted.mean()), REPEATED: 1 - different / len(inputs)}
+    if both.any():
+        figures[NEXT] = float((targets[:, :-1] == inputs[:, 1:])[both].mean())
+    if counted.any():
+        figures[SAME] = float((targets == inputs)[counted].mean())
+        if nats is not None:
+            figures[UNIGRAM] = float(nats[targets[counted]].mean())
+    return figures
+
+
+def sample_weights(parameters: Iterable[Tensor]) -> Floats:
+    """Some weights of each tensor, evenly spaced, one after the other."""
+    strides = ((p.detach(), max(1, p.numel() // SAMPLED)) for p in parameters if p.numel())
+    parts = [p.flatten()[::stride][:SAMPLED] for p, stride in strides]
+    sampled: Floats = torch.cat(parts).double().cpu().numpy() if parts else np.zeros(0)
+    return sampled
+
+
+def update_size(before: Floats, after: Floats) -> float:
+    """Root mean square of the change, as a share of that of the weights."""
+    weights = float(np.sqrt(np.mean(before**2)))
+    return float(np.sqrt(np.mean((after - before) ** 2))) / weights if weights else 0.0
