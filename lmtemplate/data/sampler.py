@@ -9,6 +9,7 @@ import numpy.typing as npt
 from lmtemplate.data import Ints
 
 ROUNDS = 6
+FEW = 64  # as many or fewer are sorted by random keys: the network is not uniform on so few
 
 
 def _mix(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -19,8 +20,8 @@ def _mix(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 @lru_cache(maxsize=8)  # asked for at each batch, changes with the epoch
-def _round_keys(seed: int, epoch: int) -> npt.NDArray[np.uint64]:
-    keys = np.random.SeedSequence([seed, epoch]).generate_state(ROUNDS, np.uint64)
+def _keys(seed: int, epoch: int, count: int) -> npt.NDArray[np.uint64]:
+    keys = np.random.SeedSequence([seed, epoch]).generate_state(count, np.uint64)
     return keys.astype(np.uint64)
 
 
@@ -31,9 +32,11 @@ def permute(positions: Ints, size: int, seed: int, epoch: int = 0) -> Ints:
     range(size) walks on until it is inside (cycle walking: Black and Rogaway 2002, section 3).
     Any slice of the permutation costs only its own length, so 1e9 blocks need no table.
     """
-    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+    if size <= FEW:
+        return _keys(seed, epoch, size).argsort(kind="stable")[positions]
+    half = np.uint64(((size - 1).bit_length() + 1) // 2)
     mask = (np.uint64(1) << half) - np.uint64(1)
-    keys = _round_keys(seed, epoch)
+    keys = _keys(seed, epoch, ROUNDS)
     images = positions.astype(np.uint64)
     outside = np.ones(images.shape, dtype=bool)
     while outside.any():

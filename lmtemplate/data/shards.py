@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmtemplate.data import IGNORED, Ints
+from lmtemplate.data.content import LFS_POINTER
 from lmtemplate.errors import DataError
 
 Index = dict[str, Any]  # the content of index.json
@@ -26,7 +27,6 @@ FORMAT = "lmtemplate-shards-1"
 BLOCK_BYTES = 2**20  # of a shard's tokens, under one CRC-32
 HEADER_BYTES = 1024  # 256 words of int32
 MAGIC_AND_VERSION = {"uint16": (20240520, 1), "uint32": (20240801, 7)}
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # the first bytes of such a file
 
 
 def file_sha256(path: Path) -> str:

@@ -40,7 +40,7 @@ def test_a_folder_gives_its_visible_text_files_by_name(tmp_path: Path) -> None:
 
 def test_a_folder_without_text_says_what_would_be_text(tmp_path: Path) -> None:
     write(tmp_path / "a.pdf", "x")
-    with pytest.raises(DataError, match=r"no text file \(\.jsonl \.txt .*give a pattern"):
+    with pytest.raises(DataError, match=r"no text file \(\.jsonl .*\.txt .*give a pattern"):
         open_corpus(str(tmp_path), seed=0)
 
 
@@ -73,7 +73,7 @@ def test_the_signature_changes_with_the_files_alone(tmp_path: Path) -> None:
 def test_a_format_can_be_named_for_files_of_any_suffix(tmp_path: Path) -> None:
     source = write(tmp_path / "rows.data", '{"text": "one"}\n{"text": "two"}\n')
     assert texts(open_corpus(source, seed=0, format="jsonl")) == ["one", "two"]
-    assert len(open_corpus(source, seed=0)) == 1  # plain text, where nothing is named
+    assert len(open_corpus(source, seed=0, format="text")) == 1
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,17 @@ def test_the_endless_sequence_is_one_permutation_after_another(
 
 def test_the_order_of_version_one_stays_as_it_is() -> None:
     # a checkpoint's cursor means these blocks: another order would repeat some and miss others
-    assert block_at(np.arange(12), 8, 1337).tolist() == [3, 1, 7, 6, 2, 4, 5, 0, 6, 3, 7, 2]
+    assert block_at(np.arange(8), 8, 1337).tolist() == [3, 7, 1, 4, 2, 6, 0, 5]
+    assert block_at(np.arange(797, 803), 800, 1337).tolist() == [528, 27, 62, 382, 54, 373]
+
+
+@pytest.mark.parametrize("size", [5, 6, 17, 40])
+def test_few_blocks_are_shuffled_uniformly(size: int) -> None:
+    """The second block, given the first: chi squared over the distances of all seeds."""
+    orders = np.array([permute(np.arange(2), size, seed) for seed in range(12_000)])
+    counts = np.bincount((orders[:, 1] - orders[:, 0]) % size, minlength=size)[1:]
+    degrees = size - 2
+    assert chi_squared(counts) < degrees + 4 * (2 * degrees) ** 0.5 + 4
 
 
 def consumed(
