@@ -43,12 +43,12 @@ class Corpus:
     every_fifth: bool = False  # the corpus prescribes its validation split: every 5th document
     vocab_size: int | None = None  # of a BPE, unless the user gives one
     size: int | None = None  # in bytes, where it is known without reading
-    sign: Callable[[], str] | None = None  # the signature that the text has now
+    is_same: Callable[[], bool] = lambda: True  # whether the text has its signature still
     left_out: Counter[str] = field(default_factory=Counter)  # what is no document -> how many
 
     def __iter__(self) -> Iterator[Document]:
         yield from self.walk()
-        if self.sign and self.sign() != self.signature:
+        if not self.is_same():
             raise DataError(
                 "the text changed while it was read, as a download or a log does: prepare a copy "
                 "of it, or wait until it is complete"
@@ -68,13 +68,10 @@ class Corpus:
         _, first, number = np.unique(digests, return_index=True, return_inverse=True)
         return np.searchsorted(np.sort(first), first)[number]
 
-    @property
+    @cached_property
     def copies(self) -> int:
         """Documents whose text an earlier one has, to the letter."""
         return len(self.texts) - len(np.unique(self.texts))
-
-    def __len__(self) -> int:
-        return len(self.texts)
 
 
 def _function(verb: str, name: str) -> Any:
@@ -85,13 +82,10 @@ def _function(verb: str, name: str) -> Any:
 
 def _readers(name: str | None, allowed: Sequence[str]) -> dict[str, Read]:
     """Suffix -> reader; "" stands for every other suffix. Raises ConfigError without a format."""
-    if name is None:
-        found = {
-            suffix: _function("read", reader) for suffix, reader in {**READERS, "": "text"}.items()
-        }
+    if name is None or name in READERS.values():
+        named = {"": name} if name else {**READERS, "": "text"}
+        found = {suffix: _function("read", reader) for suffix, reader in named.items()}
         return {suffix: read for suffix, read in found.items() if read}
-    if name in READERS.values() and (read := _function("read", name)):
-        return {"": read}
     module, _, function = name.rpartition(".")
     package = name.split(".")[0]
     if not module:
@@ -221,7 +215,13 @@ def _open_files(
             yield from read(path, **{name: options[name] for name in takes})
         left_out["lines without text"] = (options["bad_lines"] or Counter()).total()
 
-    return Corpus(walk, signature, size=size, sign=lambda: _sign(paths), left_out=left_out)
+    def is_same() -> bool:
+        try:
+            return _sign(paths) == signature
+        except OSError:
+            return False
+
+    return Corpus(walk, signature, size=size, is_same=is_same, left_out=left_out)
 
 
 def open_corpus(

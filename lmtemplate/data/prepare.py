@@ -83,7 +83,7 @@ class SplitCorpus:
         yield split, None
 
     def __iter__(self) -> Iterator[Event]:
-        if len(self.corpus) == 1:
+        if len(self.corpus.texts) == 1:
             yield from self._parts()
             return
         splits = self._split_of_each_document()

@@ -35,7 +35,7 @@ def test_a_folder_gives_its_visible_text_files_by_name(tmp_path: Path) -> None:
     found = open_corpus(str(tmp_path), seed=0)
     assert texts(found) == ["a.md", "b.txt", "deep/er/c.TXT", "one", "two"]
     assert [document.name for document in found][-2:] == ["z.jsonl:1", "z.jsonl:2"]
-    assert len(found) == 5
+    assert len(found.texts) == 5
 
 
 def test_a_folder_without_text_says_what_would_be_text(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_the_signature_changes_with_the_files_alone(tmp_path: Path) -> None:
 def test_a_format_can_be_named_for_files_of_any_suffix(tmp_path: Path) -> None:
     source = write(tmp_path / "rows.data", '{"text": "one"}\n{"text": "two"}\n')
     assert texts(open_corpus(source, seed=0, format="jsonl")) == ["one", "two"]
-    assert len(open_corpus(source, seed=0, format="text")) == 1
+    assert len(open_corpus(source, seed=0, format="text").texts) == 1
 
 
 @pytest.mark.parametrize(

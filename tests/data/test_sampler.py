@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmtemplate.data.sampler import FixedOrder, TrainOrder, block_at, permute
+from lmtemplate.data.sampler import TrainOrder, block_at, fixed_order, permute
 
 sizes = st.integers(1, 5000)
 seeds = st.integers(0, 2**32)
@@ -172,7 +172,7 @@ def test_evaluation_sees_each_block_once_and_all_ranks_are_alike(
     blocks: int, world_size: int, batch_size: int
 ) -> None:
     parts = [
-        list(FixedOrder(blocks, batch_size, rank=rank, world_size=world_size))
+        list(fixed_order(blocks, batch_size, rank=rank, world_size=world_size))
         for rank in range(world_size)
     ]
     assert len({len(part) for part in parts}) == 1
@@ -183,6 +183,6 @@ def test_evaluation_sees_each_block_once_and_all_ranks_are_alike(
 
 
 def test_evaluation_is_the_same_each_time() -> None:
-    order = FixedOrder(10, 4)
+    order = fixed_order(10, 4)
     assert np.array_equal(list(order), list(order))
     assert len(order) == len(list(order)) == 3
