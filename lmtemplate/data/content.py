@@ -13,20 +13,25 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # the first bytes of 
 HEAD, TAIL = 2**16, 2**10  # bytes that are looked at
 AS_TEXT = "to train on it as it is, add --format text"
 
-BINARY: dict[bytes | tuple[bytes, ...], str] = {
+JSON_ROWS = 'python3 -c "import csv, json, sys; [print(json.dumps(r)) for r in {rows}]" < {path}'
+ROWS = "> rows.jsonl, then --input rows.jsonl --text_field NAME"
+PARQUET = """python3 -c "import pandas, sys; pandas.read_parquet(sys.argv[1]).to_json(sys.stdout, \
+orient='records', lines=True)" {path}"""
+BINARY: dict[bytes | tuple[bytes, ...], str] = {  # first bytes -> what, and what to do
     LFS_POINTER: "a git-lfs pointer, not the text itself; type: git lfs pull",
     b"\x1f\x8b": "a gzip file; unpack it first",
     b"\x28\xb5\x2f\xfd": "a zstd file; unpack it first",
-    (b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf"): "a packed file; unpack it first",
-    b"PK\x03\x04": "a zip file; unpack it first",
+    (
+        b"PK\x03\x04",
+        b"BZh",
+        b"\xfd7zXZ",
+        b"7z\xbc\xaf",
+    ): "a zip or other packed file; unpack it first",
     b"%PDF-": "a PDF file; take the text out of it first",
     b"\x93NUMPY": "a NumPy file, not text; examples/token_files.py trains on token ids in .npy",
     (b"SQLite format 3", b"\x89HDF", b"ARROW1"): "a database; export its text as JSON lines",
-    b"PAR1": 'a Parquet file; type: python3 -c "import pandas, sys; pandas.read_parquet('
-    "sys.argv[1]).to_json('rows.jsonl', orient='records', lines=True)\" {path}, "
-    "then --input rows.jsonl --text_field NAME",
+    b"PAR1": f"a Parquet file; type: {PARQUET} {ROWS}",
 }
-JSON_ROWS = 'python3 -c "import csv, json, sys; [print(json.dumps(r)) for r in {rows}]" < {path}'
 CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")  # seldom in text, everywhere in UTF-16
 JSON = re.compile(
     r'\s*[\[{](?:"(?:[^"\\]|\\.)*+"|[\[\]{}:,\s]|-?\d[\d.eE+-]*|true|false|null)*+', re.DOTALL
@@ -46,8 +51,11 @@ def wide_encoding(head: bytes) -> str | None:
     return max(found, key=found.__getitem__, default=None)
 
 
-def binary_kind(head: bytes) -> str | None:
-    """What a file is that is no text in UTF-8, and what to do with it, by its first bytes."""
+def binary_kind(head: bytes, guess: bool = True) -> str | None:
+    """What a file is that is no text in UTF-8, and what to do with it, by its first bytes.
+
+    Without `guess` only if it says so itself, with a mark of its format.
+    """
     for start, what in BINARY.items():
         if head.startswith(start):
             return what
@@ -56,7 +64,7 @@ def binary_kind(head: bytes) -> str | None:
         codec = "UTF-32"
     elif head.startswith((b"\xff\xfe", b"\xfe\xff")):
         codec = "UTF-16"
-    elif 20 * len(CONTROL.findall(head)) > len(head):
+    elif guess and 20 * len(CONTROL.findall(head)) > len(head):
         codec = wide_encoding(head)
         if not codec:
             return f"no plain text, but full of control characters; {AS_TEXT}"
@@ -68,15 +76,15 @@ def _json_kind(lines: list[str]) -> str:
         row: Any = json.loads(lines[0])
     except ValueError:  # a first line longer than the head is one row, at most
         row = {} if len(lines) == 1 and lines[0].startswith("{") else None
-    if isinstance(row, dict):
-        texts = {key: value for key, value in row.items() if isinstance(value, str)}
-        field = max(texts, key=lambda key: len(texts[key]), default="NAME")
-        return f"JSON lines; add --format jsonl --text_field {quote(field)}"
-    return f"JSON; type: {JSON_ROWS} > rows.jsonl, then --input rows.jsonl --text_field NAME"
+    if not isinstance(row, dict):
+        return f"JSON; type: {JSON_ROWS} {ROWS}".replace("{rows}", "json.load(sys.stdin)")
+    texts = [(len(value), key) for key, value in row.items() if isinstance(value, str)]
+    field = max(texts, default=(0, "NAME"))[1]
+    return f"JSON lines; add --format jsonl --text_field {quote(field)}"
 
 
 def _is_table(lines: list[str], delimiter: str, named: bool) -> bool:
-    """Whether all lines have as many cells as the first one, which names them, as tables do."""
+    """Whether all lines have as many cells as the first one, which names them, or are numbers."""
     quotes = None if delimiter == "\t" else '"'
     try:
         first, *rows = csv.reader(lines, delimiter=delimiter, quotechar=quotes)
@@ -86,36 +94,23 @@ def _is_table(lines: list[str], delimiter: str, named: bool) -> bool:
     spaced = sum(cell[:1].isspace() for cell in cells)  # as in a sentence, behind a comma
     numbers = sum(cell.strip().lstrip("+-").replace(".", "", 1).isdigit() for cell in cells)
     headed = len(set(first)) == len(first) and all(map(COLUMN.fullmatch, first))
-    return (
-        len(first) > 1
-        and len(rows) > 1
-        and all(len(row) == len(first) for row in rows)
-        and any(row[-1] for row in rows)
-        and (named or (headed and 5 * spaced <= len(cells)) or 2 * numbers > len(cells))
-    )
+    likely = named or (headed and 5 * spaced <= len(cells)) or 2 * numbers > len(cells)
+    even = len(first) > 1 and len(rows) > 1 and {len(row) for row in rows} == {len(first)}
+    return likely and even and any(row[-1] for row in rows)
 
 
 def syntax_kind(text: str, end: str, whole: bool, suffix: str) -> str | None:
-    """What a text is that is more syntax than language, and what to type.
-
-    Args:
-        text: how it begins.
-        end: how it ends.
-        whole: whether `text` is all of it.
-        suffix: of its file, in lower case.
-    """
+    """What a text is that begins and ends so, if it is syntax above all, and what to type."""
     lines = [line for line in text.splitlines() if line.strip()]
     if not whole and len(lines) > 1:
         lines.pop()  # it may be cut
-    if not lines:
-        return None
     if tokens := JSON.match(text):
         rest = text[tokens.end() :]
         if not rest or (not whole and re.match(r'"|-?\w{0,5}$', rest)):  # cut in a string or word
-            return _json_kind(lines).replace("{rows}", "json.load(sys.stdin)")
+            return _json_kind(lines)
     if root := ROOT.match(text):
         name, close = root[1].lower(), f"</{root[1]}>"
-        once = text.count(close) == (1 if whole else 0) or name == "html"
+        once = name == "html" or text.count(close) == whole
         if name in ("?xml", "!doctype") or (once and end.rstrip().endswith(close)):
             return (
                 "XML or HTML; take the text out, for example: pandoc -t plain -o plain.txt {path}"
@@ -123,30 +118,26 @@ def syntax_kind(text: str, end: str, whole: bool, suffix: str) -> str | None:
     letters = "".join(line for line in lines if not line.startswith(">"))
     if re.match(r">\S", text) and re.fullmatch(r"[A-Z*-]+|[a-z*-]+", letters):
         return "FASTA; add --format examples.fasta.read --allow examples --tokenizer char"
-    for delimiter, of in (("\t", ", delimiter='\\t'"), (",", ""), (";", ", delimiter=';'")):
+    for delimiter in "\t,;":
         if _is_table(lines, delimiter, named=suffix in (".csv", ".tsv")):
-            rows = f"csv.DictReader(sys.stdin{of})"
-            return (
-                f"a table; type: {JSON_ROWS} > rows.jsonl, then --input rows.jsonl "
-                "--text_field NAME"
-            ).replace("{rows}", rows)
+            rows = f"csv.DictReader(sys.stdin, delimiter={delimiter!r})"
+            return f"a table; type: {JSON_ROWS} {ROWS}".replace("{rows}", rows)
     return None
 
 
-def check(path: Path, prose: bool) -> None:
-    """Raises DataError for a file that is not text, and what to type.
+def check(path: Path, format: str | None = None) -> None:
+    """Raises DataError, with what to type, for a file that is not of this format, and OSError.
 
-    With `prose` also for a text that is syntax above all: tables, JSON, XML, FASTA. OSError.
+    Without a format for all but prose and code: for tables, JSON, XML, FASTA.
     """
     with path.open("rb") as file:
         head = file.read(HEAD)
         file.seek(max(0, path.stat().st_size - TAIL))
         end = file.read(TAIL).decode(errors="ignore")
-    what = binary_kind(head)
-    if prose and not what:
-        what = syntax_kind(
-            head.decode("utf-8-sig", "ignore"), end, len(head) < HEAD, path.suffix.lower()
-        )
+    what = binary_kind(head, guess=format != "text")
+    if not format and not what:
+        text, suffix = head.decode("utf-8-sig", "ignore"), path.suffix.lower()
+        what = syntax_kind(text, end, len(head) < HEAD, suffix)
         what = what and f"{what}; {AS_TEXT}"
     if what:
         raise DataError(f"{path} is {what}".replace("{path}", quote(str(path))))

@@ -199,8 +199,8 @@ def _open_files(
         signature = _sign(paths)
         size = sum(path.stat().st_size for path in paths.values())
         for path in paths.values() if format in (None, *READERS.values()) else ():
-            named = format or READERS.get(path.suffix.lower())
-            content.check(path, prose=not format and named != "jsonl")
+            is_jsonl = READERS.get(path.suffix.lower()) == "jsonl"
+            content.check(path, format or ("jsonl" if is_jsonl else None))
     except OSError as error:
         raise DataError(f"cannot read {error.filename or source}: {error.strerror}") from error
     if not paths:

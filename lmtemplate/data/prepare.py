@@ -11,13 +11,7 @@ import yaml
 from lmtemplate.data.corpus import Corpus, open_corpus
 from lmtemplate.data.formats import PRESETS
 from lmtemplate.data.sampler import permute
-from lmtemplate.data.shard_writer import (
-    Event,
-    new_folder,
-    recover,
-    write_index,
-    write_splits,
-)
+from lmtemplate.data.shard_writer import Event, new_folder, recover, write_index, write_splits
 from lmtemplate.data.shards import Shards, dtype_for, file_sha256, read_index
 from lmtemplate.data.tokenizer import Tokenizer
 from lmtemplate.data.train_tokenizer import MOST_BYTES, automatic_vocab_size, train_tokenizer

@@ -44,7 +44,7 @@ def test_the_command_of_the_refusal_makes_json_lines(name: str, tmp_path: Path) 
         pytest.skip("no python3 on the path")
     source = write(tmp_path / "my 'rows" / name, SYNTAX[name][0])
     with pytest.raises(DataError) as refused:
-        check(Path(source), prose=True)
+        check(Path(source))
     command = str(refused.value).split("type: ")[1].split(", then --input")[0]
     subprocess.run(command, shell=True, cwd=tmp_path, check=True)
     found = texts(open_corpus(str(tmp_path / "rows.jsonl"), seed=0, text_field="body"))
@@ -73,7 +73,7 @@ PROSE = {
 
 @pytest.mark.parametrize("name", PROSE)
 def test_language_and_code_are_no_syntax(name: str, tmp_path: Path) -> None:
-    check(Path(write(tmp_path / "text.txt", PROSE[name])), prose=True)
+    check(Path(write(tmp_path / "text.txt", PROSE[name])))
 
 
 def test_this_project_is_text() -> None:
@@ -81,7 +81,7 @@ def test_this_project_is_text() -> None:
     files = [*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("lmtemplate/**/*.py")]
     assert len(files) > 50
     for path in files:
-        check(path, prose=True)
+        check(path)
 
 
 WIDE = {
@@ -111,6 +111,13 @@ def test_wide_characters_without_a_mark_are_named(codec: str, text: str, tmp_pat
 def test_a_binary_file_is_named(start: bytes, kind: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=kind):
         open_corpus(write(tmp_path / "file.txt", start), seed=0)
+
+
+def test_control_characters_can_be_taken_as_text(tmp_path: Path) -> None:
+    source = write(tmp_path / "codes.txt", "\1\2\3" * 99)
+    with pytest.raises(DataError, match=r"control characters; .*--format text"):
+        open_corpus(source, seed=0)
+    assert texts(open_corpus(source, seed=0, format="text")) == ["\1\2\3" * 99]
 
 
 def test_western_text_of_old_is_still_called_windows_1252(tmp_path: Path) -> None:
