@@ -39,11 +39,12 @@ class Corpus:
 
     walk: Callable[[], Iterator[Document]]
     signature: str  # changes when the text changes; known without reading it
-    documents: int | None = None  # of a preset, which has no copies to look for
+    documents: int | None = None  # of a preset; copies among them are meant to be there
     every_fifth: bool = False  # the corpus prescribes its validation split: every 5th document
     vocab_size: int | None = None  # of a BPE, unless the user gives one
     size: int | None = None  # in bytes, where it is known without reading
     is_same: Callable[[], bool] = lambda: True  # whether the text has its signature still
+    characters: int = 0  # counted with `texts`
     left_out: Counter[str] = field(default_factory=Counter)  # what is no document -> how many
 
     def __iter__(self) -> Iterator[Document]:
@@ -57,13 +58,14 @@ class Corpus:
     @cached_property
     def texts(self) -> Ints:
         """(N,) number of each document's text: 0, 1, ... as they come; a copy has its first's."""
-        if self.documents is not None:
+        if self.documents and self.documents > 1:
             return np.arange(self.documents)
         digests = array("Q")
         for document in self:
             digest = hashlib.blake2b(digest_size=8)
             for piece in document.pieces:
                 digest.update(piece.encode(errors="surrogatepass"))
+                self.characters += len(piece)
             digests.frombytes(digest.digest())
         _, first, number = np.unique(digests, return_index=True, return_inverse=True)
         return np.searchsorted(np.sort(first), first)[number]
@@ -107,6 +109,12 @@ def _raise(error: OSError) -> None:
     raise error
 
 
+def _identity(path: str | Path) -> tuple[int, int]:
+    """Device and number of a file or folder, whatever its name is."""
+    state = os.stat(path)
+    return state.st_dev, state.st_ino
+
+
 def _walk_folders(root: str, left_out: Counter[str]) -> Iterator[tuple[str, list[str]]]:
     """Each folder below, and the visible files in it.
 
@@ -115,11 +123,10 @@ def _walk_folders(root: str, left_out: Counter[str]) -> Iterator[tuple[str, list
     tops, seen = [root], set[tuple[int, int]]()
     for top in tops:
         for folder, folders, names in os.walk(top, onerror=_raise):
-            state = os.stat(folder)
-            if (state.st_dev, state.st_ino) in seen:
+            if (key := _identity(folder)) in seen:
                 folders.clear()
                 continue
-            seen.add((state.st_dev, state.st_ino))
+            seen.add(key)
             left_out["hidden"] += sum(name.startswith(".") for name in (*folders, *names))
             folders[:] = [name for name in folders if not name.startswith(".")]
             paths = (os.path.join(folder, name) for name in sorted(folders))
@@ -164,19 +171,15 @@ def _find_files(source: str, suffixes: Sequence[str], left_out: Counter[str]) ->
             )
     taken, seen = dict[str, Path](), set[tuple[int, int]]()
     for name, path in sorted(found.items()):
-        if path.is_dir():
-            continue
         if not path.is_file():
-            left_out["broken links or devices"] += 1
-            continue
-        state = path.stat()
-        if (state.st_dev, state.st_ino) in seen:
+            left_out["broken links or devices"] += not path.is_dir()
+        elif (key := _identity(path)) in seen:
             left_out["further names of a file"] += 1
-        elif not state.st_size and len(found) > 1:
+        elif len(found) > 1 and not path.stat().st_size:
             left_out["empty"] += 1
         else:
             taken[name] = path
-        seen.add((state.st_dev, state.st_ino))
+            seen.add(key)
     return taken
 
 

@@ -24,8 +24,8 @@ class SplitCorpus:
 
     A single document is cut into parts: train, val, test. A corpus that prescribes its split has
     every 5th document in val, unless other shares than 0.2 and 0 are asked for. All other corpora
-    are split by document, randomly, by `seed`; exact copies stay together. Both ratios are shares of the documents, or of the
-    characters of a single one; a test_ratio of 0 makes no such split.
+    are split by document, randomly, by `seed`; exact copies stay together. Both ratios are shares
+    of the documents, or of the characters of a single one; a test_ratio of 0 makes no such split.
     """
 
     def __init__(self, corpus: Corpus, val_ratio: float, test_ratio: float, seed: int) -> None:
@@ -39,15 +39,14 @@ class SplitCorpus:
         self.corpus, self.seed = corpus, seed
         self.val_ratio, self.test_ratio = val_ratio, test_ratio
         self.splits = ("train", "val", "test") if test_ratio else ("train", "val")
-        self.every_fifth = corpus.every_fifth and (val_ratio, test_ratio) == (0.2, 0)
 
     def _split_of_each_document(self) -> Iterator[str]:
         """Exactly as many texts in each split as the ratios say, but 1 at least."""
         numbers, copies = self.corpus.texts, self.corpus.copies
-        documents = len(numbers) - copies
-        if self.every_fifth:
+        if self.corpus.every_fifth and (self.val_ratio, self.test_ratio) == (0.2, 0):
             yield from ("val" if number % 5 == 4 else "train" for number in numbers)
             return
+        documents = len(numbers) - copies
         val = max(1, round(self.val_ratio * documents))
         test = max(1, round(self.test_ratio * documents)) if self.test_ratio else 0
         if val + test >= documents:
@@ -62,7 +61,7 @@ class SplitCorpus:
 
     def _parts(self) -> Iterator[Event]:
         """The one document in parts of as many characters as the ratios say."""
-        total = sum(len(piece) for document in self.corpus for piece in document.pieces)
+        total = self.corpus.characters
         val, test = round(total * self.val_ratio), round(total * self.test_ratio)
         sizes = iter([("train", total - val - test), ("val", val), ("test", test)])
         split, left = next(sizes)
@@ -108,13 +107,9 @@ def _is_done(output: Path, source: dict[str, Any], overwrite: bool) -> bool:
                 shard.verify_all()
     except DataError as error:
         raise DataError(f"{error} (remove {output}, or give --overwrite true)") from error
-    before = index.get("source", {})
-    changes = [
-        f"{key} {before.get(key)}, now {value}"
-        for key, value in source.items()
-        if before.get(key) != value and key != "input"
-    ]
-    if changes:
+    before = {**index.get("source", {}), "input": source["input"]}
+    changed = [key for key, value in source.items() if before.get(key) != value]
+    if changes := [f"{key} {before.get(key)}, now {source[key]}" for key in changed]:
         raise ConfigError(
             f"{output} was prepared from {'; '.join(changes)}; replace it by --overwrite true, or "
             "choose another --output"
@@ -250,8 +245,9 @@ def prepare(
         source |= {"tokenizer": tokenizer, "val_ratio": val_ratio, "test_ratio": test_ratio}
         source["vocab_size"] = vocab_size or (corpus.vocab_size if tokenizer == "bpe" else None)
         made = _fill(output, SplitCorpus(corpus, val_ratio, test_ratio, seed), source, overwrite)
-    own = f'ARGS="--data.path {output} --run_dir runs/{output.name}"'
-    then = f"CONFIG={for_config}" if for_config else own
+    path, run = quote(str(output)), quote(f"runs/{output.name}")
+    own = f'ARGS="--data.path {path} --run_dir {run}"'
+    then = f"CONFIG={quote(str(for_config))}" if for_config else own
     print(
         f"{output} is ready; next: make train {then}" if made else f"{output} is prepared already"
     )

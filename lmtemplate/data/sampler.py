@@ -64,7 +64,7 @@ def block_at(sequences: Ints, blocks: int, seed: int) -> Ints:
 
 @dataclass(frozen=True)
 class TrainOrder:
-    """Endless shuffled order, cut into batches for one rank; iterates over (B,) arrays of blocks."""
+    """Endless shuffled order in batches for one rank; iterates over (B,) arrays of blocks."""
 
     blocks: int  # in the split
     batch_size: int  # B, of each rank

@@ -12,6 +12,7 @@ import re
 import zlib
 from difflib import get_close_matches
 from pathlib import Path
+from shlex import quote
 from typing import Any, Protocol
 
 import numpy as np
@@ -92,9 +93,9 @@ def _not_prepared(folder: Path) -> DataError:
     """What to type where there is no corpus: the name of the right one, or how to make it."""
     others = [path.parent.name for path in folder.parent.glob("*/index.json")]
     close = get_close_matches(folder.name, others, n=1, cutoff=0.8)  # not another preset
-    advice = f"type: lmtemplate prepare --input TEXT --output {folder}"
+    advice = f"type: lmtemplate prepare --input TEXT --output {quote(str(folder))}"
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):  # it may be the text
-        advice = f"type: lmtemplate prepare --input {folder} --output data/mine"
+        advice = f"type: lmtemplate prepare --input {quote(str(folder))} --output data/mine"
     elif close:
         advice = f"did you mean {folder.with_name(close[0])}?"
     return DataError(f"no prepared corpus in {folder} (no index.json); {advice}")

@@ -42,9 +42,10 @@ def _library_errors() -> Iterator[None]:
 
     It also panics, in an exception that is no Exception, with pages on standard error.
     """
-    screen, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
+    screen = os.dup(2)
     try:
+        with open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), 2)
         yield
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
@@ -54,7 +55,6 @@ def _library_errors() -> Iterator[None]:
     finally:
         os.dup2(screen, 2)
         os.close(screen)
-        os.close(nothing)
 
 
 def code_points(text: str) -> npt.NDArray[np.uint32]:
@@ -125,9 +125,7 @@ class CharTokenizer(Tokenizer):
         self._id_of[self._points[:-1]] = np.arange(self.unknown_id)
 
     def encode(self, texts: Sequence[str]) -> list[Ints]:
-        ids = np.take(self._id_of, code_points("".join(texts)), mode="clip")
-        ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
-        return np.split(ids, ends)[:-1]
+        return [np.take(self._id_of, code_points(text), mode="clip") for text in texts]
 
     def _decode(self, ids: Ints) -> str:
         text: str = self._points[ids[ids != self.eot_id]].tobytes().decode("utf-32-le")

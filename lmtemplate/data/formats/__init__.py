@@ -9,9 +9,9 @@ or, for presets (texts that are known by a name),
     def open_NAME(source: str, seed: int) -> Corpus       source is a preset, or "preset:argument"
 
 `read_NAME` may take `text_field` as well: the value of `lmtemplate prepare --text_field`; and
-`bad_lines`: where that is a Counter, it leaves out what it cannot read, and sets
-bad_lines[path.name] to how much that is. Otherwise it raises DataError, with the file and line. Each module may be deleted, except
-`text`; its rows here are then ignored.
+`bad_lines`: where that is a Counter, it leaves out what it cannot read, and counts that under the
+file's path. Otherwise it raises DataError, with the file and line. Each module may be deleted,
+except `text`; its rows here are then ignored.
 """
 
 READERS = {

@@ -49,4 +49,4 @@ def read_jsonl(
                 bad += 1
             offset += len(line)
     if bad_lines is not None:
-        bad_lines[path.name] = bad
+        bad_lines[str(path)] = bad
