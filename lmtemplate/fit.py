@@ -191,7 +191,7 @@ def assemble(
         RunEnd(limit),
         *cli.callbacks,
         *added,
-        RunSummary(plan.length, max(0, first_step - 1)),
+        RunSummary(plan.length, max(0, first_step - 1), cli.allowed),
         ExactResume(),
     ]
     boards = [TensorBoard(run, first_step, cli.settings)] if cli.config.tensorboard else []

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from fnmatch import fnmatch
 
+import pytest
+
 from lmtemplate import plug
 from tests.source import (
     PACKAGE,
@@ -132,6 +134,7 @@ def test_importing_the_package_imports_nothing_else() -> None:
     assert not {name for name in foreign if not name.startswith("_")} - set(sys.stdlib_module_names)
 
 
+@pytest.mark.slow
 def test_prepare_and_generate_do_not_import_lightning() -> None:
     names = ["data.prepare", "generate"]
     loaded = loaded_by(*(f"{PACKAGE}.{name}" for name in names))

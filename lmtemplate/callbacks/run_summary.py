@@ -1,6 +1,8 @@
 """Run -> a card before it (what will happen), a card after it (what has happened), summary.json."""
 
 import math
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +34,12 @@ class RunSummary(Callback):
     Args:
         length: what gave the run its length.
         steps_before: steps that earlier starts of the run have made.
+        allowed: packages that the run's classes are from, to be named in the next command.
     """
 
-    def __init__(self, length: RunLength, steps_before: int) -> None:
+    def __init__(self, length: RunLength, steps_before: int, allowed: Sequence[str] = ()) -> None:
         self.length = length
+        self.allowed = [word for package in allowed for word in ("--allow", package)]
         self.steps_before = steps_before
         self._interrupted = "interrupted"
         self._bad_numbers = ""
@@ -148,10 +152,13 @@ class RunSummary(Callback):
             mfu = f", MFU {summary['mfu']:.1%}" if summary["mfu"] else ""
             rows["speed"] = f"{speed:,.0f} tokens/s, {summary['tokens']:,} tokens{mfu}"
         rows["files"] = f"{run} (curves: make board; weights: {run}/checkpoints)"
+        args = [f"ARGS={' '.join(self.allowed)}"] if self.allowed else []
         if steps_saved(run) and summary["stop_reason"] == "interrupted":
-            rows["next"] = f"make resume RUN={run}"
+            rows["next"] = shlex.join(["make", "resume", f"RUN={run}", *args])
         elif steps_saved(run):
-            rows["next"] = f'make sample RUN={run} PROMPT="The" (or lmtemplate generate {run})'
+            sample = shlex.join(["make", "sample", f"RUN={run}", "PROMPT=The", *args])
+            generate = shlex.join(["lmtemplate", "generate", str(run), *self.allowed])
+            rows["next"] = f"{sample} (or {generate})"
         print(card("done", rows), flush=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,6 +1,7 @@
 """A checkpoint's content -> whether this run may go on from it, and a net with its weights."""
 
 import importlib
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def check_same_model_and_data(checkpoint: CheckpointDict, description: dict[str,
         run = description["config"].get("run_dir", "RUN")
         raise CheckpointError(
             f"{run} holds a run with another model, optimizer, seed or corpus ({fields}); set it "
-            f"back, name another run (make train RUN=runs/NAME), or delete this one (rm -r {run})"
+            f"back, name another run (make train RUN=runs/NAME), or delete this one (rm -r {shlex.quote(run)})"
         )
 
 
@@ -152,9 +153,11 @@ def build_net(checkpoint: CheckpointDict, allowed: Sequence[str] = ()) -> Langua
     except UserError:
         raise
     except Exception as error:  # a constructor may raise anything for settings of another class
+        advice = "use the version of the code that trained it"
+        if isinstance(error, ModuleNotFoundError) and package != "lmtemplate":
+            advice = "start in the folder where it lies, or add that folder to PYTHONPATH"
         raise CheckpointError(
-            f"the checkpoint's net {class_path} cannot be built here: {error}; "
-            "use the version of the code that trained it"
+            f"the checkpoint's net {class_path} cannot be built here: {error}; {advice}"
         ) from error
     load_net(net, checkpoint)
     return net.eval()

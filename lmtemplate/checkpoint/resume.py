@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shlex
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -116,7 +117,7 @@ def resume_from(run: Path, mode: ResumeMode) -> Resumed | None:
     """
     if mode == "never" and is_used(run):
         raise ConfigError(
-            f"run directory {run} holds a run already; continue it with make resume RUN={run} "
+            f"run directory {run} holds a run already; continue it with make resume {shlex.quote(f'RUN={run}')} "
             "(or add --resume auto), or start anew with another --run_dir"
         )
     resumed = None if mode == "never" else _newest_sound(run)

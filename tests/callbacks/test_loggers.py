@@ -35,6 +35,7 @@ def hparams(run: Path) -> dict[str, Any]:
     return {key: getattr(value, value.WhichOneof("kind")) for key, value in values}
 
 
+@pytest.mark.slow
 def test_both_losses_stand_in_one_chart(run: Path) -> None:
     (event,) = events(run).Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])

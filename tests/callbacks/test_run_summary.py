@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def test_the_last_card_says_why_where_and_what_to_type(
     best = json.loads((run / "checkpoints/best.json").read_text())
     assert f"best val/loss {best['val_loss']:.4f} at step {best['step']}" in text
     assert f"files {run} (curves: make board; weights: {run}/checkpoints)" in text
-    assert f'next make sample RUN={run} PROMPT="The" (or lmtemplate generate {run})' in text
+    assert f"next make sample RUN={run} PROMPT=The (or lmtemplate generate {run})" in text
 
 
 @pytest.mark.slow
@@ -81,6 +82,18 @@ def test_the_command_on_the_last_card_works(
     shown()
     for more in ([], ["--prompt", "The"]):
         assert command("generate", tmp_path / "run", *more, "--max_new_tokens=2").code == 0
+
+
+def test_the_next_command_has_the_packages_and_the_quotes_that_it_needs(
+    fit: Command, command: Command, tmp_path: Path
+) -> None:
+    run = tmp_path / "a run's"
+    (line,) = re.findall(r"^  next +(.*)$", fit(run, "--allow", "examples").out, re.M)
+    make, _, generate = line.removesuffix(")").partition(" (or ")
+    words = ["make", "sample", f"RUN={run}", "PROMPT=The", "ARGS=--allow examples"]
+    assert shlex.split(make) == words
+    assert shlex.split(generate) == ["lmtemplate", "generate", str(run), "--allow", "examples"]
+    assert command(*shlex.split(generate)[1:], "--max_new_tokens=2").code == 0
 
 
 @pytest.mark.slow

@@ -152,6 +152,13 @@ def test_a_checkpoint_cannot_make_us_import_what_is_not_allowed(
     assert canary.exists()
 
 
+def test_a_net_that_lies_elsewhere_is_a_matter_of_the_path(tmp_path: Path) -> None:
+    description = described()
+    description["config"]["model"]["net"]["class_path"] = "not_here.Net"
+    with pytest.raises(CheckpointError, match=r"'not_here'; start in the folder where it lies"):
+        build_net(net_state(small_net(1), **description), ["not_here"])
+
+
 @pytest.mark.parametrize(
     "class_path", ["lmtemplate.run_dir.write_text", "lmtemplate.metrics.Metric"]
 )

@@ -432,6 +432,7 @@ def test_a_config_without_data_path_is_named(content: str | None, tmp_path: Path
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_long_text_needs_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard_writer, "CHARACTERS", 100_000)
     monkeypatch.setattr(plain, "PIECE", 10_000)

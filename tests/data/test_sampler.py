@@ -14,7 +14,7 @@ seeds = st.integers(0, 2**32)
 epochs = st.integers(0, 2**40)
 ranks = st.integers(1, 8)
 batch_sizes = st.integers(1, 17)
-few = settings(max_examples=40, deadline=None, derandomize=True)
+few = settings(max_examples=25, deadline=None, derandomize=True)
 
 
 @given(sizes, seeds, epochs)
@@ -48,7 +48,7 @@ def chi_squared(counts: np.ndarray[tuple[int], np.dtype[np.int64]]) -> float:
     return float(((counts - expected) ** 2 / expected).sum())
 
 
-@pytest.mark.parametrize("size", [2, 3, 7, 30])
+@pytest.mark.parametrize("size", [2, 7, 20])
 @pytest.mark.parametrize("place", [0, -1])
 def test_every_block_is_as_likely_to_come_first_or_last(size: int, place: int) -> None:
     position = np.array([place % size])
@@ -126,7 +126,7 @@ def test_ranks_and_batches_see_each_block_once_per_epoch(
 
 
 @given(st.integers(5, 100), seeds, ranks, batch_sizes, ranks, batch_sizes, st.integers(0, 500))
-@settings(few, max_examples=30)
+@few
 def test_the_sequence_goes_on_from_any_cursor_with_other_ranks_and_batches(
     blocks: int,
     seed: int,

@@ -240,6 +240,7 @@ def test_values_of_self_log_land_at_the_steps_of_the_uninterrupted_run(
     assert values[0] == pytest.approx(values[1], nan_ok=True)
 
 
+@pytest.mark.slow
 def test_never_in_a_used_directory_exits_2_and_says_what_to_type(fit: Command, run: Path) -> None:
     before = contents(run)
     mistake = fit(run)

@@ -1,5 +1,6 @@
 """Environment, corpus, run directory, config -> one line per check: fine, or what to mend."""
 
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -100,7 +101,7 @@ def run_directory(run: Path | None) -> Iterator[Check]:
         newest = folder_of(run) / file_name(steps[-1])
         size, what = newest.stat().st_size, "its last checkpoint"
         if problem := damage(newest):
-            text = f"{newest} is damaged ({problem}); see which are not: lmtemplate verify {run}"
+            text = f"{newest} is damaged ({problem}); see which are not: lmtemplate verify {shlex.quote(str(run))}"
             yield Check("problem", "run", text)
     free = shutil.disk_usage(place).free
     text = f"{free / 1e6:,.0f} MB free, {what} has {size / 1e6:,.0f} MB"

@@ -27,7 +27,7 @@ FEWEST_STEPS = 500  # on quickstart's text 507 steps of 21 sequences beat 201 of
 CONFIG = """\
 # {shown[parameters]} parameters on {shown[tokens]} tokens: planned, not tried yet.
 #
-#   command   make train CONFIG={output}
+#   command   make train {setting}
 #   plan      {command}
 #   hardware  devices: {devices}, FLOP/s of each: {shown[speed]} ({speed_how})
 #   time      {shown[time]}, estimated
@@ -199,7 +199,7 @@ def write_config(output: Path, plan: TrainingPlan, data: Path) -> None:
     """Write the run as a config that `lmtemplate fit` takes, with a note on top."""
     values = asdict(plan) | {
         "shown": {name: value for name, value, _ in rows_of(plan)},
-        "output": output,
+        "setting": shlex.quote(f"CONFIG={output}"),
         "command": shlex.join(["lmtemplate", *sys.argv[1:]]),
         "run_dir": strict_json.dumps(f"runs/{output.stem}"),
         "path": strict_json.dumps(str(data)),
@@ -207,7 +207,9 @@ def write_config(output: Path, plan: TrainingPlan, data: Path) -> None:
         "val_check_interval": max(1, plan.max_steps // 10),
     }
     write_text(output, CONFIG.format(**values))
-    print(f"{output} is written; next: make train CONFIG={output}", file=sys.stderr)
+    print(
+        f"{output} is written; next: make train {shlex.quote(f'CONFIG={output}')}", file=sys.stderr
+    )
 
 
 def check_flags(flags: dict[str, Any], corpus: CorpusSize | None) -> None:

@@ -1,5 +1,6 @@
 """A run -> one HTML file that explains it: verdict, curves, samples, costs, settings, machine."""
 
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,8 @@ def figure_rows(run: RunFiles) -> Iterator[tuple[str, str]]:
     yield "precision", str(hardware.get("precision", NONE))
     commit = git.get("commit") or NONE
     yield "git commit", f"{commit} with changes" if git.get("dirty") else commit
-    yield "command", " ".join(manifest.get("command", [NONE]))
+    words = manifest.get("command", [])[1:]  # the first is where Python found the program
+    yield "command", shlex.join(["lmtemplate", *words]) if words else NONE
 
 
 def write_report(

@@ -62,6 +62,7 @@ def test_faults_come_first_then_phases_then_notes() -> None:
     assert verdict_sentences(Verdict(()))[0] == "verdict: healthy"
 
 
+@pytest.mark.slow
 def test_a_run_is_explained_in_lines_of_100_characters(
     finished: Path, verdict: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,6 +92,7 @@ def test_the_exit_code_is_one_for_a_fault(
     assert "learning rate too high: The loss rose." in text
 
 
+@pytest.mark.slow
 def test_json_is_one_strict_object_and_says_the_same(
     finished: Path, verdict: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

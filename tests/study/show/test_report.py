@@ -1,6 +1,7 @@
 """One file that explains a run: its verdict, what it cost, what it wrote, and no foreign script."""
 
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +41,13 @@ def run(tmp_path: Path) -> Path:
 
 def built(run: Path, examination: Examination) -> str:
     return study.write_report(run, examination).read_text(encoding="utf-8")
+
+
+def test_the_command_that_made_the_run_works_when_typed(run: Path) -> None:
+    words = ["fit", "--run_dir", "runs/a run's", "--model.net", "mine.Net", "--allow", "mine"]
+    files = replace(read_run(run), manifest={"command": ["/x/lmtemplate/__main__.py", *words]})
+    assert shlex.split(dict(study.figure_rows(files))["command"]) == ["lmtemplate", *words]
+    assert dict(study.figure_rows(replace(files, manifest={})))["command"] == study.NONE
 
 
 def test_parts_of_the_improvement_lie_on_lines_between_new_bests(run: Path) -> None:
@@ -91,6 +99,7 @@ def test_the_verdict_stands_in_sentences(run: Path, examination: Examination) ->
     assert re.search(row, text)
 
 
+@pytest.mark.slow
 def test_the_report_stands_in_the_run_directory(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,6 +111,7 @@ def test_the_report_stands_in_the_run_directory(
     assert f"From {INITIAL:.4f} to {min(LOSSES.values()):.4f} nats" in text
 
 
+@pytest.mark.slow
 def test_a_run_that_has_logged_nothing_is_not_called_healthy(
     examination: Examination, tmp_path: Path
 ) -> None:
@@ -113,12 +123,14 @@ def test_a_run_that_has_logged_nothing_is_not_called_healthy(
     assert "<h2>Verdict: nothing was logged yet</h2>" in built(tmp_path / "new", empty)
 
 
+@pytest.mark.slow
 def test_output_names_another_file(run: Path, tmp_path: Path) -> None:
     study.report(run, output=tmp_path / "other.html")
     assert (tmp_path / "other.html").is_file()
     assert not (run / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_has_a_report(tmp_path: Path, examination: Examination) -> None:
     run = write_run(tmp_path / "killed", finished=False)
     (run / "manifest.json").unlink()
@@ -126,6 +138,7 @@ def test_a_killed_run_has_a_report(tmp_path: Path, examination: Examination) -> 
     assert "not finished" in built(run, examination)
 
 
+@pytest.mark.slow
 def test_what_a_run_wrote_is_never_markup(
     run: Path, tmp_path: Path, examination: Examination
 ) -> None:
