@@ -105,10 +105,11 @@ def test_starts_make_one_curve_in_which_each_hides_what_the_one_before_wrote_lat
 
 
 def test_events_that_cannot_be_written_are_one_line_and_no_traceback(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TensorBoard writes in a thread of its own, whose errors Python would print."""
-    hook = threading.excepthook
+    shown: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", shown.append)
     board = TensorBoard(tmp_path, 0, {})
     board.log_metrics({"a": 1.0}, 1)
     board.sync()
@@ -118,11 +119,15 @@ def test_events_that_cannot_be_written_are_one_line_and_no_traceback(
     for step in (2, 3):
         board.log_metrics({"a": 1.0}, step)
         board.sync()
+    assert not shown
+    other = threading.Thread(target=int, args=["x"])
+    other.start()
+    other.join()
+    assert len(shown) == 1
     board.finalize("failed")
-    shown = capsys.readouterr()
-    assert shown.out == "TensorBoard's files cannot be written: Is a directory\n"
-    assert shown.err == ""
-    assert threading.excepthook == hook
+    told = capsys.readouterr().out
+    assert told == "TensorBoard's files cannot be written: Is a directory\n"
+    assert threading.excepthook == shown.append
 
 
 @pytest.mark.slow
