@@ -131,7 +131,8 @@ SHAPES = {
     "tiny": (16, 255, 1),
     "repeated": (60, 400, 15),
     "overlap": (100, 1500, 1),
-    "topics": (150, 1500, 1),
+    "half": (40, 1000, 1),
+    "topics": (40, 1000, 1),
 }
 SEEDS = (1, 2), (3, 4), (5, 6), (7, 8)
 OLD = DESCRIBED["without_checkpoints"]
@@ -157,7 +158,7 @@ def documents(source: str, seed: int, shape: str) -> Iterable[str]:
     """Pieces of a text, evenly spaced."""
     count, size, times = SHAPES[shape]
     if shape == "topics":  # another text, and then this one
-        yield from documents("grammar:8000" if "grammar" not in source else "sotu-tiny", 9, "")
+        yield from documents("grammar:8000" if "grammar" not in source else "sotu-tiny", 9, "half")
     whole = text_of(source, seed)
     gap = len(whole) // count
     for number in range(count):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lmtemplate import metric_names
@@ -90,6 +91,7 @@ class Watch(Callback):
         self._start: float | None = None  # the loss before step 1
         self._logged_at = 0  # step of the log point before
         self._nats: Floats | None = None  # of each token id, by its frequency
+        self._is_left = False
         self._before: list[Floats] = []  # sampled weights of each group
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -106,6 +108,15 @@ class Watch(Callback):
         else:
             self._start = pl_module.latest.get(metric_names.VAL_LOSS)
 
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
+        """See whether gradients of the step before are still there, where a step is logged."""
+        step_is_one_batch = trainer.accumulate_grad_batches == 1
+        if step_is_one_batch and is_logged(trainer, trainer.global_step + 1):
+            left = (p.grad for p in pl_module.parameters() if p.grad is not None)
+            self._is_left = any(bool(gradient.any()) for gradient in left)
+
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
@@ -121,7 +132,7 @@ class Watch(Callback):
             name = f"{vitals.UPDATE}/{group.get('name', number)}" if number else vitals.UPDATE
             values[name] = vitals.update_size(before, vitals.sample_weights(group["params"]))
         self._before = []
-        log_values(module, values)
+        log_values(module, values | ({vitals.LEFT: 1.0} if self._is_left else {}))
 
     def look(self, module: LitLanguageModel) -> Finding | None:
         """The early fault that the training losses show now."""

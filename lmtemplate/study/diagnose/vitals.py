@@ -16,9 +16,10 @@ SAMPLED = 64  # weights that are looked at in each parameter tensor
 
 NEXT = "data/targets_next"  # share of targets that are the token after their input
 UNCOUNTED = "data/targets_ignored"  # share of targets that carry no loss
-SAME = "data/targets_same"  # share of targets that equal their input
+RUN = "data/longest_run"  # share of a sequence that is one token again and again, at its longest
 REPEATED = "data/sequences_repeated"  # share of sequences that the batch holds already
 UNIGRAM = "data/unigram_loss"  # nats per target that carries loss, by frequencies of the corpus
+LEFT = "optim/grad_left"  # logged, as 1, only where gradients were not set to zero
 UPDATE = "optim/update"  # size of a step beside that of the weights (root mean squares)
 
 
@@ -37,11 +38,15 @@ def batch_figures(batch: Batch, nats: Floats | None) -> dict[str, float]:
     counted = targets != IGNORED
     both = counted[:, :-1] & counted[:, 1:]
     different = len({row.tobytes() for row in inputs})
-    figures = {UNCOUNTED: 1 - float(counted.mean()), REPEATED: 1 - different / len(inputs)}
+    longest = [np.diff(np.flatnonzero(np.diff(row, prepend=-1, append=-1))).max() for row in inputs]
+    figures = {
+        UNCOUNTED: 1 - float(counted.mean()),
+        REPEATED: 1 - different / len(inputs),
+        RUN: float(np.mean(longest)) / inputs.shape[1],
+    }
     if both.any():
         figures[NEXT] = float((targets[:, :-1] == inputs[:, 1:])[both].mean())
     if counted.any():
-        figures[SAME] = float((targets == inputs)[counted].mean())
         if nats is not None:
             figures[UNIGRAM] = float(nats[targets[counted]].mean())
     return figures
