@@ -52,18 +52,17 @@ def of_tokens(trend: Trend, facts: Facts) -> Iterator[Finding]:
 
     parts = np.array_split(logged, limit.PARTS)
     levels = [float(np.median(part)) for part in parts]  # a few bad batches do not move them
-    within = float(np.median([spread(part) for part in parts]))
-    text = "by the frequencies of the whole text, the targets cost"
-    if differs(max(levels), min(levels), within, len(parts[-1])):
-        says = (
-            f"{text} {min(levels):.2f} nats in one part of the run and {max(levels):.2f} in another: "
-            "the text is read in some order."
-        )
-        yield conclude("training_text_changes", says, 0, trend.last_step)
-    level = float(np.median(logged))
+    level, text = float(np.median(logged)), "by the frequencies of the whole text, the targets cost"
     if expected is not None and differs(level, expected, spread(logged), len(logged)):
         says = f"{text} {level:.2f} nats, and {expected:.2f} in that text."
         yield conclude("other_tokens", says, 0, trend.last_step)
+    within = spread(np.concatenate([part - np.median(part) for part in parts]))
+    if differs(max(levels), min(levels), within, len(parts[-1])):
+        says = (
+            f"{text} {min(levels):.2f} nats in one part of the run and {max(levels):.2f} in "
+            "another: the text is read in some order."
+        )
+        yield conclude("training_text_changes", says, 0, trend.last_step)
 
 
 def of_net(trend: Trend, facts: Facts) -> Iterator[Finding]:

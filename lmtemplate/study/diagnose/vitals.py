@@ -46,9 +46,8 @@ def batch_figures(batch: Batch, nats: Floats | None) -> dict[str, float]:
     }
     if both.any():
         figures[NEXT] = float((targets[:, :-1] == inputs[:, 1:])[both].mean())
-    if counted.any():
-        if nats is not None:
-            figures[UNIGRAM] = float(nats[targets[counted]].mean())
+    if nats is not None and counted.any():
+        figures[UNIGRAM] = float(nats[targets[counted]].mean())
     return figures
 
 
