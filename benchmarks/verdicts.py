@@ -17,6 +17,7 @@ import math
 import shutil
 import statistics
 import sys
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -27,6 +28,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch.utils.tensorboard import SummaryWriter
 
 from lmtemplate.__main__ import run as run_words
 from lmtemplate.data.corpus import open_corpus
@@ -35,6 +37,7 @@ from lmtemplate.record import Record, read_record
 from lmtemplate.study.diagnose import evidence
 from lmtemplate.study.diagnose.artifacts import read_settings
 from lmtemplate.study.diagnose.early_warning import early_fault
+from lmtemplate.study.diagnose.events import read_events
 from lmtemplate.study.diagnose.finding import Facts
 from lmtemplate.study.diagnose.verdict import judge
 
@@ -136,7 +139,7 @@ SHAPES = {
 }
 SEEDS = (1, 2), (3, 4), (5, 6), (7, 8)
 OLD = DESCRIBED["without_checkpoints"]
-LEFT_OUT: tuple[tuple[int, ...], ...] = ((), (1, 2), (0,), ())  # corpora, counted from each case
+LEFT_OUT: tuple[tuple[int, ...], ...] = ((), (1, 2), (0,), (0,))  # corpora, counted from each case
 
 
 def text_of(source: str, seed: int) -> str:
@@ -245,10 +248,39 @@ def read(case: Case, folder: Path) -> tuple[Record, Facts]:
     return read_record(run), Facts(**{**facts, "settings": read_settings(run)})
 
 
-def named(case: Case, folder: Path, curves: bool = False) -> str:
-    """The first fault that is found, or healthy; if asked so, by the curves alone."""
+# Of each trainer: tags of training loss, validation loss and rate, digits that it keeps.
+TRAINERS = {
+    "nanogpt": ("train/loss", "val/loss", "lr", 16),
+    "transformers": ("train/loss", "eval/loss", "train/learning_rate", 4),
+}
+
+
+def as_others(record: Record, trainer: str, first: float) -> Record:
+    """The curves of a run as another program would have left them in TensorBoard files.
+
+    From this share of the run on: a log may begin late. Neither knows a loss before step 1.
+    """
+    train, val, rate, digits = TRAINERS[trainer]
+    columns = ((train, record.train_loss), (val, record.val_loss), (rate, record.learning_rate))
+    with tempfile.TemporaryDirectory() as folder:
+        with SummaryWriter(folder) as board:
+            for row in range(int(first * len(record)), len(record)):
+                for tag, values in columns:
+                    if not math.isnan(values[row]):
+                        board.add_scalar(tag, round(values[row], digits), int(record.steps[row]))
+        return read_events(Path(folder), train, val, rate)
+
+
+def named(case: Case, folder: Path, how: str = "") -> str:
+    """The first fault that is found, or healthy. `how`: all that is known, or only curves."""
     record, facts = read(case, folder)
-    verdict = judge(record, Facts() if curves else facts)
+    if how:
+        facts = Facts()
+    if how in TRAINERS:
+        record = as_others(record, how, first=0.0)
+    elif how == "late":
+        record = as_others(record, "nanogpt", first=0.5)
+    verdict = judge(record, facts)
     return HEALTHY if verdict.healthy else verdict.findings[0].name
 
 
@@ -297,7 +329,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/verdicts"))
     parser.add_argument("--part", type=int, choices=range(len(PARTS)), help="only one of the four")
     parser.add_argument("--kinds", default=",".join(SETTINGS), help="some of them")
-    parser.add_argument("--curves", action="store_true", help="judge by the curves alone")
+    views = ("", "curves", *TRAINERS, "late")
+    parser.add_argument("--view", default="", choices=views, help="what is known of a run")
     parser.add_argument("--wrong", action="store_true", help="list the runs that are misnamed")
     asked = parser.parse_args()
     folder = asked.folder.resolve()
@@ -309,7 +342,7 @@ def main() -> None:
         with get_context("fork").Pool(WORKERS) as pool:
             for number, name in enumerate(pool.imap(train, [(case, folder) for case in some]), 1):
                 print(f"\r{number} of {len(some)} {name:<40}", end="", file=sys.stderr, flush=True)
-        found = [(case, named(case, folder, asked.curves)) for case in some]
+        found = [(case, named(case, folder, asked.view)) for case in some]
         print(f"\n{PARTS[part]} part ({', '.join(CORPORA[part])}): {len(found)} runs")
         report(found)
         report_warnings(some, folder)

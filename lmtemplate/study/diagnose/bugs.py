@@ -97,12 +97,17 @@ def of_net(trend: Trend, facts: Facts) -> Iterator[Finding]:
 
 def of_steps(trend: Trend, facts: Facts) -> Iterator[Finding]:
     """Weights that do not move, or move by gradients that pile up."""
-    rate, steps, updates = trend.record.learning_rate, trend.record.steps, trend.updates
+    rate, updates = trend.record.learning_rate, trend.updates
     still, step = facts.still_tensors or (), facts.checkpoint_step or 0
-    moves = (updates < limit.STILL).all(0) & bool(len(updates))
+    known = np.flatnonzero(~np.isnan(updates).any(0)) if len(updates) else np.zeros(0, np.int64)
+    moves = (updates < limit.STILL).all(0)[known]
+    steps = {
+        "the learning rate is 0": trend.record.steps,
+        "no weight moves": trend.record.steps[known],
+    }
     for what, rows in {"the learning rate is 0": rate == 0, "no weight moves": moves}.items():
-        if rows.mean() > limit.STANDING:
-            first = int(steps[np.flatnonzero(rows)[0]])
+        if len(rows) and rows.mean() > limit.STANDING:
+            first = int(steps[what][rows][0])
             says = f"{what} in {rows.mean():.0%} of the run, first at step {first:,}."
             yield conclude("standstill", says, first, trend.last_step)
     if still and step >= limit.FIRST_MOVES:

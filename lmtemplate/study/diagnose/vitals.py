@@ -6,12 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmtemplate.data import IGNORED
-from lmtemplate.data.datamodule import Batch, LanguageData
 from lmtemplate.record import Floats
-from lmtemplate.study.diagnose.ngrams import frequencies
 
-COUNTED_TOKENS = 65_536  # training tokens from which frequencies are counted
 SAMPLED = 64  # weights that are looked at in each parameter tensor
 
 NEXT = "data/targets_next"  # share of targets that are the token after their input
@@ -23,19 +19,16 @@ LEFT = "optim/grad_left"  # logged, as 1, only where gradients were not set to z
 UPDATE = "optim/update"  # size of a step beside that of the weights (root mean squares)
 
 
-def surprises(data: LanguageData) -> Floats:
-    """(V,) nats of each token id, by its frequency in a sample of the training text."""
-    count = max(1, COUNTED_TOKENS // data.block_size)
-    blocks = data.blocks("train")
-    _, targets = blocks[np.unique(np.linspace(0, len(blocks) - 1, count).astype(np.int64))]
-    nats: Floats = -np.log(frequencies(targets.ravel(), data.vocab_size))
-    return nats
+def batch_figures(batch: Iterable[Tensor], nats: Floats | None) -> dict[str, float]:
+    """Inputs and targets (B, T), and nats of each id (V,) -> the figures above, of this batch.
 
-
-def batch_figures(batch: Batch, nats: Floats | None) -> dict[str, float]:
-    """Inputs and targets (B, T), and nats of each id (V,) -> the figures above, of this batch."""
-    inputs, targets = (part.cpu().numpy() for part in batch)
-    counted = targets != IGNORED
+    Nothing for batches of another form, which another step may want.
+    """
+    parts = [*batch]
+    if len(parts) != 2 or not all(isinstance(x, Tensor) and x.dim() == 2 for x in parts):
+        return {}
+    inputs, targets = (part.cpu().numpy() for part in parts)
+    counted = targets >= 0
     both = counted[:, :-1] & counted[:, 1:]
     different = len({row.tobytes() for row in inputs})
     longest = [np.diff(np.flatnonzero(np.diff(row, prepend=-1, append=-1))).max() for row in inputs]
