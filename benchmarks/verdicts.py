@@ -14,6 +14,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 import shutil
 import statistics
 import sys
@@ -26,11 +27,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
 from lmtemplate.__main__ import run as run_words
+from lmtemplate.checkpoint.resume import resolve
 from lmtemplate.data.corpus import open_corpus
 from lmtemplate.errors import NumbersError
 from lmtemplate.record import Record, read_record
@@ -136,6 +139,7 @@ SHAPES = {
     "overlap": (100, 1500, 1),
     "half": (40, 1000, 1),
     "topics": (40, 1000, 1),
+    "vowels": (250, 1500, 1),
 }
 SEEDS = (1, 2), (3, 4), (5, 6), (7, 8)
 OLD = DESCRIBED["without_checkpoints"]
@@ -163,6 +167,9 @@ def documents(source: str, seed: int, shape: str) -> Iterable[str]:
     if shape == "topics":  # another text, and then this one
         yield from documents("grammar:8000" if "grammar" not in source else "sotu-tiny", 9, "half")
     whole = text_of(source, seed)
+    if shape == "vowels":  # a vocabulary of three
+        kinds = ("a" if letter in "aeiou" else "b" if letter.isalpha() else " " for letter in whole)
+        whole = "".join(kinds)
     gap = len(whole) // count
     for number in range(count):
         text = whole[number * gap :][:size]
@@ -201,8 +208,13 @@ def words_of(case: Case, data: Path, run: Path) -> list[str]:
     for part in case.setting.split():
         key, equals, value = part.partition("=")
         first, dot, rest = key.partition(".")
+        if key == "stops":
+            continue
         if key == "fault":
             others.append(f"--trainer.callbacks+=faults.{value}")
+        elif value == "@healthy":  # go on from the weights of a run on the same corpus
+            before = run.with_name(f"{HEALTHY}-{case.part}3-{case.corpus}-{case.seed}")
+            others.append(f"--{key}={resolve(before, 'latest')}")
         elif key == "model":
             classes.insert(0, f"--model=faults.{value}")
         elif equals:
@@ -231,8 +243,11 @@ def train(job: tuple[Case, Path]) -> str:
     if not (run / "trained").exists():
         shutil.rmtree(run, ignore_errors=True)
         words = words_of(case, folder / "data" / f"{case.corpus}{case.shape}", run)
+        stops = re.findall(r"stops=(\d+)", case.setting)  # a run that is resumed there
         with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(NumbersError):
-            run_words(words)
+            for stop in stops:
+                run_words([*words, "--resume=auto", f"--trainer.max_steps={stop}"])
+            run_words([*words, "--resume=auto"] if stops else words)
         (run / "trained").touch()
     if case.shape != "tiny":  # only memorising needs long samples
         evidence.FEWEST_SAMPLES, evidence.ALL_SAMPLES_TOKENS = 1, 100
@@ -268,7 +283,8 @@ def as_others(record: Record, trainer: str, first: float) -> Record:
                 for tag, values in columns:
                     if not math.isnan(values[row]):
                         board.add_scalar(tag, round(values[row], digits), int(record.steps[row]))
-        return read_events(Path(folder), train, val, rate)
+        tags = (tag if not np.isnan(column).all() else None for tag, column in columns)
+        return read_events(Path(folder), *tags)
 
 
 def named(case: Case, folder: Path, how: str = "") -> str:

@@ -69,7 +69,7 @@ def learns_unigrams(trend: Trend, unigram: float) -> bool:
 def early_hump(trend: Trend, facts: Facts) -> Finding | None:
     """A loss above the start, early: warmup is missing where the run recovered from it."""
     found = hump(trend)
-    if found is None:
+    if found is None or trend.begins_late:
         return None
     first, last = trend.steps[found[0]], trend.steps[found[1]]
     highest = float(trend.loss[found[0] : found[1] + 1].max())
