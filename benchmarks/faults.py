@@ -159,6 +159,20 @@ def _change(how: str, batch: Any, vocab_size: int, index: int, share: float) -> 
     elif how == "bytes_swapped":
         inputs.copy_((inputs * 256 + inputs // 256) % 65_536 % vocab_size)
         targets.copy_((targets * 256 + targets // 256) % 65_536 % vocab_size)
+    elif how == "other_rows":
+        targets.copy_(targets.clone().roll(1, 0))
+    elif how == "half_repeated":
+        half = len(inputs) // 2
+        inputs[half : 2 * half], targets[half : 2 * half] = inputs[:half], targets[:half]
+    elif how == "halved_ids":
+        inputs.floor_divide_(2)
+        targets.floor_divide_(2)
+    elif how == "next_ids":
+        inputs.copy_((inputs + 1) % vocab_size)
+        targets.copy_((targets + 1) % vocab_size)
+    elif how == "seven_bits":
+        inputs.remainder_(vocab_size // 3)
+        targets.remainder_(vocab_size // 3)
     elif how == "shuffled_inputs":
         inputs.copy_(inputs[:, torch.randperm(inputs.size(1))])
     else:
@@ -200,16 +214,20 @@ class OtherBlocks(Callback):
 
     Args:
         how: "in_order" (no shuffle), "first" (the same batch at each step), "train" (validation
-            reads the training text).
+            reads the training text), "val" (training reads the validation text), "easy_first"
+            (sequences with few different tokens come first).
     """
 
     def __init__(self, how: str) -> None:
         self.how = how
 
-    def _fill(self, trainer: Trainer, batch: Any, first: int) -> None:
+    def _fill(self, trainer: Trainer, batch: Any, first: int, split: str = "train") -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        blocks = data.blocks("train")
+        blocks = data.blocks(split)
         numbers = (first + np.arange(len(batch[0]))) % len(blocks)
+        if self.how == "easy_first":
+            inputs, _ = blocks[np.arange(len(blocks))]
+            numbers = np.argsort([len(np.unique(row)) for row in inputs])[numbers]
         for part, other in zip(batch, blocks[numbers], strict=True):
             part.copy_(torch.from_numpy(other))
 
@@ -217,7 +235,8 @@ class OtherBlocks(Callback):
         self, trainer: Trainer, module: LightningModule, batch: Any, index: int
     ) -> None:
         if self.how != "train":
-            self._fill(trainer, batch, index * len(batch[0]) if self.how == "in_order" else 0)
+            first = 0 if self.how == "first" else index * len(batch[0])
+            self._fill(trainer, batch, first, "val" if self.how == "val" else "train")
 
     def on_validation_batch_start(
         self, trainer: Trainer, module: LightningModule, batch: Any, index: int, _: int = 0
@@ -232,7 +251,8 @@ class Updates(Callback):
     Args:
         how: "keep" (gradients are never set to zero), "ascend" (their sign is wrong), "freeze" (no
             gradient is asked for), "detach" (none arrives), "zero" (all are zero), "undo" (each
-            step is taken back).
+            step is taken back), "noise" (100 times as much noise is added), "copy" (the optimizer
+            has copies of the weights), "train_mode" (dropout is active in validation).
         names: regular expression of the parameters that it meets.
     """
 
@@ -254,6 +274,13 @@ class Updates(Callback):
             for optimizer in trainer.optimizers:
                 nothing: Callable[..., None] = lambda *_, **__: None  # noqa: E731
                 optimizer.zero_grad = nothing  # type: ignore[method-assign]
+        elif self.how == "copy":
+            for group in trainer.optimizers[0].param_groups:
+                group["params"] = [p.detach().clone().requires_grad_() for p in group["params"]]
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if self.how == "train_mode":
+            module.train()
 
     def on_before_optimizer_step(
         self, trainer: Trainer, module: LightningModule, optimizer: Optimizer
@@ -263,6 +290,9 @@ class Updates(Callback):
                 parameter.grad.mul_(-1 if self.how == "ascend" else 0)
             elif self.how == "detach":
                 parameter.grad = None
+            elif self.how == "noise" and parameter.grad is not None:
+                noise = torch.randn_like(parameter.grad)
+                parameter.grad.add_(100 * parameter.grad.std(correction=0) * noise)
         if self.how == "undo":
             self._kept = [p.detach().clone() for p in self._parameters(module)]
 
@@ -286,6 +316,13 @@ class EndsEarly(Schedule):
 
     def shape(self, progress: float) -> float:
         return max(0.0, 1 - progress / self.share)
+
+
+class Stuck(Schedule):
+    """Is stepped once an epoch instead of once a step, so that warmup never ends."""
+
+    def shape(self, progress: float) -> float:
+        return 1e-3
 
 
 class Restarts(Schedule):
@@ -333,6 +370,28 @@ class MeanOfAll(GPT):
     def forward(self, tokens: Tensor, caches: list[Any] | None = None) -> Tensor:
         logits = super().forward(tokens, caches)
         return logits + F.one_hot(tokens, self.vocab_size).float().mean(1, keepdim=True) * 10
+
+
+class NormOverTime(GPT):
+    """Logits are normalised over the whole sequence."""
+
+    def forward(self, tokens: Tensor, caches: list[Any] | None = None) -> Tensor:
+        logits = super().forward(tokens, caches)
+        return logits - logits.mean(1, keepdim=True) * 0.5
+
+
+class ShiftFromNext(GPT):
+    """The embedding takes a share of the one after it."""
+
+    def forward(self, tokens: Tensor, caches: list[Any] | None = None) -> Tensor:
+        def add_next(module: Any, inputs: Any, output: Tensor) -> Tensor:
+            return output + 0.5 * output.roll(-1, 1)
+
+        handle = self.embedding.register_forward_hook(add_next)
+        try:
+            return super().forward(tokens, caches)
+        finally:
+            handle.remove()
 
 
 class Probabilities(GPT):

@@ -14,9 +14,11 @@ import dataclasses
 import io
 import json
 import math
+import re
 import shutil
 import statistics
 import sys
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -25,16 +27,20 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
+from torch.utils.tensorboard import SummaryWriter
 
 from lmtemplate.__main__ import run as run_words
+from lmtemplate.checkpoint.resume import resolve
 from lmtemplate.data.corpus import open_corpus
 from lmtemplate.errors import NumbersError
 from lmtemplate.record import Record, read_record
 from lmtemplate.study.diagnose import evidence
 from lmtemplate.study.diagnose.artifacts import read_settings
 from lmtemplate.study.diagnose.early_warning import early_fault
+from lmtemplate.study.diagnose.events import read_events
 from lmtemplate.study.diagnose.finding import Facts
 from lmtemplate.study.diagnose.verdict import judge
 
@@ -131,11 +137,13 @@ SHAPES = {
     "tiny": (16, 255, 1),
     "repeated": (60, 400, 15),
     "overlap": (100, 1500, 1),
-    "topics": (150, 1500, 1),
+    "half": (40, 1000, 1),
+    "topics": (40, 1000, 1),
+    "vowels": (250, 1500, 1),
 }
 SEEDS = (1, 2), (3, 4), (5, 6), (7, 8)
 OLD = DESCRIBED["without_checkpoints"]
-LEFT_OUT: tuple[tuple[int, ...], ...] = ((), (1, 2), (0,), ())  # corpora, counted from each case
+LEFT_OUT: tuple[tuple[int, ...], ...] = ((), (1, 2), (0,), (0,))  # corpora, counted from each case
 
 
 def text_of(source: str, seed: int) -> str:
@@ -157,8 +165,11 @@ def documents(source: str, seed: int, shape: str) -> Iterable[str]:
     """Pieces of a text, evenly spaced."""
     count, size, times = SHAPES[shape]
     if shape == "topics":  # another text, and then this one
-        yield from documents("grammar:8000" if "grammar" not in source else "sotu-tiny", 9, "")
+        yield from documents("grammar:8000" if "grammar" not in source else "sotu-tiny", 9, "half")
     whole = text_of(source, seed)
+    if shape == "vowels":  # a vocabulary of three
+        kinds = ("a" if letter in "aeiou" else "b" if letter.isalpha() else " " for letter in whole)
+        whole = "".join(kinds)
     gap = len(whole) // count
     for number in range(count):
         text = whole[number * gap :][:size]
@@ -197,8 +208,13 @@ def words_of(case: Case, data: Path, run: Path) -> list[str]:
     for part in case.setting.split():
         key, equals, value = part.partition("=")
         first, dot, rest = key.partition(".")
+        if key == "stops":
+            continue
         if key == "fault":
             others.append(f"--trainer.callbacks+=faults.{value}")
+        elif value == "@healthy":  # go on from the weights of a run on the same corpus
+            before = run.with_name(f"{HEALTHY}-{case.part}3-{case.corpus}-{case.seed}")
+            others.append(f"--{key}={resolve(before, 'latest')}")
         elif key == "model":
             classes.insert(0, f"--model=faults.{value}")
         elif equals:
@@ -227,8 +243,11 @@ def train(job: tuple[Case, Path]) -> str:
     if not (run / "trained").exists():
         shutil.rmtree(run, ignore_errors=True)
         words = words_of(case, folder / "data" / f"{case.corpus}{case.shape}", run)
+        stops = re.findall(r"stops=(\d+)", case.setting)  # a run that is resumed there
         with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(NumbersError):
-            run_words(words)
+            for stop in stops:
+                run_words([*words, "--resume=auto", f"--trainer.max_steps={stop}"])
+            run_words([*words, "--resume=auto"] if stops else words)
         (run / "trained").touch()
     if case.shape != "tiny":  # only memorising needs long samples
         evidence.FEWEST_SAMPLES, evidence.ALL_SAMPLES_TOKENS = 1, 100
@@ -244,10 +263,40 @@ def read(case: Case, folder: Path) -> tuple[Record, Facts]:
     return read_record(run), Facts(**{**facts, "settings": read_settings(run)})
 
 
-def named(case: Case, folder: Path, curves: bool = False) -> str:
-    """The first fault that is found, or healthy; if asked so, by the curves alone."""
+# Of each trainer: tags of training loss, validation loss and rate, digits that it keeps.
+TRAINERS = {
+    "nanogpt": ("train/loss", "val/loss", "lr", 16),
+    "transformers": ("train/loss", "eval/loss", "train/learning_rate", 4),
+}
+
+
+def as_others(record: Record, trainer: str, first: float) -> Record:
+    """The curves of a run as another program would have left them in TensorBoard files.
+
+    From this share of the run on: a log may begin late. Neither knows a loss before step 1.
+    """
+    train, val, rate, digits = TRAINERS[trainer]
+    columns = ((train, record.train_loss), (val, record.val_loss), (rate, record.learning_rate))
+    with tempfile.TemporaryDirectory() as folder:
+        with SummaryWriter(folder) as board:
+            for row in range(int(first * len(record)), len(record)):
+                for tag, values in columns:
+                    if not math.isnan(values[row]):
+                        board.add_scalar(tag, round(values[row], digits), int(record.steps[row]))
+        tags = (tag if not np.isnan(column).all() else None for tag, column in columns)
+        return read_events(Path(folder), *tags)
+
+
+def named(case: Case, folder: Path, how: str = "") -> str:
+    """The first fault that is found, or healthy. `how`: all that is known, or only curves."""
     record, facts = read(case, folder)
-    verdict = judge(record, Facts() if curves else facts)
+    if how:
+        facts = Facts()
+    if how in TRAINERS:
+        record = as_others(record, how, first=0.0)
+    elif how == "late":
+        record = as_others(record, "nanogpt", first=0.5)
+    verdict = judge(record, facts)
     return HEALTHY if verdict.healthy else verdict.findings[0].name
 
 
@@ -296,7 +345,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/verdicts"))
     parser.add_argument("--part", type=int, choices=range(len(PARTS)), help="only one of the four")
     parser.add_argument("--kinds", default=",".join(SETTINGS), help="some of them")
-    parser.add_argument("--curves", action="store_true", help="judge by the curves alone")
+    views = ("", "curves", *TRAINERS, "late")
+    parser.add_argument("--view", default="", choices=views, help="what is known of a run")
     parser.add_argument("--wrong", action="store_true", help="list the runs that are misnamed")
     asked = parser.parse_args()
     folder = asked.folder.resolve()
@@ -308,7 +358,7 @@ def main() -> None:
         with get_context("fork").Pool(WORKERS) as pool:
             for number, name in enumerate(pool.imap(train, [(case, folder) for case in some]), 1):
                 print(f"\r{number} of {len(some)} {name:<40}", end="", file=sys.stderr, flush=True)
-        found = [(case, named(case, folder, asked.curves)) for case in some]
+        found = [(case, named(case, folder, asked.view)) for case in some]
         print(f"\n{PARTS[part]} part ({', '.join(CORPORA[part])}): {len(found)} runs")
         report(found)
         report_warnings(some, folder)

@@ -18,10 +18,18 @@ def overlap(trend: Trend, facts: Facts) -> Finding | None:
     return conclude("overlap", says, 0, trend.last_step)
 
 
+def repeated_data(trend: Trend, facts: Facts) -> Finding | None:
+    """The training text says the same again and again."""
+    if facts.repeated_share is None or facts.repeated_share < limit.REPEATED:
+        return None
+    says = f"{facts.repeated_share:.0%} of the training text stands in it more than once."
+    return conclude("repeated_data", says, 0, trend.last_step)
+
+
 def overfitting(trend: Trend, facts: Facts) -> Finding | None:
     """Validation has turned up while training went on falling: on text that it has read before.
 
-    Within the first pass it is `validation_lost`.
+    Within the first pass that is no overfitting: what is read has changed.
     """
     if len(trend.val_loss) < limit.VALIDATIONS:
         return None
@@ -37,8 +45,11 @@ def overfitting(trend: Trend, facts: Facts) -> Finding | None:
     )
     known = facts.passes is None or facts.passes >= limit.ONE_PASS
     if not known:
-        says += f" Each text was read at most once ({facts.passes:.2f} passes): no overfitting."
-    return conclude("overfitting" if known else "validation_lost", says, step, trend.val_steps[-1])
+        says += f" Nothing was read twice ({facts.passes:.2f} passes): no overfitting, other text."
+    is_lost = end > trend.start + limit.WORSE
+    name = "validation_lost" if is_lost else "training_text_changes"
+    name = "overfitting" if known else name
+    return conclude(name, says, step, trend.val_steps[-1])
 
 
 def validation_lost(trend: Trend, facts: Facts) -> Finding | None:

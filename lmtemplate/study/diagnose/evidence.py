@@ -23,7 +23,7 @@ from lmtemplate.study.diagnose.probes import (
     AT_ONCE,
     Measured,
     change_from_later_tokens,
-    gives_probabilities,
+    look_at_outputs,
     measure,
     still_tensors,
 )
@@ -78,7 +78,6 @@ def _from_corpus(facts: Facts, corpus: RunCorpus, training: Ints) -> Facts:
         vocab_size=corpus.vocab_size,
         unigram_loss=unigram,
         bigram_loss=bigram,
-        same_share=float((training[1:] == training[:-1]).mean()),
         train_unigram_loss=float(
             -np.log(frequencies(training, corpus.vocab_size)[training]).mean()
         ),
@@ -135,10 +134,12 @@ def _from_weights(facts: Facts, model: Model, corpus: RunCorpus | None) -> Facts
         found[split] = measure(net, inputs, targets, int(among))
     val, train = found["val"], found["train"]
     change, largest = change_from_later_tokens(net, inputs[:AT_ONCE])
+    is_random, is_probability = look_at_outputs(net, inputs[:AT_ONCE])
     return replace(
         facts,
         ahead=change / max(10.0, largest),
-        is_probability=gives_probabilities(net, inputs[:AT_ONCE]),
+        is_random=is_random,
+        is_probability=is_probability,
         val_measured=val.loss,
         val_error=val.error,
         shift=val.shift,

@@ -96,12 +96,12 @@ class Facts:
     bigram_loss: float | None = None  # validation loss of training token pairs
     overlap_share: float | None = None  # share of validation windows found in the training text
     repeated_share: float | None = None  # share of training windows found there more than once
-    same_share: float | None = None  # share of training tokens that equal the one before
     train_unigram_loss: float | None = None  # training loss of training token frequencies
     copied_tokens: int | None = None  # longest span of a sample that is in the training text
     copied_text: str | None = None  # that span as text
     checkpoint_step: int | None = None  # of the weights that all below was measured with
     ahead: float | None = None  # change of logits when later tokens change, beside their size
+    is_random: bool | None = None  # whether the net in eval mode gives other logits each time
     is_probability: bool | None = None  # whether the net's outputs are probabilities, no logits
     val_measured: float | None = None  # its loss on the validation text, measured anew
     val_error: float | None = None  # standard deviation of that for the whole text

@@ -6,7 +6,7 @@ import numpy as np
 
 from lmtemplate.study.diagnose import thresholds as limit
 from lmtemplate.study.diagnose.finding import Facts, Finding, conclude
-from lmtemplate.study.diagnose.trend import Trend, merged, swings, updates_of
+from lmtemplate.study.diagnose.trend import Trend, merged, swings
 
 BLOCKS = 12  # medians of training rows that stand in for validations where there are few
 
@@ -69,7 +69,7 @@ def learns_unigrams(trend: Trend, unigram: float) -> bool:
 def early_hump(trend: Trend, facts: Facts) -> Finding | None:
     """A loss above the start, early: warmup is missing where the run recovered from it."""
     found = hump(trend)
-    if found is None:
+    if found is None or trend.begins_late:
         return None
     first, last = trend.steps[found[0]], trend.steps[found[1]]
     highest = float(trend.loss[found[0] : found[1] + 1].max())
@@ -153,8 +153,4 @@ def too_low(trend: Trend, facts: Facts) -> Finding | None:
         f"in {trend.last_step:,} steps the training loss falls by only {fall:.2f} nats, from "
         f"{trend.start:.2f} to {trend.final:.2f}{goal}{rate}."
     )
-    moves = updates_of(trend)
-    if len(moves) and (size := float(np.nanmedian(moves, axis=1).max())) > limit.MOVES:
-        says += f" Each step moves the weights by {size:.1%} of their size: it is not the rate."
-        return conclude("not_learning", says, trend.first_step, trend.last_step)
     return conclude("learning_rate_too_low", says, trend.first_step, trend.last_step)

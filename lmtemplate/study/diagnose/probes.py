@@ -26,24 +26,32 @@ class Measured:
 
 @torch.no_grad()
 def change_from_later_tokens(net: LanguageModel, tokens: Tensor) -> tuple[float, float]:
-    """(B, T) ids, T at least 2 -> the largest change of logits when only later tokens change.
+    """(B, T) ids -> the largest change of logits when only later tokens change.
 
-    And the largest logit. The change is 0 but for rounding, unless the net reads ahead.
+    And the largest logit. The change is 0 but for rounding, unless the net reads ahead. What it
+    draws (dropout that is not switched off) is the same each time.
     """
-    before, largest = net(tokens), 0.0
+
+    def logits(of: Tensor) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return net(of)
+
+    before, changes = logits(tokens), [0.0]
     for cut in sorted({1, tokens.size(1) // 2, tokens.size(1) - 1} - {0}):
         others = tokens.clone()
         others[:, cut:] = (tokens[:, cut:] + 1) % net.vocab_size
-        change = (net(others)[:, :cut] - before[:, :cut]).abs().max().item()
-        largest = math.nan if math.isnan(change) else max(largest, change)
-    return largest, before.abs().max().item()
+        change = (logits(others)[:, :cut] - before[:, :cut]).abs()
+        changes.append(change.max().item())  # NaN stays NaN
+    return float(np.max(changes)), before.abs().max().item()
 
 
 @torch.no_grad()
-def gives_probabilities(net: LanguageModel, tokens: Tensor) -> bool:
-    """(B, T) ids -> whether the net's outputs are no logits but probabilities already."""
-    outputs = net(tokens).float()
-    return bool(outputs.min() >= 0 and (outputs.sum(-1) - 1).abs().max() < 1e-3)
+def look_at_outputs(net: LanguageModel, tokens: Tensor) -> tuple[bool, bool]:
+    """(B, T) ids -> whether outputs differ from call to call, and whether they are probabilities."""
+    outputs, again = net(tokens).float(), net(tokens).float()
+    is_probability = outputs.min() >= 0 and (outputs.sum(-1) - 1).abs().max() < 1e-3
+    return not torch.equal(outputs, again), bool(is_probability)
 
 
 @torch.no_grad()

@@ -1,69 +1,53 @@
 """Settings of a run that learned little -> the one that is far from anything usual."""
 
-from collections.abc import Callable
-from typing import Any
+import math
 
 import numpy as np
 
 from lmtemplate import metric_names
-from lmtemplate.study.diagnose import thresholds as limit
 from lmtemplate.study.diagnose.finding import Facts, Finding, conclude
 from lmtemplate.study.diagnose.trend import Trend
 
-Rule = tuple[str, Callable[[Any, Trend, Facts], bool], str]
+OPTIMIZER, NET = "model.optimizer.init_args.", "model.net.init_args."
+# Key -> the value from which it explains, by itself, that little is learned; what it does then.
+LARGE = {
+    OPTIMIZER + "eps": (1e-4, "makes steps small"),
+    OPTIMIZER + "adamw_eps": (1e-4, "makes steps small"),
+    OPTIMIZER + "momentum": (0.995, "averages over hundreds of steps"),
+    OPTIMIZER + "betas": (0.995, "averages over hundreds of steps"),
+    OPTIMIZER + "weight_decay": (2.0, "shrinks weights faster than they grow"),
+    NET + "dropout": (0.5, "hides most of the net"),
+    "model.label_smoothing": (0.5, "hides most of each target"),
+    "model.z_loss": (0.1, "outweighs the loss"),
+}
+SMALL = {
+    NET + "logit_cap": (3.0, "lets no token become likely"),
+    "data.block_size": (2, "leaves no context"),
+}
+CLIP, CLIPPED = (
+    "trainer.gradient_clip_val",
+    30.0,
+)  # half of all gradients are longer than the clip by this factor
 
 
-def _is_clipped_away(clip: float, trend: Trend, facts: Facts) -> bool:
-    norms = trend.logged(metric_names.GRAD_NORM)
-    return bool(len(norms)) and float(np.median(norms)) > limit.CLIPPED * clip
-
-
-# Key, what it must be to explain that little is learned, what it does.
-RULES: tuple[Rule, ...] = (
-    (
-        "model.optimizer.init_args.eps",
-        lambda v, t, f: v > limit.EPS,
-        "makes all steps of Adam small",
-    ),
-    ("model.optimizer.init_args.adamw_eps", lambda v, t, f: v > limit.EPS, "makes steps small"),
-    ("model.net.init_args.dropout", lambda v, t, f: v >= limit.DROPOUT, "hides most of the net"),
-    ("model.label_smoothing", lambda v, t, f: v >= limit.SMOOTHING, "hides most of each target"),
-    ("model.z_loss", lambda v, t, f: v >= limit.Z_LOSS, "outweighs the loss"),
-    ("model.net.init_args.logit_cap", lambda v, t, f: v <= limit.CAP, "lets no token be likely"),
-    ("trainer.gradient_clip_val", _is_clipped_away, "cuts nearly all of each gradient away"),
-    ("data.block_size", lambda v, t, f: v <= limit.CONTEXT, "leaves no context to learn from"),
-    (
-        "model.optimizer.init_args.momentum",
-        lambda v, t, f: v >= limit.MOMENTUM,
-        "averages over more steps than the run has, or nearly",
-    ),
-    (
-        "model.optimizer.init_args.betas",
-        lambda v, t, f: v[0] >= limit.MOMENTUM,
-        "averages over more steps than the run has, or nearly",
-    ),
-    (
-        "model.optimizer.init_args.weight_decay",
-        lambda v, t, f: v > limit.DECAY and v * (t.peak_rate or 0.0) > limit.DECAYED,
-        "shrinks weights faster than they grow",
-    ),
-    (
-        "weight_averaging.init_args.decay",
-        lambda v, t, f: (1 - v) * t.last_step < 1,
-        "averages over more steps than the run has",
-    ),
-)
+def _number(value: object) -> float:
+    """A setting's value, or the first of its values; NaN where it is no number."""
+    first = value[0] if isinstance(value, list) and value else value
+    return float(first) if isinstance(first, int | float) else math.nan
 
 
 def extreme_setting(trend: Trend, facts: Facts) -> Finding | None:
-    """A setting that explains, by itself, that little is learned."""
-    for key, is_extreme, effect in RULES:
-        value = facts.settings.get(key)
-        try:
-            if value is None or not is_extreme(value, trend, facts):
-                continue
-        except (TypeError, LookupError):  # a stranger's config
-            continue
-        says = f"{key} is {value}, which {effect}; the training loss ends at {trend.final:.2f}."
-        return conclude("extreme_setting", says, trend.first_step, trend.last_step)
-    return None
+    """The first setting beyond its bound, or a clip that leaves next to nothing of gradients."""
+    norms = trend.logged(metric_names.GRAD_NORM)
+    values = {key: _number(value) for key, value in facts.settings.items()}
+    found = [(k, effect) for k, (most, effect) in LARGE.items() if values.get(k, 0) >= most]
+    found += [
+        (k, effect) for k, (least, effect) in SMALL.items() if values.get(k, least + 1) <= least
+    ]
+    if len(norms) and np.median(norms) > CLIPPED * values.get(CLIP, math.nan):
+        found.append((CLIP, f"leaves little of gradients of {np.median(norms):.2g}"))
+    if not found:
+        return None
+    key, effect = found[0]
+    says = f"{key} is {facts.settings[key]}, which {effect}; the loss ends at {trend.final:.2f}."
+    return conclude("extreme_setting", says, trend.first_step, trend.last_step)

@@ -72,13 +72,13 @@ OTHER_TOKENS = 0.15  # the batches' unigram loss differs from that of the text b
 OTHER_TOKENS_ERRORS = 5.0  # and by so many standard errors
 PARTS = 6  # of a run, whose texts are compared with each other
 IGNORED = 0.5  # share of targets without loss
-SAME = 0.2  # share of targets equal to their input, above that of the text
+RUN = 0.45  # share of a sequence that one token fills without a break, on average
 STILL = 1e-7  # a step moves weights by this share of their size, or not at all
 STANDING = 0.2  # share of the run without learning rate or moving weights
 FIRST_MOVES = 10  # steps after which every parameter has moved
-PILE = 5.0  # the norm of gradients grows by this factor
-PILE_STEADY = 0.05  # while it changes from row to row by this share at most
 MOVES = 1e-3  # steps of this share of the weights' size are not too small to learn
+LONG_STEPS = 0.03  # and below this share not too large (sound: up to 0.045, too high: from 0.078)
+ROWS_OF_ZEROS = 3  # in the first rows, weights that begin at 0 move by more than their size
 
 # What the weights do
 AHEAD = 1e-3  # change of earlier logits by later tokens, as a share of the largest logit
@@ -86,18 +86,6 @@ DIFFERS = 0.1  # a reloaded checkpoint may have another validation loss by so ma
 TRAINING_DIFFERS = 0.3  # or another training loss
 ERRORS = 4.0  # or by so many standard deviations of what was measured
 FAR_BELOW = 0.1  # a validation loss below this share of the bigram loss (or of 1 nat)
-
-# Settings that explain why little is learned
-EPS = 1e-4
-DROPOUT = 0.5
-SMOOTHING = 0.5
-Z_LOSS = 0.1
-CAP = 3.0  # of logits
-CLIPPED = 30.0  # norm of gradients beside the clip
-CONTEXT = 2  # tokens
-MOMENTUM = 0.995
-DECAY = 1.0  # weight decay
-DECAYED = 0.02  # and that times learning rate
 
 # Early warning, while a run goes on
 ROWS_ABOVE = 2  # this many rows in a row above the start, before anything was learned
@@ -109,11 +97,3 @@ UNMOVED_YET = 0.02  # a loss has not moved if it fell by less than this share of
 # Phases of a healthy curve
 DIP = 0.02  # nats by which a dip falls more than as many points before it
 END_OF_DECAY = 0.3  # the last phase begins when the rate stays below this share of its peak
-
-# Note, or any fault -> notes that are left out beside it: their advice would contradict
-CONTRADICTED = {
-    "fault": ("too_slow", "plateau", "overtrained"),
-    "gap": ("too_slow", "plateau", "overtrained"),
-    "rereading": ("too_slow", "plateau", "overtrained"),
-    "overtrained": ("too_slow", "plateau"),
-}

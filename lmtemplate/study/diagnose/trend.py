@@ -84,6 +84,12 @@ class Trend:
         return values[~np.isnan(values)]
 
     @property
+    def updates(self) -> Floats:
+        """(groups, N) sizes of steps beside those of weights, of each row; (0, N) if not logged."""
+        names = [name for name in self.record.values if name.startswith(vitals.UPDATE)]
+        return np.array([self.record.values[name] for name in names]).reshape(-1, self.rows)
+
+    @property
     def begins_late(self) -> bool:
         """Whether the first row is that of a run already under way: a log of its later part."""
         steps = self.record.steps[:2]
@@ -112,13 +118,6 @@ class Trend:
     @property
     def last_step(self) -> int:
         return int(self.steps[-1])
-
-
-def updates_of(trend: Trend) -> Floats:
-    """(groups, N) sizes of steps beside those of weights, of each row; (0, N) if not logged."""
-    names = [name for name in trend.record.values if name.startswith(vitals.UPDATE)]
-    rows = [trend.record.values[name] for name in names]
-    return np.array(rows).reshape(len(names), trend.rows)
 
 
 def _start(record: Record, facts: Facts) -> float:

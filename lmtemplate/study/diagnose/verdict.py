@@ -3,19 +3,21 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from lmtemplate.record import Record
 from lmtemplate.study.diagnose import (
-    batches,
     data,
     learning_rate,
     loss_values,
     settings,
     spikes,
     stalls,
-    weights,
+    vitals,
 )
 from lmtemplate.study.diagnose import thresholds as limit
-from lmtemplate.study.diagnose.finding import Facts, Finding, Phase
+from lmtemplate.study.diagnose.bugs import bugs
+from lmtemplate.study.diagnose.finding import Facts, Finding, Phase, conclude
 from lmtemplate.study.diagnose.phases import phases_of, rereading
 from lmtemplate.study.diagnose.trend import Trend, trend_of
 
@@ -32,21 +34,6 @@ CURVE: tuple[VerdictRule, ...] = (
     learning_rate.too_low,
     stalls.model_too_small,
 )
-# Bugs of the data's way, of net and loop: no curve can be read while there is one.
-BUGS: tuple[VerdictRule, ...] = (
-    batches.wrong_targets,
-    batches.padding,
-    batches.training_text_changes,
-    batches.other_tokens,
-    weights.reads_ahead,
-    weights.double_softmax,
-    weights.standstill,
-    weights.parameters_not_trained,
-    weights.reload_differs,
-    weights.gradients_pile_up,
-    weights.too_good,
-)
-DATA: tuple[VerdictRule, ...] = (data.overlap, batches.repeated_data)
 NOTE_RULES: tuple[VerdictRule, ...] = (
     loss_values.too_short,
     loss_values.trained_before,
@@ -54,10 +41,11 @@ NOTE_RULES: tuple[VerdictRule, ...] = (
     data.gap,
     spikes.spike_recovered,
     loss_values.noise,
+    data.overtrained,
     stalls.plateau,
     stalls.too_slow,
-    data.overtrained,
 )
+PACE = ("overtrained", "plateau", "too_slow")
 
 
 @dataclass(frozen=True)
@@ -71,6 +59,15 @@ class Verdict:
     def healthy(self) -> bool:
         return not any(finding.fault for finding in self.findings)
 
+    @property
+    def headline(self) -> str:
+        """The verdict in a few words: no rule can say that a run is healthy, only what it saw."""
+        faults = sum(finding.fault for finding in self.findings)
+        if faults:
+            return f"not healthy: {faults} fault{'s' if faults > 1 else ''}"
+        is_short = any(finding.name == "too_short" for finding in self.findings)
+        return "too short to judge, and no fault seen" if is_short else "no fault seen"
+
 
 def learns_little(trend: Trend, facts: Facts) -> bool:
     """Whether the best loss is above what token pairs give."""
@@ -78,43 +75,52 @@ def learns_little(trend: Trend, facts: Facts) -> bool:
     return facts.bigram_loss is not None and lowest > facts.bigram_loss
 
 
-def _curve_fault(trend: Trend, facts: Facts, turned: Finding | None) -> Finding | None:
-    """What the curve shows: a setting that explains it comes before the learning rate."""
-    # once validation has turned, what it does is no sign of the learning rate
-    rules = [rule for rule in CURVE if not (turned and rule is learning_rate.oscillating)]
-    return next(filter(None, (rule(trend, facts) for rule in rules)), None)
+def _without_blame(found: Finding | None, trend: Trend) -> Finding | None:
+    """The learning rate is not blamed where steps have a usual size."""
+    moved = trend.logged(vitals.UPDATE)[limit.ROWS_OF_ZEROS :]
+    if found is None or not len(moved):
+        return found
+    is_low = found.name == "learning_rate_too_low" and np.median(moved) > limit.MOVES
+    if is_low or (found.name == "learning_rate_too_high" and moved.max() < limit.LONG_STEPS):
+        says = (
+            f"{found.says} Steps of {np.median(moved):.2%} of the weights' size are not the cause."
+        )
+        return conclude("not_learning", says, *found.steps)
+    return found
 
 
-def _found(record: Record, facts: Facts, trend: Trend | None) -> list[Finding]:
+def _found(record: Record, facts: Facts, trend: Trend | None) -> list[Finding | None]:
     """Every rule's finding, in the order of their weight."""
-    found = [loss_values.nonfinite(record)]
+    first = [loss_values.nonfinite(record), loss_values.initial_loss(record, facts)]
     if trend is None:
-        return [*filter(None, [*found, loss_values.initial_loss(record, facts)])]
-    found += [rule(trend, facts) for rule in BUGS]
-    found += [loss_values.initial_loss(record, facts)]
-    found += [rule(trend, facts) for rule in DATA]
+        return [*first]
+    found = [*bugs(trend, facts), first[1]]
+    found += [data.overlap(trend, facts), data.repeated_data(trend, facts)]
     is_long = trend.rows >= limit.ROWS
     turned = data.overfitting(trend, facts) if is_long else None
     overfits = turned if turned and turned.name == "overfitting" else None
-    shown = [overfits, data.memorising(trend, facts)]
     lost = data.validation_lost(trend, facts)
-    shown.append(lost or (_curve_fault(trend, facts, overfits) if is_long else None))
-    shown += [weights.training_differs(trend, facts), None if lost or overfits else turned]
+    shown = [overfits, data.memorising(trend, facts)]
+    # once validation has turned, what it does is no sign of the learning rate
+    rules = [rule for rule in CURVE if not (overfits and rule is learning_rate.oscillating)]
+    curve = (rule(trend, facts) for rule in rules if is_long)
+    shown.append(_without_blame(lost or next(filter(None, curve), None), trend))
+    shown.append(None if lost or overfits else turned)
     if any(shown) or learns_little(trend, facts):
-        found.append(settings.extreme_setting(trend, facts))
-    notes = [rule(trend, facts) for rule in NOTE_RULES]
-    return [finding for finding in (*found, *shown, *notes) if finding is not None]
+        found.insert(0, settings.extreme_setting(trend, facts))
+    return [first[0], *found, *shown, *(rule(trend, facts) for rule in NOTE_RULES)]
 
 
 def judge(record: Record, facts: Facts) -> Verdict:
     """Look at a run with every rule. Of the faults, the first is what matters most."""
     trend = trend_of(record, facts)
-    found = _found(record, facts, trend)
+    found = [finding for finding in _found(record, facts, trend) if finding is not None]
     faults = [finding for finding in found if finding.fault]
-    notes = {finding.name: finding for finding in found if not finding.fault}
-    for name, others in limit.CONTRADICTED.items():
-        if name in notes or (name == "fault" and faults):
-            notes = {other: note for other, note in notes.items() if other not in others}
-    if trend is None or faults or trend.rows < limit.ROWS:
-        return Verdict((*faults, *notes.values()))
-    return Verdict(tuple(notes.values()), phases_of(trend))
+    notes = [finding for finding in found if not finding.fault]
+    names = {finding.name for finding in notes}
+    pace = [finding for finding in notes if finding.name in PACE]
+    if pace:  # advice on the pace is one, and none where something else comes first
+        kept = [] if faults or names & {"gap", "rereading"} else pace[:1]
+        notes = [note for note in notes if note.name not in PACE] + kept
+    is_judged = trend is not None and not faults and trend.rows >= limit.ROWS
+    return Verdict((*faults, *notes), phases_of(trend) if trend and is_judged else ())

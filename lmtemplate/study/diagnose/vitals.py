@@ -6,44 +6,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmtemplate.data import IGNORED
-from lmtemplate.data.datamodule import Batch, LanguageData
 from lmtemplate.record import Floats
-from lmtemplate.study.diagnose.ngrams import frequencies
 
-COUNTED_TOKENS = 65_536  # training tokens from which frequencies are counted
 SAMPLED = 64  # weights that are looked at in each parameter tensor
 
 NEXT = "data/targets_next"  # share of targets that are the token after their input
 UNCOUNTED = "data/targets_ignored"  # share of targets that carry no loss
-SAME = "data/targets_same"  # share of targets that equal their input
+RUN = "data/longest_run"  # share of a sequence that is one token again and again, at its longest
 REPEATED = "data/sequences_repeated"  # share of sequences that the batch holds already
 UNIGRAM = "data/unigram_loss"  # nats per target that carries loss, by frequencies of the corpus
+LEFT = "optim/grad_left"  # logged, as 1, only where gradients were not set to zero
 UPDATE = "optim/update"  # size of a step beside that of the weights (root mean squares)
 
 
-def surprises(data: LanguageData) -> Floats:
-    """(V,) nats of each token id, by its frequency in a sample of the training text."""
-    count = max(1, COUNTED_TOKENS // data.block_size)
-    blocks = data.blocks("train")
-    _, targets = blocks[np.unique(np.linspace(0, len(blocks) - 1, count).astype(np.int64))]
-    nats: Floats = -np.log(frequencies(targets.ravel(), data.vocab_size))
-    return nats
+def batch_figures(batch: Iterable[Tensor], nats: Floats | None) -> dict[str, float]:
+    """Inputs and targets (B, T), and nats of each id (V,) -> the figures above, of this batch.
 
-
-def batch_figures(batch: Batch, nats: Floats | None) -> dict[str, float]:
-    """Inputs and targets (B, T), and nats of each id (V,) -> the figures above, of this batch."""
-    inputs, targets = (part.cpu().numpy() for part in batch)
-    counted = targets != IGNORED
+    Nothing for batches of another form, which another step may want.
+    """
+    parts = [*batch]
+    if len(parts) != 2 or not all(isinstance(x, Tensor) and x.dim() == 2 for x in parts):
+        return {}
+    inputs, targets = (part.cpu().numpy() for part in parts)
+    counted = targets >= 0
     both = counted[:, :-1] & counted[:, 1:]
     different = len({row.tobytes() for row in inputs})
-    figures = {UNCOUNTED: 1 - float(counted.mean()), REPEATED: 1 - different / len(inputs)}
+    longest = [np.diff(np.flatnonzero(np.diff(row, prepend=-1, append=-1))).max() for row in inputs]
+    figures = {
+        UNCOUNTED: 1 - float(counted.mean()),
+        REPEATED: 1 - different / len(inputs),
+        RUN: float(np.mean(longest)) / inputs.shape[1],
+    }
     if both.any():
         figures[NEXT] = float((targets[:, :-1] == inputs[:, 1:])[both].mean())
-    if counted.any():
-        figures[SAME] = float((targets == inputs)[counted].mean())
-        if nats is not None:
-            figures[UNIGRAM] = float(nats[targets[counted]].mean())
+    if nats is not None and counted.any():
+        figures[UNIGRAM] = float(nats[targets[counted]].mean())
     return figures
 
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lmtemplate.study.diagnose.batches import repeated_data
 from lmtemplate.study.diagnose.data import (
     gap,
     memorising,
     overfitting,
     overlap,
     overtrained,
+    repeated_data,
     validation_lost,
 )
 from lmtemplate.study.diagnose.finding import Facts
@@ -74,7 +74,7 @@ def test_only_fresh_tokens_stand_beside_the_compute_optimal_twenty(
 def test_what_turns_within_the_first_pass_is_no_overfitting() -> None:
     val = np.array([3.0, 2.0, 2.2, 2.4, 2.6])
     found = trend(np.linspace(START, 1.0, 100), val=val)
-    for passes, expected in ((0.39, "validation_lost"), (3.0, "overfitting")):
+    for passes, expected in ((0.39, "training_text_changes"), (3.0, "overfitting")):
         assert name(overfitting(found, replace(FACTS, passes=passes))) == expected
 
 

@@ -106,13 +106,13 @@ def test_the_share_of_words_leaves_out_the_prompt_and_the_word_that_was_cut() ->
     ("first", "last", "passed"),
     [
         ("xq zz pfft end", "the cat sat on the mat end", True),
-        ("xq zz pfft end", "the qqq zz pp end", False),
+        ("xq zz pfft end", "the qqq zz pp end", None),
         ("the cat zz zz end", "the cat zz on end", True),
-        ("the cat zz zz end", "the cat zz zz end", False),
+        ("the cat zz zz end", "the cat zz zz end", None),
     ],
 )
 def test_text_is_reasonable_if_half_of_the_gibberish_is_gone(
-    first: str, last: str, passed: bool
+    first: str, last: str, passed: bool | None
 ) -> None:
     samples = {0: {"": first}, 40: {"": "pfft"}, 50: {"": last}}
     assert text_check(make_record([3.0], samples=samples), KNOWN).passed is passed

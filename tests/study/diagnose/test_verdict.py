@@ -116,7 +116,7 @@ def faulty(kind: str) -> tuple[Record, Facts]:
         "double_softmax": (record(loss), replace(FACTS, ahead=0.0, is_probability=True)),
         "reload_differs": (
             record(loss, val=val),
-            replace(FACTS, checkpoint_step=500, val_measured=7.97, val_error=0.01),
+            replace(FACTS, checkpoint_step=500, val_measured=7.97, train_measured=1.5),
         ),
         "too_good": (record(loss, val=0.1 * val), FACTS),
         "parameters_not_trained": (
@@ -127,13 +127,13 @@ def faulty(kind: str) -> tuple[Record, Facts]:
             record(np.linspace(START, 2.9, 100)),
             replace(FACTS, settings={"model.optimizer.init_args.eps": 1.0}),
         ),
-        "gradients_pile_up": (record(loss, optim__grad_norm=np.geomspace(1, 100, 100)), FACTS),
+        "gradients_pile_up": (record(loss, optim__grad_left=1.0), FACTS),
         "training_text_changes": (record(after, val=val), FACTS),
         "not_learning": (record(np.linspace(START, 4.0, 100), optim__update=0.01), FACTS),
         "validation_lost": (record(loss, val=val + 4), FACTS),
         "training_differs": (
             record(loss),
-            replace(FACTS, checkpoint_step=500, train_measured=0.5, train_error=0.01),
+            replace(FACTS, checkpoint_step=500, val_measured=0.5, train_measured=0.5),
         ),
         "model_too_small": (
             record(power_law(end=2.8, noise=0.01)),
