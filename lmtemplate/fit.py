@@ -26,7 +26,7 @@ from lmtemplate.callbacks.progress import ProgressBar
 from lmtemplate.callbacks.run_end import RunEnd
 from lmtemplate.callbacks.run_summary import RunSummary
 from lmtemplate.checkpoint import compatibility, files
-from lmtemplate.checkpoint.resume import Resumed, ResumeMode, resolve, resume_from
+from lmtemplate.checkpoint.resume import ResumeMode, resolve, resume_from
 from lmtemplate.cli import RUN_LENGTHS, TrainingCLI, check_settings
 from lmtemplate.cli_classes import to_yaml
 from lmtemplate.errors import SIGNALS, ConfigError, NumbersError, SignalError
@@ -98,6 +98,20 @@ def make_plan(cli: TrainingCLI, before: files.CheckpointDict | None = None) -> P
     return Plan(accumulate, length)
 
 
+def hardware(cli: TrainingCLI) -> dict[str, Any]:
+    """What the last digits of a loss depend on: device, processor, threads."""
+    machine = cli.machine
+    return {
+        "device": machine.device.type,
+        "name": device_name(machine.device),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "devices": machine.world_size,
+        "precision": machine.precision,
+        "compiled": cli.model.compiles(machine.device),
+        "threads": torch.get_num_threads(),
+    }
+
+
 def describe(cli: TrainingCLI, length: RunLength) -> dict[str, Any]:
     """What joins every checkpoint, so that one file is enough to use it or to go on."""
     data = cli.datamodule
@@ -108,6 +122,7 @@ def describe(cli: TrainingCLI, length: RunLength) -> dict[str, Any]:
         "tokenizer": data.tokenizer_json,
         "fingerprint": data.fingerprint or "",
         "length": asdict(length),
+        "environment": run_dir.environment(hardware(cli)),
     }
 
 
@@ -146,32 +161,27 @@ def load_first_weights(source: str, cli: TrainingCLI) -> None:
 
 def write_run_files(cli: TrainingCLI, run: Path, start: dict[str, Any] | None) -> None:
     """config.yaml, as the user gave it but for secrets, and manifest.json."""
-    data, machine = cli.datamodule, cli.machine
+    data = cli.datamodule
     (run / "summary.json").unlink(missing_ok=True)  # it describes the start before
     run_dir.write_text(run / "config.yaml", to_yaml(cli.settings))
-    hardware = {
-        "device": machine.device.type,
-        "name": device_name(machine.device),
-        "devices": machine.world_size,
-        "precision": machine.precision,
-        "compiled": cli.model.compiles(machine.device),
-        "threads": torch.get_num_threads(),
-    }
     source = {
         "path": data.name,
         "fingerprint": data.fingerprint,
         "tokenizer_sha256": data.tokenizer.digest if data.tokenizer else None,
     }
-    manifest = run_dir.manifest(cli.config.seed_everything, hardware, source)
+    manifest = run_dir.manifest(cli.config.seed_everything, hardware(cli), source)
     manifest.update(settings=cli.settings, command=redact.words(manifest["command"]))
     run_dir.write_manifest(run, manifest, start)
 
 
-def assemble(cli: TrainingCLI, plan: Plan, run: Path, resumed: Resumed | None) -> lightning.Trainer:
+def assemble(
+    cli: TrainingCLI, plan: Plan, run: Path, checkpoint_io: SafeCheckpointIO
+) -> lightning.Trainer:
     """Lightning's Trainer with the callbacks and loggers of every run, in the order they act."""
     settings = cli.trainer_settings
     prepare_device(cli.machine)
     added = as_list(settings["callbacks"])
+    resumed = checkpoint_io.resumed
     first_step = resumed.checkpoint["global_step"] + 1 if resumed else 0
     limit = plan.length.value if plan.length.limit == "max_seconds" else None
     own_bar = any(isinstance(callback, lightning.callbacks.ProgressBar) for callback in added)
@@ -193,7 +203,7 @@ def assemble(cli: TrainingCLI, plan: Plan, run: Path, resumed: Resumed | None) -
         accumulate=plan.accumulate,
         loggers=[*boards, RecordLogger(run, first_step)],
         callbacks=callbacks,
-        checkpoint_io=SafeCheckpointIO(describe(cli, plan.length), resumed),
+        checkpoint_io=checkpoint_io,
     )
 
 
@@ -246,8 +256,9 @@ def check_and_assemble(
     cli.datamodule.setup("fit")
     plan = make_plan(cli, before)
     check_settings(cli, plan.length.steps)
+    description = describe(cli, plan.length)
     if before is not None:
-        compatibility.check_same_model_and_data(before, describe(cli, plan.length))
+        compatibility.check_same_model_and_data(before, description)
         if is_finished(run, before, cli, plan.length):
             longer = f"to train longer, increase {plan.length.limit}"
             print(f"{run} is finished at step {before['global_step']:,}; {longer}")
@@ -257,9 +268,9 @@ def check_and_assemble(
         files.check_room(run, cli.model.net)
     if before is None and cli.config.init_from:
         load_first_weights(cli.config.init_from, cli)
-    trainer = assemble(cli, plan, run, resumed)
+    trainer = assemble(cli, plan, run, SafeCheckpointIO(description, resumed))
     if cli.machine.is_first:
-        write_run_files(cli, run, compatibility.announce(run, before, cli.settings))
+        write_run_files(cli, run, compatibility.announce(run, before, description))
     return trainer, resumed.path if resumed else None
 
 

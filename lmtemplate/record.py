@@ -228,6 +228,9 @@ class Writer:
         self.run = run
         self.path = folder_of(run) / LINES
         self._unwritten = b""
+        run.mkdir(parents=True, exist_ok=True)
+        if first_step and not is_recorded(run):
+            print(f"the record {self.path} is gone: it begins anew at step {first_step:,}")
         cut(run, first_step)
 
     def append(self, step: int, values: Mapping[str, Any]) -> None:
@@ -235,7 +238,7 @@ class Writer:
         failed_before = bool(self._unwritten)
         self._unwritten += line(step, values).encode()
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(exist_ok=True)  # but not a run directory that was removed
             with self.path.open("ab", buffering=0) as file:
                 end = file.tell()
                 if file.write(self._unwritten) < len(self._unwritten):  # all of it or nothing
@@ -249,7 +252,7 @@ class Writer:
     def sync(self) -> None:
         """Let the lines outlive a power cut."""
         try:
-            with self.path.open("ab") as file:
+            with self.path.open("r+b") as file:
                 os.fsync(file.fileno())
         except OSError as error:
             self._warn(error)
@@ -257,6 +260,8 @@ class Writer:
     def write_arrays(self) -> None:
         """Bring training_metrics.json up to date; both files outlive a power cut then."""
         self.sync()
+        if not is_recorded(self.run):
+            return
         try:
             arrays = _as_lists(from_lines(read_lines(self.run)))
             write_json(folder_of(self.run) / ARRAYS, arrays, indent=None)
@@ -264,4 +269,5 @@ class Writer:
             self._warn(error)
 
     def _warn(self, error: OSError | DiskError) -> None:
-        print(f"the record waits in memory: {error}", flush=True)
+        if not isinstance(error, FileNotFoundError):  # the run directory is gone: see RunEnd
+            print(f"the record waits in memory: {error}", flush=True)

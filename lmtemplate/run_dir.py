@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import json
 import math
 import os
@@ -20,6 +21,12 @@ from lmtemplate.errors import CheckpointError, ConfigError, DiskError, LockedErr
 
 LOCK = ".lock"
 MOST_VALUES = 100_000  # in a YAML file
+MISSING = (
+    errno.EINVAL,
+    errno.ENOSYS,
+    errno.ENOTSUP,
+    errno.ENOLCK,
+)  # a file system has no such call
 
 PACKAGES = ("lightning", "torch", "torchmetrics", "tensorboard", "jsonargparse", "tokenizers")
 
@@ -55,13 +62,23 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+@functools.cache
+def say_once(text: str) -> None:
+    """Print what is true of the whole process."""
+    print(text, flush=True)
+
+
 def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut."""
+    """Make renames in a folder survive a power cut, where its file system can."""
     if os.name == "nt":  # Windows cannot open folders
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in MISSING:
+            raise
+        say_once("this file system cannot sync folders: a power cut may take the last save")
     finally:
         os.close(handle)
 
@@ -215,7 +232,7 @@ class Lock:
             holder = self._holder() or "another process"
             raise LockedError(f"{self.folder} is in use by {holder}; wait, or {other}") from error
         except OSError as error:
-            if error.errno in (errno.ENOLCK, errno.ENOSYS):
+            if error.errno in MISSING:
                 print(f"{self.folder} is not locked: its file system has no locks", flush=True)
                 return
             raise DiskError(f"cannot write {parent}: {error.strerror}; {other}") from error
@@ -262,16 +279,20 @@ def git_state() -> dict[str, Any]:
     return {"commit": _git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 
+def environment(hardware: dict[str, Any]) -> dict[str, Any]:
+    """What decides the last digits of a loss, besides settings and data."""
+    versions = {name: version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), "versions": versions, "hardware": hardware}
+
+
 def manifest(seed: Any, hardware: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
     """What was run, beyond its config: code, versions, machine, data."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "git": git_state(),
-        "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: version(name) for name in PACKAGES},
-        "hardware": hardware,
+        **environment(hardware),
         "seed": seed,
         "data": data,
     }
@@ -283,7 +304,7 @@ def write_manifest(run: Path, content: dict[str, Any], start: dict[str, Any] | N
     Args:
         run: the run directory.
         content: what `manifest` returns.
-        start: for a resumed run, {"step": ..., "changed": {key: [before, now]}}.
+        start: for a resumed run, its step and what differs: see `announce`.
     """
     first = read_json(run / "manifest.json", {"resumed": [dict]})
     if start is not None and first is not None:

@@ -72,6 +72,7 @@ def test_a_second_config_beats_the_first_and_leaves_the_rest(
     assert merged["data"]["batch_size"] == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ON)
 def test_an_overlay_loses_no_callback(
     write_config: Callable[[str], Path], settings: Callable[..., Settings], key: str
@@ -84,6 +85,7 @@ def test_an_overlay_loses_no_callback(
     assert merged["checkpoint"]["init_args"]["milestones"] == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ON)
 def test_null_turns_one_callback_off(
     write_config: Callable[[str], Path], settings: Callable[..., Settings], key: str
@@ -113,6 +115,7 @@ SWAPS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["config", "command line"])
 @pytest.mark.parametrize(("key", "kind", "expected"), SWAPS)
 def test_a_class_that_is_named_alone_comes_with_its_own_defaults(
@@ -151,6 +154,7 @@ def test_what_lightning_calls_by_an_old_name_is_no_error(
         TrainingCLI(["--data.path", str(corpus)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 2**32 - 1])
 def test_a_seed_may_have_32_bits(settings: Callable[..., Settings], seed: int) -> None:
     assert settings(f"--seed_everything={seed}")["seed_everything"] == seed

@@ -52,6 +52,7 @@ WAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", WAYS.values(), ids=WAYS)
 def test_a_config_names_the_class_of_the_module(corpus: Path, tmp_path: Path, text: str) -> None:
     (tmp_path / "own.yaml").write_text(text)
@@ -110,6 +111,7 @@ def test_any_optimizer_and_schedule_of_torch_are_taken(corpus: Path) -> None:
     assert cli.model.schedule(optimizer).step_size == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["torch.hub.load", "torch.nn.Linear", "torch.optim.Gone"])
 def test_what_is_no_optimizer_is_refused_with_its_place(corpus: Path, value: str) -> None:
     with pytest.raises(ConfigError, match=r"model.optimizer \(command line\): .*OptimizerRecipe"):

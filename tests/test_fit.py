@@ -19,6 +19,8 @@ from lmtemplate.record import read_record
 from tests.conftest import TINY, Command
 from tests.runs import curve, load, train
 
+pytestmark = pytest.mark.slow
+
 
 def test_what_print_config_says_runs_again_and_is_the_same(
     fit: Command, command: Command, tmp_path: Path
@@ -42,7 +44,6 @@ def test_the_config_of_a_run_repeats_it(fit: Command, command: Command, tmp_path
     assert curve(tmp_path / "a", "val/loss") == curve(tmp_path / "b", "val/loss")
 
 
-@pytest.mark.slow
 def test_lightning_s_own_adverts_and_advice_are_not_shown(corpus: Path, tmp_path: Path) -> None:
     flags = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--data.block_size=16"]
     flags += ["--trainer.log_every_n_steps=1"]
@@ -86,9 +87,9 @@ def test_too_little_memory_names_what_to_halve(
     ended = fit(tmp_path / "run")
     assert ended.code == 6
     assert "data.batch_size=4 x data.block_size=16; halve the batch" in ended.error
+    assert "accumulate_grad_batches" in ended.error
 
 
-@pytest.mark.slow
 def test_a_data_worker_that_is_killed_is_named(
     fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

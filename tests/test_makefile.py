@@ -355,6 +355,7 @@ def clone(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_rename_changes_folder_text_and_entry_point(clone: Path) -> None:
     done = make("rename", "NAME=renamed_once", folder=clone)
     assert done.returncode == 0, done.stderr
@@ -368,6 +369,7 @@ def test_rename_changes_folder_text_and_entry_point(clone: Path) -> None:
     assert "-m renamed_once fit" in make("-n", "train", folder=clone).stdout
 
 
+@pytest.mark.slow
 def test_rename_leaves_licence_pictures_data_and_runs_alone(clone: Path) -> None:
     untouched = ("LICENSE", "picture.png", "data/mine/index.json", "runs/a/checkpoints/x.ckpt")
     before = [(clone / name).read_bytes() for name in untouched]
@@ -375,6 +377,7 @@ def test_rename_leaves_licence_pictures_data_and_runs_alone(clone: Path) -> None
     assert [(clone / name).read_bytes() for name in untouched] == before
 
 
+@pytest.mark.slow
 def test_rename_and_back_again_is_no_change(clone: Path) -> None:
     before = {path: path.read_bytes() for path in clone.glob("[!.]*") if path.is_file()}
     for name in ("renamed_once", "lmtemplate"):
@@ -383,6 +386,7 @@ def test_rename_and_back_again_is_no_change(clone: Path) -> None:
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.slow
 def test_rename_makes_the_next_make_install_again(clone: Path) -> None:
     stale = [clone / ".venv" / "installed", clone / "lmtemplate.egg-info" / "PKG-INFO"]
     stale[1].parent.mkdir()
@@ -392,6 +396,7 @@ def test_rename_makes_the_next_make_install_again(clone: Path) -> None:
     assert "pip" in make("-n", "test", folder=clone).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["lmtemplate", "Story", "my-story", "2nd", "_x", "class", "configs", "json", "torch"]
 )

@@ -113,14 +113,11 @@ def test_a_step_descends_the_gradient_of_the_objective(
 
 
 @pytest.mark.parametrize("recipe", [SGD(0.1), MuonAdamW()], ids=["sgd", "muon"])
-@pytest.mark.parametrize(("batch_size", "accumulate"), [(4, 3), (6, 2), (1, 12)])
-def test_accumulation_equals_one_large_batch(
-    corpus: Path, recipe: OptimizerRecipe, batch_size: int, accumulate: int
-) -> None:
+def test_accumulation_equals_one_large_batch(corpus: Path, recipe: OptimizerRecipe) -> None:
     # in float64: Muon makes a visible difference of rounding in a gradient that is nearly zero
     whole, parts = build_net().double(), build_net().double()
     train(corpus, whole, recipe, batch_size=12, steps=3)
-    train(corpus, parts, recipe, batch_size=batch_size, accumulate=accumulate, steps=3)
+    train(corpus, parts, recipe, batch_size=4, accumulate=3, steps=3)
     torch.testing.assert_close(flat(parts), flat(whole), rtol=0, atol=1e-9)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +221,27 @@ def test_a_folder_that_cannot_be_is_told(
     (tmp_path / "checkpoints").write_text("a file")
     Writer(tmp_path, 0).append(5, {"train/loss": 3.0})
     assert "the record waits in memory" in capsys.readouterr().out
+
+
+def test_a_record_that_was_deleted_is_told_when_the_run_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Writer(tmp_path, 0).append(1, {"train/loss": 2.0})
+    Writer(tmp_path, 2).append(2, {"train/loss": 1.0})
+    assert capsys.readouterr().out == ""
+    (tmp_path / "checkpoints" / LINES).unlink()
+    Writer(tmp_path, 3).append(3, {"train/loss": 1.0})
+    assert f"{LINES} is gone: it begins anew at step 3" in capsys.readouterr().out
+
+
+def test_a_run_directory_that_was_removed_is_not_made_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    writer = Writer(run, 0)
+    writer.append(1, {"train/loss": 2.0})
+    shutil.rmtree(run)
+    writer.append(2, {"train/loss": 2.0})
+    writer.write_arrays()
+    assert not run.exists()
+    assert capsys.readouterr().out == ""  # RunEnd tells

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from lmtemplate.run_dir import (
     manifest,
     read_checked,
     read_json,
+    say_once,
     write_json,
     write_manifest,
     write_text,
@@ -71,6 +73,29 @@ def test_a_write_that_fails_leaves_the_old_file_whole(
     with pytest.raises(DiskError, match=r"a\.txt: No space left on device"):
         write_text(tmp_path / "a.txt", "new")
     assert (tmp_path / "a.txt").read_text() == "old"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot open folders")
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_sync_folders_is_told_once_and_used(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+) -> None:
+    sync = os.fsync
+
+    def files_alone(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(descriptor)
+
+    say_once.cache_clear()
+    monkeypatch.setattr(os, "fsync", files_alone)
+    for folder in ("a", "a", "b"):
+        write_text(tmp_path / folder / "text", "x")
+    assert (tmp_path / "b" / "text").read_text() == "x"
+    assert capsys.readouterr().out.count("cannot sync folders") == 1
 
 
 @pytest.mark.parametrize(
@@ -283,7 +308,7 @@ def test_a_forked_process_does_not_keep_the_lock_of_a_killed_parent(tmp_path: Pa
 
 
 @needs_locks
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP])
 def test_a_file_system_without_locks_is_told_once_and_used(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -21,6 +21,7 @@ from tests.conftest import TINY, Command
 from tests.runs import load, steps, train
 
 
+@pytest.mark.slow
 def test_the_config_keeps_what_the_user_wrote(corpus: Path, tmp_path: Path) -> None:
     flags = ["--trainer.max_steps=-1", "--max_tokens=768", "--tokens_per_step=192"]
     run = train(tmp_path / "run", corpus, *flags, "--trainer.val_check_interval=2")
@@ -33,6 +34,7 @@ def test_the_config_keeps_what_the_user_wrote(corpus: Path, tmp_path: Path) -> N
     assert steps(run, "val/loss") == [0, 2, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flag", "expected"),
     [
@@ -53,6 +55,7 @@ def test_every_length_comes_to_steps(
     assert f"reached {name} {float(value):,.10g} at step {expected}" in shown
 
 
+@pytest.mark.slow
 def test_precision_is_chosen_for_the_device_and_said(fit: Command, tmp_path: Path) -> None:
     chosen = auto_precision(torch.device("cpu"))
     assert f"precision {chosen}," in fit(tmp_path / "a", "--trainer.max_steps=4").out
@@ -61,6 +64,7 @@ def test_precision_is_chosen_for_the_device_and_said(fit: Command, tmp_path: Pat
     assert load(tmp_path / "b", 4)["state_dict"]["net.head.weight"].dtype == torch.float64
 
 
+@pytest.mark.slow
 def test_a_run_without_logger_checkpoints_and_samples_still_trains(
     fit: Command, tmp_path: Path
 ) -> None:
@@ -112,6 +116,7 @@ def test_asking_for_the_machine_leaves_the_settings_as_they_were(corpus: Path) -
     assert cli.settings == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "read"), [("1", 1), ("3", 3), ("0.5", 0.5), ("1.0", 1.0), ("null", None)]
 )
@@ -145,6 +150,7 @@ def test_a_process_waits_ten_minutes_for_the_others_unless_the_strategy_says_oth
     assert choose_strategy("fsdp", 2) == "fsdp"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flag", "told"),
     [
@@ -189,6 +195,7 @@ def test_where_gpus_are_hidden_the_variable_is_named(
     assert "CUDA_VISIBLE_DEVICES is '-1'" in refused.error
 
 
+@pytest.mark.slow
 def test_a_disk_without_room_for_two_checkpoints_is_refused_before_step_1(
     fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import LightningModule, Trainer, callbacks
 
 from lmtemplate import metric_names
+from lmtemplate.callbacks.run_end import check_run_dir
 from lmtemplate.checkpoint import files, resume
 from lmtemplate.errors import ConfigError, DiskError, NumbersError
 from lmtemplate.module import LitLanguageModel, is_logged
@@ -107,6 +108,7 @@ class Checkpoint(callbacks.Checkpoint):
                 if hasattr(callback, "paused"):  # Throughput, whose file may be gone
                     clocks.enter_context(callback.paused(trainer))
             try:
+                check_run_dir(trainer)
                 trainer.save_checkpoint(path, weights_only=weights_only)
             except DiskError:
                 trainer.strategy.barrier()  # the others wait in save_checkpoint for this one

@@ -2,6 +2,8 @@
 
 import importlib
 import math
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -27,6 +29,8 @@ CHARTS = {
     }
 }
 
+EVENTS = "events.out.tfevents."  # and the second in which the file was begun
+
 # Settings that runs are compared by; the rest is in config.yaml.
 COMPARED = (
     *("model.", "data.", "seed_everything", "early_stopping.patience", "trainer.max_steps"),
@@ -43,6 +47,19 @@ def hyperparameters(settings: dict[str, Any]) -> dict[str, bool | int | float | 
             value = value.rpartition(".")[2] if path.endswith(".class_path") else value
             shown[key] = value if isinstance(value, (bool, int, float)) else str(value)
     return shown
+
+
+@rank_zero_only
+def put_before_now(run: Path) -> None:
+    """Rename event files that a clock set back would sort behind the next one.
+
+    TensorBoard reads files in the order of their names, which begin with the time.
+    """
+    known = sorted(run.glob(f"{EVENTS}*"))
+    if known and known[-1].name >= f"{EVENTS}{int(time.time()):010d}":
+        for number, path in enumerate(known):
+            rest = path.name.removeprefix(EVENTS).partition(".")[2]
+            path.rename(path.with_name(f"{EVENTS}{number:010d}.{rest}"))
 
 
 def at_true_step(metrics: Mapping[str, float], step: int | None) -> tuple[dict[str, float], int]:
@@ -67,6 +84,9 @@ class TensorBoard(TensorBoardLogger):
     def __init__(self, run_dir: Path, first_step: int, settings: dict[str, Any]) -> None:
         importlib.import_module("torch.utils.tensorboard")  # a broken one fails before the run
         super().__init__(run_dir, "", "", default_hp_metric=False, purge_step=first_step)
+        put_before_now(run_dir)
+        self._excepthook = threading.excepthook
+        threading.excepthook = self._leave_to_main_thread
         self.run = run_dir
         self.settings = settings
         self._last_step: int | None = None  # None until the charts are written
@@ -102,6 +122,13 @@ class TensorBoard(TensorBoardLogger):
                 shown, value = hyperparameters(self.settings), {"best/val_loss": best["val_loss"]}
                 super().log_hyperparams(shown, value, step=self._last_step)
             super().finalize(status)
+        threading.excepthook = self._excepthook
+
+    def _leave_to_main_thread(self, error: threading.ExceptHookArgs) -> None:
+        """No traceback of the thread that writes events: the next call meets the same error."""
+        is_writer = type(error.thread).__module__.startswith("tensorboard.")
+        if not (is_writer and isinstance(error.exc_value, OSError)):
+            self._excepthook(error)
 
     @contextmanager
     def forgiving(self) -> Iterator[None]:
@@ -112,7 +139,7 @@ class TensorBoard(TensorBoardLogger):
             cause = error if isinstance(error, OSError) else error.__cause__
             if not isinstance(cause, OSError):
                 raise
-            if not self._has_warned:
+            if not self._has_warned and not isinstance(cause, FileNotFoundError):  # see RunEnd
                 print(f"TensorBoard's files cannot be written: {cause.strerror}", flush=True)
             self._has_warned = True
 

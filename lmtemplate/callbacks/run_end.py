@@ -1,11 +1,23 @@
-"""Steps and the clock -> the end of the run."""
+"""Steps, the clock and a run directory that is gone -> the end of the run."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lmtemplate.errors import DiskError
 from lmtemplate.module import is_step_end
+
+
+def check_run_dir(trainer: Trainer) -> None:
+    """Raises DiskError where the run directory was removed: nothing would be saved."""
+    run = Path(trainer.default_root_dir)
+    if trainer.is_global_zero and not run.is_dir():
+        raise DiskError(
+            f"{run} was removed or renamed at step {trainer.global_step:,}; put it back and go on "
+            "with --resume auto, or begin anew"
+        )
 
 
 class RunEnd(Callback):
@@ -37,11 +49,15 @@ class RunEnd(Callback):
     ) -> None:
         if not is_step_end(trainer, batch_idx):
             return
+        check_run_dir(trainer)
         if self.max_seconds is not None:
             out_of_time = self.run_seconds >= self.max_seconds
             self.out_of_time = trainer.strategy.reduce_boolean_decision(out_of_time, all=False)
         if self.out_of_time or trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True  # Lightning validates before it obeys
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        check_run_dir(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self.run_seconds}

@@ -59,18 +59,27 @@ def check_described(checkpoint: CheckpointDict) -> None:
 
 
 def announce(
-    run: Path, before: CheckpointDict | None, settings: dict[str, Any]
+    run: Path, before: CheckpointDict | None, description: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """Say where the run goes on and which settings differ; returns that, for the manifest."""
+    """Say where the run goes on, which settings differ, and what else changes the last digits.
+
+    Returns that, for the manifest: {"step": ..., "changed": {key: [before, now]}, "environment":
+    {key: [before, now]}}.
+    """
     if before is None:
         if run_dir.is_used(run):
             print(f"no checkpoint in {run} yet: starting at step 0")
         return None
-    changed = differences(before["config"], settings)
+    changed = differences(before["config"], description["config"])
+    now = description["environment"]
+    other = differences(before.get("environment", now), now)
     print(f"continuing {run} at step {before['global_step']:,}")
     for key, (old, new) in changed.items():
         print(f"  changed: {key}: {old} -> {new}")
-    return {"step": before["global_step"], "changed": {k: list(v) for k, v in changed.items()}}
+    if other:
+        listed = ", ".join(f"{key}: {old} -> {new}" for key, (old, new) in other.items())
+        print(f"  not bit for bit as it would have gone on before: {listed}")
+    return {"step": before["global_step"], "changed": changed, "environment": other}
 
 
 def check_same_model_and_data(checkpoint: CheckpointDict, description: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 A checkpoint is a dictionary of tensors and plain types. To Lightning's keys (state_dict,
 global_step, optimizer_states ...) it adds the run's description: config, tokenizer, vocab_size,
-block_size, fingerprint, length, and the number of its format. SHA256SUMS beside the files has their checksums, in the format of
+block_size, fingerprint, length, environment, and the number of its format. SHA256SUMS beside the files has their checksums, in the format of
 `sha256sum -c`.
 """
 
@@ -171,7 +171,7 @@ def damage(path: Path) -> str | None:
 
 # Key of a checkpoint -> type that its value has.
 TYPES: dict[str, type] = {
-    **dict.fromkeys(("state_dict", "config", "length"), dict),
+    **dict.fromkeys(("state_dict", "config", "length", "environment"), dict),
     **dict.fromkeys(("global_step", "vocab_size", "block_size", "format"), int),
     **dict.fromkeys(("tokenizer", "fingerprint", "version"), str),
 }

@@ -19,7 +19,7 @@ MANIFEST = {
     "hardware": {"device": str, "name": str, "devices": int, "precision": str, "threads": int},
     "settings": {"data": {"path": str}, "trainer": dict},
     "data": {"path": str, "fingerprint": str, "tokenizer_sha256": str},
-    "resumed": [{"step": int, "changed": dict}],
+    "resumed": [{"step": int, "changed": dict, "environment": dict}],
 }
 SETTINGS = {
     "data.path": str,

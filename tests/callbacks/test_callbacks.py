@@ -22,6 +22,7 @@ def test_every_callback_of_the_list_is_attached_in_its_order(
     assert attached[-1] == CALLBACKS["checkpoint"]  # saves what all others have done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["samples", "early_stopping"])
 def test_null_attaches_none(
     fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str

@@ -261,6 +261,7 @@ def test_a_milestone_leaves_room_for_a_checkpoint_with_two_moments(
     assert written == [400]
 
 
+@pytest.mark.slow
 def test_a_resumed_checkpoint_is_hashed_once_and_loaded_once(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

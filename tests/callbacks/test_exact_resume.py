@@ -1,5 +1,6 @@
 """A checkpoint -> a run that goes on as if it had never stopped."""
 
+import json
 import random
 from pathlib import Path
 
@@ -44,3 +45,16 @@ def test_a_resume_that_saves_nothing_is_as_exact_as_one_that_saves(
     train(run, corpus, *flags, "--trainer.max_steps=8", "--resume=must", "--checkpoint=null")
     assert read_record(run).train_loss.tolist() == read_record(whole).train_loss.tolist()
     assert read_record(run).validations[1].tolist() == read_record(whole).validations[1].tolist()
+
+
+@pytest.mark.slow
+def test_the_manifest_keeps_on_how_many_threads_a_run_went_on(corpus: Path, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", corpus, "--trainer.max_steps=4")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        train(run, corpus, "--trainer.max_steps=6", "--resume=must")
+    finally:
+        torch.set_num_threads(threads)
+    (start,) = json.loads((run / "manifest.json").read_text())["resumed"]
+    assert start["environment"] == {"hardware.threads": [threads, threads + 1]}

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def hparams(run: Path) -> dict[str, Any]:
     return {key: getattr(value, value.WhichOneof("kind")) for key, value in values}
 
 
+@pytest.mark.slow
 def test_both_losses_stand_in_one_chart(run: Path) -> None:
     (event,) = events(run).Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
@@ -87,15 +89,45 @@ def test_a_resumed_run_shows_its_new_best(run: Path, corpus: Path, tmp_path: Pat
     assert curve(copy, "best/val_loss")[-1] == (16, pytest.approx(best["val_loss"], rel=1e-6))
 
 
-def test_what_an_earlier_start_wrote_from_a_step_on_is_hidden(tmp_path: Path) -> None:
-    killed = TensorBoard(tmp_path, 0, {})
-    for step in (1, 2, 3, 4):
-        killed.log_metrics({"a": 1.0}, step)
-    killed.sync()
-    resumed = TensorBoard(tmp_path, 3, {})
-    resumed.log_metrics({"a": 2.0}, 3)
-    resumed.sync()
-    assert curve(tmp_path, "a") == [(1, 1.0), (2, 1.0), (3, 2.0)]
+@pytest.mark.parametrize("seconds", [0, 3600], ids=["at once", "after the clock was set back"])
+def test_starts_make_one_curve_in_which_each_hides_what_the_one_before_wrote_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    clock = time.time
+    for number, (first, last) in enumerate([(0, 4), (3, 5), (5, 6)]):
+        monkeypatch.setattr(time, "time", lambda number=number: clock() - seconds * number)
+        board = TensorBoard(tmp_path, first, {})
+        for step in range(first, last + 1):
+            board.log_metrics({"a": float(number)}, step)
+        board.finalize("success")
+    values = [(0, 0.0), (1, 0.0), (2, 0.0), (3, 1.0), (4, 1.0), (5, 2.0), (6, 2.0)]
+    assert curve(tmp_path, "a") == values
+
+
+def test_events_that_cannot_be_written_are_one_line_and_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorBoard writes in a thread of its own, whose errors Python would print."""
+    shown: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", shown.append)
+    board = TensorBoard(tmp_path, 0, {})
+    board.log_metrics({"a": 1.0}, 1)
+    board.sync()
+    (events_file,) = tmp_path.iterdir()
+    events_file.unlink()
+    events_file.mkdir()  # appending fails
+    for step in (2, 3):
+        board.log_metrics({"a": 1.0}, step)
+        board.sync()
+    assert not shown
+    other = threading.Thread(target=int, args=["x"])
+    other.start()
+    other.join()
+    assert len(shown) == 1
+    board.finalize("failed")
+    told = capsys.readouterr().out
+    assert told == "TensorBoard's files cannot be written: Is a directory\n"
+    assert threading.excepthook == shown.append
 
 
 @pytest.mark.slow

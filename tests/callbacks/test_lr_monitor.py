@@ -65,6 +65,7 @@ def test_rates_are_logged_with_every_other_value_of_the_step(corpus: Path, tmp_p
     assert [step for step, _ in curve(run, "train/loss")] == [4, 5, 8, 10, 12]
 
 
+@pytest.mark.slow
 def test_each_group_has_a_curve_of_its_own(corpus: Path, tmp_path: Path) -> None:
     flags = ["--model.optimizer=lmtemplate.optimizers.MuonAdamW", "--model.optimizer.lr=0.02"]
     flags += ["--model.optimizer.adamw_lr=0.003", "--model.schedule.warmup_steps=0"]

@@ -1,6 +1,7 @@
 """Steps and the clock -> the end of a run, after a last validation."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from lmtemplate.callbacks import run_end
 from lmtemplate.callbacks.run_end import RunEnd
 from lmtemplate.module import LitLanguageModel
+from tests.conftest import Command
 from tests.runs import load, steps, train
 
 
@@ -88,3 +90,24 @@ def test_max_seconds_counts_over_all_restarts(
     run = train(tmp_path / "run", corpus, *words, "--resume=must")
     assert summary(run)["step"] == 7  # 4 seconds before, 3 now
     assert summary(run)["max_steps"] == planned  # the schedule depends on it
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [5, 11])
+def test_a_run_directory_that_is_removed_ends_the_run_at_once_with_a_line_and_5(
+    fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    begin = LitLanguageModel.on_train_batch_start
+
+    def on_train_batch_start(module: LitLanguageModel, *words: Any) -> None:
+        if module.global_step == step:
+            shutil.rmtree(tmp_path / "run")
+        begin(module, *words)
+
+    monkeypatch.setattr(LitLanguageModel, "on_train_batch_start", on_train_batch_start)
+    shown = fit(tmp_path / "run", "--samples=null")
+    assert shown.code == 5
+    assert f"run was removed or renamed at step {step + 1}; put it back" in shown.error
+    assert "\n" not in shown.error.strip()
+    assert "cannot" not in shown.out
+    assert not (tmp_path / "run").exists()

@@ -57,6 +57,7 @@ def cli(corpus: Path) -> TrainingCLI:
     return TrainingCLI([*words, "--model.net.n_layer=1", "--model.net.n_head=2"], [])
 
 
+@pytest.mark.slow
 def test_the_same_weights_write_the_same_text(cli: TrainingCLI) -> None:
     samples = Samples(prompts=("a", "b"), max_new_tokens=20)
     torch.nn.init.normal_(cli.model.net.head.weight)
@@ -76,6 +77,7 @@ def test_the_net_and_the_random_state_are_left_as_they_were(cli: TrainingCLI) ->
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_another_seed_writes_another_text(cli: TrainingCLI) -> None:
     torch.nn.init.normal_(cli.model.net.head.weight)
     texts = [

@@ -14,6 +14,8 @@ from lmtemplate.models import GPT
 from lmtemplate.module import LitLanguageModel
 from tests.runs import curve, events, train
 
+pytestmark = pytest.mark.slow
+
 TOKENS = 4 * 16  # of one micro-batch
 FLOPS_PER_TOKEN = GPT(257, 16, n_layer=2, n_head=2, n_embd=32).flops_per_token()
 
@@ -53,7 +55,6 @@ def test_tokens_per_second_leave_out_validation_saving_and_the_first_step(
     assert clock.now > 4000
 
 
-@pytest.mark.slow
 def test_all_micro_batches_of_a_step_count(
     corpus: Path, tmp_path: Path, clock: SimpleNamespace
 ) -> None:
@@ -61,7 +62,6 @@ def test_all_micro_batches_of_a_step_count(
     assert {value for _, value in curve(run, "speed/tokens_per_second")} == {TOKENS}
 
 
-@pytest.mark.slow
 def test_a_checkpoint_on_the_timer_is_left_out_too(
     corpus: Path, tmp_path: Path, clock: SimpleNamespace
 ) -> None:
@@ -69,7 +69,6 @@ def test_a_checkpoint_on_the_timer_is_left_out_too(
     assert {value for _, value in curve(run, "speed/tokens_per_second")} == {TOKENS}
 
 
-@pytest.mark.slow
 def test_the_summary_counts_the_seconds_of_training_over_all_restarts(
     corpus: Path, tmp_path: Path, clock: SimpleNamespace
 ) -> None:
@@ -81,7 +80,6 @@ def test_the_summary_counts_the_seconds_of_training_over_all_restarts(
     assert summary["tokens"] == 12 * TOKENS
 
 
-@pytest.mark.slow
 def test_mfu_is_the_share_of_the_peak(corpus: Path, tmp_path: Path, clock: SimpleNamespace) -> None:
     run = train(tmp_path / "run", corpus, "--throughput.peak_tflops=1e-3")
     expected = TOKENS * FLOPS_PER_TOKEN / 1e9
@@ -93,13 +91,11 @@ def test_mfu_is_the_share_of_the_peak(corpus: Path, tmp_path: Path, clock: Simpl
     assert summary["mfu"] == pytest.approx(expected)
 
 
-@pytest.mark.slow
 def test_without_a_known_peak_there_is_no_mfu(corpus: Path, tmp_path: Path) -> None:
     run = train(tmp_path / "run", corpus, "--trainer.max_steps=4")
     assert "speed/mfu" not in events(run).Tags()["scalars"]
 
 
-@pytest.mark.slow
 def test_null_turns_it_off(corpus: Path, tmp_path: Path) -> None:
     run = train(tmp_path / "run", corpus, "--throughput=null", "--trainer.max_steps=4")
     assert "speed/tokens_per_second" not in events(run).Tags()["scalars"]

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lmtemplate.checkpoint.compatibility import (
+    announce,
     build_net,
     check_same_model_and_data,
     check_same_tokenizer,
@@ -73,6 +74,22 @@ def test_another_model_or_corpus_is_refused_by_name(change: dict[str, Any], name
     with pytest.raises(CheckpointError) as refusal:
         check_same_model_and_data(described(), described(**change))
     assert named in str(refusal.value)
+
+
+def test_what_changes_the_last_digits_besides_settings_is_one_line_and_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environments = [{"versions": {"torch": "2"}, "hardware": {"threads": n}} for n in (1, 2)]
+    before, same, other = (
+        described(global_step=7, environment=environments[number]) for number in (0, 0, 1)
+    )
+    assert announce(tmp_path, before, same) == {"step": 7, "changed": {}, "environment": {}}
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    start = announce(tmp_path, before, other)
+    assert start == {"step": 7, "changed": {}, "environment": {"hardware.threads": (1, 2)}}
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  not bit for bit as it would have gone on before: hardware.threads: 1 -> 2"
+    ]
 
 
 def test_the_same_tokenizer_may_read_the_data_and_no_other(tmp_path: Path) -> None:

@@ -101,7 +101,10 @@ def test_one_lightning_epoch_is_the_whole_run(corpus: Path) -> None:
     assert len(loader) == len(list(loader)) == 150
 
 
-@pytest.mark.parametrize(("done", "workers"), [(0, 0), (1, 0), (57, 2), (250, 0)])
+@pytest.mark.parametrize(
+    ("done", "workers"),
+    [(0, 0), (57, 0), (250, 0), pytest.param(57, 2, marks=pytest.mark.slow)],
+)
 def test_a_resumed_run_reads_what_the_uninterrupted_one_reads(
     corpus: Path, done: int, workers: int
 ) -> None:

@@ -82,6 +82,7 @@ model:
 """
 
 
+@pytest.mark.slow
 def test_a_bigram_model_trains_through_yaml_and_allow_alone(
     workplace: Path, own: Callable[..., Result], command: Command
 ) -> None:

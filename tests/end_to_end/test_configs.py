@@ -64,6 +64,7 @@ def test_the_debug_overlay_trains_it_in_seconds(
     assert (tmp_path / "run/checkpoints/best.json").exists()
 
 
+@pytest.mark.slow
 def test_the_debug_overlay_keeps_what_the_config_chose_and_leaves_its_run_alone(
     config: Path, command: Command, corpus: Path
 ) -> None:

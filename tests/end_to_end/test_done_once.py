@@ -36,6 +36,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counted
 
 
+@pytest.mark.slow
 def test_a_resumed_run_reads_everything_once(
     fit: Command, tmp_path: Path, calls: Counter[str]
 ) -> None:

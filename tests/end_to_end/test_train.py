@@ -128,7 +128,8 @@ def test_validating_the_best_checkpoint_gives_its_loss(run: Path, command: Comma
     assert printed(shown.out)["val/loss"] == pytest.approx(best["val_loss"], abs=DIGIT)
 
 
-@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 3, 16])
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [1, 16])
 def test_the_loss_does_not_depend_on_the_batch_size(
     run: Path, command: Command, batch_size: int
 ) -> None:
@@ -159,6 +160,7 @@ def test_the_loss_is_the_mean_over_every_token_of_the_split(
     assert shown == pytest.approx(torch.cat(nats).mean().item(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_latest_and_paths_can_be_validated(run: Path, command: Command) -> None:
     assert "step-000000030.ckpt (step 30)" in command("validate", run, "--checkpoint=latest").out
     milestone = run / "checkpoints/milestones/step-000000000.ckpt"
@@ -166,6 +168,7 @@ def test_latest_and_paths_can_be_validated(run: Path, command: Command) -> None:
     assert printed(shown.out)["val/loss"] == pytest.approx(curve(run, "val/loss")[0][1], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_reading_a_run_changes_nothing_in_it(run: Path, command: Command) -> None:
     before = contents(run)
     command("validate", run)
@@ -241,6 +244,7 @@ def test_init_from_begins_with_the_weights_of_a_run_or_file(
         assert torch.equal(first["state_dict"][name], weight)
 
 
+@pytest.mark.slow
 def test_init_from_begins_with_a_fresh_optimizer_and_the_first_block(
     run: Path, begun: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from lmtemplate.record import read_record
 from tests.examples.conftest import Train
 from tests.runs import curve, steps
 
 
+@pytest.mark.slow
 def test_norms_of_layers_stand_beside_the_loss_and_add_up(train: Train, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(run, "layer_norms", "--trainer.accumulate_grad_batches=2")

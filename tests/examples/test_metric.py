@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.examples.conftest import Train
 from tests.runs import curve
 
 
+@pytest.mark.slow
 def test_one_guess_is_accuracy_and_all_guesses_never_improve(train: Train, tmp_path: Path) -> None:
     run, set_k = tmp_path / "run", '--model.metrics=[{"class_path":"examples.metric.TopAccuracy",'
     train(run, "metric", set_k + '"init_args":{"k":1}}]')

@@ -62,6 +62,7 @@ def test_a_token_costs_one_expert_however_many_there_are() -> None:
     assert many.flops_per_token() - few.flops_per_token() == 6 * routers
 
 
+@pytest.mark.slow
 def test_the_balance_is_in_the_record_at_the_steps_of_the_loss(
     train: Train, tmp_path: Path
 ) -> None:

@@ -8,6 +8,8 @@ import pytest
 from tests.examples.conftest import Train, copy_killed_after_8
 from tests.runs import curve, equal, load
 
+pytestmark = pytest.mark.slow
+
 
 def weights_and_moments(run: Path) -> dict[str, Any]:
     end = load(run, 12)
@@ -22,14 +24,7 @@ SHORT = {  # flags that fit a schedule of torch to 12 steps
 
 
 @pytest.mark.parametrize(
-    "example",
-    [
-        "schedule_free",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("rmsprop", "prodigy", "one_cycle", "restarts", "plateau")
-        ),
-    ],
+    "example", ["schedule_free", "rmsprop", "prodigy", "one_cycle", "restarts", "plateau"]
 )
 def test_a_resumed_run_ends_like_one_that_was_never_killed(
     train: Train, tmp_path: Path, example: str
@@ -41,7 +36,6 @@ def test_a_resumed_run_ends_like_one_that_was_never_killed(
     assert equal(weights_and_moments(copy), weights_and_moments(tmp_path / "whole"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("example", ["rmsprop", "schedule_free", "prodigy"])
 def test_a_learning_rate_that_is_changed_at_a_resume_wins(
     train: Train, tmp_path: Path, example: str
@@ -57,7 +51,6 @@ def test_a_learning_rate_that_is_changed_at_a_resume_wins(
     assert not equal(load(copy, 12)["state_dict"], before)
 
 
-@pytest.mark.slow
 def test_one_cycle_rises_to_its_peak_and_falls_far_below_the_start(
     train: Train, tmp_path: Path
 ) -> None:
@@ -68,7 +61,6 @@ def test_one_cycle_rises_to_its_peak_and_falls_far_below_the_start(
     assert rates[-1] == pytest.approx(0.01 / 25 / 1e4, rel=0.05)  # and final_div_factor
 
 
-@pytest.mark.slow
 def test_a_plateau_halves_the_rate_where_validation_gets_no_better(
     train: Train, tmp_path: Path
 ) -> None:

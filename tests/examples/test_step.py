@@ -8,8 +8,9 @@ from lmtemplate.record import read_record
 from tests.examples.conftest import Train
 from tests.runs import equal, load, steps
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_noise_0_changes_nothing_and_noise_1_all(train: Train, tmp_path: Path) -> None:
     train(tmp_path / "plain")
     for noise in (0, 1):

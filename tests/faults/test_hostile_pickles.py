@@ -126,9 +126,8 @@ def test_no_format_that_torch_takes_gets_past(
     refusal(path)
 
 
-@pytest.mark.parametrize(
-    "known", [pytest.param(False, marks=pytest.mark.slow), True], ids=["", "with its checksum"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("known", [False, True], ids=["", "with its checksum"])
 @pytest.mark.parametrize("liar", payloads.LIARS)
 def test_a_file_that_lies_about_itself_is_refused(
     tmp_path: Path, refusal: Refusal, liar: str, known: bool
@@ -166,6 +165,7 @@ LOOKED_AT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("force")
 @pytest.mark.parametrize(("reader", "place"), LOOKED_AT.items())
 def test_no_verb_runs_what_a_checkpoint_holds(

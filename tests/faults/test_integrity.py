@@ -44,6 +44,7 @@ def spoil(path: Path, how: str) -> None:
     path.write_bytes(DAMAGES[how](path.read_bytes()))
 
 
+@pytest.mark.slow
 def test_each_of_100_flipped_bits_is_found(run: Path) -> None:
     path = file_of(run, 12)
     assert unnoticed_flips(path, files.damage, 100, random.Random(1)) == []

@@ -13,7 +13,6 @@ from tests.faults.experiments import (
     Configuration,
     kill_and_compare,
     leftovers,
-    uninterrupted,
 )
 from tests.runs import different
 
@@ -49,12 +48,14 @@ def test_a_run_killed_after_its_last_checkpoint_is_brought_to_its_end(
 ) -> None:
     """Death comes before best.json is renamed at the second, last and best, validation."""
     configuration = Configuration(steps=8)
-    uninterrupted(configuration, corpus, tmp_path / "reference")
+    start = functools.partial(harness.start, of_this_process=True)
+    whole = configuration.words(corpus, tmp_path / "reference")
+    assert start(whole, tmp_path / "log").wait() == 0
     run, words = tmp_path / "run", configuration.words(corpus, tmp_path / "run")
     die = functools.partial(harness.die_at_rename_to, "best.json", 2)
-    assert harness.start(words, tmp_path / "log", die).wait() == -9
+    assert start(words, tmp_path / "log", die).wait() == -9
     assert leftovers(run)
-    assert harness.start(words, tmp_path / "log").wait() == 0
+    assert start(words, tmp_path / "log").wait() == 0
     assert not different(tmp_path / "reference", run, 8)
     assert not leftovers(run)
     assert (run / "summary.json").exists()

@@ -90,6 +90,7 @@ def draw_here(words: list[str]) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+@pytest.mark.slow
 @needs_study
 def test_no_file_of_a_run_holds_a_secret(
     own: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -112,6 +113,7 @@ def test_no_file_of_a_run_holds_a_secret(
     assert callback["init_args"] == {**hidden, "region": "there"}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_takes_the_secrets_from_where_it_is_told(
     own: Callable[..., Result], tmp_path: Path
 ) -> None:

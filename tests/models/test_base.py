@@ -11,7 +11,6 @@ from lmtemplate.errors import ConfigError
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models import GPT, GPT2, LanguageModel
 from lmtemplate.models.layers import KVCache
-from lmtemplate.optimizers import MuonAdamW
 
 VOCABULARY, BLOCK = 37, 16
 SIZES = {"n_layer": 2, "n_head": 4, "n_embd": 32}
@@ -57,7 +56,7 @@ def test_logits_have_one_row_per_token(build: Build) -> None:
 
 
 @every_architecture
-@pytest.mark.parametrize("changed", [1, 7, BLOCK - 1])
+@pytest.mark.parametrize("changed", [1, BLOCK - 1])
 def test_future_tokens_cannot_change_past_logits(build: Build, changed: int) -> None:
     net, tokens = scrambled(build()), random_tokens(2, BLOCK)
     others = tokens.clone()
@@ -86,9 +85,7 @@ def test_a_sequence_does_not_depend_on_its_neighbours_in_the_batch(build: Build)
 
 
 @every_architecture
-@pytest.mark.parametrize(
-    "chunks", [[16], [1] * 16, [7, 1, 1, 7], [1, 15], [5, 4, 3, 2, 1, 1], [15, 1]], ids=str
-)
+@pytest.mark.parametrize("chunks", [[1] * 16, [7, 1, 1, 7], [15, 1]], ids=str)
 @torch.no_grad()
 def test_a_cache_gives_the_same_logits_as_reading_all_again(
     build: Build, chunks: list[int]
@@ -124,8 +121,8 @@ def test_one_batch_is_memorised(build: Build) -> None:
     torch.manual_seed(0)
     net, tokens = build(), random_tokens(4, BLOCK + 1, seed=3)
     assert len(set(tokens[:, 0].tolist())) == 4  # else the second token could not be known
-    optimizer = MuonAdamW(lr=0.02, adamw_lr=0.02).build(net)
-    for _ in range(80):
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    for _ in range(60):
         loss = cross_entropy(net(tokens[:, :-1]), tokens[:, 1:]).objective
         optimizer.zero_grad()
         loss.backward()

@@ -205,6 +205,7 @@ def loss_over_entropy() -> Callable[[int, int, int], float]:
     return ratio
 
 
+@pytest.mark.slow
 def test_a_model_reaches_the_entropy_of_a_grammar_and_not_below(
     loss_over_entropy: Callable[[int, int, int], float],
 ) -> None:

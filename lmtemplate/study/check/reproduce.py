@@ -34,7 +34,8 @@ def recorded_settings(run: Path) -> tuple[dict[str, Any], int]:
     changes = [
         start.get("step") or 0
         for start in manifest.get("resumed", [])
-        if any(not key.startswith(HARMLESS) for key in start.get("changed", {}))
+        if start.get("environment")
+        or any(not key.startswith(HARMLESS) for key in start.get("changed", {}))
     ]
     if summary.get("max_steps") and not changes:
         # in steps: other limits may come to other lengths here, as a measured time does

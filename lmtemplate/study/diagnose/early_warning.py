@@ -7,14 +7,21 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
 
 from lmtemplate import metric_names
-from lmtemplate.module import LitLanguageModel, is_log_step
+from lmtemplate.data.datamodule import LanguageData
+from lmtemplate.module import LitLanguageModel, is_log_step, is_logged, log_values
 from lmtemplate.record import Floats, Ints, is_recorded, read_record
 from lmtemplate.study.diagnose import thresholds as limit
+from lmtemplate.study.diagnose import vitals
 from lmtemplate.study.diagnose.finding import Facts, Finding, conclude
+from lmtemplate.study.diagnose.ngrams import frequencies
 
 WINDOW = 60  # rows that are looked at
+EARLY_STEPS = 1000  # until then each row has the figures of vitals.py, and later each tenth
+COUNTED_TOKENS = 65_536  # training tokens from which frequencies are counted
 
 
 def _above_start(steps: Ints, loss: Floats, start: float) -> Finding | None:
@@ -78,19 +85,44 @@ def early_fault(steps: Ints, train_loss: Floats, start: float, facts: Facts) -> 
     )
 
 
+def is_due(trainer: Trainer, step: int) -> bool:
+    """Whether the figures are logged at this step: they cost some milliseconds."""
+    often = step <= EARLY_STEPS or step % (10 * trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
+    return often and is_logged(trainer, step)
+
+
+def surprises(data: LanguageData) -> Floats | None:
+    """(V,) nats of each token id, by its frequency in a sample of the training text.
+
+    None for data that makes its batches in a way of its own.
+    """
+    if type(data).open_split is LanguageData.open_split:
+        return None
+    count = max(1, COUNTED_TOKENS // data.block_size)
+    blocks = data.blocks("train")
+    _, targets = blocks[np.unique(np.linspace(0, len(blocks) - 1, count).astype(np.int64))]
+    nats: Floats = -np.log(frequencies(targets.ravel(), data.vocab_size))
+    return nats
+
+
 class Watch(Callback):
-    """Prints each early fault once; `lmtemplate diagnose` looks closer, and at everything."""
+    """Prints each early fault once, and logs what `lmtemplate diagnose` needs to look closer."""
 
     def __init__(self) -> None:
         self._said: set[str] = set()
         self._rows: deque[tuple[int, float]] = deque(maxlen=WINDOW)  # step, training loss
         self._start: float | None = None  # the loss before step 1
         self._logged_at = 0  # step of the log point before
+        self._nats: Floats | None = None  # of each token id, by its frequency
+        self._is_left = False
+        self._before: list[Floats] = []  # sampled weights of each group
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read what earlier starts of the run have logged."""
         assert isinstance(pl_module, LitLanguageModel)
-        run = Path(trainer.default_root_dir)
+        run, data = Path(trainer.default_root_dir), trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, LanguageData):
+            self._nats = surprises(data)
         if trainer.global_step and is_recorded(run):
             record = read_record(run)
             rows = zip(record.steps.tolist(), record.train_loss.tolist(), strict=True)
@@ -98,6 +130,32 @@ class Watch(Callback):
             self._start = record.initial_val_loss
         else:
             self._start = pl_module.latest.get(metric_names.VAL_LOSS)
+
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
+        """See whether gradients of the step before are still there."""
+        step_is_one_batch = trainer.accumulate_grad_batches == 1
+        if step_is_one_batch and is_due(trainer, trainer.global_step + 1):
+            left = (p.grad for p in pl_module.parameters() if p.grad is not None)
+            self._is_left = any(bool(gradient.any()) for gradient in left)
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Keep some weights of each group before a step that is logged."""
+        if trainer.is_global_zero and is_due(trainer, trainer.global_step + 1):
+            groups = optimizer.param_groups
+            self._before = [vitals.sample_weights(group["params"]) for group in groups]
+
+    def _log_vitals(self, trainer: Trainer, module: LitLanguageModel, batch: Any) -> None:
+        values = vitals.batch_figures(batch, self._nats)
+        groups = trainer.optimizers[0].param_groups
+        for number, (group, before) in enumerate(zip(groups, self._before, strict=False)):
+            name = f"{vitals.UPDATE}/{group.get('name', number)}" if number else vitals.UPDATE
+            values[name] = vitals.update_size(before, vitals.sample_weights(group["params"]))
+        self._before = []
+        log_values(module, values | ({vitals.LEFT: 1.0} if self._is_left else {}))
 
     def look(self, module: LitLanguageModel) -> Finding | None:
         """The early fault that the training losses show now."""
@@ -113,6 +171,8 @@ class Watch(Callback):
         assert isinstance(pl_module, LitLanguageModel)
         if not trainer.is_global_zero or not is_log_step(trainer, batch_idx):
             return
+        if is_due(trainer, trainer.global_step):
+            self._log_vitals(trainer, pl_module, batch)
         if self._logged_at and metric_names.TRAIN_LOSS in pl_module.latest:
             self._rows.append((self._logged_at, pl_module.latest[metric_names.TRAIN_LOSS]))
         self._logged_at = trainer.global_step

@@ -1,6 +1,6 @@
 """Run directory, corpus, weights -> what is known of a run beyond its curves."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +12,20 @@ from lmtemplate.record import Ints, read_lines
 from lmtemplate.study.diagnose.artifacts import Artifacts, Model, RunCorpus, open_artifacts
 from lmtemplate.study.diagnose.finding import Facts
 from lmtemplate.study.diagnose.ngrams import (
+    frequencies,
     longest_copy,
     ngram_losses,
     repeated_share,
     shared_share,
     window_hashes,
+)
+from lmtemplate.study.diagnose.probes import (
+    AT_ONCE,
+    Measured,
+    change_from_later_tokens,
+    look_at_outputs,
+    measure,
+    still_tensors,
 )
 from lmtemplate.study.run_files import read_settings, read_summary
 
@@ -27,6 +36,7 @@ SAMPLE_TOKENS = 100  # length of a sample, or two windows if that is more
 ALL_SAMPLES_TOKENS = 1000  # all samples together
 FEWEST_SAMPLES = 4
 PROMPT_TOKENS = 16
+PROBED_TOKENS = 4096  # of each split, whose loss is measured anew
 TEMPERATURE = 0.8
 
 
@@ -45,6 +55,7 @@ def _from_files(run: Path) -> Facts:
         parameters=summary.get("parameters"),
         tokens=max((int(value) for value in tokens if value is not None), default=None),
         passes=max((value for value in passes if value is not None), default=None),
+        settings=settings,
     )
 
 
@@ -62,7 +73,15 @@ def window_length(bytes_per_token: float) -> int:
 def _from_corpus(facts: Facts, corpus: RunCorpus, training: Ints) -> Facts:
     held_out = corpus.validation_tokens(VALIDATION_TOKENS)
     unigram, bigram = ngram_losses(training, held_out, corpus.vocab_size)
-    facts = replace(facts, vocab_size=corpus.vocab_size, unigram_loss=unigram, bigram_loss=bigram)
+    facts = replace(
+        facts,
+        vocab_size=corpus.vocab_size,
+        unigram_loss=unigram,
+        bigram_loss=bigram,
+        train_unigram_loss=float(
+            -np.log(frequencies(training, corpus.vocab_size)[training]).mean()
+        ),
+    )
     length = window_length(corpus.bytes_per_token)
     if min(len(training), len(held_out)) < length:
         return facts
@@ -95,6 +114,41 @@ def write_samples(model: Model, training: Ints, tokens: int) -> list[Ints]:
     return [np.fromiter(ids, dtype=np.int64) for ids in drawn]
 
 
+def _from_weights(facts: Facts, model: Model, corpus: RunCorpus | None) -> Facts:
+    """What has become of the weights, and what the net does with text of the run."""
+    net = model.net
+    facts = replace(
+        facts,
+        checkpoint_step=model.step,
+        tensors=sum(p.requires_grad for p in net.parameters()),
+        still_tensors=still_tensors(net, model.before) if model.before else None,
+    )
+    if corpus is None:
+        return facts
+    device, sequences = next(net.parameters()).device, max(4, PROBED_TOKENS // net.block_size)
+    found = dict[str, Measured]()
+    for split in ("train", "val"):
+        inputs, targets, among = (
+            part.to(device) for part in corpus.batch(split, net.block_size, sequences)
+        )
+        found[split] = measure(net, inputs, targets, int(among))
+    val, train = found["val"], found["train"]
+    change, largest = change_from_later_tokens(net, inputs[:AT_ONCE])
+    is_random, is_probability = look_at_outputs(net, inputs[:AT_ONCE])
+    return replace(
+        facts,
+        ahead=change / max(10.0, largest),
+        is_random=is_random,
+        is_probability=is_probability,
+        val_measured=val.loss,
+        val_error=val.error,
+        shift=val.shift,
+        shift_loss=val.shift_loss,
+        train_measured=train.loss,
+        train_error=train.error,
+    )
+
+
 def facts_of(artifacts: Artifacts) -> Facts:
     """What is known from these files; None where the corpus or the weights are gone.
 
@@ -109,6 +163,7 @@ def facts_of(artifacts: Artifacts) -> Facts:
             vocab_size=model.net.vocab_size,
             parameters=facts.parameters or model.net.parameter_count(),
         )
+        facts = _from_weights(facts, model, corpus)
     if corpus is not None:
         training = corpus.training_tokens(TRAINING_TOKENS)
         facts = _from_corpus(facts, corpus, training)
@@ -120,6 +175,6 @@ def facts_of(artifacts: Artifacts) -> Facts:
     return facts
 
 
-def gather(run: Path, *, deep: bool = True) -> Facts:
-    """What is known of a run; what its best checkpoint copies only if `deep`."""
-    return facts_of(open_artifacts(run, deep=deep))
+def gather(run: Path, *, deep: bool = True, allow: Sequence[str] = ()) -> Facts:
+    """What is known of a run; what its best checkpoint does only if `deep`."""
+    return facts_of(open_artifacts(run, deep=deep, allow=allow))

@@ -7,6 +7,7 @@ import numpy as np
 from lmtemplate.record import Record
 from lmtemplate.study.diagnose import thresholds as limit
 from lmtemplate.study.diagnose.finding import Facts, Finding, conclude
+from lmtemplate.study.diagnose.learning_rate import began_trained
 from lmtemplate.study.diagnose.trend import Trend
 
 
@@ -37,7 +38,7 @@ def initial_loss(record: Record, facts: Facts) -> Finding | None:
 
 def trained_before(trend: Trend, facts: Facts) -> Finding | None:
     """The loss before step 1 is far below ln V."""
-    if not facts.vocab_size or trend.start > math.log(facts.vocab_size) - limit.OFF_START:
+    if not facts.vocab_size or not began_trained(trend, facts):
         return None
     says = (
         f"before step 1 the loss is {trend.start:.2f} nats already; guessing evenly gives ln V = "

@@ -28,7 +28,8 @@ def problems(build: Callable[[], LanguageModel]) -> dict[str, str]:
     return {c.subject: c.text for c in check_net(build) if c.status == "problem"}
 
 
-@pytest.mark.parametrize("build", [gpt, pytest.param(gpt2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("build", [gpt, gpt2])
 def test_our_nets_keep_the_contract(build: Callable[[], LanguageModel]) -> None:
     checks = check_net(build)
     assert [check.subject for check in checks] == [
@@ -46,6 +47,7 @@ def test_a_missing_causal_mask_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     assert "a causal mask is missing" in problems(gpt2)["causal"]
 
 
+@pytest.mark.slow
 def test_initial_weights_that_are_too_large_are_named() -> None:
     def build() -> LanguageModel:
         net = gpt2()

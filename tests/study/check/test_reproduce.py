@@ -63,6 +63,7 @@ def test_a_run_repeats_itself_bit_for_bit(run: Path, command: Command, tmp_path:
     assert "all 10 losses up to step 12 are the same, bit for bit" in result.out
 
 
+@pytest.mark.slow
 def test_its_length_is_the_one_it_had_in_steps(run: Path) -> None:
     settings, changed_at = recorded_settings(run)
     assert settings["trainer"]["max_steps"] == 800 // 64
@@ -86,6 +87,7 @@ def other(run: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_other_code_and_versions_are_named(other: Path) -> None:
     manifest = json.loads((other / "manifest.json").read_text())
     edit(other, git={"commit": "0123", "dirty": True}, python="2.7.18")
@@ -95,6 +97,7 @@ def test_other_code_and_versions_are_named(other: Path) -> None:
     assert "changes that were not committed" in rows
 
 
+@pytest.mark.slow
 def test_a_run_whose_settings_changed_is_compared_up_to_there(other: Path) -> None:
     starts = [{"step": 4, "changed": {"run_dir": [1, 2]}}, {"step": 8, "changed": {"lr": [1, 2]}}]
     edit(other, resumed=starts)
@@ -108,24 +111,28 @@ def test_the_end_that_nobody_planned_is_not_compared(tmp_path: Path) -> None:
     assert verdict(one, record(tmp_path / "c", {5: 4.0, 15: 2.5}), 12)[0] is False
 
 
+@pytest.mark.slow
 def test_another_hardware_is_named(other: Path, run: Path) -> None:
     edit(other, hardware={"device": "cuda", "name": "H200"})
     rows = other_hardware(other, run)
     assert rows[0] == "device: cuda -> cpu"
 
 
+@pytest.mark.slow
 def test_a_run_without_losses_is_refused_before_training(other: Path) -> None:
     (other / "checkpoints" / "training_metrics.jsonl").write_text("")
     with pytest.raises(CheckpointError, match="no record of its losses"):
         reproduce(other)
 
 
+@pytest.mark.slow
 def test_another_corpus_is_refused(other: Path) -> None:
     edit(other, data={"fingerprint": "0"})
     with pytest.raises(DataError, match="is not the corpus of"):
         reproduce(other)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_there_is_not_overwritten(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is there already"):
         reproduce(run, output=tmp_path)
@@ -136,6 +143,7 @@ def test_a_folder_without_a_manifest_is_one_line(tmp_path: Path) -> None:
         reproduce(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_exit_code_of_a_failed_run_is_passed_on(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +153,7 @@ def test_the_exit_code_of_a_failed_run_is_passed_on(
     assert end.value.code == 4
 
 
+@pytest.mark.slow
 def test_losses_that_differ_are_exit_code_1(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

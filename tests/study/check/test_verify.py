@@ -144,6 +144,7 @@ def test_a_best_that_is_gone_is_damage(run: Path, verified: Verified) -> None:
     assert "points at step-000000002.ckpt, which is not there" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content"),
     [

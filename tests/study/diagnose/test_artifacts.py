@@ -61,6 +61,7 @@ def test_a_validation_of_few_blocks_reads_their_tokens_alone(tmp_path: Path) -> 
     np.testing.assert_array_equal(short.validation_tokens(1000), np.arange(25))
 
 
+@pytest.mark.slow
 def test_a_run_leads_to_its_corpus_and_its_best_weights(run: Path, corpus: Path) -> None:
     artifacts = open_artifacts(run)
     assert artifacts.missing == ()
@@ -75,11 +76,13 @@ def test_a_run_leads_to_its_corpus_and_its_best_weights(run: Path, corpus: Path)
     assert artifacts.model.planned_steps == 12
 
 
+@pytest.mark.slow
 def test_without_weights_the_net_stays_unread(run: Path) -> None:
     artifacts = open_artifacts(run, deep=False)
     assert (artifacts.model, artifacts.missing) == (None, ())
 
 
+@pytest.mark.slow
 def test_a_corpus_that_is_gone_is_named_and_the_model_is_still_there(
     run: Path, tmp_path: Path
 ) -> None:
@@ -91,11 +94,13 @@ def test_a_corpus_that_is_gone_is_named_and_the_model_is_still_there(
     assert "nowhere" in reason
 
 
+@pytest.mark.slow
 def test_a_run_knows_how_many_tokens_its_validation_reads(run: Path) -> None:
     change(run, "max_val_blocks", 3)
     assert open_run_corpus(run).validated == 3 * 16 + 1
 
 
+@pytest.mark.slow
 def test_another_corpus_under_the_same_path_is_refused(run: Path) -> None:
     manifest = read_json(run / "manifest.json")
     assert manifest is not None
@@ -105,12 +110,14 @@ def test_another_corpus_under_the_same_path_is_refused(run: Path) -> None:
         open_run_corpus(run)
 
 
+@pytest.mark.slow
 def test_a_config_without_data_is_refused(run: Path) -> None:
     change(run, "block_size", None)
     with pytest.raises(DataError, match=r"names no data\.block_size"):
         open_run_corpus(run)
 
 
+@pytest.mark.slow
 def test_a_run_without_checkpoints_is_named(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(CheckpointError, match="no checkpoint"):
@@ -118,6 +125,7 @@ def test_a_run_without_checkpoints_is_named(run: Path) -> None:
     assert any("no checkpoint" in reason for reason in open_artifacts(run).missing)
 
 
+@pytest.mark.slow
 def test_a_class_from_elsewhere_needs_permission(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,7 @@ def of_corpus(corpus: RunCorpus) -> Facts:
     return facts_of(Artifacts(corpus.folder, corpus, None, ()))
 
 
+@pytest.mark.slow
 def test_a_run_and_its_corpus_tell_everything(finished: Path) -> None:
     facts = gather(finished)
     assert [field.name for field in fields(facts) if getattr(facts, field.name) is None] == []
@@ -149,6 +150,7 @@ def test_an_untrained_model_copies_next_to_nothing() -> None:
     assert len(longest_copy(write_samples(model, text, 60), text)) < 5
 
 
+@pytest.mark.slow
 def test_samples_are_the_same_each_time(finished: Path) -> None:
     model, text = open_model(finished), np.arange(3000) % 250
     for one, other in zip(*(write_samples(model, text, 50) for _ in range(2)), strict=True):

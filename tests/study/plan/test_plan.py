@@ -93,6 +93,7 @@ def test_too_many_epochs_are_advised_against(command: Command, corpus: Path) -> 
     assert "get more text" in " ".join(shown.split())
 
 
+@pytest.mark.slow
 def test_without_a_machine_this_one_is_measured(command: Command) -> None:
     words = ["--parameters", "2e4", "--vocab_size", "256", "--block_size", "16"]
     shown = command("plan", *words)
@@ -167,6 +168,7 @@ def test_the_config_trains_as_planned(written: Path, command: Command, tmp_path:
     assert load(run, steps)["global_step"] == steps
 
 
+@pytest.mark.slow
 def test_the_config_has_the_net_that_was_shown_and_a_note(
     written: Path, command: Command, corpus: Path
 ) -> None:

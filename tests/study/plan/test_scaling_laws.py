@@ -68,7 +68,8 @@ def test_vocabularies_and_contexts_grow_with_the_net() -> None:
     assert [block_size_for(size) for size in (1.8e6, 1.24e8, 1e11)] == [64, 1024, 2048]
 
 
-@pytest.mark.parametrize("vocab_size", [pytest.param(256, marks=pytest.mark.slow), None])
+@pytest.mark.slow
+@pytest.mark.parametrize("vocab_size", [256, None])
 def test_a_net_is_ours_and_of_the_size_asked_for(vocab_size: int | None) -> None:
     for size in range(8):  # 30k to 316B
         parameters = 10 ** (4.5 + size)

@@ -91,6 +91,7 @@ def test_with_noise_the_sweet_spot_is_0_03_to_0_05_on_average() -> None:
     assert set(sorted(losses, key=lambda rate: losses[rate])[:3]) == {0.03, 0.04, 0.05}
 
 
+@pytest.mark.slow
 def test_with_noise_the_sweet_spot_is_0_03_to_0_05_on_the_page(data: Any) -> None:
     means = {rate: sum(paths["SGD"]["loss"][-20:]) for rate, paths in data["paths"].items()}
     assert set(sorted(means, key=lambda rate: means[rate])[:3]) == {"0.030", "0.040", "0.050"}
@@ -134,6 +135,7 @@ def test_adamw_takes_the_step_that_one_writes_by_hand() -> None:
         torch.testing.assert_close(rolled[step], place, rtol=1e-12, atol=0)
 
 
+@pytest.mark.slow
 def test_the_sliders_begin_at_the_settings_that_the_text_speaks_of(data: Any, html: str) -> None:
     opening = re.findall(r'<input type="range" id="(\w+)" min="0" max="(\d+)" value="(\d+)">', html)
     values = {
@@ -147,6 +149,7 @@ def test_the_sliders_begin_at_the_settings_that_the_text_speaks_of(data: Any, ht
     assert at_first == {"rate": "0.030", "warmup": "100", "trained": 0, "heat": "1.0"}
 
 
+@pytest.mark.slow
 def test_a_ball_rolls_along_the_path_of_its_optimizer(data: Any) -> None:
     assert [*data["paths"]["0.050"]] == [*study.OPTIMIZERS]
     for name, path in data["paths"]["0.050"].items():
@@ -157,12 +160,14 @@ def test_a_ball_rolls_along_the_path_of_its_optimizer(data: Any) -> None:
         assert (path["x"][0], path["y"][0]) == (-1.8, 1.1)
 
 
+@pytest.mark.slow
 def test_low_error_is_green_and_high_error_red(html: str) -> None:
     low, *_, high = re.findall(r'\[[\d.]+, "#(\w{6})"\]', html)
     assert max(range(3), key=lambda channel: int(low[2 * channel :][:2], 16)) == 1
     assert max(range(3), key=lambda channel: int(high[2 * channel :][:2], 16)) == 0
 
 
+@pytest.mark.slow
 def test_every_shape_of_schedule_is_drawn_as_it_is_computed(data: Any) -> None:
     drawn = data["schedules"]["100"]
     assert drawn.keys() == {
@@ -175,6 +180,7 @@ def test_every_shape_of_schedule_is_drawn_as_it_is_computed(data: Any) -> None:
     assert drawn["WarmupCosine"] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_next_word_s_loss_falls_from_minus_the_log_of_its_share(data: Any) -> None:
     guess = torch.tensor(study.GUESS, dtype=torch.float64).log()
     assert study.word_loss(guess).item() == pytest.approx(1.61, abs=0.005)  # -ln 0.2
@@ -184,12 +190,14 @@ def test_the_next_word_s_loss_falls_from_minus_the_log_of_its_share(data: Any) -
     assert losses == sorted(losses, reverse=True)
 
 
+@pytest.mark.slow
 def test_temperature_is_a_power_of_the_probabilities(data: Any) -> None:
     for heat, shares in data["words"]["heated"].items():
         powers = [share ** (1 / float(heat)) for share in study.GUESS]
         assert shares == pytest.approx([power / sum(powers) for power in powers], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_page_loads_nothing_from_elsewhere(html: str) -> None:
     assert loads(html) == []
     assert Elements(html).count("script") == 2  # plotly.js once, and what draws

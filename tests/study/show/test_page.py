@@ -135,6 +135,7 @@ def test_counts_between_log_points_lie_on_a_line_from_zero(run: page.RunFiles) -
     assert np.isnan(run.counted("never/logged", steps)).all()
 
 
+@pytest.mark.slow
 def test_a_long_curve_is_thinned_out_and_keeps_its_extremes(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=30_000)
     steps = np.arange(1, len(values) + 1)
@@ -187,6 +188,7 @@ def test_the_first_validation_stands_before_step_1(run: page.RunFiles) -> None:
     assert dict(zip(curve.x, curve.y, strict=True)) == {0: INITIAL, **LOSSES}
 
 
+@pytest.mark.slow
 def test_a_page_names_nothing_that_would_have_to_be_fetched(run: page.RunFiles) -> None:
     assert loads(built(run)) == []
     assert "default-src 'none'" in built(run)

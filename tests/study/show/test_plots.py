@@ -113,6 +113,7 @@ def test_axes_have_labels_and_a_legend_and_the_title_is_the_run(draw: Draw) -> N
     assert figure.get_suptitle() == "lr_$x_2$"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", [draw_curves, draw_epochs])
 def test_nothing_reaches_over_the_edge_of_the_picture(draw: Draw) -> None:
     figure = draw(replace(record(passes=0.5), nonfinite_steps=(7,)), "a_long_name_" * 12)
@@ -124,6 +125,7 @@ def test_nothing_reaches_over_the_edge_of_the_picture(draw: Draw) -> None:
     assert box.y1 <= height
 
 
+@pytest.mark.slow
 def test_a_rate_of_0_is_left_out_and_said() -> None:
     rates = np.full(40, 1e-3)
     rates[[0, 39]] = 0
@@ -133,6 +135,7 @@ def test_a_rate_of_0_is_left_out_and_said() -> None:
     assert "rate 0, not on a log axis: first at step 5, 2 in all" in words(figure)
 
 
+@pytest.mark.slow
 def test_a_run_whose_rate_is_always_0_is_drawn() -> None:
     figure = draw_curves(replace(record(), learning_rate=np.zeros(40)), "run")
     figure.draw_without_rendering()
@@ -140,6 +143,7 @@ def test_a_run_whose_rate_is_always_0_is_drawn() -> None:
     assert "40 in all" in words(figure)
 
 
+@pytest.mark.slow
 def test_a_constant_rate_has_a_labelled_tick() -> None:
     figure = draw_curves(replace(record(), learning_rate=np.full(40, 3e-4)), "run")
     figure.draw_without_rendering()
@@ -147,6 +151,7 @@ def test_a_constant_rate_has_a_labelled_tick() -> None:
     assert low < 1e-4 < 3e-4 < 1e-3 < high
 
 
+@pytest.mark.slow
 def test_points_that_were_not_finite_are_mentioned() -> None:
     figure = draw_curves(replace(record(), nonfinite_steps=(35, 40)), "run")
     assert "loss not finite, not drawn: first at step 35, 2 in all" in words(figure)
@@ -223,6 +228,7 @@ def test_a_run_shorter_than_one_pass_says_so() -> None:
     assert "shorter" not in words(draw_epochs(record(passes=1.0), "run"))
 
 
+@pytest.mark.slow
 def test_passes_between_two_points_are_mentioned() -> None:
     assert "between two logging points" in words(draw_epochs(record(passes=100), "run"))
     assert "between two logging points" not in words(draw_epochs(record(), "run"))
@@ -234,6 +240,7 @@ def test_passes_that_were_not_logged_are_not_guessed() -> None:
     assert "shorter" not in said
 
 
+@pytest.mark.slow
 def test_both_pictures_are_png_files_1000_pixels_wide(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -261,6 +268,7 @@ def test_a_picture_that_cannot_be_drawn_leaves_the_old(
     assert len(list(folder.iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_picture_that_cannot_be_written_leaves_the_old(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

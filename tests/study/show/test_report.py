@@ -99,6 +99,7 @@ def test_the_verdict_stands_in_sentences(run: Path, examination: Examination) ->
     assert re.search(row, text)
 
 
+@pytest.mark.slow
 def test_the_report_stands_in_the_run_directory(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,6 +111,7 @@ def test_the_report_stands_in_the_run_directory(
     assert f"From {INITIAL:.4f} to {min(LOSSES.values()):.4f} nats" in text
 
 
+@pytest.mark.slow
 def test_a_run_that_has_logged_nothing_is_not_called_healthy(
     examination: Examination, tmp_path: Path
 ) -> None:
@@ -121,12 +123,14 @@ def test_a_run_that_has_logged_nothing_is_not_called_healthy(
     assert "<h2>Verdict: nothing was logged yet</h2>" in built(tmp_path / "new", empty)
 
 
+@pytest.mark.slow
 def test_output_names_another_file(run: Path, tmp_path: Path) -> None:
     study.report(run, output=tmp_path / "other.html")
     assert (tmp_path / "other.html").is_file()
     assert not (run / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_has_a_report(tmp_path: Path, examination: Examination) -> None:
     run = write_run(tmp_path / "killed", finished=False)
     (run / "manifest.json").unlink()
@@ -134,6 +138,7 @@ def test_a_killed_run_has_a_report(tmp_path: Path, examination: Examination) -> 
     assert "not finished" in built(run, examination)
 
 
+@pytest.mark.slow
 def test_what_a_run_wrote_is_never_markup(
     run: Path, tmp_path: Path, examination: Examination
 ) -> None:

@@ -52,6 +52,7 @@ def test_no_line_is_wider_than_a_terminal(schedule: Constant) -> None:
     assert max(map(len, drawing(schedule, 620, {"muon": 0.02}).splitlines())) <= 100
 
 
+@pytest.mark.slow
 def test_the_verb_draws_a_config_s_run_without_making_it(
     command: Command, corpus: Path, tmp_path: Path
 ) -> None:
@@ -63,6 +64,7 @@ def test_the_verb_draws_a_config_s_run_without_making_it(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flag", "named"),
     [

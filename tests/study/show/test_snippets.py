@@ -37,6 +37,7 @@ def metrics() -> dict[str, Any]:
     return content
 
 
+@pytest.mark.slow
 def test_the_checkpoints_folder_has_the_record_and_both_pictures(run: Path) -> None:
     plot(run)
     names = {path.name for path in Path("checkpoints").iterdir()}
