@@ -107,6 +107,15 @@ def log_crash(error: Exception) -> str:
     return "no file: neither this folder nor the temporary one can be written"
 
 
+def own_line(error: Exception) -> str | None:
+    """The line of the user's own code that an error comes from, as "file:line", if from any."""
+    homes = (os.path.dirname(__file__), sys.prefix, sys.base_prefix)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not os.path.realpath(f.filename).startswith(homes)]
+    own = [frame for frame in own if not frame.filename.startswith("<")]
+    return f"{os.path.relpath(own[-1].filename)}:{own[-1].lineno}" if own else None
+
+
 def explain(error: Exception) -> tuple[str, int]:
     """What a user can do about an error, in one line, and its exit code."""
     if isinstance(error, UserError):
@@ -116,6 +125,8 @@ def explain(error: Exception) -> tuple[str, int]:
     torch = sys.modules.get("torch")
     message = redact.text(" ".join(f"{type(error).__name__}: {error}".split()), sys.argv)[:200]
     says, code = f"unexpected {message}: a fault of the program, or of a file it read", BAD_PROGRAM
+    if place := own_line(error):
+        says, code = f"{place}: {message}", UserError.exit_code
     out_of_memory = (MemoryError, *([torch.OutOfMemoryError] if torch else []))
     if isinstance(error, out_of_memory) or "can't allocate memory" in str(error):
         says = "too little memory; lower data.batch_size, the model or the context"

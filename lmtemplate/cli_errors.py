@@ -88,10 +88,18 @@ def _settings(root: yaml.MappingNode, path: Path) -> Iterator[Place]:
         if isinstance(node, yaml.SequenceNode):
             waiting += [(above, item) for item in node.value]
         elif isinstance(node, yaml.MappingNode):
+            seen = dict[str, int]()
             for name, value in node.value:
+                line = name.start_mark.line + 1
+                if name.value in seen:
+                    raise ConfigError(
+                        f"{path}:{line}: {name.value} is there twice, first in line "
+                        f"{seen[name.value]}; keep one"
+                    )
+                seen[name.value] = line
                 key = f"{above}.{name.value}".removeprefix(".").replace(".init_args", "")
                 text = value.value if isinstance(value, yaml.ScalarNode) else ""
-                yield Place(key, f"{path}:{name.start_mark.line + 1}", text)
+                yield Place(key, f"{path}:{line}", text)
                 waiting.append((key, value))
     raise ConfigError(f"{path}: its anchors make more than {MOST_SETTINGS:,} settings")
 
@@ -274,7 +282,8 @@ def class_problem(message: str) -> str:
     """What a class that a config names objects to; as a rule, a package that it needs."""
     message = " ".join(message.split())
     told = re.search(r"Problem with given class_path '([\w.]+)': (.*?)(?= - |$)", message)
-    return f"{told[1]}: {told[2]}" if told else message[:400]
+    first = re.search(r"Errors: - (.*?) - (?:Not a valid|Expected)", message)
+    return f"{told[1]}: {told[2]}" if told else (first[1] if first else message)[:400]
 
 
 def one_line(message: str, prog: str, defaults: Mapping[str, Any], made: list[Place]) -> str:

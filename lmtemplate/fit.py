@@ -17,6 +17,7 @@ from typing import Any
 
 import lightning.pytorch as lightning
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lmtemplate import plug, redact, run_dir
 from lmtemplate.callbacks.checkpointing import SafeCheckpointIO
@@ -221,11 +222,11 @@ def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> No
         if isinstance(error, SystemExit) and trainer.interrupted:
             sys.exit(130)  # Lightning ends with 1 after a Ctrl-C before the first step
         raise
-    except ModuleNotFoundError as error:
-        if error.name:
+    except (ModuleNotFoundError, MisconfigurationException) as error:
+        if getattr(error, "name", None):
             raise
-        # Lightning says what to install for a callback or a logger, without a name
-        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+        # Lightning says what to install for a callback or a logger, or which setting cannot be
+        raise ConfigError(f"trainer: {' '.join(str(error).split())[:300]}") from error
     except (RuntimeError, MemoryError) as error:
         if signals and signals.received and "DataLoader worker" in str(error):
             sys.exit(SIGNALS[signals.received])  # the worker, just started, got it as well

@@ -285,6 +285,12 @@ def mistake_in(error: Exception, trainer: lightning.Trainer, data: Any) -> UserE
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         cause = " ".join(str(error).split())[:200]
         return ConfigError(f"model.compile: torch.compile fails; give false. It says: {cause}")
+    told = re.search(r"conditioned on metric `(.*?)` which is not .*?: `(.*)`", str(error))
+    if told:
+        logged = ", ".join(name for name in told[2].split("`, `") if name.startswith("val/"))
+        return ConfigError(
+            f"early_stopping.monitor: {told[1]!r} is never logged; validation logs {logged}"
+        )
     what = re.sub(r"^\[.*?\] ", "", " ".join(str(error).split())).partition(". ")[0][:200]
     if trainer.world_size > 1 and (isinstance(error, DistError) or "gloo" in str(error)):
         return LostProcessError(

@@ -270,6 +270,11 @@ def test_classes_to_choose_from_are_those_that_a_setting_takes(defaults: dict[st
     assert [*optimizers[1]] == ["Adam", "AdamW", "MuonAdamW", "SGD"]
 
 
+def test_a_key_that_is_there_twice_is_refused(in_yaml: Refused) -> None:
+    text = "trainer:\n  max_steps: 5\n  max_steps: 7"
+    assert in_yaml(text) == "HERE:4: max_steps is there twice, first in line 3; keep one"
+
+
 # ---- a value
 
 VALUES = [

@@ -1,6 +1,7 @@
 """Words of the command line -> a verb's module, called; mistakes -> one line and an exit code."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -179,6 +180,21 @@ def test_a_full_disk_behind_standard_output_is_named(tmp_path: Path, buffered: s
     message = "error: cannot write standard output: No space left on device\n"
     assert (ended.returncode, ended.stderr) == (5, message)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.fixture(autouse=True)
+def no_own_code(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The errors that these tests raise are not of a user's own code."""
+    if "own_code" not in request.node.name:
+        monkeypatch.setattr("lmtemplate.__main__.own_line", lambda _: None)
+
+
+def test_an_error_of_own_code_names_its_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], workplace: Path
+) -> None:
+    assert run_main(monkeypatch, NameError("no such name")) == 1
+    line = capsys.readouterr().err
+    assert re.match(r"error: \S*test_main.py:\d+: NameError: no such name; the traceback", line)
 
 
 def test_an_error_without_a_file_is_no_fault_of_a_sound_output(

@@ -243,3 +243,21 @@ def test_a_run_that_is_further_than_its_length_is_told_so(fit: Command, tmp_path
     assert refused.code == 2
     assert "trainer.max_steps 8 ends at step 8, and" in refused.error
     assert "is at step 12 already" in refused.error
+
+
+@pytest.mark.slow
+def test_a_value_that_nothing_logs_is_named_where_it_is_monitored(
+    fit: Command, tmp_path: Path
+) -> None:
+    summary = "--trainer.callbacks+=lightning.pytorch.callbacks.ModelSummary"  # may log anything
+    refused = fit(tmp_path / "a", summary, "--early_stopping.monitor=val/foo")
+    assert refused.code == 2
+    assert "early_stopping.monitor: 'val/foo' is never logged; validation logs val/loss, " in (
+        refused.error
+    )
+    own = "lightning.pytorch.callbacks.ModelCheckpoint"
+    refused = fit(
+        tmp_path / "b", f"--trainer.callbacks+={own}", "--trainer.callbacks.monitor=val/foo"
+    )
+    assert refused.code == 2
+    assert "could not find the monitored key" in refused.error
