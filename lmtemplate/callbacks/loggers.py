@@ -18,6 +18,7 @@ from lmtemplate import metric_names
 from lmtemplate.checkpoint.compatibility import flatten
 from lmtemplate.checkpoint.resume import read_best
 from lmtemplate.record import Writer
+from lmtemplate.run_dir import say_once
 
 CHARTS = {
     "losses": {
@@ -90,7 +91,6 @@ class TensorBoard(TensorBoardLogger):
         self.run = run_dir
         self.settings = settings
         self._last_step: int | None = None  # None until the charts are written
-        self._has_warned = False
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # type: ignore[override]
@@ -139,9 +139,8 @@ class TensorBoard(TensorBoardLogger):
             cause = error if isinstance(error, OSError) else error.__cause__
             if not isinstance(cause, OSError):
                 raise
-            if not self._has_warned and not isinstance(cause, FileNotFoundError):  # see RunEnd
-                print(f"TensorBoard's files cannot be written: {cause.strerror}", flush=True)
-            self._has_warned = True
+            if not isinstance(cause, FileNotFoundError):  # the run directory is gone: see RunEnd
+                say_once(f"TensorBoard cannot write to {self.run}: {cause.strerror}")
 
 
 class RecordLogger(Logger):
