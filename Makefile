@@ -74,7 +74,7 @@ help: ## this list
 	@echo 'Settings, as in: make train CONFIG=configs/mine.yaml ARGS="--data.batch_size 8"'
 	@$(foreach s,$(SETTINGS),$(s)=$(call quote,$($(s)))) awk -F '[ ?:]*= *' \
 		'/^## / { text = substr($$0, 4) } /^[A-Z_]+ *[?:]?=/ && text { \
-		value = ENVIRON[$$1]; printf "  %-11s%s%s\n", $$1, text, value == "" ? "" : " [" value "]"; text = "" }' $(call quote,$(MAKEFILE))
+		value = ENVIRON[$$1]; gsub(/[\001-\037\177]/, "?", value); printf "  %-11s%s%s\n", $$1, text, value == "" ? "" : " [" value "]"; text = "" }' $(call quote,$(MAKEFILE))
 
 install: $(INSTALLED) ## set up .venv; everything below does so by itself
 

@@ -14,9 +14,11 @@ import dataclasses
 import io
 import json
 import math
+import re
 import shutil
 import statistics
 import sys
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -25,21 +27,26 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
+from torch.utils.tensorboard import SummaryWriter
 
 from lmtemplate.__main__ import run as run_words
+from lmtemplate.checkpoint.resume import resolve
 from lmtemplate.data.corpus import open_corpus
 from lmtemplate.errors import NumbersError
 from lmtemplate.record import Record, read_record
+from lmtemplate.study.diagnose import evidence
+from lmtemplate.study.diagnose.artifacts import read_settings
 from lmtemplate.study.diagnose.early_warning import early_fault
-from lmtemplate.study.diagnose.evidence import gather
+from lmtemplate.study.diagnose.events import read_events
 from lmtemplate.study.diagnose.finding import Facts
 from lmtemplate.study.diagnose.verdict import judge
 
-WORKERS = 2
+WORKERS = 1
 HEALTHY = "healthy"
-PARTS = ("first", "second", "third")
+PARTS = ("first", "second", "third", "unseen")
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class Case:
         setting: flags of `lmtemplate fit`, shortened.
         corpus: what it is trained on.
         seed: of weights and order.
-        part: 0, 1 or 2.
+        part: number in PARTS.
     """
 
     kind: str
@@ -78,8 +85,11 @@ class Case:
 
     @property
     def deep(self) -> bool:
-        """Whether to keep a checkpoint, and let it write."""
-        return self.shape == "tiny" or (self.kind == HEALTHY and self.number in (2, 3))
+        """Whether to keep a checkpoint, and look at it."""
+        is_old = self.kind in OLD
+        return (
+            self.shape == "tiny" or not is_old or (self.kind == HEALTHY and self.number in (2, 3))
+        )
 
 
 DESCRIBED: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
@@ -96,8 +106,9 @@ SHORT = {
     "accumulate": "trainer.accumulate_grad_batches",
     "clip": "trainer.gradient_clip_val",
     "fault": "trainer.callbacks",
+    "loss": "model.loss",
 }
-CLASSES = ("net", "opt", "sched")  # a class comes before its settings, or would reset them
+CLASSES = ("net", "opt", "sched", "loss")  # a class comes before its settings, or would reset them
 
 # Of each part: name -> text, seed of the grammar, tokenizer, vocabulary.
 CORPORA = (
@@ -112,6 +123,11 @@ CORPORA = (
         "code": ("python", 0, "char", None),
         "code-bpe": ("python", 0, "bpe", 700),
     },
+    {
+        "grammar-4": ("grammar:9000", 4, "byte", None),
+        "asyncio": ("python:asyncio", 0, "bpe", 400),
+        "email": ("python:email", 0, "char", None),
+    },
 )
 # Shape -> number of documents, characters of each, times that each is repeated.
 SHAPES = {
@@ -121,18 +137,22 @@ SHAPES = {
     "tiny": (16, 255, 1),
     "repeated": (60, 400, 15),
     "overlap": (100, 1500, 1),
+    "half": (40, 1000, 1),
+    "topics": (40, 1000, 1),
+    "vowels": (250, 1500, 1),
 }
-SEEDS = (1, 2), (3, 4), (5, 6)
+SEEDS = (1, 2), (3, 4), (5, 6), (7, 8)
+OLD = DESCRIBED["without_checkpoints"]
+LEFT_OUT: tuple[tuple[int, ...], ...] = ((), (1, 2), (0,), (0,))  # corpora, counted from each case
 
 
 def text_of(source: str, seed: int) -> str:
     """All of a text: Python's own modules, or a corpus of ours; late messages are those that
     sotu-tiny does not have.
     """
-    if source == "python":
-        return "\n".join(
-            file.read_text() for file in sorted(Path(ast.__file__).parent.glob("*.py"))
-        )
+    if source.startswith("python"):
+        folder = Path(ast.__file__).parent / source.partition(":")[2]
+        return "\n".join(file.read_text() for file in sorted(folder.glob("*.py")))
     early = {document.name for document in open_corpus("sotu-tiny", 0)}
     return "\n".join(
         "".join(document.pieces)
@@ -144,7 +164,12 @@ def text_of(source: str, seed: int) -> str:
 def documents(source: str, seed: int, shape: str) -> Iterable[str]:
     """Pieces of a text, evenly spaced."""
     count, size, times = SHAPES[shape]
+    if shape == "topics":  # another text, and then this one
+        yield from documents("grammar:8000" if "grammar" not in source else "sotu-tiny", 9, "half")
     whole = text_of(source, seed)
+    if shape == "vowels":  # a vocabulary of three
+        kinds = ("a" if letter in "aeiou" else "b" if letter.isalpha() else " " for letter in whole)
+        whole = "".join(kinds)
     gap = len(whole) // count
     for number in range(count):
         text = whole[number * gap :][:size]
@@ -154,7 +179,7 @@ def documents(source: str, seed: int, shape: str) -> Iterable[str]:
 
 def prepare(folder: Path, name: str, shape: str) -> Path:
     """Write and tokenize a corpus, unless it is there."""
-    source, seed, tokenizer, vocabulary = {**CORPORA[0], **CORPORA[1], **CORPORA[2]}[name]
+    source, seed, tokenizer, vocabulary = {k: v for part in CORPORA for k, v in part.items()}[name]
     target = folder / "data" / f"{name}{shape}"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -169,8 +194,10 @@ def prepare(folder: Path, name: str, shape: str) -> Path:
 def cases(part: int) -> Iterable[Case]:
     """All runs of a part."""
     for kind, settings in SETTINGS.items():
-        for corpus in CORPORA[part]:
-            for number, setting in enumerate(settings[PARTS[part]]):
+        for place, corpus in enumerate(CORPORA[part]):
+            for number, setting in enumerate(settings.get(PARTS[part], ())):
+                if (place + number + len(kind)) % 3 in LEFT_OUT[part] and kind not in OLD:
+                    continue  # of kinds with checkpoints, which take longer
                 for seed in SEEDS[part] if kind == HEALTHY else SEEDS[part][:1]:
                     yield Case(kind, number, setting, corpus, seed, part)
 
@@ -181,12 +208,19 @@ def words_of(case: Case, data: Path, run: Path) -> list[str]:
     for part in case.setting.split():
         key, equals, value = part.partition("=")
         first, dot, rest = key.partition(".")
+        if key == "stops":
+            continue
         if key == "fault":
             others.append(f"--trainer.callbacks+=faults.{value}")
+        elif value == "@healthy":  # go on from the weights of a run on the same corpus
+            before = run.with_name(f"{HEALTHY}-{case.part}3-{case.corpus}-{case.seed}")
+            others.append(f"--{key}={resolve(before, 'latest')}")
+        elif key == "model":
+            classes.insert(0, f"--model=faults.{value}")
         elif equals:
             flag = f"--{SHORT.get(first, first)}{dot}{rest}={value}"
             (classes if key in CLASSES else others).append(flag)
-    checkpoint = "--checkpoint.milestones=null" if case.deep else "--checkpoint=null"
+    checkpoint = "--checkpoint.milestones=2" if case.deep else "--checkpoint=null"
     where = [f"--data.path={data}", f"--run_dir={run}", f"--seed_everything={case.seed}"]
     return [
         "fit",
@@ -206,11 +240,18 @@ def train(job: tuple[Case, Path]) -> str:
     run = folder / "runs" / case.name
     if (run / "facts.json").exists():
         return case.name
-    shutil.rmtree(run, ignore_errors=True)
-    words = words_of(case, folder / "data" / f"{case.corpus}{case.shape}", run)
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(NumbersError):
-        run_words(words)
-    facts = gather(run, deep=case.deep)
+    if not (run / "trained").exists():
+        shutil.rmtree(run, ignore_errors=True)
+        words = words_of(case, folder / "data" / f"{case.corpus}{case.shape}", run)
+        stops = re.findall(r"stops=(\d+)", case.setting)  # a run that is resumed there
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(NumbersError):
+            for stop in stops:
+                run_words([*words, "--resume=auto", f"--trainer.max_steps={stop}"])
+            run_words([*words, "--resume=auto"] if stops else words)
+        (run / "trained").touch()
+    if case.shape != "tiny":  # only memorising needs long samples
+        evidence.FEWEST_SAMPLES, evidence.ALL_SAMPLES_TOKENS = 1, 100
+    facts = evidence.gather(run, deep=case.deep, allow=["faults"])
     (run / "facts.json").write_text(json.dumps(dataclasses.asdict(facts)))
     return case.name
 
@@ -218,13 +259,44 @@ def train(job: tuple[Case, Path]) -> str:
 def read(case: Case, folder: Path) -> tuple[Record, Facts]:
     """What a run has logged, and what else is known of it."""
     run = folder / "runs" / case.name
-    return read_record(run), Facts(**json.loads((run / "facts.json").read_text()))
+    facts = json.loads((run / "facts.json").read_text())
+    return read_record(run), Facts(**{**facts, "settings": read_settings(run)})
 
 
-def named(case: Case, folder: Path, curves: bool = False) -> str:
-    """The first fault that is found, or healthy; if asked so, by the curves alone."""
+# Of each trainer: tags of training loss, validation loss and rate, digits that it keeps.
+TRAINERS = {
+    "nanogpt": ("train/loss", "val/loss", "lr", 16),
+    "transformers": ("train/loss", "eval/loss", "train/learning_rate", 4),
+}
+
+
+def as_others(record: Record, trainer: str, first: float) -> Record:
+    """The curves of a run as another program would have left them in TensorBoard files.
+
+    From this share of the run on: a log may begin late. Neither knows a loss before step 1.
+    """
+    train, val, rate, digits = TRAINERS[trainer]
+    columns = ((train, record.train_loss), (val, record.val_loss), (rate, record.learning_rate))
+    with tempfile.TemporaryDirectory() as folder:
+        with SummaryWriter(folder) as board:
+            for row in range(int(first * len(record)), len(record)):
+                for tag, values in columns:
+                    if not math.isnan(values[row]):
+                        board.add_scalar(tag, round(values[row], digits), int(record.steps[row]))
+        tags = (tag if not np.isnan(column).all() else None for tag, column in columns)
+        return read_events(Path(folder), *tags)
+
+
+def named(case: Case, folder: Path, how: str = "") -> str:
+    """The first fault that is found, or healthy. `how`: all that is known, or only curves."""
     record, facts = read(case, folder)
-    verdict = judge(record, Facts() if curves else facts)
+    if how:
+        facts = Facts()
+    if how in TRAINERS:
+        record = as_others(record, how, first=0.0)
+    elif how == "late":
+        record = as_others(record, "nanogpt", first=0.5)
+    verdict = judge(record, facts)
     return HEALTHY if verdict.healthy else verdict.findings[0].name
 
 
@@ -241,7 +313,7 @@ def warned_at(case: Case, folder: Path) -> float | None:
 
 def report(found: Sequence[tuple[Case, str]]) -> None:
     """Print the matrix and its sums."""
-    for kind in SETTINGS:
+    for kind in {case.kind: None for case, _ in found}:
         names = Counter(name for case, name in found if case.kind == kind)
         right = names.pop(SETTINGS[kind]["expected"], 0)
         others = ", ".join(f"{name} {count}" for name, count in names.most_common())
@@ -271,13 +343,14 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("runs/verdicts"))
-    parser.add_argument("--part", type=int, choices=(0, 1, 2), help="only one of the three")
+    parser.add_argument("--part", type=int, choices=range(len(PARTS)), help="only one of the four")
     parser.add_argument("--kinds", default=",".join(SETTINGS), help="some of them")
-    parser.add_argument("--curves", action="store_true", help="judge by the curves alone")
+    views = ("", "curves", *TRAINERS, "late")
+    parser.add_argument("--view", default="", choices=views, help="what is known of a run")
     parser.add_argument("--wrong", action="store_true", help="list the runs that are misnamed")
     asked = parser.parse_args()
     folder = asked.folder.resolve()
-    for part in range(3) if asked.part is None else (asked.part,):
+    for part in range(len(PARTS)) if asked.part is None else (asked.part,):
         some = [case for case in cases(part) if case.kind in asked.kinds.split(",")]
         with contextlib.redirect_stdout(io.StringIO()):
             for corpus, shape in sorted({(case.corpus, case.shape) for case in some}):
@@ -285,7 +358,7 @@ def main() -> None:
         with get_context("fork").Pool(WORKERS) as pool:
             for number, name in enumerate(pool.imap(train, [(case, folder) for case in some]), 1):
                 print(f"\r{number} of {len(some)} {name:<40}", end="", file=sys.stderr, flush=True)
-        found = [(case, named(case, folder, asked.curves)) for case in some]
+        found = [(case, named(case, folder, asked.view)) for case in some]
         print(f"\n{PARTS[part]} part ({', '.join(CORPORA[part])}): {len(found)} runs")
         report(found)
         report_warnings(some, folder)

@@ -4,9 +4,11 @@ import contextlib
 import importlib
 import os
 import sys
+import traceback
+from datetime import UTC, datetime
 from difflib import get_close_matches
 
-from lmtemplate import __version__, plug, terminal
+from lmtemplate import __version__, plug, redact, terminal
 from lmtemplate.errors import (
     BAD_PROGRAM,
     BROKEN_PIPE,
@@ -51,32 +53,21 @@ def take_allowed(words: list[str]) -> tuple[list[str], list[str]]:
     allowed, others, rest = list[str](), list[str](), iter(words)
     for word in rest:
         name, equals, value = word.partition("=")
-        if name != "--allow":
+        if name == "--allow":
+            allowed.append(value if equals else next(rest, ""))
+        else:
             others.append(word)
-            continue
-        package = value if equals else next(rest, "")
+    for package in allowed:
         if not package.isidentifier():
             raise ConfigError(f"--allow needs the name of a top-level package, got {package!r}")
-        allowed.append(package)
     return allowed, others
-
-
-def check_ranks() -> None:
-    """Raises ConfigError where Lightning would fail while it is imported."""
-    for name in RANKS:
-        value = os.environ.get(name, "0")
-        if not value.isdecimal():
-            raise ConfigError(f"{name}={value} in the environment is not a number; unset {name}")
 
 
 def run(words: list[str]) -> None:
     """What `lmtemplate WORDS ...` does. Raises UserError."""
     name, *rest = words or ["--help"]
-    if name in ("-h", "--help", "help"):
-        print(usage())
-        return
-    if name in ("-V", "--version"):
-        print(__version__)
+    if name in ("-h", "--help", "help", "-V", "--version"):
+        print(__version__ if "v" in name.lower() else usage())
         return
     known = verbs()
     if name not in known:
@@ -84,8 +75,9 @@ def run(words: list[str]) -> None:
         meant = f"; did you mean {close[0].replace('train', 'fit')}?" if close else ""
         raise ConfigError(f"no verb {name!r}{meant} (there are: {', '.join(known)})")
     verb = known[name]
-    if verb.reads_configs:
-        check_ranks()
+    for rank in RANKS if verb.reads_configs else ():
+        if not (value := os.environ.get(rank, "0")).isdecimal():
+            raise ConfigError(f"{rank}={value} in the environment is not a number; unset {rank}")
     allowed, rest = take_allowed(rest)
     if allowed:
         sys.path.append("")  # an allowed package may lie in the working directory
@@ -101,10 +93,6 @@ def run(words: list[str]) -> None:
 def log_crash(error: Exception) -> str:
     """Add the traceback, without secrets, to a file. Returns its path, or why there is none."""
     import tempfile
-    import traceback
-    from datetime import UTC, datetime
-
-    from lmtemplate import redact
 
     head = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, {__version__}, {redact.words(sys.argv)}"
     trace = redact.text("".join(traceback.format_exception(error)), sys.argv)
@@ -119,23 +107,17 @@ def log_crash(error: Exception) -> str:
     return "no file: neither this folder nor the temporary one can be written"
 
 
-def ran_out_of_memory(error: Exception) -> bool:
-    from lmtemplate import hardware  # imports torch
-
-    return hardware.is_out_of_memory(error)
-
-
 def explain(error: Exception) -> tuple[str, int]:
     """What a user can do about an error, in one line, and its exit code."""
     if isinstance(error, UserError):
         return str(error), error.exit_code
     if isinstance(error, OSError) and error.filename is None and not terminal.can_print():
         return f"cannot write standard output: {error.strerror or error}", DiskError.exit_code
-    from lmtemplate import redact
-
+    torch = sys.modules.get("torch")
     message = redact.text(" ".join(f"{type(error).__name__}: {error}".split()), sys.argv)[:200]
     says, code = f"unexpected {message}: a fault of the program, or of a file it read", BAD_PROGRAM
-    if isinstance(error, MemoryError) or ("torch" in sys.modules and ran_out_of_memory(error)):
+    out_of_memory = (MemoryError, *([torch.OutOfMemoryError] if torch else []))
+    if isinstance(error, out_of_memory) or "can't allocate memory" in str(error):
         says = "too little memory; lower data.batch_size, the model or the context"
         code = OutOfMemoryError.exit_code
     elif isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("lmtemplate"):

@@ -1,6 +1,6 @@
 """Checkpoint and prompt -> text, token by token."""
 
-import sys
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -115,15 +115,15 @@ def check_draw(
     max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None, seed: int
 ) -> None:
     """Raises ConfigError, with the flag, for a number that nothing can be drawn with."""
-    for name, value, sound, says in (
-        ("max_new_tokens", max_new_tokens, max_new_tokens >= 0, "0 or more"),
-        ("temperature", temperature, temperature >= 0, "0 or more"),
-        ("top_k", top_k, top_k is None or top_k >= 1, "1 or more"),
-        ("top_p", top_p, top_p is None or 0 < top_p <= 1, "above 0, at most 1"),
-        ("seed", seed, -(2**63) <= seed < 2**64, "of 64 bits: from -2^63 to below 2^64"),
+    for flag, sound, says in (
+        (f"max_new_tokens {max_new_tokens}", max_new_tokens >= 0, "0 or more"),
+        (f"temperature {temperature}", temperature >= 0, "0 or more"),
+        (f"top_k {top_k}", top_k is None or top_k >= 1, "1 or more"),
+        (f"top_p {top_p}", top_p is None or 0 < top_p <= 1, "above 0, at most 1"),
+        (f"seed {seed}", -(2**63) <= seed < 2**64, "of 64 bits: from -2^63 to below 2^64"),
     ):
         if not sound:
-            raise ConfigError(f"--{name} {value} has to be {says}")
+            raise ConfigError(f"--{flag} has to be {says}")
 
 
 def build_net_on(device: Device, state: dict[str, Any], allow: list[str]) -> LanguageModel:
@@ -135,7 +135,7 @@ def build_net_on(device: Device, state: dict[str, Any], allow: list[str]) -> Lan
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, AssertionError) as error:  # torch without that device
-        raise ConfigError(f"--device {device} is not to be had here; use cpu") from error
+        raise ConfigError(f"--device {device} is not available on this machine; use cpu") from error
 
 
 def generate(
@@ -166,8 +166,7 @@ def generate(
     """
     check_draw(max_new_tokens, temperature, top_k, top_p, seed)
     state = read(resolve(run, checkpoint))
-    net = build_net_on(device, state, allow or [])
-    tokenizer = parse_tokenizer(state["tokenizer"])
+    net, tokenizer = build_net_on(device, state, allow or []), parse_tokenizer(state["tokenizer"])
     start = encode_prompt(tokenizer, prompt)
     tokens = generate_tokens(
         net,
@@ -179,8 +178,6 @@ def generate(
         seed=seed,
         stop_id=tokenizer.eot_id,
     )
-    sys.stdout.write(prompt)
-    for text in stream_text(tokenizer, start, tokens):
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
+    for text in itertools.chain([prompt], stream_text(tokenizer, start, tokens)):
+        print(text, end="", flush=True)
+    print()

@@ -7,11 +7,11 @@ from typing import Any
 HIDDEN = "***"
 
 # Names of settings that hold a secret: api_key, hf_token, client_secret, password_file ...
-SECRET = re.compile(r"(.*_)?((keys?|token|auth)|(secrets?|passwords?|passwd|credentials?)(_.*)?)")
-# ... but not the keys and tokens of a language model: eos_token, attention_key.
-OF_A_MODEL = re.compile(
-    r"(.*_)?(attention|bos|cls|d|end|eos|eot|mask|n|num|pad|query|sep|sort|special|start|stop"
-    r"|unk|unknown)_(keys?|token)"
+# but not the keys and tokens of a language model: eos_token, attention_key.
+SECRET = re.compile(
+    r"(?!(.*_)?(attention|bos|cls|d|end|eos|eot|mask|n|num|pad|query|sep|sort|special|start|stop"
+    r"|unk|unknown)_(keys?|token)$)"
+    r"(.*_)?(keys?|token|auth|(secrets?|passwords?|passwd|credentials?)(_.*)?)"
 )
 
 # Tokens that are known by their shape, wherever they stand.
@@ -38,7 +38,7 @@ def is_secret(name: str) -> bool:
     """Whether a setting of this name, or key path, holds a secret."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.rpartition(".")[2])
     words = words.strip("-").replace("-", "_").lower()
-    return bool(SECRET.fullmatch(words)) and not OF_A_MODEL.fullmatch(words)
+    return bool(SECRET.fullmatch(words))
 
 
 def settings(nested: Any, is_hidden: bool = False) -> Any:
@@ -60,20 +60,18 @@ def text(content: str, command: Sequence[str] = ()) -> str:
     return SHAPES.sub(HIDDEN, content)
 
 
-def _hide(setting: re.Match[str]) -> str:
-    return f"{setting[1]}{HIDDEN}" if is_secret(setting[2]) else setting[0]
-
-
 def words(command: Sequence[str]) -> list[str]:
     """A command line without its secrets: --x.api_key ***, --x.api_key=***."""
     shown, secret_follows = list[str](), False
     for word in command:
-        name, equals, _ = word.partition("=")
-        is_flag = name.startswith("--")
-        hides = is_flag and is_secret(name)
-        if (secret_follows and not is_flag) or (hides and equals):
-            shown.append(f"{name}={HIDDEN}" if hides else HIDDEN)
-        else:
-            shown.append(SHAPES.sub(HIDDEN, INSIDE.sub(_hide, word) if "{" in word else word))
-        secret_follows = hides and not equals
+        flag, equals, _ = word.partition("=")
+        is_secret_flag = flag.startswith("--") and is_secret(flag)
+        if secret_follows and not flag.startswith("--"):
+            word = HIDDEN
+        elif is_secret_flag and equals:
+            word = f"{flag}={HIDDEN}"
+        elif "{" in word:
+            word = INSIDE.sub(lambda m: f"{m[1]}{HIDDEN}" if is_secret(m[2]) else m[0], word)
+        shown.append(SHAPES.sub(HIDDEN, word))
+        secret_follows = is_secret_flag and not equals
     return shown

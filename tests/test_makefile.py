@@ -92,6 +92,10 @@ def test_help_is_shown_in_another_folder_and_for_a_clone_with_a_space_in_its_nam
     assert make("--no-print-directory", "-C", str(clone), folder=tmp_path).stdout == expected
 
 
+def test_help_shows_a_setting_without_its_control_characters() -> None:
+    assert "[?]0;title?]" in make("help", "CONFIG=\x1b]0;title\x07").stdout
+
+
 def test_help_lists_every_setting_with_its_default() -> None:
     shown = make("help").stdout
     assert set(re.findall(r"^  ([A-Z_]+) ", shown, re.M)) == set(SETTINGS.split())

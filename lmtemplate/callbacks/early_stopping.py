@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer, callbacks
 
 from lmtemplate import metric_names
 from lmtemplate.errors import ConfigError
+from lmtemplate.module import LitLanguageModel
 
 
 class EarlyStopping(callbacks.EarlyStopping):
@@ -43,6 +45,10 @@ class EarlyStopping(callbacks.EarlyStopping):
             trainer.should_stop = True
         else:
             self.stopping_reason_message = None  # of the last start
+        assert isinstance(pl_module, LitLanguageModel)
+        untrained = pl_module.latest.get(self.monitor)  # validated before step 1
+        if untrained is not None and torch.isinf(self.best_score):
+            self.best_score = torch.tensor(untrained)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)

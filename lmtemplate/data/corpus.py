@@ -6,12 +6,19 @@ import hashlib
 import importlib
 import inspect
 import os
+import re
+from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from lmtemplate.data import Ints, content
 from lmtemplate.data.formats import PRESETS, READERS
 from lmtemplate.errors import ConfigError, DataError
 
@@ -32,18 +39,41 @@ class Corpus:
 
     walk: Callable[[], Iterator[Document]]
     signature: str  # changes when the text changes; known without reading it
-    documents: int | None = None  # counted when first asked for
+    documents: int | None = None  # of a preset; copies among them are meant to be there
     every_fifth: bool = False  # the corpus prescribes its validation split: every 5th document
     vocab_size: int | None = None  # of a BPE, unless the user gives one
     size: int | None = None  # in bytes, where it is known without reading
+    is_same: Callable[[], bool] = lambda: True  # whether the text has its signature still
+    characters: int = 0  # counted with `texts`
+    left_out: Counter[str] = field(default_factory=Counter)  # what is no document -> how many
 
     def __iter__(self) -> Iterator[Document]:
-        return self.walk()
+        yield from self.walk()
+        if not self.is_same():
+            raise DataError(
+                "the text changed while it was read, as a download or a log does: prepare a copy "
+                "of it, or wait until it is complete"
+            )
 
-    def __len__(self) -> int:
-        if self.documents is None:
-            self.documents = sum(1 for _ in self.walk())
-        return self.documents
+    @cached_property
+    def texts(self) -> Ints:
+        """(N,) number of each document's text: 0, 1, ... as they come; a copy has its first's."""
+        if self.documents and self.documents > 1:
+            return np.arange(self.documents)
+        digests = array("Q")
+        for document in self:
+            digest = hashlib.blake2b(digest_size=8)
+            for piece in document.pieces:
+                digest.update(piece.encode(errors="surrogatepass"))
+                self.characters += len(piece)
+            digests.frombytes(digest.digest())
+        _, first, number = np.unique(digests, return_index=True, return_inverse=True)
+        return np.searchsorted(np.sort(first), first)[number]
+
+    @cached_property
+    def copies(self) -> int:
+        """Documents whose text an earlier one has, to the letter."""
+        return len(self.texts) - len(np.unique(self.texts))
 
 
 def _function(verb: str, name: str) -> Any:
@@ -54,13 +84,10 @@ def _function(verb: str, name: str) -> Any:
 
 def _readers(name: str | None, allowed: Sequence[str]) -> dict[str, Read]:
     """Suffix -> reader; "" stands for every other suffix. Raises ConfigError without a format."""
-    if name is None:
-        found = {
-            suffix: _function("read", reader) for suffix, reader in {**READERS, "": "text"}.items()
-        }
+    if name is None or name in READERS.values():
+        named = {"": name} if name else {**READERS, "": "text"}
+        found = {suffix: _function("read", reader) for suffix, reader in named.items()}
         return {suffix: read for suffix, read in found.items() if read}
-    if name in READERS.values() and (read := _function("read", name)):
-        return {"": read}
     module, _, function = name.rpartition(".")
     package = name.split(".")[0]
     if not module:
@@ -82,40 +109,101 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _find_files(source: str, suffixes: Sequence[str]) -> dict[str, Path]:
+def _identity(path: str | Path) -> tuple[int, int]:
+    """Device and number of a file or folder, whatever its name is."""
+    state = os.stat(path)
+    return state.st_dev, state.st_ino
+
+
+def _walk_folders(root: str, left_out: Counter[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each folder below, and the visible files in it.
+
+    Links to folders are followed, after all other folders; no folder comes twice.
+    """
+    tops, seen = [root], set[tuple[int, int]]()
+    for top in tops:
+        for folder, folders, names in os.walk(top, onerror=_raise):
+            if (key := _identity(folder)) in seen:
+                folders.clear()
+                continue
+            seen.add(key)
+            left_out["hidden"] += sum(name.startswith(".") for name in (*folders, *names))
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            paths = (os.path.join(folder, name) for name in sorted(folders))
+            tops += [path for path in paths if os.path.islink(path)]
+            yield folder, [name for name in names if not name.startswith(".")]
+
+
+def _expand(pattern: str, left_out: Counter[str]) -> Iterator[str]:
+    """What `glob` finds; but `**` takes no folder twice, however links lead around."""
+    head, *tail = re.split(r"(?:^|(?<=/))\*\*(?:/|$)", pattern, maxsplit=1)
+    if not tail:
+        yield from glob.iglob(pattern)
+        return
+    for top in glob.glob(head) if head else ["."]:
+        for folder, _ in _walk_folders(top, left_out) if os.path.isdir(top) else ():
+            yield from _expand(os.path.join(glob.escape(folder), tail[0] or "*"), left_out)
+
+
+def _find_files(source: str, suffixes: Sequence[str], left_out: Counter[str]) -> dict[str, Path]:
     """Name -> file, sorted by name: one file, a folder's files of these suffixes, or a pattern's.
 
-    Without suffixes, all visible files of a folder are taken. Raises OSError, DataError.
+    Without suffixes, all visible files of a folder are taken. A file comes once, whatever names it
+    has. Raises OSError, DataError.
     """
-    root = Path(source).expanduser()
+    root, found = Path(source).expanduser(), dict[str, Path]()
     if root.is_file():
-        return {root.name: root}
-    if not root.is_dir():
-        found = map(Path, sorted(glob.glob(str(root), recursive=True)))
-        return {path.as_posix(): path for path in found if path.is_file()}
-    taken: dict[str, Path] = {}
-    for folder, folders, names in os.walk(root, onerror=_raise):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for path in (Path(folder, name) for name in names if not name.startswith(".")):
-            if path.is_file() and (not suffixes or path.suffix.lower() in suffixes):
-                taken[path.relative_to(root).as_posix()] = path
-    if not taken:
-        raise DataError(
-            f"folder {source} holds no text file ({' '.join(suffixes)}); to take others, give a "
-            "pattern such as 'FOLDER/**/*.tex'"
-        )
-    return dict(sorted(taken.items()))
+        found = {root.name: root}
+    elif not root.is_dir():
+        hidden = Counter[str]()  # what a pattern does not ask for is not left out
+        found = {path.as_posix(): path for path in map(Path, _expand(str(root), hidden))}
+    else:
+        for folder, names in _walk_folders(str(root), left_out):
+            for path in (Path(folder, name) for name in names):
+                if not suffixes or path.suffix.lower() in suffixes:
+                    found[path.relative_to(root).as_posix()] = path
+                else:
+                    left_out[path.suffix.lower() or "without suffix"] += 1
+        if not found:
+            raise DataError(
+                f"folder {source} holds no text file ({' '.join(suffixes)}); to take others, give "
+                "a pattern such as 'FOLDER/**/*.tex'"
+            )
+    taken, seen = dict[str, Path](), set[tuple[int, int]]()
+    for name, path in sorted(found.items()):
+        if not path.is_file():
+            left_out["broken links or devices"] += not path.is_dir()
+        elif (key := _identity(path)) in seen:
+            left_out["further names of a file"] += 1
+        elif len(found) > 1 and not path.stat().st_size:
+            left_out["empty"] += 1
+        else:
+            taken[name] = path
+            seen.add(key)
+    return taken
 
 
-def _open_files(source: str, readers: dict[str, Read], text_field: str) -> Corpus:
-    digest, size = hashlib.sha256(), 0
+def _sign(paths: dict[str, Path]) -> str:
+    """Names, sizes and times of the files. Raises OSError."""
+    digest, states = hashlib.sha256(), {name: path.stat() for name, path in paths.items()}
+    for name, state in states.items():
+        entry = f"{name}\0{state.st_size}\0{state.st_mtime_ns}\n"
+        digest.update(entry.encode(errors="surrogateescape"))
+    size = sum(state.st_size for state in states.values())
+    return f"{len(paths):,} files of {size:,} bytes, digest {digest.hexdigest()[:16]}"
+
+
+def _open_files(
+    source: str, format: str | None, readers: dict[str, Read], options: dict[str, Any]
+) -> Corpus:
+    left_out = Counter[str]()
     try:
-        paths = _find_files(source, [suffix for suffix in readers if suffix])
-        for name, path in paths.items():
-            state = path.stat()
-            size += state.st_size
-            entry = f"{name}\0{state.st_size}\0{state.st_mtime_ns}\n"
-            digest.update(entry.encode(errors="surrogateescape"))
+        paths = _find_files(source, [suffix for suffix in readers if suffix], left_out)
+        signature = _sign(paths)
+        size = sum(path.stat().st_size for path in paths.values())
+        for path in paths.values() if format in (None, *READERS.values()) else ():
+            is_jsonl = READERS.get(path.suffix.lower()) == "jsonl"
+            content.check(path, format or ("jsonl" if is_jsonl else None))
     except OSError as error:
         raise DataError(f"cannot read {error.filename or source}: {error.strerror}") from error
     if not paths:
@@ -126,11 +214,17 @@ def _open_files(source: str, readers: dict[str, Read], text_field: str) -> Corpu
     def walk() -> Iterator[Document]:
         for path in paths.values():
             read = readers.get(path.suffix.lower(), readers[""])
-            takes_field = "text_field" in inspect.signature(read).parameters
-            yield from read(path, text_field=text_field) if takes_field else read(path)
+            takes = inspect.signature(read).parameters.keys() & options.keys()
+            yield from read(path, **{name: options[name] for name in takes})
+        left_out["lines without text"] = (options["bad_lines"] or Counter()).total()
 
-    files = f"{len(paths):,} files of {size:,} bytes, digest {digest.hexdigest()[:16]}"
-    return Corpus(walk, files, size=size)
+    def is_same() -> bool:
+        try:
+            return _sign(paths) == signature
+        except OSError:
+            return False
+
+    return Corpus(walk, signature, size=size, is_same=is_same, left_out=left_out)
 
 
 def open_corpus(
@@ -139,6 +233,7 @@ def open_corpus(
     text_field: str = "text",
     format: str | None = None,
     allow: Sequence[str] = (),
+    skip_bad_lines: bool = False,
 ) -> Corpus:
     """Find text.
 
@@ -147,8 +242,9 @@ def open_corpus(
         seed: of presets that are generated.
         text_field: for readers that have such a parameter: the field of a JSON line with the text.
         format: the reader of all files: a format's name or `package.module.function`; None chooses
-            by suffix, and takes plain text for others.
+            by suffix, takes plain text for others, and refuses what is more syntax than language.
         allow: packages outside lmtemplate whose function `format` may name.
+        skip_bad_lines: leave out lines that hold no text, instead of raising DataError.
 
     Raises DataError where there is no text or it cannot be read, ConfigError for another format.
     """
@@ -156,7 +252,9 @@ def open_corpus(
     if preset and (opener := _function("open", preset)):
         corpus: Corpus = opener(source, seed)
     else:
-        corpus = _open_files(source, _readers(format, allow), text_field)
-    if not any(piece.strip() for document in corpus for piece in document.pieces):
+        bad_lines = Counter[str]() if skip_bad_lines else None
+        options = {"text_field": text_field, "bad_lines": bad_lines}
+        corpus = _open_files(source, format, _readers(format, allow), options)
+    if not any(piece.strip() for document in corpus.walk() for piece in document.pieces):
         raise DataError(f"{source} holds no text: it is empty, or nothing but white space")
     return corpus

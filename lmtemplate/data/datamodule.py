@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from lmtemplate.data import Ints
-from lmtemplate.data.sampler import FixedOrder, TrainOrder
+from lmtemplate.data.sampler import TrainOrder, fixed_order
 from lmtemplate.data.shards import Blocks, Shards, TokenStream, read_index
 from lmtemplate.data.tokenizer import Tokenizer, load_tokenizer
 from lmtemplate.errors import ConfigError, OutOfMemoryError
@@ -60,9 +60,7 @@ def _processed(trainer: Trainer) -> int:
 
 
 def _ranks(trainer: Trainer | None) -> dict[str, int]:
-    if trainer is None:
-        return {"rank": 0, "world_size": 1}
-    return {"rank": trainer.global_rank, "world_size": trainer.world_size}
+    return {"rank": trainer.global_rank, "world_size": trainer.world_size} if trainer else {}
 
 
 class LanguageData(LightningDataModule):
@@ -96,9 +94,9 @@ class LanguageData(LightningDataModule):
         seed: int = 1337,
     ) -> None:
         super().__init__()
-        sizes = {"block_size": block_size, "batch_size": batch_size}
+        self.max_blocks = {"train": max_train_blocks, "val": max_val_blocks}
         limits = {"max_train_blocks": max_train_blocks, "max_val_blocks": max_val_blocks}
-        for name, value in {**sizes, **limits}.items():
+        for name, value in {"block_size": block_size, "batch_size": batch_size, **limits}.items():
             if value is not None and value < 1:
                 raise ConfigError(f"data.{name}={value} has to be 1 or more")
         most = WORKERS_PER_CORE * (os.cpu_count() or 1)
@@ -108,7 +106,6 @@ class LanguageData(LightningDataModule):
         self.block_size = block_size
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self.max_blocks = {"train": max_train_blocks, "val": max_val_blocks}
         self.seed = seed
         self._blocks: dict[str, Blocks] = {}  # of each split, once it is opened
         self._sequences_before = 0  # consumed before this process
@@ -146,8 +143,7 @@ class LanguageData(LightningDataModule):
     @property
     def sequences(self) -> int:
         """The cursor: training sequences consumed so far, by all devices, over all restarts."""
-        trainer = self.trainer
-        if trainer is None:
+        if (trainer := self.trainer) is None:
             return self._sequences_before
         batches = _processed(trainer) - self._batches_before
         return self._sequences_before + batches * self.batch_size * trainer.world_size
@@ -170,26 +166,21 @@ class LanguageData(LightningDataModule):
     def blocks(self, split: str) -> Blocks:
         """The sequences of a split, opened once. Raises DataError."""
         if split not in self._blocks:
-            self._blocks[split] = Blocks(
-                self.open_split(split),
-                self.block_size,
-                whole=split == "train",
-                most=self.max_blocks.get(split),
-            )
+            stream, most = self.open_split(split), self.max_blocks.get(split)
+            self._blocks[split] = Blocks(stream, self.block_size, whole=split == "train", most=most)
         return self._blocks[split]
 
     def setup(self, stage: str) -> None:
         """Open what the stage needs. Raises DataError before the first step rather than at it."""
-        splits = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"]}
-        for split in splits.get(stage, []):
+        for split in {"fit": "train val", "validate": "val", "test": "test"}.get(stage, "").split():
             self.blocks(split)
 
-    def _loader(self, blocks: Blocks, order: TrainOrder | FixedOrder) -> DataLoader[Batch]:
-        dataset: Any = blocks
+    def _loader(self, split: str, order: TrainOrder | list[Ints]) -> DataLoader[Batch]:
+        blocks: Any = self.blocks(split)
         if self.num_workers and SHM.is_dir() and shutil.disk_usage(SHM).free < 2**20:
             raise OutOfMemoryError(NO_SHARED_ROOM)
         return DataLoader(
-            dataset,
+            blocks,
             sampler=order,
             batch_size=None,  # the order yields whole batches: one gather each
             num_workers=self.num_workers,
@@ -206,13 +197,13 @@ class LanguageData(LightningDataModule):
         One Lightning epoch is the run: without a true length, Lightning drops a batch at each
         resume.
         """
-        blocks = self.blocks("train")
-        done, total = 0, len(blocks) // self.batch_size  # without a Trainer: one epoch
+        blocks = len(self.blocks("train"))
+        done, total = 0, blocks // self.batch_size  # without a Trainer: one epoch
         if self.trainer is not None:
             done = self._batches_before = _processed(self.trainer)
             total = self.trainer.max_steps * self.trainer.accumulate_grad_batches
         order = TrainOrder(
-            len(blocks),
+            blocks,
             self.batch_size,
             self.seed,
             batches=total,
@@ -220,18 +211,14 @@ class LanguageData(LightningDataModule):
             sequences_done=self._sequences_before,
             **_ranks(self.trainer),
         )
-        return self._loader(blocks, order)
+        return self._loader("train", order)
 
-    def _fixed_loader(self, split: str) -> DataLoader[Batch]:
-        blocks = self.blocks(split)
-        order = FixedOrder(len(blocks), self.batch_size, **_ranks(self.trainer))
-        return self._loader(blocks, order)
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        return self._fixed_loader("val")
+    def val_dataloader(self, split: str = "val") -> DataLoader[Batch]:
+        blocks = len(self.blocks(split))
+        return self._loader(split, fixed_order(blocks, self.batch_size, **_ranks(self.trainer)))
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        return self._fixed_loader("test")
+        return self.val_dataloader("test")
 
 
 class TokenData(LanguageData):

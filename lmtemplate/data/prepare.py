@@ -1,24 +1,20 @@
 """Text -> shards, tokenizer.json and index.json in one folder, split by document."""
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
-import numpy as np
 import yaml
 
 from lmtemplate.data.corpus import Corpus, open_corpus
 from lmtemplate.data.formats import PRESETS
 from lmtemplate.data.sampler import permute
-from lmtemplate.data.shard_writer import (
-    Event,
-    new_folder,
-    recover,
-    write_index,
-    write_splits,
-)
+from lmtemplate.data.shard_writer import Event, new_folder, recover, write_index, write_splits
 from lmtemplate.data.shards import Shards, dtype_for, file_sha256, read_index
-from lmtemplate.data.train_tokenizer import automatic_vocab_size, train_tokenizer
+from lmtemplate.data.tokenizer import Tokenizer
+from lmtemplate.data.train_tokenizer import MOST_BYTES, automatic_vocab_size, train_tokenizer
 from lmtemplate.errors import ConfigError, DataError, DiskError
 from lmtemplate.run_dir import Lock, parse_yaml, write_text
 
@@ -28,8 +24,8 @@ class SplitCorpus:
 
     A single document is cut into parts: train, val, test. A corpus that prescribes its split has
     every 5th document in val, unless other shares than 0.2 and 0 are asked for. All other corpora
-    are split by document, randomly, by `seed`. Both ratios are shares of the documents, or of the
-    characters of a single one; a test_ratio of 0 makes no such split.
+    are split by document, randomly, by `seed`; exact copies stay together. Both ratios are shares
+    of the documents, or of the characters of a single one; a test_ratio of 0 makes no such split.
     """
 
     def __init__(self, corpus: Corpus, val_ratio: float, test_ratio: float, seed: int) -> None:
@@ -43,29 +39,29 @@ class SplitCorpus:
         self.corpus, self.seed = corpus, seed
         self.val_ratio, self.test_ratio = val_ratio, test_ratio
         self.splits = ("train", "val", "test") if test_ratio else ("train", "val")
-        self.every_fifth = corpus.every_fifth and (val_ratio, test_ratio) == (0.2, 0)
 
     def _split_of_each_document(self) -> Iterator[str]:
-        """Exactly as many documents in each split as the ratios say, but 1 at least."""
-        documents = len(self.corpus)
-        if self.every_fifth:
-            yield from ("val" if number % 5 == 4 else "train" for number in range(documents))
+        """Exactly as many texts in each split as the ratios say, but 1 at least."""
+        numbers, copies = self.corpus.texts, self.corpus.copies
+        if self.corpus.every_fifth and (self.val_ratio, self.test_ratio) == (0.2, 0):
+            yield from ("val" if number % 5 == 4 else "train" for number in numbers)
             return
+        documents = len(numbers) - copies
         val = max(1, round(self.val_ratio * documents))
         test = max(1, round(self.test_ratio * documents)) if self.test_ratio else 0
         if val + test >= documents:
+            without = f", not counting {copies:,} exact copies," if copies else ""
             raise DataError(
-                f"{documents} documents are too few for {' and '.join(self.splits)}; give more "
-                "text, or join it in one file, which is then cut into parts"
+                f"{documents} documents{without} are too few for {' and '.join(self.splits)}; give "
+                "more text, or join it in one file, which is then cut into parts"
             )
-        for start in range(0, documents, 4096):
-            places = np.arange(start, min(start + 4096, documents))
-            for rank in permute(places, documents, self.seed).tolist():
+        for start in range(0, len(numbers), 4096):
+            for rank in permute(numbers[start : start + 4096], documents, self.seed).tolist():
                 yield "val" if rank < val else "test" if rank < val + test else "train"
 
     def _parts(self) -> Iterator[Event]:
         """The one document in parts of as many characters as the ratios say."""
-        total = sum(len(piece) for document in self.corpus for piece in document.pieces)
+        total = self.corpus.characters
         val, test = round(total * self.val_ratio), round(total * self.test_ratio)
         sizes = iter([("train", total - val - test), ("val", val), ("test", test)])
         split, left = next(sizes)
@@ -73,18 +69,19 @@ class SplitCorpus:
             while piece:
                 while not left:
                     yield split, None
-                    split, left = next(sizes)
+                    split, left = next(sizes, (split, len(piece)))  # of a text that has grown
                 part, piece = piece[:left], piece[left:]
                 left -= len(part)
                 yield split, part
         yield split, None
 
     def __iter__(self) -> Iterator[Event]:
-        if len(self.corpus) == 1:
+        if len(self.corpus.texts) == 1:
             yield from self._parts()
             return
-        for split, document in zip(self._split_of_each_document(), self.corpus, strict=True):
-            piece = None
+        splits = self._split_of_each_document()
+        for document in self.corpus:
+            split, piece = next(splits, "train"), None  # the default: of a text that has grown
             for piece in document.pieces:
                 yield split, piece
             if piece is not None:  # an empty document leaves no trace
@@ -110,13 +107,9 @@ def _is_done(output: Path, source: dict[str, Any], overwrite: bool) -> bool:
                 shard.verify_all()
     except DataError as error:
         raise DataError(f"{error} (remove {output}, or give --overwrite true)") from error
-    before = index.get("source", {})
-    changes = [
-        f"{key} {before.get(key)}, now {value}"
-        for key, value in source.items()
-        if before.get(key) != value and key != "input"
-    ]
-    if changes:
+    before = {**index.get("source", {}), "input": source["input"]}
+    changed = [key for key, value in source.items() if before.get(key) != value]
+    if changes := [f"{key} {before.get(key)}, now {source[key]}" for key in changed]:
         raise ConfigError(
             f"{output} was prepared from {'; '.join(changes)}; replace it by --overwrite true, or "
             "choose another --output"
@@ -124,42 +117,50 @@ def _is_done(output: Path, source: dict[str, Any], overwrite: bool) -> bool:
     return True
 
 
-def _read_data_path(config: Path) -> Path:
+def _asked_by(config: Path) -> tuple[str, Path]:
+    """The preset that a config's data.path is named after, and that folder.
+
+    Raises ConfigError without data.path, DataError, with what to type, for any other name.
+    """
     try:
-        return Path(parse_yaml(config.read_text(encoding="utf-8"))["data"]["path"])
+        folder = Path(parse_yaml(config.read_text(encoding="utf-8"))["data"]["path"])
     except (KeyError, TypeError, OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"{config} has no data.path to read ({reason}); give --input and --output"
         ) from error
+    if folder.name not in PRESETS and not (folder / "index.json").exists():
+        tokenizer = "char" if folder.name.endswith("char") else "bpe"
+        raise DataError(
+            f"{config} reads {folder}, which is not prepared; its text is yours to give: "
+            f"make data INPUT=your.txt NAME={quote(folder.name)} TOKENIZER={tokenizer}"
+        )
+    return folder.name, folder
 
 
-def _preset_of(folder: Path, config: Path) -> str:
-    """The preset that a folder is named after. Raises DataError, with what to type, without one."""
-    if folder.name in PRESETS:
-        return folder.name
-    tokenizer = "char" if folder.name.endswith("char") else "bpe"
-    raise DataError(
-        f"{config} reads {folder}, which is not prepared; its text is yours to give: "
-        f"make data INPUT=your.txt NAME={folder.name} TOKENIZER={tokenizer}"
-    )
+def _train(text: SplitCorpus, kind: str, vocab_size: int | None) -> Tokenizer:
+    pieces = text.training()
+    if kind == "bpe":
+        size = sum(len(piece.encode()) for piece in pieces)
+        pieces = islice(text.training(), 0, None, 1 + size // MOST_BYTES)
+        vocab_size = vocab_size or automatic_vocab_size(size)
+    return train_tokenizer(kind, pieces, vocab_size)
 
 
 def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
     """Train the tokenizer, write the folder, report."""
-    kind, vocab_size, file = source["tokenizer"], source["vocab_size"], "tokenizer.json"
-    if kind == "bpe" and vocab_size is None:
-        vocab_size = automatic_vocab_size(sum(len(piece.encode()) for piece in text.training()))
-    tokenizer = train_tokenizer(kind, text.training(), vocab_size)
+    corpus, file = text.corpus, "tokenizer.json"
+    tokenizer = _train(text, source["tokenizer"], source["vocab_size"])
     with new_folder(output) as folder:
         write_text(folder / file, tokenizer.to_json())
-        splits = write_splits(folder, text, text.splits, tokenizer, text.corpus.size)
+        splits = write_splits(folder, text, text.splits, tokenizer, corpus.size)
+        left_out = {what: count for what, count in corpus.left_out.items() if count}
         index = {
             "dtype": dtype_for(tokenizer.vocab_size),
             "vocab_size": tokenizer.vocab_size,
             "eot_id": tokenizer.eot_id,
             "tokenizer": {"kind": tokenizer.kind, "file": file, "sha256": tokenizer.digest},
-            "source": source,
+            "source": {**source, "left_out": left_out, "copies": corpus.copies},
             "splits": splits,
         }
         write_index(folder, index)
@@ -169,6 +170,10 @@ def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
             f"{split:<6}{entry['documents']:>11,}{entry['bytes']:>16,}{entry['tokens']:>16,}"
             f"{entry['bytes'] / entry['tokens']:>13.2f}{entry['unknown']:>9,}"
         )
+    if left_out:
+        print("left out:", ", ".join(f"{count:,} {what}" for what, count in left_out.items()))
+    if corpus.copies:
+        print(f"exact copies of other documents, in the same split as these: {corpus.copies:,}")
     print(f"{tokenizer.kind} tokenizer of {tokenizer.vocab_size:,} ids")
 
 
@@ -198,6 +203,7 @@ def prepare(
     seed: int = 1337,
     format: str | None = None,
     text_field: str = "text",
+    skip_bad_lines: bool = False,
     for_config: Path | None = None,
     overwrite: bool = False,
     allow: list[str] | None = None,
@@ -213,31 +219,35 @@ def prepare(
         val_ratio: share of the documents for validation; of the text, if it is one document.
         test_ratio: share for a test split; 0 makes none.
         seed: of the choice of documents, and of the grammar.
-        format: the format of all files, such as text or jsonl, or your own reader: a function such
-            as mypackage.fasta.read, with --allow mypackage; if not given, chosen by file name.
+        format: the format of all files: jsonl, or text, which takes tables and markup too, as they
+            are; or your own reader, such as mypackage.fasta.read; if not given, by file name.
         text_field: the field of a JSON line that holds its text.
+        skip_bad_lines: leave out JSON lines without text, and say how many these are.
         for_config: instead of input and output: prepare what this config's data.path needs.
         overwrite: replace a folder that was prepared before.
         allow: packages outside lmtemplate whose function `format` may name.
     """
     if for_config is not None:
-        output = _read_data_path(for_config)
-        if (output / "index.json").exists() and not overwrite:
-            read_index(output)  # `make train` comes by here each time
-            print(f"{output} is prepared already")
-            return
-        input = _preset_of(output, for_config)
+        input, output = _asked_by(for_config)
     if not input or output is None:
         raise ConfigError("prepare needs --input TEXT and --output FOLDER (or --for_config FILE)")
-    corpus = open_corpus(input, seed, text_field, format, allow or [])
-    if vocab_size is None and tokenizer == "bpe":
-        vocab_size = corpus.vocab_size
-    source: dict[str, Any] = {"input": input, "format": format, "text_field": text_field}
-    source |= {"tokenizer": tokenizer, "vocab_size": vocab_size}
-    source |= {"val_ratio": val_ratio, "test_ratio": test_ratio, "seed": seed}
-    if _fill(output, SplitCorpus(corpus, val_ratio, test_ratio, seed), source, overwrite):
-        own = f'ARGS="--data.path {output} --run_dir runs/{output.name}"'
-        then = f"CONFIG={for_config}" if for_config else own
-        print(f"{output} is ready; next: make train {then}")
+    if for_config and (output / "index.json").exists() and not overwrite:
+        read_index(output)  # `make train` comes by here each time
+        made = False
     else:
-        print(f"{output} is prepared already")
+        corpus = open_corpus(input, seed, text_field, format, allow or [], skip_bad_lines)
+        source: dict[str, Any] = {
+            "input": input,
+            "format": format,
+            "text_field": text_field,
+            "seed": seed,
+        }
+        source |= {"tokenizer": tokenizer, "val_ratio": val_ratio, "test_ratio": test_ratio}
+        source["vocab_size"] = vocab_size or (corpus.vocab_size if tokenizer == "bpe" else None)
+        made = _fill(output, SplitCorpus(corpus, val_ratio, test_ratio, seed), source, overwrite)
+    path, run = quote(str(output)), quote(f"runs/{output.name}")
+    own = f'ARGS="--data.path {path} --run_dir {run}"'
+    then = f"CONFIG={quote(str(for_config))}" if for_config else own
+    print(
+        f"{output} is ready; next: make train {then}" if made else f"{output} is prepared already"
+    )

@@ -1,6 +1,7 @@
 """(seed, epoch, position) -> block: which block comes when, without memory and without history."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 from lmtemplate.data import Ints
 
 ROUNDS = 6
+FEW = 64  # as many or fewer are sorted by random keys: the network is not uniform on so few
 
 
 def _mix(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -19,8 +21,8 @@ def _mix(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 @lru_cache(maxsize=8)  # asked for at each batch, changes with the epoch
-def _round_keys(seed: int, epoch: int) -> npt.NDArray[np.uint64]:
-    keys = np.random.SeedSequence([seed, epoch]).generate_state(ROUNDS, np.uint64)
+def _keys(seed: int, epoch: int, count: int) -> npt.NDArray[np.uint64]:
+    keys = np.random.SeedSequence([seed, epoch]).generate_state(count, np.uint64)
     return keys.astype(np.uint64)
 
 
@@ -31,9 +33,11 @@ def permute(positions: Ints, size: int, seed: int, epoch: int = 0) -> Ints:
     range(size) walks on until it is inside (cycle walking: Black and Rogaway 2002, section 3).
     Any slice of the permutation costs only its own length, so 1e9 blocks need no table.
     """
-    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+    if size <= FEW:
+        return _keys(seed, epoch, size).argsort(kind="stable")[positions]
+    half = np.uint64(((size - 1).bit_length() + 1) // 2)
     mask = (np.uint64(1) << half) - np.uint64(1)
-    keys = _round_keys(seed, epoch)
+    keys = _keys(seed, epoch, ROUNDS)
     images = positions.astype(np.uint64)
     outside = np.ones(images.shape, dtype=bool)
     while outside.any():
@@ -58,63 +62,34 @@ def block_at(sequences: Ints, blocks: int, seed: int) -> Ints:
     return chosen
 
 
+@dataclass(frozen=True)
 class TrainOrder:
-    """Endless shuffled order, cut into batches for one rank; iterates over (B,) arrays of blocks.
+    """Endless shuffled order in batches for one rank; iterates over (B,) arrays of blocks."""
 
-    Args:
-        blocks: blocks in the split.
-        batch_size: sequences per batch and rank.
-        seed: of the order.
-        sequences_done: sequences that all ranks together have consumed; iteration starts there.
-        batches: length of the whole run in batches, those already done included.
-        batches_done: batches of the run that iteration skips.
-    """
-
-    def __init__(
-        self,
-        blocks: int,
-        batch_size: int,
-        seed: int,
-        *,
-        batches: int,
-        batches_done: int = 0,
-        sequences_done: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.blocks = blocks
-        self.batch_size = batch_size
-        self.seed = seed
-        self.batches = batches
-        self.batches_done = batches_done
-        self.first = sequences_done + rank * batch_size
-        self.stride = world_size * batch_size
+    blocks: int  # in the split
+    batch_size: int  # B, of each rank
+    seed: int
+    batches: int  # of the whole run, those already done included
+    batches_done: int = 0  # of these; iteration skips them
+    sequences_done: int = 0  # that all ranks together have consumed; iteration starts there
+    rank: int = 0
+    world_size: int = 1
 
     def __len__(self) -> int:
         return self.batches
 
     def __iter__(self) -> Iterator[Ints]:
+        first = self.sequences_done + self.rank * self.batch_size
         for batch in range(self.batches - self.batches_done):
-            first = self.first + batch * self.stride
-            yield block_at(np.arange(first, first + self.batch_size), self.blocks, self.seed)
+            start = first + batch * self.world_size * self.batch_size
+            yield block_at(np.arange(start, start + self.batch_size), self.blocks, self.seed)
 
 
-class FixedOrder:
-    """Every block once, in order, padded so that all batches and all ranks are alike.
+def fixed_order(blocks: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> list[Ints]:
+    """Every block once, in order, as (B,) arrays; all batches and all ranks are alike.
 
     Block numbers past the end stand for padding: they hold no token (see `shards.Blocks`).
     """
-
-    def __init__(self, blocks: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
-        self.batch_size = batch_size
-        self.first = rank * batch_size
-        self.stride = world_size * batch_size
-        self.batches = -(-blocks // self.stride)
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def __iter__(self) -> Iterator[Ints]:
-        for batch in range(self.batches):
-            first = self.first + batch * self.stride
-            yield np.arange(first, first + self.batch_size)
+    stride = world_size * batch_size
+    batches = -(-blocks // stride)
+    return list(np.arange(batches * stride).reshape(batches, world_size, batch_size)[:, rank])

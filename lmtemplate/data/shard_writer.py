@@ -43,10 +43,8 @@ class ShardWriter:
     def __init__(
         self, folder: Path, split: str, vocab_size: int, shard_tokens: int = 100_000_000
     ) -> None:
-        self.folder = folder
-        self.split = split
-        self.vocab_size = vocab_size
-        self.dtype = dtype_for(vocab_size)
+        self.folder, self.split = folder, split
+        self.vocab_size, self.dtype = vocab_size, dtype_for(vocab_size)
         self.shard_tokens = shard_tokens
         self.shards: list[Entry] = []
         self._open_next()
@@ -90,8 +88,7 @@ class ShardWriter:
 
 
 def _batches(events: Iterable[Event]) -> Iterator[list[Event]]:
-    batch: list[Event] = []
-    size = 0
+    batch, size = list[Event](), 0
     for event in events:
         batch.append(event)
         size += len(event[1] or "")

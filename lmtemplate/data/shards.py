@@ -12,12 +12,14 @@ import re
 import zlib
 from difflib import get_close_matches
 from pathlib import Path
+from shlex import quote
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from lmtemplate.data import IGNORED, Ints
+from lmtemplate.data.content import LFS_POINTER
 from lmtemplate.errors import DataError
 
 Index = dict[str, Any]  # the content of index.json
@@ -26,7 +28,6 @@ FORMAT = "lmtemplate-shards-1"
 BLOCK_BYTES = 2**20  # of a shard's tokens, under one CRC-32
 HEADER_BYTES = 1024  # 256 words of int32
 MAGIC_AND_VERSION = {"uint16": (20240520, 1), "uint32": (20240801, 7)}
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # the first bytes of such a file
 
 
 def file_sha256(path: Path) -> str:
@@ -101,9 +102,9 @@ def _not_prepared(folder: Path) -> DataError:
     """What to type where there is no corpus: the name of the right one, or how to make it."""
     others = [path.parent.name for path in folder.parent.glob("*/index.json")]
     close = get_close_matches(folder.name, others, n=1, cutoff=0.8)  # not another preset
-    advice = f"type: lmtemplate prepare --input TEXT --output {folder}"
+    advice = f"type: lmtemplate prepare --input TEXT --output {quote(str(folder))}"
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):  # it may be the text
-        advice = f"type: lmtemplate prepare --input {folder} --output data/mine"
+        advice = f"type: lmtemplate prepare --input {quote(str(folder))} --output data/mine"
     elif close:
         advice = f"did you mean {folder.with_name(close[0])}?"
     return DataError(f"no prepared corpus in {folder} (no index.json); {advice}")

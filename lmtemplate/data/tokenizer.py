@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,27 @@ def to_bytes(text: str, encoding: str = "utf-8") -> bytes:
             f"the text holds {text[error.start]!a} at character {error.start}, half of a surrogate "
             "pair, which is not Unicode text: remove it"
         ) from None
+
+
+@contextmanager
+def _library_errors() -> Iterator[None]:
+    """Whatever the `tokenizers` library raises meanwhile -> DataError.
+
+    It also panics, in an exception that is no Exception, with pages on standard error.
+    """
+    screen = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        says = " ".join(str(error).split())[:200]
+        raise DataError(f"the `tokenizers` library fails with this tokenizer: {says}") from None
+    finally:
+        os.dup2(screen, 2)
+        os.close(screen)
 
 
 def code_points(text: str) -> npt.NDArray[np.uint32]:
@@ -102,9 +125,7 @@ class CharTokenizer(Tokenizer):
         self._id_of[self._points[:-1]] = np.arange(self.unknown_id)
 
     def encode(self, texts: Sequence[str]) -> list[Ints]:
-        ids = np.take(self._id_of, code_points("".join(texts)), mode="clip")
-        ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
-        return np.split(ids, ends)[:-1]
+        return [np.take(self._id_of, code_points(text), mode="clip") for text in texts]
 
     def _decode(self, ids: Ints) -> str:
         text: str = self._points[ids[ids != self.eot_id]].tobytes().decode("utf-32-le")
@@ -147,10 +168,8 @@ class LibraryTokenizer(Tokenizer):
 
     def __init__(self, json_text: str) -> None:
         self._json = json_text
-        try:
+        with _library_errors():
             self._library = library = tokenizers.Tokenizer.from_str(json_text)
-        except Exception as error:  # the library raises nothing narrower
-            raise DataError(f"the `tokenizers` library cannot read it: {error}") from None
         ids = library.get_vocab(with_added_tokens=True)
         self.vocab_size = max(ids.values(), default=-1) + 1
         if self.vocab_size > 2**24:  # one id may claim all the memory
@@ -181,7 +200,8 @@ class LibraryTokenizer(Tokenizer):
     def encode(self, texts: Sequence[str]) -> list[Ints]:
         for text in texts:
             to_bytes(text)
-        encodings = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
+        with _library_errors():
+            encodings = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
         arrays = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
         if self.unknown_id is not None:
             # Unigram knows special tokens as pieces, and would spell a plain "</s>" with one.
@@ -196,7 +216,8 @@ class LibraryTokenizer(Tokenizer):
             if number not in self._special
         ]
         decoder: Any = self._library.decoder
-        text: str = decoder.decode(pieces) if decoder else " ".join(pieces)
+        with _library_errors():
+            text: str = decoder.decode(pieces) if decoder else " ".join(pieces)
         return text
 
     def token_bytes(self) -> Ints:

@@ -101,15 +101,15 @@ def test_a_patience_that_ran_out_is_named(shown: Callable[..., str], tmp_path: P
     flags = ["--model.optimizer.lr=0", "--trainer.val_check_interval=2"]
     text = shown(*flags, "--early_stopping.patience=2")
     assert summary(tmp_path)["stop_reason"] == "early_stopping"
-    assert summary(tmp_path)["step"] == 6
-    assert re.search(r"stopped .*val/loss did not improve in the last 2 .* at step 6", text)
+    assert summary(tmp_path)["step"] == 4
+    assert re.search(r"stopped .*val/loss did not improve in the last 2 .* at step 4", text)
 
 
 @pytest.mark.slow
 def test_a_patience_that_ran_out_at_the_last_step_is_no_reason(
     shown: Callable[..., str], tmp_path: Path
 ) -> None:
-    flags = ["--model.optimizer.lr=0", "--trainer.val_check_interval=2", "--trainer.max_steps=6"]
+    flags = ["--model.optimizer.lr=0", "--trainer.val_check_interval=2", "--trainer.max_steps=4"]
     shown(*flags, "--early_stopping.patience=2")
     assert summary(tmp_path)["stop_reason"] == "trainer.max_steps"
 

@@ -35,12 +35,12 @@ def test_a_folder_gives_its_visible_text_files_by_name(tmp_path: Path) -> None:
     found = open_corpus(str(tmp_path), seed=0)
     assert texts(found) == ["a.md", "b.txt", "deep/er/c.TXT", "one", "two"]
     assert [document.name for document in found][-2:] == ["z.jsonl:1", "z.jsonl:2"]
-    assert len(found) == 5
+    assert len(found.texts) == 5
 
 
 def test_a_folder_without_text_says_what_would_be_text(tmp_path: Path) -> None:
     write(tmp_path / "a.pdf", "x")
-    with pytest.raises(DataError, match=r"no text file \(\.jsonl \.txt .*give a pattern"):
+    with pytest.raises(DataError, match=r"no text file \(\.jsonl .*\.txt .*give a pattern"):
         open_corpus(str(tmp_path), seed=0)
 
 
@@ -73,7 +73,7 @@ def test_the_signature_changes_with_the_files_alone(tmp_path: Path) -> None:
 def test_a_format_can_be_named_for_files_of_any_suffix(tmp_path: Path) -> None:
     source = write(tmp_path / "rows.data", '{"text": "one"}\n{"text": "two"}\n')
     assert texts(open_corpus(source, seed=0, format="jsonl")) == ["one", "two"]
-    assert len(open_corpus(source, seed=0)) == 1  # plain text, where nothing is named
+    assert len(open_corpus(source, seed=0, format="text").texts) == 1
 
 
 @pytest.mark.parametrize(
@@ -105,3 +105,53 @@ def test_formats_can_be_deleted_and_text_is_still_prepared(tmp_path: Path) -> No
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
     assert (tmp_path / "data/train_000000.bin").stat().st_size > 1024
+
+
+def test_links_to_folders_are_followed_and_no_file_comes_twice(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere/far.txt", "far")
+    for name in ("a", "deep/b"):
+        write(tmp_path / f"books/{name}.txt", name)
+    for link, target in (("deep/up", ".."), ("up", "."), ("far", "../elsewhere")):
+        (tmp_path / "books" / link).symlink_to(target)  # two of these lead around
+    (tmp_path / "books/hard.txt").hardlink_to(tmp_path / "books/a.txt")
+    (tmp_path / "books/soft.txt").symlink_to("a.txt")
+    for source in ("books", "books/**/*.txt", "books/**", "*/**/[a-z]*.txt"):
+        found = open_corpus(str(tmp_path / source), seed=0)
+        assert sorted(texts(found)) == ["a", "deep/b", "far"], source
+        assert found.left_out["further names of a file"] >= 2
+
+
+def test_what_a_folder_leaves_out_is_counted(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.PDF", "c.pdf", "Makefile", ".hidden.txt", ".git/config"):
+        write(tmp_path / name, name)
+    write(tmp_path / "empty.txt", "")
+    (tmp_path / "broken.txt").symlink_to("nowhere")
+    found = open_corpus(str(tmp_path), seed=0)
+    assert texts(found) == ["a.txt"]
+    assert {what: count for what, count in found.left_out.items() if count} == {
+        "hidden": 2,
+        ".pdf": 2,
+        "without suffix": 1,
+        "empty": 1,
+        "broken links or devices": 1,
+    }
+
+
+@pytest.mark.parametrize("name", ["log.txt", "log.jsonl"])
+def test_a_text_that_grows_while_it_is_read_is_named(name: str, tmp_path: Path) -> None:
+    line = '{"text": "A line."}\n'
+    path = Path(write(tmp_path / name, line * 9))
+    found = open_corpus(str(path), seed=0, format=name.replace("log.txt", "text")[-5:].strip("."))
+    documents = iter(found)
+    next(documents)
+    path.write_text(line * 99)
+    with pytest.raises(DataError, match="changed while it was read"):
+        list(documents)
+
+
+def test_the_copies_of_a_text_have_its_number(tmp_path: Path) -> None:
+    for name, text in zip("abcdef", ("one", "two", "one", "three", "two", "one"), strict=True):
+        write(tmp_path / f"{name}.txt", text)
+    found = open_corpus(str(tmp_path), seed=0)
+    assert found.texts.tolist() == [0, 1, 0, 2, 1, 0]
+    assert found.copies == 3

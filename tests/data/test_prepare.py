@@ -227,10 +227,10 @@ def test_an_empty_split_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
 
 def test_empty_documents_leave_no_trace(tmp_path: Path) -> None:
     for number in range(9):
-        (tmp_path / f"{number}.txt").write_text("text" if number % 2 else "")
+        (tmp_path / f"{number}.txt").write_text(f"text {number}" if number % 2 else "")
     prepare(f"{tmp_path}/*.txt", tmp_path / "data", "byte", val_ratio=0.5)
     found = documents_of(tmp_path / "data", "train") + documents_of(tmp_path / "data", "val")
-    assert found == ["text"] * 4
+    assert sorted(found) == [f"text {number}" for number in (1, 3, 5, 7)]
 
 
 @pytest.mark.parametrize("moment", ["_batches", "sync_folder"])
@@ -489,3 +489,76 @@ def test_a_config_whose_corpus_is_there_reads_its_index_once(
     monkeypatch.setattr(shards, "fingerprint", counting)
     prepare(for_config=tmp_path / "run.yaml")
     assert len(read) == 1
+
+
+def test_copies_of_a_document_are_on_one_side_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(60):
+        (tmp_path / f"{number:02d}.txt").write_text(f"Text number {number % 20}.")
+    (tmp_path / "notes.pdf").write_text("x")
+    prepare(str(tmp_path), tmp_path / "data", "byte")
+    train, val = (set(documents_of(tmp_path / "data", split)) for split in ("train", "val"))
+    assert (len(train), len(val), train & val) == (16, 4, set())
+    source, said = read_index(tmp_path / "data")["source"], capsys.readouterr().out
+    assert (source["copies"], source["left_out"]) == (40, {".pdf": 1})
+    assert "exact copies of other documents, in the same split as these: 40" in said
+    assert "left out: 1 .pdf" in said
+
+
+def test_copies_of_one_text_alone_cannot_be_split(tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / f"{number}.txt").write_text("The same.")
+    with pytest.raises(DataError, match="1 documents, not counting 19 exact copies, are too few"):
+        prepare(str(tmp_path), tmp_path / "data", "byte")
+
+
+@pytest.mark.parametrize("name", ["text.txt", "rows.jsonl"])
+def test_a_text_that_grows_meanwhile_leaves_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, batches = tmp_path / name, shard_writer._batches
+    path.write_text('{"text": "A line."}\n' * 99 + '{"text": "Another."}\n' * 9)
+
+    def growing(events: Iterator[Any]) -> Iterator[Any]:
+        with path.open("a") as file:
+            file.write('{"text": "One more."}\n' * 999)
+        return batches(events)
+
+    monkeypatch.setattr(shard_writer, "_batches", growing)
+    with pytest.raises(DataError, match="changed while it was read"):
+        prepare(str(path), tmp_path / "data", "byte", format=None if "json" in name else "text")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_bad_lines_are_left_out_and_counted_where_that_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = ["{", '{"text": null}', '{"body": "x"}', '["x"]', '{"text": "\\ud83d"}']
+    good = [json.dumps({"text": f"Text {number}."}) for number in range(10)]
+    (tmp_path / "rows.jsonl").write_text("\n".join([*bad[:2], *good, *bad[2:]]))
+    with pytest.raises(DataError, match=r"line 1 .*--skip_bad_lines true"):
+        prepare(str(tmp_path / "rows.jsonl"), tmp_path / "data", "byte")
+    prepare(str(tmp_path / "rows.jsonl"), tmp_path / "data", "byte", skip_bad_lines=True)
+    found = documents_of(tmp_path / "data", "train") + documents_of(tmp_path / "data", "val")
+    assert sorted(found) == [f"Text {number}." for number in range(10)]
+    assert "left out: 5 lines without text" in capsys.readouterr().out
+
+
+def test_a_large_text_trains_a_bpe_on_a_part_that_is_spread_over_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, train = list[str](), verb.train_tokenizer
+    rows = [json.dumps({"text": f"Text {number:04d}."}) for number in range(1000)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+
+    def spy(kind: str, texts: Iterator[str], vocab_size: int | None) -> Any:
+        seen.extend(texts)
+        return train(kind, seen, vocab_size)
+
+    monkeypatch.setattr(verb, "train_tokenizer", spy)
+    monkeypatch.setattr(verb, "MOST_BYTES", 1000)
+    prepare(str(tmp_path / "rows.jsonl"), tmp_path / "data")
+    assert 500 < sum(map(len, seen)) <= 1000
+    numbers = [int(text[5:9]) for text in seen]
+    assert (min(numbers) < 50, max(numbers) > 950) == (True, True)

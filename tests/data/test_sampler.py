@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmtemplate.data.sampler import FixedOrder, TrainOrder, block_at, permute
+from lmtemplate.data.sampler import TrainOrder, block_at, fixed_order, permute
 
 sizes = st.integers(1, 5000)
 seeds = st.integers(0, 2**32)
@@ -90,7 +90,17 @@ def test_the_endless_sequence_is_one_permutation_after_another(
 
 def test_the_order_of_version_one_stays_as_it_is() -> None:
     # a checkpoint's cursor means these blocks: another order would repeat some and miss others
-    assert block_at(np.arange(12), 8, 1337).tolist() == [3, 1, 7, 6, 2, 4, 5, 0, 6, 3, 7, 2]
+    assert block_at(np.arange(8), 8, 1337).tolist() == [3, 7, 1, 4, 2, 6, 0, 5]
+    assert block_at(np.arange(797, 803), 800, 1337).tolist() == [528, 27, 62, 382, 54, 373]
+
+
+@pytest.mark.parametrize("size", [5, 6, 17, 40])
+def test_few_blocks_are_shuffled_uniformly(size: int) -> None:
+    """The second block, given the first: chi squared over the distances of all seeds."""
+    orders = np.array([permute(np.arange(2), size, seed) for seed in range(12_000)])
+    counts = np.bincount((orders[:, 1] - orders[:, 0]) % size, minlength=size)[1:]
+    degrees = size - 2
+    assert chi_squared(counts) < degrees + 4 * (2 * degrees) ** 0.5 + 4
 
 
 def consumed(
@@ -162,7 +172,7 @@ def test_evaluation_sees_each_block_once_and_all_ranks_are_alike(
     blocks: int, world_size: int, batch_size: int
 ) -> None:
     parts = [
-        list(FixedOrder(blocks, batch_size, rank=rank, world_size=world_size))
+        list(fixed_order(blocks, batch_size, rank=rank, world_size=world_size))
         for rank in range(world_size)
     ]
     assert len({len(part) for part in parts}) == 1
@@ -173,6 +183,6 @@ def test_evaluation_sees_each_block_once_and_all_ranks_are_alike(
 
 
 def test_evaluation_is_the_same_each_time() -> None:
-    order = FixedOrder(10, 4)
+    order = fixed_order(10, 4)
     assert np.array_equal(list(order), list(order))
     assert len(order) == len(list(order)) == 3

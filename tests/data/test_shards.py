@@ -326,7 +326,10 @@ DAMAGED: list[tuple[Change, str]] = [
     (first_shard(file="../train_000000.bin"), "a file or split is named '../train_000000.bin'"),
     (first_shard(file="/etc/passwd"), "a file or split is named '/etc/passwd'"),
     (first_shard(file="train\0.bin"), "a file or split is named 'train"),
-    (on_top(tokenizer={"file": "../tokenizer.json", "sha256": ""}), "a file or split is named"),
+    (
+        on_top(tokenizer={"kind": "bpe", "file": "../tokenizer.json", "sha256": ""}),
+        "a file or split is named",
+    ),
     (rename_split("../val"), "a file or split is named '../val'"),
     (first_shard(tokens=2**31), "tokens of 'train_000000.bin' is 2147483648"),
     (first_shard(tokens=41), "the tokens of 'train' are not those of its shards"),

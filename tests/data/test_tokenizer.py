@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
 from lmtemplate.data.tokenizer import Tokenizer, load_tokenizer, parse_tokenizer
@@ -205,3 +205,21 @@ def test_added_tokens_that_are_plain_text_count_their_own_bytes() -> None:
     assert tokenizer.vocab_size - 1 in ids
     assert tokenizer.token_bytes()[ids].sum() == len(TEXTS[1].encode())
     assert tokenizer.decode(ids.tolist()) == TEXTS[1]
+
+
+def test_a_tokenizer_that_panics_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    """A panic of the library is no Exception, and prints pages."""
+    library = Library.from_str(BPE.to_json())
+    library.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+$"), "isolated")
+    tokenizer = parse_tokenizer(library.to_str())
+    with pytest.raises(DataError, match=r"fails with this tokenizer: .*retry-limit") as caught:
+        tokenizer.encode(["a" * 60 + "b"])
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_tokenizer_without_a_word_for_the_unknown_is_one_line() -> None:
+    library = Library(models.WordLevel({"a": 0, "</s>": 1}, unk_token="<unk>"))
+    library.add_special_tokens(["</s>"])
+    with pytest.raises(DataError, match=r"fails with this tokenizer: .*UNK"):
+        parse_tokenizer(library.to_str()).encode(["b"])

@@ -1,5 +1,10 @@
 """Vocabularies: what characters and merges come out of texts, and which settings are refused."""
 
+import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +42,46 @@ def test_bpe_trains_alike_every_time() -> None:
 
 def test_bpe_stops_where_the_text_has_no_pair_twice() -> None:
     assert train_tokenizer("bpe", ["abcdef ab"], 5000).vocab_size == 257 + 1
+
+
+def test_words_that_are_not_long_are_merged_whole() -> None:
+    word = "internationalisation" * 3
+    tokenizer = train_tokenizer("bpe", [f" {word[1:]}" * 9], 5000)
+    assert len(tokenizer.encode([f" {word[1:]}"])[0]) == 1
+
+
+ONE_WORD = {
+    "DNA": lambda: "".join(random.Random(1).choices("ACGT", k=250_000)),
+    "one letter": lambda: "a" * 1_000_000,
+    "line ends": lambda: "\n" * 1_000_000,
+    "Chinese": lambda: "".join(map(chr, random.Random(1).choices(range(0x4E00, 0x5200), k=90_000))),
+}
+
+
+@pytest.mark.parametrize("kind", ONE_WORD)
+def test_a_text_of_one_word_is_trained_and_encoded_in_seconds(kind: str) -> None:
+    text, start = ONE_WORD[kind](), time.process_time()
+    tokenizer = train_tokenizer("bpe", [text], 512)
+    ids = tokenizer.encode([text])[0]
+    assert tokenizer.decode(ids.tolist()) == text
+    assert time.process_time() - start < 20  # of all cores; it was minutes, or without end
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_training_of_a_bpe(tmp_path: Path) -> None:
+    program = (
+        "import random, signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from lmtemplate.data.train_tokenizer import train_tokenizer\n"
+        "text = ''.join(random.choices('ACGT', k=8_000_000)); print('ready', flush=True)\n"
+        "train_tokenizer('bpe', [text], 8000)"
+    )
+    work = subprocess.Popen([sys.executable, "-c", program], stdout=-1, stderr=-1, text=True)
+    assert work.stdout is not None
+    assert work.stdout.readline() == "ready\n"
+    time.sleep(2)
+    work.send_signal(signal.SIGINT)
+    _, error = work.communicate(timeout=10)
+    assert "KeyboardInterrupt" in error
 
 
 @pytest.mark.parametrize(

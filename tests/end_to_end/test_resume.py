@@ -318,8 +318,8 @@ def test_a_larger_patience_continues_a_run_that_had_lost_it(
 ) -> None:
     impatient = [*STUCK, "--trainer.max_steps=10", "--early_stopping.patience=2"]
     run = train(tmp_path / "run", corpus, *CONSTANT, *impatient)
-    assert steps(run, "val/loss")[-1] == 6
-    assert "is finished at step 6" in go_on(run, *impatient).out
+    assert steps(run, "val/loss")[-1] == 4
+    assert "is finished at step 4" in go_on(run, *impatient).out
     go_on(run, *STUCK, "--trainer.max_steps=10", "--early_stopping.patience=9")
     assert steps(run, "val/loss")[-1] == 10
 

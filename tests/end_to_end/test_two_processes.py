@@ -13,7 +13,7 @@ import torch
 from torch import distributed, multiprocessing
 
 from lmtemplate.data.datamodule import to_tensors
-from lmtemplate.data.sampler import FixedOrder
+from lmtemplate.data.sampler import fixed_order
 from lmtemplate.data.shards import Blocks, Shards
 from lmtemplate.loss import cross_entropy
 from lmtemplate.metrics import TokenMetrics
@@ -40,7 +40,7 @@ def measure(rank: int, world_size: int, corpus: Path, folder: Path) -> None:
     net = GPT(257, 16, n_layer=1, n_head=2, n_embd=16)
     torch.nn.init.normal_(net.head.weight)
     blocks, metrics = Blocks(Shards(corpus, "val"), 16, whole=False), TokenMetrics()
-    for numbers in FixedOrder(len(blocks), 8, rank=rank, world_size=world_size):
+    for numbers in fixed_order(len(blocks), 8, rank=rank, world_size=world_size):
         inputs, targets = to_tensors(blocks[numbers])
         with torch.no_grad():
             logits = net(inputs)

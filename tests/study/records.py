@@ -51,8 +51,12 @@ def record(
     initial: float | None = START,
     every: int = 5,
     nonfinite: tuple[int, ...] = (),
+    **logged: Floats | float,
 ) -> Record:
-    """A record with a row each `every` steps; M validations are spread evenly over it."""
+    """A record with a row each `every` steps; M validations are spread evenly over it.
+
+    What else was logged has `__` for the slash in its name; one value is that of all rows.
+    """
     train = np.asarray(train, dtype=np.float64)
     rows = len(train)
     val_loss = np.full(rows, np.nan)
@@ -66,6 +70,7 @@ def record(
         epochs=np.zeros(rows, dtype=np.int64),
         initial_val_loss=initial,
         nonfinite_steps=nonfinite,
+        values={k.replace("__", "/"): np.broadcast_to(v, rows) for k, v in logged.items()},
     )
 
 

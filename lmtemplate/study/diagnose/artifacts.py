@@ -4,7 +4,7 @@ Whatever is missing is named, and the rest of a study goes on without it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from lmtemplate.checkpoint.compatibility import build_net
-from lmtemplate.checkpoint.files import read
+from lmtemplate.checkpoint.compatibility import NET, build_net
+from lmtemplate.checkpoint.files import file_name, read
 from lmtemplate.checkpoint.resume import resolve
 from lmtemplate.data import Ints
-from lmtemplate.data.shards import Shards, read_index
+from lmtemplate.data.shards import Blocks, Shards, read_index
 from lmtemplate.data.tokenizer import Tokenizer, load_tokenizer, parse_tokenizer
 from lmtemplate.errors import DataError, UserError
 from lmtemplate.models.base import LanguageModel
+from lmtemplate.run_dir import folder_of
 from lmtemplate.study.run_files import read_manifest, read_settings
 
 STRETCHES = 64  # a sample of a large split consists of this many stretches
@@ -68,6 +69,17 @@ class RunCorpus:
         """All that a validation reads, or a sample of `most` of them."""
         return sample(Shards(self.folder, "val", self.index), most, self.validated)
 
+    def batch(self, split: str, block_size: int, most: int) -> tuple[torch.Tensor, ...]:
+        """At most so many evenly spaced sequences as the run reads them: inputs and targets (N, T).
+
+        And the number of all that it reads, as a tensor.
+        """
+        shards, is_train = Shards(self.folder, split, self.index), split == "train"
+        read = (self.validated - 1) // block_size if self.validated and not is_train else None
+        blocks = Blocks(shards, block_size, whole=is_train, most=read)
+        chosen = np.unique(np.linspace(0, len(blocks) - 1, most).astype(np.int64))
+        return *map(torch.from_numpy, blocks[chosen]), torch.tensor(len(blocks))
+
 
 @dataclass(frozen=True)
 class Model:
@@ -76,6 +88,8 @@ class Model:
     net: LanguageModel
     tokenizer: Tokenizer
     planned_steps: int | None
+    step: int = 0
+    before: dict[str, torch.Tensor] = field(default_factory=dict)  # its weights at step 0, if kept
 
 
 @dataclass(frozen=True)
@@ -113,12 +127,21 @@ def _device(net: LanguageModel) -> str:
     return "cpu"
 
 
+def _untrained(run: Path) -> dict[str, torch.Tensor]:
+    try:
+        weights = read(folder_of(run) / "milestones" / file_name(0))["state_dict"]
+    except UserError:
+        return {}
+    return {name.removeprefix(NET): value for name, value in weights.items()}
+
+
 def open_model(run: Path, checkpoint: str = "best", allow: Sequence[str] = ()) -> Model:
     """Raises CheckpointError or ConfigError where no model is available."""
     state = read(resolve(run, checkpoint))
     net = build_net(state, allow)
     steps = state.get("length", {}).get("steps")
-    return Model(net.to(_device(net)), parse_tokenizer(state["tokenizer"]), steps)
+    tokenizer = parse_tokenizer(state["tokenizer"])
+    return Model(net.to(_device(net)), tokenizer, steps, state["global_step"], _untrained(run))
 
 
 def open_artifacts(

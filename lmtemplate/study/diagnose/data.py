@@ -27,7 +27,10 @@ def repeated_data(trend: Trend, facts: Facts) -> Finding | None:
 
 
 def overfitting(trend: Trend, facts: Facts) -> Finding | None:
-    """Validation has turned up while training went on falling."""
+    """Validation has turned up while training went on falling: on text that it has read before.
+
+    Within the first pass that is no overfitting: what is read has changed.
+    """
     if len(trend.val_loss) < limit.VALIDATIONS:
         return None
     lowest = int(np.argmin(trend.val_loss))
@@ -40,7 +43,29 @@ def overfitting(trend: Trend, facts: Facts) -> Finding | None:
         f"validation is best at step {step:,} ({best:.2f} nats) and {end:.2f} at step "
         f"{trend.val_steps[-1]:,}, while training falls from {then:.2f} to {trend.final:.2f}."
     )
-    return conclude("overfitting", says, step, trend.val_steps[-1])
+    known = facts.passes is None or facts.passes >= limit.ONE_PASS
+    if not known:
+        says += f" Nothing was read twice ({facts.passes:.2f} passes): no overfitting, other text."
+    is_lost = end > trend.start + limit.WORSE
+    name = "validation_lost" if is_lost else "training_text_changes"
+    name = "overfitting" if known else name
+    return conclude(name, says, step, trend.val_steps[-1])
+
+
+def validation_lost(trend: Trend, facts: Facts) -> Finding | None:
+    """Every validation is worse than the untrained model; needs no trend."""
+    losses, start = trend.val_loss, trend.record.initial_val_loss
+    if not len(losses) or start is None:
+        return None
+    if losses.min() <= start + (limit.WORSE if len(losses) > 1 else limit.FEW_WORSE):
+        return None
+    says = (
+        f"every validation is worse than the untrained model ({start:.2f} nats): the best is "
+        f"{losses.min():.2f}, the last {losses[-1]:.2f}, while training is at {trend.final:.2f}"
+    )
+    if trend.final > start:
+        return conclude("learning_rate_too_high", f"{says}, no better.", 0, trend.last_step)
+    return conclude("validation_lost", f"{says}.", 0, trend.last_step)
 
 
 def memorising(trend: Trend, facts: Facts) -> Finding | None:
@@ -61,6 +86,11 @@ def memorising(trend: Trend, facts: Facts) -> Finding | None:
     return conclude("memorising", says, 0, trend.last_step)
 
 
+def fresh_tokens(facts: Facts) -> float | None:
+    """Training tokens read for the first time: those that compute-optimal training counts."""
+    return facts.tokens / max(1.0, facts.passes or 0.0) if facts.tokens else None
+
+
 def gap(trend: Trend, facts: Facts) -> Finding | None:
     """Validation loss minus training loss, at the end."""
     if not len(trend.val_loss):
@@ -75,16 +105,13 @@ def gap(trend: Trend, facts: Facts) -> Finding | None:
     return conclude("gap", says, trend.val_steps[-1], trend.last_step)
 
 
-def tokens_per_parameter(trend: Trend, facts: Facts) -> Finding | None:
-    """Tokens per parameter beside the compute-optimal 20."""
-    if not facts.tokens or not facts.parameters:
-        return None
-    ratio = facts.tokens / facts.parameters
-    if limit.FEW_TOKENS <= ratio <= limit.MANY_TOKENS:
+def overtrained(trend: Trend, facts: Facts) -> Finding | None:
+    """Tokens per parameter far beyond the compute-optimal 20."""
+    fresh = fresh_tokens(facts)
+    if not fresh or not facts.parameters or fresh <= limit.MANY_TOKENS * facts.parameters:
         return None
     says = (
-        f"{ratio:,.3g} tokens per parameter ({facts.tokens:,} / {facts.parameters:,}); "
+        f"{fresh / facts.parameters:,.3g} fresh tokens per parameter; "
         f"{limit.TOKENS_PER_PARAMETER:.0f} are compute-optimal (Hoffmann et al. 2022)."
     )
-    name = "undertrained" if ratio < limit.FEW_TOKENS else "overtrained"
-    return conclude(name, says, 0, trend.last_step)
+    return conclude("overtrained", says, 0, trend.last_step)

@@ -1,4 +1,4 @@
-"""Run directory, or TensorBoard files of any program -> healthy, or what is wrong, what to try."""
+"""Run directory, or TensorBoard files of any program -> the faults that were seen, and what to try."""
 
 import dataclasses
 import json as json_text
@@ -11,6 +11,7 @@ from pathlib import Path
 from lmtemplate import metric_names
 from lmtemplate.errors import ConfigError, DataError
 from lmtemplate.record import Record, read_record
+from lmtemplate.study.diagnose import vitals
 from lmtemplate.study.diagnose.artifacts import open_artifacts
 from lmtemplate.study.diagnose.events import read_events
 from lmtemplate.study.diagnose.evidence import facts_of
@@ -57,6 +58,10 @@ def examine(
     missing = artifacts.missing
     if not (run / "summary.json").is_file():
         missing = ("what is still to come: this run has not ended", *missing)
+    if not deep:
+        missing = (*missing, "the weights: whether they read ahead, reload, copy (a quick look)")
+    if len(record) and vitals.UPDATE not in record.values:
+        missing = (*missing, "batches and steps: nothing was logged of them (watch: null)")
     checks = check_all(record, facts, known)
     return Examination(record, facts, judge(record, facts), checks, missing)
 
@@ -69,7 +74,8 @@ def examine_events(
 ) -> Examination:
     """The same for TensorBoard files, which show only the curves. Raises ConfigError."""
     record, facts = read_events(folder, train_loss, val_loss, lr), Facts()
-    return Examination(record, facts, judge(record, facts), check_all(record, facts, None))
+    missing = ("everything but the curves: batches, steps, text and weights",)
+    return Examination(record, facts, judge(record, facts), check_all(record, facts, None), missing)
 
 
 def _wrapped(text: str) -> str:
@@ -86,12 +92,8 @@ def verdict_sentences(verdict: Verdict) -> list[str]:
     """The verdict alone: a headline; faults with what to try; phases; notes."""
     faults = [finding for finding in verdict.findings if finding.fault]
     notes = [finding for finding in verdict.findings if not finding.fault]
-    headline = f"not healthy: {len(faults)} fault{'s' if len(faults) > 1 else ''}"
-    if verdict.healthy:
-        short = any(note.name == "too_short" for note in notes)
-        headline = "too short to judge, and no fault to see" if short else "healthy"
     return [
-        f"verdict: {headline}",
+        f"verdict: {verdict.headline}",
         *map(_finding_text, faults),
         *(
             _wrapped(f"steps {p.first_step:,} to {p.last_step:,}, {p.name}: {p.says}")
@@ -110,7 +112,7 @@ def sentences(examination: Examination) -> str:
     lines = [*verdict_sentences(examination.verdict), "checks", *map(_wrapped, checks)]
     if best is not None and known:
         lines.append(_wrapped(f"best validation loss {best:.2f} nats; {', '.join(known)}"))
-    lines += [_wrapped(f"not examined: {reason}") for reason in examination.missing]
+    lines += [_wrapped(f"not checked: {reason}") for reason in examination.missing]
     return "\n".join(lines)
 
 
@@ -138,7 +140,7 @@ def diagnose(
     checkpoint: str = "best",
     allow: list[str] | None = None,
 ) -> None:
-    """Say whether a run is healthy; the exit code is 0 if it is, and 1 if not.
+    """Say what is wrong with a run; the exit code is 0 if no fault was seen, and 1 if one was.
 
     Args:
         run: run directory.

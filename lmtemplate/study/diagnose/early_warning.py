@@ -7,54 +7,21 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
 
 from lmtemplate import metric_names
-from lmtemplate.module import LitLanguageModel, is_log_step
+from lmtemplate.data.datamodule import LanguageData
+from lmtemplate.module import LitLanguageModel, is_log_step, is_logged, log_values
 from lmtemplate.record import Floats, Ints, is_recorded, read_record
 from lmtemplate.study.diagnose import thresholds as limit
+from lmtemplate.study.diagnose import vitals
 from lmtemplate.study.diagnose.finding import Facts, Finding, conclude
+from lmtemplate.study.diagnose.ngrams import frequencies
 
 WINDOW = 60  # rows that are looked at
-
-
-def _above_start(steps: Ints, loss: Floats, start: float) -> Finding | None:
-    learned = bool(loss.min() < start - limit.HUMP)
-    rows = limit.ROWS_ABOVE_AFTER if learned else limit.ROWS_ABOVE
-    if len(loss) < rows or loss[-rows:].min() <= start + limit.HUMP:
-        return None
-    says = (
-        f"the training loss is {loss[-1]:.2f} nats at step {steps[-1]:,}, above its start of "
-        f"{start:.2f}, and has been so since step {steps[-rows]:,} at least."
-    )
-    name = "spike_not_recovered" if learned else "learning_rate_too_high"
-    return conclude(name, says, steps[-rows], steps[-1])
-
-
-def _not_recovered(steps: Ints, loss: Floats) -> Finding | None:
-    before, after = loss[: -limit.ROWS_LOST], loss[-limit.ROWS_LOST :]
-    if len(before) < limit.ROWS_LOST // 2 or after.min() <= before.min() + limit.JUMP:
-        return None
-    level = float(np.median(before))
-    if after.min() <= level + max(limit.JUMP, limit.JUMP_NOISE * float(before.std())):
-        return None
-    says = (
-        f"the training loss has jumped from {level:.2f} nats and is {loss[-1]:.2f} at step "
-        f"{steps[-1]:,}, {limit.ROWS_LOST} rows later."
-    )
-    return conclude("spike_not_recovered", says, steps[-limit.ROWS_LOST], steps[-1])
-
-
-def _stuck(steps: Ints, loss: Floats, start: float, facts: Facts) -> Finding | None:
-    step, warmup = int(steps[-1]), facts.warmup_steps
-    if warmup is None or len(loss) < limit.ROWS_STUCK or step < max(limit.STEPS_FLAT, 2 * warmup):
-        return None
-    if loss[-limit.ROWS_STUCK :].min() <= start * (1 - limit.UNMOVED_YET):
-        return None
-    says = (
-        f"the training loss is {loss[-1]:.2f} nats at step {step:,}, and was {start:.2f} at the "
-        "start: the model is not learning."
-    )
-    return conclude("learning_rate_too_low", says, steps[-limit.ROWS_STUCK], step)
+EARLY_STEPS = 1000  # until then each row has the figures of vitals.py, and later each tenth
+COUNTED_TOKENS = 65_536  # training tokens from which frequencies are counted
 
 
 def early_fault(steps: Ints, train_loss: Floats, start: float, facts: Facts) -> Finding | None:
@@ -71,26 +38,69 @@ def early_fault(steps: Ints, train_loss: Floats, start: float, facts: Facts) -> 
     steps, loss = steps[-WINDOW:], train_loss[-WINDOW:]
     if not len(loss):
         return None
-    return (
-        _above_start(steps, loss, start)
-        or _not_recovered(steps, loss)
-        or _stuck(steps, loss, start, facts)
+    step, now = int(steps[-1]), f"the training loss is {loss[-1]:.2f} nats at step {steps[-1]:,}"
+    learned = bool(loss.min() < start - limit.HUMP)
+    rows = limit.ROWS_ABOVE_AFTER if learned else limit.ROWS_ABOVE
+    if len(loss) >= rows and loss[-rows:].min() > start + limit.HUMP:
+        says = (
+            f"{now}, above its start of {start:.2f}, and so since step {steps[-rows]:,} at least."
+        )
+        name = "spike_not_recovered" if learned else "learning_rate_too_high"
+        return conclude(name, says, steps[-rows], step)
+    before, after = loss[: -limit.ROWS_LOST], loss[-limit.ROWS_LOST :]
+    if len(before) >= limit.ROWS_LOST // 2 and after.min() > before.min() + limit.JUMP:
+        level = float(np.median(before))
+        if after.min() > level + max(limit.JUMP, limit.JUMP_NOISE * float(before.std())):
+            says = f"{now}, {limit.ROWS_LOST} rows after it has jumped from {level:.2f}."
+            return conclude("spike_not_recovered", says, steps[-limit.ROWS_LOST], step)
+    wait = max(
+        limit.STEPS_FLAT, 2 * (math.inf if facts.warmup_steps is None else facts.warmup_steps)
     )
+    stuck = loss[-limit.ROWS_STUCK :].min() > start * (1 - limit.UNMOVED_YET)
+    if stuck and len(loss) >= limit.ROWS_STUCK and step >= wait:
+        says = f"{now}, and was {start:.2f} at the start: the model is not learning."
+        return conclude("learning_rate_too_low", says, steps[-limit.ROWS_STUCK], step)
+    return None
+
+
+def is_due(trainer: Trainer, step: int) -> bool:
+    """Whether the figures are logged at this step: they cost some milliseconds."""
+    often = step <= EARLY_STEPS or step % (10 * trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
+    return often and is_logged(trainer, step)
+
+
+def surprises(data: LanguageData) -> Floats | None:
+    """(V,) nats of each token id, by its frequency in a sample of the training text.
+
+    None for data that makes its batches in a way of its own.
+    """
+    if type(data).open_split is LanguageData.open_split:
+        return None
+    count = max(1, COUNTED_TOKENS // data.block_size)
+    blocks = data.blocks("train")
+    _, targets = blocks[np.unique(np.linspace(0, len(blocks) - 1, count).astype(np.int64))]
+    nats: Floats = -np.log(frequencies(targets.ravel(), data.vocab_size))
+    return nats
 
 
 class Watch(Callback):
-    """Prints each early fault once; `lmtemplate diagnose` looks closer, and at everything."""
+    """Prints each early fault once, and logs what `lmtemplate diagnose` needs to look closer."""
 
     def __init__(self) -> None:
         self._said: set[str] = set()
         self._rows: deque[tuple[int, float]] = deque(maxlen=WINDOW)  # step, training loss
         self._start: float | None = None  # the loss before step 1
         self._logged_at = 0  # step of the log point before
+        self._nats: Floats | None = None  # of each token id, by its frequency
+        self._is_left = False
+        self._before: list[Floats] = []  # sampled weights of each group
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read what earlier starts of the run have logged."""
         assert isinstance(pl_module, LitLanguageModel)
-        run = Path(trainer.default_root_dir)
+        run, data = Path(trainer.default_root_dir), trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, LanguageData):
+            self._nats = surprises(data)
         if trainer.global_step and is_recorded(run):
             record = read_record(run)
             rows = zip(record.steps.tolist(), record.train_loss.tolist(), strict=True)
@@ -98,6 +108,32 @@ class Watch(Callback):
             self._start = record.initial_val_loss
         else:
             self._start = pl_module.latest.get(metric_names.VAL_LOSS)
+
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
+        """See whether gradients of the step before are still there."""
+        step_is_one_batch = trainer.accumulate_grad_batches == 1
+        if step_is_one_batch and is_due(trainer, trainer.global_step + 1):
+            left = (p.grad for p in pl_module.parameters() if p.grad is not None)
+            self._is_left = any(bool(gradient.any()) for gradient in left)
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Keep some weights of each group before a step that is logged."""
+        if trainer.is_global_zero and is_due(trainer, trainer.global_step + 1):
+            groups = optimizer.param_groups
+            self._before = [vitals.sample_weights(group["params"]) for group in groups]
+
+    def _log_vitals(self, trainer: Trainer, module: LitLanguageModel, batch: Any) -> None:
+        values = vitals.batch_figures(batch, self._nats)
+        groups = trainer.optimizers[0].param_groups
+        for number, (group, before) in enumerate(zip(groups, self._before, strict=False)):
+            name = f"{vitals.UPDATE}/{group.get('name', number)}" if number else vitals.UPDATE
+            values[name] = vitals.update_size(before, vitals.sample_weights(group["params"]))
+        self._before = []
+        log_values(module, values | ({vitals.LEFT: 1.0} if self._is_left else {}))
 
     def look(self, module: LitLanguageModel) -> Finding | None:
         """The early fault that the training losses show now."""
@@ -113,6 +149,8 @@ class Watch(Callback):
         assert isinstance(pl_module, LitLanguageModel)
         if not trainer.is_global_zero or not is_log_step(trainer, batch_idx):
             return
+        if is_due(trainer, trainer.global_step):
+            self._log_vitals(trainer, pl_module, batch)
         if self._logged_at and metric_names.TRAIN_LOSS in pl_module.latest:
             self._rows.append((self._logged_at, pl_module.latest[metric_names.TRAIN_LOSS]))
         self._logged_at = trainer.global_step

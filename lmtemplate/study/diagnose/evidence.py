@@ -1,8 +1,8 @@
 """Run directory, corpus, weights -> what is known of a run beyond its curves."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,11 +12,19 @@ from lmtemplate.record import Ints, read_lines
 from lmtemplate.study.diagnose.artifacts import Artifacts, Model, RunCorpus, open_artifacts
 from lmtemplate.study.diagnose.finding import Facts
 from lmtemplate.study.diagnose.ngrams import (
+    frequencies,
     longest_copy,
     ngram_losses,
     repeated_share,
     shared_share,
     window_hashes,
+)
+from lmtemplate.study.diagnose.probes import (
+    AT_ONCE,
+    change_from_later_tokens,
+    look_at_outputs,
+    measure,
+    still_tensors,
 )
 from lmtemplate.study.run_files import read_settings, read_summary
 
@@ -27,25 +35,26 @@ SAMPLE_TOKENS = 100  # length of a sample, or two windows if that is more
 ALL_SAMPLES_TOKENS = 1000  # all samples together
 FEWEST_SAMPLES = 4
 PROMPT_TOKENS = 16
+PROBED_TOKENS = 4096  # of each split, whose loss is measured anew
 TEMPERATURE = 0.8
 
 
-def _from_files(run: Path) -> Facts:
+def _from_files(run: Path) -> dict[str, Any]:
     """What summary, config and record say; the record is newer where a run still goes on."""
     settings, summary = read_settings(run), read_summary(run)
-    rows = [line for line in read_lines(run) if metric_names.TOKENS in line]
+    *_, last = ({}, *(line for line in read_lines(run) if metric_names.TOKENS in line))
     planned = summary.get("max_steps") or settings.get("trainer.max_steps")
-    optimizer = (settings.get("model.optimizer.class_path") or "").rpartition(".")[2]
-    tokens = [summary.get("tokens"), *(row[metric_names.TOKENS] for row in rows[-1:])]
-    passes = [summary.get("passes"), *(row.get(metric_names.EPOCH) for row in rows[-1:])]
-    return Facts(
-        max_steps=planned if planned and planned > 0 else None,
-        warmup_steps=settings.get("model.schedule.init_args.warmup_steps"),
-        optimizer=optimizer or None,
-        parameters=summary.get("parameters"),
-        tokens=max((int(value) for value in tokens if value is not None), default=None),
-        passes=max((value for value in passes if value is not None), default=None),
-    )
+    tokens = (summary.get("tokens"), last.get(metric_names.TOKENS))
+    passes = (summary.get("passes"), last.get(metric_names.EPOCH))
+    return {
+        "max_steps": planned if planned and planned > 0 else None,
+        "warmup_steps": settings.get("model.schedule.init_args.warmup_steps"),
+        "optimizer": str(settings.get("model.optimizer.class_path") or "").split(".")[-1] or None,
+        "parameters": summary.get("parameters"),
+        "tokens": max((int(value) for value in tokens if value is not None), default=None),
+        "passes": max((value for value in passes if value is not None), default=None),
+        "settings": settings,
+    }
 
 
 def window_length(bytes_per_token: float) -> int:
@@ -59,19 +68,17 @@ def window_length(bytes_per_token: float) -> int:
     return length
 
 
-def _from_corpus(facts: Facts, corpus: RunCorpus, training: Ints) -> Facts:
-    held_out = corpus.validation_tokens(VALIDATION_TOKENS)
-    unigram, bigram = ngram_losses(training, held_out, corpus.vocab_size)
-    facts = replace(facts, vocab_size=corpus.vocab_size, unigram_loss=unigram, bigram_loss=bigram)
-    length = window_length(corpus.bytes_per_token)
-    if min(len(training), len(held_out)) < length:
-        return facts
-    windows = np.sort(window_hashes(training, length))
-    return replace(
-        facts,
-        repeated_share=repeated_share(windows),
-        overlap_share=shared_share(window_hashes(held_out, length), windows),
-    )
+def _from_corpus(corpus: RunCorpus, training: Ints) -> dict[str, Any]:
+    held_out, size = corpus.validation_tokens(VALIDATION_TOKENS), corpus.vocab_size
+    unigram, bigram = ngram_losses(training, held_out, size)
+    own = float(-np.log(frequencies(training, size)[training]).mean())
+    known = {"vocab_size": size, "unigram_loss": unigram, "bigram_loss": bigram}
+    known["train_unigram_loss"], length = own, window_length(corpus.bytes_per_token)
+    if min(len(training), len(held_out)) >= length:
+        windows = np.sort(window_hashes(training, length))
+        known["repeated_share"] = repeated_share(windows)
+        known["overlap_share"] = shared_share(window_hashes(held_out, length), windows)
+    return known
 
 
 def _prompts(training: Ints, eot_id: int, samples: int) -> Iterator[list[int]]:
@@ -95,31 +102,49 @@ def write_samples(model: Model, training: Ints, tokens: int) -> list[Ints]:
     return [np.fromiter(ids, dtype=np.int64) for ids in drawn]
 
 
+def _from_weights(model: Model, corpus: RunCorpus | None) -> dict[str, Any]:
+    """What has become of the weights, and what the net does with text of the run."""
+    net = model.net
+    known: dict[str, Any] = {"checkpoint_step": model.step, "vocab_size": net.vocab_size}
+    known["tensors"] = sum(p.requires_grad for p in net.parameters())
+    known["still_tensors"] = still_tensors(net, model.before) if model.before else None
+    if corpus is None:
+        return known
+    device, sequences = next(net.parameters()).device, max(4, PROBED_TOKENS // net.block_size)
+    for split in ("train", "val"):
+        parts = (part.to(device) for part in corpus.batch(split, net.block_size, sequences))
+        inputs, targets, among = parts
+        found = measure(net, inputs, targets, int(among))
+        known |= {f"{split}_measured": found.loss, f"{split}_error": found.error}
+    change, largest = change_from_later_tokens(net, inputs[:AT_ONCE])
+    known |= {"shift": found.shift, "shift_loss": found.shift_loss}
+    known["ahead"] = change / max(10.0, largest)
+    known["is_random"], known["is_probability"] = look_at_outputs(net, inputs[:AT_ONCE])
+    return known
+
+
 def facts_of(artifacts: Artifacts) -> Facts:
     """What is known from these files; None where the corpus or the weights are gone.
 
     Only a sample of a large corpus is read (TRAINING_TOKENS, VALIDATION_TOKENS), so the repeated,
     overlapping and copied amounts are lower bounds.
     """
-    facts, corpus, model = _from_files(artifacts.run), artifacts.corpus, artifacts.model
+    known, corpus, model = _from_files(artifacts.run), artifacts.corpus, artifacts.model
     if model is not None:
-        facts = replace(
-            facts,
-            max_steps=facts.max_steps or model.planned_steps,
-            vocab_size=model.net.vocab_size,
-            parameters=facts.parameters or model.net.parameter_count(),
-        )
+        known["max_steps"] = known["max_steps"] or model.planned_steps
+        known["parameters"] = known["parameters"] or model.net.parameter_count()
+        known |= _from_weights(model, corpus)
     if corpus is not None:
         training = corpus.training_tokens(TRAINING_TOKENS)
-        facts = _from_corpus(facts, corpus, training)
+        known |= _from_corpus(corpus, training)
         if model is not None:
             tokens = max(SAMPLE_TOKENS, 2 * window_length(corpus.bytes_per_token))
             copied = longest_copy(write_samples(model, training, tokens), training)
-            text = model.tokenizer.decode(copied.tolist())
-            facts = replace(facts, copied_tokens=len(copied), copied_text=text)
-    return facts
+            known["copied_tokens"] = len(copied)
+            known["copied_text"] = model.tokenizer.decode(copied.tolist())
+    return Facts(**known)
 
 
-def gather(run: Path, *, deep: bool = True) -> Facts:
-    """What is known of a run; what its best checkpoint copies only if `deep`."""
-    return facts_of(open_artifacts(run, deep=deep))
+def gather(run: Path, *, deep: bool = True, allow: Sequence[str] = ()) -> Facts:
+    """What is known of a run; what its best checkpoint does only if `deep`."""
+    return facts_of(open_artifacts(run, deep=deep, allow=allow))

@@ -20,9 +20,17 @@ def hump(trend: Trend) -> tuple[int, int] | None:
     rise = trend.loss - reached
     rise[max(3, int(limit.HUMP_SHARE * points)) :] = 0  # a later rise may be a bad batch
     least = max(limit.HUMP, limit.JUMP_NOISE * trend.noise)
-    high = (trend.loss > trend.start + limit.HUMP) | (rise > least)
+    above_start = limit.HUMP if trend.record.initial_val_loss is not None else least
+    high = (trend.loss > trend.start + above_start) | (rise > least)
     above = np.flatnonzero(high[: max(3, int(limit.EARLY * points))])
     return (int(above[0]), int(above[-1])) if len(above) else None
+
+
+def began_trained(trend: Trend, facts: Facts) -> bool:
+    """Whether the first loss is no untrained model's: it finds all batches about equally hard."""
+    if facts.vocab_size:
+        return trend.start < math.log(facts.vocab_size) - limit.OFF_START
+    return trend.begins_late or trend.noise > limit.UNTRAINED_NOISE * trend.start
 
 
 def has_no_warmup(trend: Trend, facts: Facts) -> bool:
@@ -39,7 +47,7 @@ def share_of_peaks(trend: Trend) -> float:
     Validation reads the same windows each time, so its peaks are no noise of the data. Where there
     are few validations, medians of training rows take their place.
     """
-    fall = max(trend.start - float(trend.smooth.min()), 1e-9)
+    fall = max(trend.start - float(trend.smooth.min()), limit.OFF_START)
     if len(trend.val_loss) >= limit.VALIDATIONS:
         return swings(trend.val_loss, limit.PEAK) / fall
     blocks = merged(trend.loss, min(BLOCKS, len(trend.loss)))
@@ -61,7 +69,7 @@ def learns_unigrams(trend: Trend, unigram: float) -> bool:
 def early_hump(trend: Trend, facts: Facts) -> Finding | None:
     """A loss above the start, early: warmup is missing where the run recovered from it."""
     found = hump(trend)
-    if found is None:
+    if found is None or trend.begins_late:
         return None
     first, last = trend.steps[found[0]], trend.steps[found[1]]
     highest = float(trend.loss[found[0] : found[1] + 1].max())
@@ -130,8 +138,8 @@ def oscillating(trend: Trend, facts: Facts) -> Finding | None:
 def too_low(trend: Trend, facts: Facts) -> Finding | None:
     """Not even token frequencies were learned, and nothing else explains it."""
     fall, unigram = trend.start - trend.final, facts.unigram_loss
-    if facts.vocab_size and trend.start < math.log(facts.vocab_size) - limit.OFF_START:
-        return None  # trained before: little was left to learn
+    if began_trained(trend, facts):
+        return None  # little was left to learn
     least = (limit.UNMOVED if facts.vocab_size else limit.UNMOVED_UNKNOWN) * trend.start
     if unigram is not None:
         least = max(least, trend.start - unigram - limit.NEAR_UNIGRAM)

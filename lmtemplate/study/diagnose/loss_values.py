@@ -7,6 +7,7 @@ import numpy as np
 from lmtemplate.record import Record
 from lmtemplate.study.diagnose import thresholds as limit
 from lmtemplate.study.diagnose.finding import Facts, Finding, conclude
+from lmtemplate.study.diagnose.learning_rate import began_trained
 from lmtemplate.study.diagnose.trend import Trend
 
 
@@ -21,23 +22,18 @@ def nonfinite(record: Record) -> Finding | None:
 
 def initial_loss(record: Record, facts: Facts) -> Finding | None:
     """The loss before step 1 is far above ln V."""
-    first = record.initial_val_loss
-    if (
-        first is None
-        or not facts.vocab_size
-        or first < math.log(facts.vocab_size) + limit.OFF_START
-    ):
+    first, uniform = record.initial_val_loss, math.log(facts.vocab_size or 1)
+    if first is None or not uniform or first < uniform + limit.OFF_START:
         return None
     says = (
-        f"before step 1 the loss is {first:.2f} nats; guessing evenly among {facts.vocab_size:,} "
-        f"tokens gives ln V = {math.log(facts.vocab_size):.2f}."
+        f"before step 1 the loss is {first:.2f} nats; guessing evenly gives ln V = {uniform:.2f}."
     )
     return conclude("initial_loss", says, 0, 0)
 
 
 def trained_before(trend: Trend, facts: Facts) -> Finding | None:
     """The loss before step 1 is far below ln V."""
-    if not facts.vocab_size or trend.start > math.log(facts.vocab_size) - limit.OFF_START:
+    if not facts.vocab_size or not began_trained(trend, facts):
         return None
     says = (
         f"before step 1 the loss is {trend.start:.2f} nats already; guessing evenly gives ln V = "

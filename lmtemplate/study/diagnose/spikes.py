@@ -31,6 +31,14 @@ def recovery(trend: Trend, jump: int) -> int | None:
     return int(jump + back[0]) if len(back) else None
 
 
+def validation_jumps(trend: Trend, step: int) -> bool:
+    """Whether validation is worse after a step than before it; true where that is unknown."""
+    before, after = (
+        trend.val_loss[rows] for rows in (trend.val_steps < step, trend.val_steps >= step)
+    )
+    return not (len(before) and len(after)) or float(after[0]) > before[-1] + limit.RECOVERED
+
+
 def spike_not_recovered(trend: Trend, facts: Facts) -> Finding | None:
     """A jump after which the loss never came back."""
     for jump in jumps(trend):
@@ -40,12 +48,14 @@ def spike_not_recovered(trend: Trend, facts: Facts) -> Finding | None:
         before, step = level_before(trend, jump), int(trend.steps[jump])
         if facts.unigram_loss is not None and before > facts.unigram_loss:
             continue  # it had learned nothing that it could lose
+        crashed = validation_jumps(trend, step)
         says = (
             f"at step {step:,} the training loss jumps from {before:.2f} to "
             f"{trend.loss[jump]:.2f} nats, and never comes back: at step {trend.last_step:,} it is "
-            f"{trend.final:.2f}. A crashed run."
+            f"{trend.final:.2f}. {'A crashed run.' if crashed else 'Validation does not jump.'}"
         )
-        return conclude("spike_not_recovered", says, step, trend.last_step)
+        name = "spike_not_recovered" if crashed else "training_text_changes"
+        return conclude(name, says, step, trend.last_step)
     return None
 
 

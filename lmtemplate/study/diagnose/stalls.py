@@ -1,8 +1,9 @@
-"""A loss that stops, or still falls at the end -> shuffled labels, a small model, a plateau."""
+"""A loss that stops, or still falls at the end -> wrong targets, a small model, a plateau."""
 
 import numpy as np
 
 from lmtemplate.study.diagnose import thresholds as limit
+from lmtemplate.study.diagnose.data import fresh_tokens
 from lmtemplate.study.diagnose.finding import Facts, Finding, conclude
 from lmtemplate.study.diagnose.learning_rate import TOO_HIGH, learns_unigrams, share_of_peaks
 from lmtemplate.study.diagnose.trend import Trend
@@ -15,7 +16,7 @@ def is_flat(trend: Trend) -> bool:
 
 
 def flat_at_unigram(trend: Trend, facts: Facts) -> Finding | None:
-    """Flat at the unigram loss: shuffled labels, or where it is higher or swings, a high rate."""
+    """Flat at the unigram loss: wrong targets, or where it is higher or swings, a high rate."""
     unigram, bigram = facts.unigram_loss, facts.bigram_loss
     if unigram is None or bigram is None or unigram - bigram < limit.INFORMATIVE:
         return None
@@ -36,7 +37,7 @@ def flat_at_unigram(trend: Trend, facts: Facts) -> Finding | None:
     if last < limit.STEPS_FLAT:
         return None
     says += ": the tokens before a token do not help to predict it."
-    return conclude("shuffled_labels", says, first, last)
+    return conclude("wrong_targets", says, first, last)
 
 
 def model_too_small(trend: Trend, facts: Facts) -> Finding | None:
@@ -82,6 +83,12 @@ def too_slow(trend: Trend, facts: Facts) -> Finding | None:
     first, last = trend.step_at(0.65), trend.last_step
     says = (
         f"the training loss still falls by {100 * late / max(1, last - first):.2g} nats per 100 "
-        f"steps between steps {first:,} and {last:,} ({fall / last * 100:.2g} over the whole run)."
+        f"steps between steps {first:,} and {last:,} ({fall / last * 100:.2g} over the whole run)"
     )
-    return conclude("too_slow", says, first, last)
+    fresh = fresh_tokens(facts)
+    if fresh and facts.parameters:
+        says += (
+            f", after {fresh / facts.parameters:,.2g} fresh tokens per parameter "
+            f"({limit.TOKENS_PER_PARAMETER:.0f} are compute-optimal, Hoffmann et al. 2022)"
+        )
+    return conclude("too_slow", f"{says}.", first, last)

@@ -30,6 +30,7 @@ PEAKS = 0.08  # the peaks may add up to this share of the total fall (healthy ru
 # Levels
 UNMOVED = 0.06  # the loss must fall by this share of its start
 UNMOVED_UNKNOWN = 0.02  # without a known vocabulary, by this share
+UNTRAINED_NOISE = 0.01  # an untrained model finds all batches as hard, within this share of a loss
 NEAR_UNIGRAM = 0.05  # shuffled labels end within this many nats of the unigram loss
 UP_TO_UNIGRAM = 0.15  # a loss above (unigram - this many nats) shows little more than frequencies
 FAST = 0.6  # a model that learns covers this share of the way to the unigram loss by mid-run
@@ -43,8 +44,16 @@ TOO_SLOW = 0.2  # a run is too slow if its last third brings more than this shar
 
 # Training loss beside validation loss
 TURN = 0.05  # overfitting: the last two validations are this many nats above the best
+ONE_PASS = 1.0  # text that was read less often cannot be overfitted
+WORSE = 0.1  # every validation is worse than the untrained model by this many nats
+FEW_WORSE = 0.3  # or by this many, where there is only one
 VALIDATIONS = 4  # a turn needs at least this many validations
 GAP = 0.5  # a gap between validation and training is noted above this many nats
+
+# Passes over the text
+LATE = 3  # a log whose first step is more than so many rows after step 0 begins late
+ROWS_BESIDE = 12  # rows before and after the begin of a pass whose lines are compared
+REREAD = 0.05  # where a pass begins, the loss falls at once by this many nats
 
 # The data
 SHARED = 0.1  # share of validation windows found in the training text (clean corpora: 0.0001)
@@ -54,8 +63,29 @@ COPIED_BYTES = 120  # and at least this many bytes: shorter spans repeat by chan
 BY_HEART = 0.1  # a training loss below this many nats means that the text was memorised
 FOREIGN = 1.0  # if the validation loss is more than this many nats above BY_HEART
 TOKENS_PER_PARAMETER = 20.0  # compute-optimal (Hoffmann et al. 2022)
-FEW_TOKENS = 10.0  # fewer tokens per parameter: undertrained (half of compute-optimal)
 MANY_TOKENS = 100.0  # more tokens per parameter: overtrained (five times compute-optimal)
+
+# What the batches hold and what steps do, as far as it was logged
+FOLLOWING = 0.9  # share of targets that are the token after their input (sound: all)
+SHIFTED = 0.1  # another token than the next is predicted better by so many nats
+OTHER_TOKENS = 0.15  # the batches' unigram loss differs from that of the text by so many nats
+OTHER_TOKENS_ERRORS = 5.0  # and by so many standard errors
+PARTS = 6  # of a run, whose texts are compared with each other
+IGNORED = 0.5  # share of targets without loss
+RUN = 0.45  # share of a sequence that one token fills without a break, on average
+STILL = 1e-7  # a step moves weights by this share of their size, or not at all
+STANDING = 0.2  # share of the run without learning rate or moving weights
+FIRST_MOVES = 10  # steps after which every parameter has moved
+MOVES = 1e-3  # steps of this share of the weights' size are not too small to learn
+LONG_STEPS = 0.03  # and below this share not too large (sound: up to 0.045, too high: from 0.078)
+ROWS_OF_ZEROS = 3  # in the first rows, weights that begin at 0 move by more than their size
+
+# What the weights do
+AHEAD = 1e-3  # change of earlier logits by later tokens, as a share of the largest logit
+DIFFERS = 0.1  # a reloaded checkpoint may have another validation loss by so many nats
+TRAINING_DIFFERS = 0.3  # or another training loss
+ERRORS = 4.0  # or by so many standard deviations of what was measured
+FAR_BELOW = 0.1  # a validation loss below this share of the bigram loss (or of 1 nat)
 
 # Early warning, while a run goes on
 ROWS_ABOVE = 2  # this many rows in a row above the start, before anything was learned
@@ -65,4 +95,5 @@ ROWS_STUCK = 40  # the loss has not moved for this many rows
 UNMOVED_YET = 0.02  # a loss has not moved if it fell by less than this share of the start
 
 # Phases of a healthy curve
+DIP = 0.02  # nats by which a dip falls more than as many points before it
 END_OF_DECAY = 0.3  # the last phase begins when the rate stays below this share of its peak

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lmtemplate import metric_names
 from lmtemplate.record import Floats, Ints, Record
+from lmtemplate.study.diagnose import thresholds as limit
+from lmtemplate.study.diagnose import vitals
 from lmtemplate.study.diagnose.finding import Facts
 
 POINTS = 400  # a longer record is merged to this many points
@@ -58,16 +61,39 @@ def merged(values: Floats, points: int) -> Floats:
 class Trend:
     """A run's curves as the rules look at them: N points, none of which is missing."""
 
+    record: Record
     steps: Ints  # (N,) last step of each point
     loss: Floats  # (N,) training loss in nats per token
     smooth: Floats  # (N,) its running median
     rate: Floats  # (N,) learning rate; NaN where unknown
     noise: float  # standard deviation of a point about its neighbours
-    start: float  # loss of an untrained model: measured before step 1, or ln V, or the first row's
+    start: float  # loss of an untrained model: measured before step 1, or ln V, or the first rows'
     final: float  # median training loss at the end
     val_steps: Ints  # (M,)
     val_loss: Floats  # (M,)
-    rows: int  # of the record
+    passes: Floats  # (N,) epochs of the training data so far; NaN where unknown
+
+    @property
+    def rows(self) -> int:
+        """Rows of the record."""
+        return len(self.record)
+
+    def logged(self, name: str) -> Floats:
+        """All values of this name that the record has."""
+        values = self.record.values.get(name, np.zeros(0))
+        return values[~np.isnan(values)]
+
+    @property
+    def updates(self) -> Floats:
+        """(groups, N) sizes of steps beside those of weights, of each row; (0, N) if not logged."""
+        names = [name for name in self.record.values if name.startswith(vitals.UPDATE)]
+        return np.array([self.record.values[name] for name in names]).reshape(-1, self.rows)
+
+    @property
+    def begins_late(self) -> bool:
+        """Whether the first row is that of a run already under way: a log of its later part."""
+        steps = self.record.steps[:2]
+        return self.record.initial_val_loss is None and steps[0] > limit.LATE * np.ptp(steps) > 0
 
     def level(self, first: float, last: float) -> float:
         """Median loss between two shares of the run, as 0.5 and 0.75."""
@@ -97,7 +123,10 @@ class Trend:
 def _start(record: Record, facts: Facts) -> float:
     if record.initial_val_loss is not None:
         return record.initial_val_loss
-    return math.log(facts.vocab_size) if facts.vocab_size else float(record.train_loss[0])
+    if facts.vocab_size:
+        return math.log(facts.vocab_size)
+    first = record.train_loss[:ROWS_AROUND]  # one row may be low by chance
+    return float(max(first[0], np.median(first)))
 
 
 def trend_of(record: Record, facts: Facts) -> Trend | None:
@@ -110,7 +139,9 @@ def trend_of(record: Record, facts: Facts) -> Trend | None:
     loss = merged(record.train_loss, points)
     window = max(ROWS_AROUND, int(points * SHARE_AROUND)) // 2 * 2 + 1
     val_steps, val_loss = record.validations
+    passes = record.values.get(metric_names.EPOCH, np.full(rows, math.nan))
     return Trend(
+        record=record,
         steps=record.steps[last_rows],
         loss=loss,
         smooth=running_median(loss, window),
@@ -120,5 +151,5 @@ def trend_of(record: Record, facts: Facts) -> Trend | None:
         final=float(np.median(loss[-max(ROWS_OF_END, round(points * SHARE_OF_END)) :])),
         val_steps=val_steps,
         val_loss=val_loss,
-        rows=rows,
+        passes=passes[last_rows],
     )

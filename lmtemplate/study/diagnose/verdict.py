@@ -6,9 +6,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmtemplate.record import Record
-from lmtemplate.study.diagnose import data, learning_rate, loss_values, spikes, stalls
+from lmtemplate.study.diagnose import (
+    data,
+    learning_rate,
+    loss_values,
+    settings,
+    spikes,
+    stalls,
+    vitals,
+)
 from lmtemplate.study.diagnose import thresholds as limit
-from lmtemplate.study.diagnose.finding import Facts, Finding, Phase
+from lmtemplate.study.diagnose.bugs import bugs
+from lmtemplate.study.diagnose.finding import Facts, Finding, Phase, conclude
+from lmtemplate.study.diagnose.phases import phases_of, rereading
 from lmtemplate.study.diagnose.trend import Trend, trend_of
 
 VerdictRule = Callable[[Trend, Facts], Finding | None]
@@ -27,13 +37,15 @@ CURVE: tuple[VerdictRule, ...] = (
 NOTE_RULES: tuple[VerdictRule, ...] = (
     loss_values.too_short,
     loss_values.trained_before,
+    rereading,
     data.gap,
     spikes.spike_recovered,
     loss_values.noise,
+    data.overtrained,
     stalls.plateau,
     stalls.too_slow,
-    data.tokens_per_parameter,
 )
+PACE = ("overtrained", "plateau", "too_slow")
 
 
 @dataclass(frozen=True)
@@ -47,68 +59,68 @@ class Verdict:
     def healthy(self) -> bool:
         return not any(finding.fault for finding in self.findings)
 
-
-def _phase(trend: Trend, name: str, first: int, last: int) -> Phase:
-    """A phase from one point to another; it begins after the step of the point before."""
-    before = float(trend.smooth[first - 1]) if first else trend.start
-    begin = int(trend.steps[first - 1]) + 1 if first else 1
-    after, end = float(trend.smooth[last]), int(trend.steps[last])
-    per = (before - after) / max(1, end - begin + 1) * 100
-    return Phase(
-        name, begin, end, f"from {before:.2f} to {after:.2f} nats, {per:.3g} per 100 steps."
-    )
+    @property
+    def headline(self) -> str:
+        """The verdict in a few words: no rule can say that a run is healthy, only what it saw."""
+        faults = sum(finding.fault for finding in self.findings)
+        if faults:
+            return f"not healthy: {faults} fault{'s' if faults > 1 else ''}"
+        is_short = any(finding.name == "too_short" for finding in self.findings)
+        return "too short to judge, and no fault seen" if is_short else "no fault seen"
 
 
-def _knee(trend: Trend, points: int) -> int:
-    """The point, of the first `points`, where the curve is farthest below the line to its end."""
-    steps, loss = trend.steps[:points].astype(float), trend.smooth[:points]
-    share = (steps - steps[0]) / max(1.0, steps[-1] - steps[0])
-    return int(np.argmax(loss[0] + share * (loss[-1] - loss[0]) - loss))
+def learns_little(trend: Trend, facts: Facts) -> bool:
+    """Whether the best loss is above what token pairs give."""
+    lowest = min([*trend.val_loss, *trend.smooth])
+    return facts.bigram_loss is not None and lowest > facts.bigram_loss
 
 
-def phases_of(trend: Trend) -> tuple[Phase, ...]:
-    """Rapid descent to the knee, slower decrease, dip at the end of the decay, without gaps.
-
-    The dip begins where the learning rate has fallen for good below a share of its peak.
-    """
-    points = decay = len(trend.loss)
-    if trend.peak_rate:
-        low = trend.rate < limit.END_OF_DECAY * trend.peak_rate  # an unknown rate is not low
-        decay = int(np.flatnonzero(~low)[-1]) + 1
-    if decay < 3:
-        decay = points
-    turn = max(1, _knee(trend, decay))
-    found = [_phase(trend, "rapid descent", 0, min(turn, decay - 1))]
-    if turn < decay - 1:
-        found.append(_phase(trend, "slower steady decrease", turn + 1, decay - 1))
-    if decay < points:
-        found.append(_phase(trend, "dip at the end of the decay", decay, points - 1))
-    return tuple(found)
+def _without_blame(found: Finding | None, trend: Trend) -> Finding | None:
+    """The learning rate is not blamed where steps have a usual size."""
+    moved = trend.logged(vitals.UPDATE)[limit.ROWS_OF_ZEROS :]
+    if found is None or not len(moved):
+        return found
+    is_low = found.name == "learning_rate_too_low" and np.median(moved) > limit.MOVES
+    if is_low or (found.name == "learning_rate_too_high" and moved.max() < limit.LONG_STEPS):
+        says = (
+            f"{found.says} Steps of {np.median(moved):.2%} of the weights' size are not the cause."
+        )
+        return conclude("not_learning", says, *found.steps)
+    return found
 
 
-def _found(record: Record, facts: Facts, trend: Trend | None) -> list[Finding]:
+def _found(record: Record, facts: Facts, trend: Trend | None) -> list[Finding | None]:
     """Every rule's finding, in the order of their weight."""
-    found = [loss_values.nonfinite(record), loss_values.initial_loss(record, facts)]
-    if trend is not None:
-        found += [data.overlap(trend, facts), data.repeated_data(trend, facts)]
-        turned = data.overfitting(trend, facts) if trend.rows >= limit.ROWS else None
-        found += [turned, data.memorising(trend, facts)]
-        if trend.rows >= limit.ROWS:
-            # once validation has turned, what it does is no sign of the learning rate
-            rules = [rule for rule in CURVE if not (turned and rule is learning_rate.oscillating)]
-            found.append(next(filter(None, (rule(trend, facts) for rule in rules)), None))
-        found += [rule(trend, facts) for rule in NOTE_RULES]
-    return [finding for finding in found if finding is not None]
+    first = [loss_values.nonfinite(record), loss_values.initial_loss(record, facts)]
+    if trend is None:
+        return [*first]
+    found = [*bugs(trend, facts), first[1]]
+    found += [data.overlap(trend, facts), data.repeated_data(trend, facts)]
+    is_long = trend.rows >= limit.ROWS
+    turned = data.overfitting(trend, facts) if is_long else None
+    overfits = turned if turned and turned.name == "overfitting" else None
+    lost = data.validation_lost(trend, facts)
+    shown = [overfits, data.memorising(trend, facts)]
+    # once validation has turned, what it does is no sign of the learning rate
+    rules = [rule for rule in CURVE if not (overfits and rule is learning_rate.oscillating)]
+    curve = (rule(trend, facts) for rule in rules if is_long)
+    shown.append(_without_blame(lost or next(filter(None, curve), None), trend))
+    shown.append(None if lost or overfits else turned)
+    if any(shown) or learns_little(trend, facts):
+        found.insert(0, settings.extreme_setting(trend, facts))
+    return [first[0], *found, *shown, *(rule(trend, facts) for rule in NOTE_RULES)]
 
 
 def judge(record: Record, facts: Facts) -> Verdict:
     """Look at a run with every rule. Of the faults, the first is what matters most."""
     trend = trend_of(record, facts)
-    found = _found(record, facts, trend)
+    found = [finding for finding in _found(record, facts, trend) if finding is not None]
     faults = [finding for finding in found if finding.fault]
     notes = [finding for finding in found if not finding.fault]
-    if faults:  # their advice comes before any about the pace
-        notes = [finding for finding in notes if finding.name not in ("too_slow", "plateau")]
-    if trend is None or faults or trend.rows < limit.ROWS:
-        return Verdict((*faults, *notes))
-    return Verdict(tuple(notes), phases_of(trend))
+    names = {finding.name for finding in notes}
+    pace = [finding for finding in notes if finding.name in PACE]
+    if pace:  # advice on the pace is one, and none where something else comes first
+        kept = [] if faults or names & {"gap", "rereading"} else pace[:1]
+        notes = [note for note in notes if note.name not in PACE] + kept
+    is_judged = trend is not None and not faults and trend.rows >= limit.ROWS
+    return Verdict((*faults, *notes), phases_of(trend) if trend and is_judged else ())

@@ -2,9 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
+from lmtemplate.data.shards import Shards, read_index
 from lmtemplate.errors import ConfigError
 from lmtemplate.hardware import PEAK_TFLOPS, auto_precision, device_name, peak_flops
 from lmtemplate.models.gpt import GPT
@@ -51,6 +54,21 @@ def measure(net: GPT, batch_size: int) -> tuple[float, str]:
     seconds = measure_step(net, recipe, device, batch_size=batch_size, autocast=autocast, steps=5)
     how = f"measured on {device_name(device)}, in a net of {short(parameters)} parameters"
     return batch_size * flops / seconds, how
+
+
+class CorpusSize(NamedTuple):
+    """Sizes of a prepared corpus."""
+
+    vocab_size: int
+    tokens: int  # of the training split
+    longest: int  # block that fits into both splits
+
+
+def read_corpus(path: Path) -> CorpusSize:
+    """Raises DataError where no corpus was prepared, or one without validation text."""
+    index = read_index(path)
+    train, val = (Shards(path, split, index).tokens for split in ("train", "val"))
+    return CorpusSize(index["vocab_size"], train, min(train, val) - 1)
 
 
 @dataclass(frozen=True)

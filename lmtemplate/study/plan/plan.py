@@ -7,17 +7,16 @@ import sys
 import textwrap
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from lmtemplate.data.shards import Shards, read_index
 from lmtemplate.errors import ConfigError
 from lmtemplate.models.gpt import GPT
 from lmtemplate.run_dir import duration, write_text
 from lmtemplate.study.plan import compute_budget as budgets
 from lmtemplate.study.plan import scaling_laws as laws
-from lmtemplate.study.plan.compute_budget import short
+from lmtemplate.study.plan.compute_budget import CorpusSize, read_corpus, short
 
 ASSUMED_MFU = 0.4  # large runs reach 0.38 to 0.43 (Llama 3 405B: Llama Team 2024, table 4)
 SMALLEST = (2, 64)  # layers, width: a smaller net learns little more than pairs of tokens
@@ -49,21 +48,6 @@ trainer:
   gradient_clip_val: 1.0
   devices: {devices}
 """
-
-
-class CorpusSize(NamedTuple):
-    """Sizes of a prepared corpus."""
-
-    vocab_size: int
-    tokens: int  # of the training split
-    longest: int  # block that fits into both splits
-
-
-def read_corpus(path: Path) -> CorpusSize:
-    """Raises DataError where no corpus was prepared, or one without validation text."""
-    index = read_index(path)
-    train, val = (Shards(path, split, index).tokens for split in ("train", "val"))
-    return CorpusSize(index["vocab_size"], train, min(train, val) - 1)
 
 
 @dataclass(frozen=True)
@@ -122,9 +106,8 @@ def plan_training(
     batch_size = -(-sequences // accumulate)
     tokens_per_step = block_size * batch_size * accumulate * devices
     max_steps = max(1, round(budget.tokens / tokens_per_step))
-    hours, epochs = budget.flops / speed / devices / 3600, None
-    if corpus:
-        epochs = budget.tokens / corpus.tokens
+    hours = budget.flops / speed / devices / 3600
+    epochs = budget.tokens / corpus.tokens if corpus else None
     return TrainingPlan(
         *(budget, speed, how, devices, hours, epochs, vocab_size, net),
         laws.parameter_count(vocab_size, net["n_layer"], net["n_embd"]),
@@ -187,8 +170,10 @@ def remarks(plan: TrainingPlan, flags: dict[str, Any]) -> list[str]:
     ]
     for name, spent in (("flops", plan.budget.flops), ("hours", plan.hours)):
         if spent < 0.99 * (flags[name] or 0.0):
-            used = f"{short(spent)} of {short(flags[name])} {name} are enough: the text is too"
-            said.append(f"{used} small for more, hence a smaller net, more epochs and dropout.")
+            used = (
+                f"{short(spent)} of {short(flags[name])} {name} are enough: the text is too small"
+            )
+            said.append(f"{used} for more, hence a smaller net, more epochs and dropout.")
     if plan.epochs and plan.epochs > 1.05 * budgets.EPOCHS:
         repeated = f"Beyond {budgets.EPOCHS:g} epochs, repeated text helps less and less"
         said.append(f"{repeated} (Muennighoff et al. 2023): get more text, or take a smaller net.")
@@ -232,6 +217,32 @@ def check_flags(flags: dict[str, Any], corpus: CorpusSize | None) -> None:
         raise ConfigError(f"--output {given['output']} exists and is not overwritten")
 
 
+def plan_here(flags: dict[str, Any], corpus: CorpusSize | None) -> TrainingPlan:
+    """The plan for the speed that is given, that of a GPU, or the one measured on this machine."""
+    if gpu := flags["gpu"]:
+        speed, how = flags["mfu"] * budgets.gpu_peak(gpu), f"ASSUMED_MFU {flags['mfu']:g} of {gpu}"
+        return plan_training(flags, corpus, speed, how)
+    made = plan_training(flags, corpus, flags["speed"] or 1e11, "as asked")
+    for _ in range(0 if flags["speed"] else 3):  # the net depends on the speed, and vice versa
+        before = made.net
+        made = plan_training(flags, corpus, *budgets.measure(trial_net(made), made.batch_size))
+        if made.net == before:
+            break
+    return made
+
+
+def show(made: TrainingPlan, said: list[str], as_json: bool) -> None:
+    """Print the plan as a table with remarks below it, or as strict JSON."""
+    if as_json:
+        print(strict_json.dumps(asdict(made) | {"remarks": said}, indent=2, allow_nan=False))
+        return
+    rows = rows_of(made)
+    first, second = (max(len(row[n]) for row in rows) for n in (0, 1))
+    for name, value, reason in rows:
+        print(f"{name:<{first}}  {value:>{second}}  {reason}".rstrip())
+    print("\n" + "\n".join(textwrap.fill(remark, 100) for remark in said))
+
+
 def plan(
     *,
     parameters: float | None = None,
@@ -270,25 +281,7 @@ def plan(
     flags = dict(locals())
     corpus = read_corpus(data) if data else None
     check_flags(flags, corpus)
-    if gpu:
-        made = plan_training(
-            flags, corpus, mfu * budgets.gpu_peak(gpu), f"ASSUMED_MFU {mfu:g} of {gpu}"
-        )
-    else:
-        made = plan_training(flags, corpus, speed or 1e11, "as asked")
-    for _ in range(0 if gpu or speed else 3):  # the net depends on the speed, the speed on the net
-        before = made.net
-        made = plan_training(flags, corpus, *budgets.measure(trial_net(made), made.batch_size))
-        if made.net == before:
-            break
-    if json:
-        content = asdict(made) | {"remarks": remarks(made, flags)}
-        print(strict_json.dumps(content, indent=2, allow_nan=False))
-    else:
-        rows = rows_of(made)
-        widths = [max(len(row[n]) for row in rows) for n in (0, 1)]
-        for name, value, reason in rows:
-            print(f"{name:<{widths[0]}}  {value:>{widths[1]}}  {reason}".rstrip())
-        print("\n" + "\n".join(textwrap.fill(remark, 100) for remark in remarks(made, flags)))
+    made = plan_here(flags, corpus)
+    show(made, remarks(made, flags), json)
     if output and data:
         write_config(output, made, data)

@@ -32,10 +32,11 @@ Places = dict[Axis, list[float | None]]  # a curve's points on each axis
 
 
 def verdict_of(run: RunFiles) -> str:
-    """The verdict in a few words: healthy, or the first fault and how many more there are."""
-    faults = [found for found in examine(run.folder, deep=False).verdict.findings if found.fault]
+    """That of `diagnose`, in a few words: the first fault and how many more there are."""
+    verdict = examine(run.folder).verdict
+    faults = [found for found in verdict.findings if found.fault]
     if not faults:
-        return "healthy" if len(run.record) else NONE
+        return verdict.headline if len(run.record) else NONE
     more = f" (+{len(faults) - 1})" if len(faults) > 1 else ""
     return faults[0].name.replace("_", " ") + more
 

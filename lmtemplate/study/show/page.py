@@ -112,6 +112,18 @@ def style_figure(figure: Any, height: int) -> None:
     figure.update_yaxes(gridcolor=GRID, zeroline=False, linecolor=GRID)
 
 
+def panels_of(run: RunFiles) -> dict[str, dict[str, Curve]]:
+    """Title of each panel, from above -> its curves by name."""
+    losses = curves_of(run.record)
+    rates = {name: losses.pop(name) for name in ("learning rate",) if name in losses}
+    return {
+        "loss (nats/token)": losses,
+        "learning rate": rates,
+        "gradient norm": {"gradient norm": run.curve(metric_names.GRAD_NORM)},
+        "tokens/s": {"tokens/s": run.curve(metric_names.TOKENS_PER_SECOND)},
+    }
+
+
 def curve_figure(run: RunFiles, shaded: Iterable[tuple[int, int]] = ()) -> Any:
     """Loss, learning rate, gradient norm and speed over one x axis, which zooms all of them.
 
@@ -121,14 +133,7 @@ def curve_figure(run: RunFiles, shaded: Iterable[tuple[int, int]] = ()) -> Any:
     """
     from plotly.subplots import make_subplots
 
-    losses = curves_of(run.record)
-    rates = {name: losses.pop(name) for name in ("learning rate",) if name in losses}
-    panels: dict[str, dict[str, Curve]] = {
-        "loss (nats/token)": losses,
-        "learning rate": rates,
-        "gradient norm": {"gradient norm": run.curve(metric_names.GRAD_NORM)},
-        "tokens/s": {"tokens/s": run.curve(metric_names.TOKENS_PER_SECOND)},
-    }
+    panels = panels_of(run)
     heights, gap = [0.43, 0.19, 0.19, 0.19], {"vertical_spacing": 0.05, "shared_xaxes": True}
     figure = make_subplots(rows=4, subplot_titles=[*panels], row_heights=heights, **gap)
     for row, lines in enumerate(panels.values(), start=1):

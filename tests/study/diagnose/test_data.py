@@ -10,11 +10,12 @@ from lmtemplate.study.diagnose.data import (
     memorising,
     overfitting,
     overlap,
+    overtrained,
     repeated_data,
-    tokens_per_parameter,
+    validation_lost,
 )
 from lmtemplate.study.diagnose.finding import Facts
-from tests.study.records import FACTS, START, power_law, trend
+from tests.study.records import FACTS, START, name, power_law, trend
 
 
 def test_overfitting_says_where_validation_was_best() -> None:
@@ -56,14 +57,45 @@ def test_a_loss_near_nothing_is_no_memory_where_validation_is_as_low() -> None:
 
 def test_without_facts_the_data_is_not_judged() -> None:
     found = trend(power_law())
-    rules = (overlap, repeated_data, memorising, tokens_per_parameter)
+    rules = (overlap, repeated_data, memorising, overtrained)
     assert [rule(found, Facts()) for rule in rules] == [None] * 4
 
 
-def test_tokens_per_parameter_stand_beside_the_compute_optimal_twenty() -> None:
-    finding = tokens_per_parameter(trend(power_law()), replace(FACTS, tokens=50_000))
+@pytest.mark.parametrize(("passes", "found"), [(0.5, True), (1.0, True), (4.0, False)])
+def test_only_fresh_tokens_stand_beside_the_compute_optimal_twenty(
+    passes: float, found: bool
+) -> None:
+    finding = overtrained(trend(power_law()), replace(FACTS, tokens=2_000_000, passes=passes))
+    assert (finding is not None) is found
+    if finding is not None:
+        assert finding.says.startswith("200 fresh tokens per parameter; 20 are")
+
+
+def test_what_turns_within_the_first_pass_is_no_overfitting() -> None:
+    val = np.array([3.0, 2.0, 2.2, 2.4, 2.6])
+    found = trend(np.linspace(START, 1.0, 100), val=val)
+    for passes, expected in ((0.39, "training_text_changes"), (3.0, "overfitting")):
+        assert name(overfitting(found, replace(FACTS, passes=passes))) == expected
+
+
+@pytest.mark.parametrize("rows", [2, 100])
+def test_validation_above_the_untrained_model_is_lost_at_any_length(rows: int) -> None:
+    found = trend(np.linspace(START, 2.0, rows), val=np.array([6.0, 6.9]))
+    finding = validation_lost(found, FACTS)
+    assert name(finding) == "validation_lost"
     assert finding is not None
-    assert finding.says.startswith("5 tokens per parameter (50,000 / 10,000); 20 are")
+    assert "(4.16 nats)" in finding.says
+
+
+def test_where_training_rises_too_a_lost_validation_is_the_learning_rate() -> None:
+    found = trend(np.linspace(START, 9.0, 4), val=np.array([6.0, 8.9]))
+    assert name(validation_lost(found, FACTS)) == "learning_rate_too_high"
+
+
+def test_one_validation_below_the_untrained_model_is_enough() -> None:
+    assert validation_lost(trend(power_law(), val=np.array([6.0, 4.2, 6.0])), FACTS) is None
+    unknown = trend(power_law(), val=np.array([6.0, 7.0]), initial=None)
+    assert validation_lost(unknown, FACTS) is None
 
 
 def test_shares_are_said_in_percent() -> None:

@@ -59,7 +59,7 @@ def test_faults_come_first_then_phases_then_notes() -> None:
         "  note, undertrained: It saw 2 tokens per parameter.",
     ]
     assert verdict_sentences(Verdict((FAULT, FAULT)))[0] == "verdict: not healthy: 2 faults"
-    assert verdict_sentences(Verdict(()))[0] == "verdict: healthy"
+    assert verdict_sentences(Verdict(()))[0] == "verdict: no fault seen"
 
 
 @pytest.mark.slow
@@ -69,7 +69,7 @@ def test_a_run_is_explained_in_lines_of_100_characters(
     verdict(HEALTHY)
     code, text = said_of(finished, capsys)
     assert code == 0
-    assert text.startswith("verdict: healthy\n")
+    assert text.startswith("verdict: no fault seen\n")
     assert all(len(line) <= 100 for line in text.splitlines())
     words = " ".join(text.split())
     for expected in (
@@ -80,7 +80,7 @@ def test_a_run_is_explained_in_lines_of_100_characters(
         f"guessing evenly (ln V) {math.log(257):.2f}, token frequencies ",
     ):
         assert expected in words
-    assert "not examined" not in words
+    assert "not checked" not in words
 
 
 def test_the_exit_code_is_one_for_a_fault(
@@ -112,6 +112,8 @@ def test_json_is_one_strict_object_and_says_the_same(
     assert content["baselines"]["uniform"] == math.log(257)
     assert content["facts"]["parameters"] == examine(finished, deep=False).facts.parameters
     assert content["missing"] == []
+    code, text = said_of(finished, capsys, json=True, quick=True)
+    assert "the weights" in " ".join(json.loads(text)["missing"])
     verdict(ILL)
     code, text = said_of(finished, capsys, json=True, quick=True)
     assert (code, json.loads(text)["healthy"]) == (1, False)
@@ -131,7 +133,7 @@ def test_what_is_missing_is_said(finished: Path, verdict: Any, tmp_path: Path) -
     (run / "config.yaml").unlink()
     examination = examine(run)
     assert examination.facts.bigram_loss is None
-    assert "not examined: without the corpus: " in sentences(examination)
+    assert "not checked: without the corpus: " in sentences(examination)
 
 
 def test_of_a_run_that_goes_on_it_is_said_that_it_has_not_ended(
@@ -139,9 +141,9 @@ def test_of_a_run_that_goes_on_it_is_said_that_it_has_not_ended(
 ) -> None:
     verdict(HEALTHY)
     run = Path(shutil.copytree(finished, tmp_path / "run"))
-    assert examine(run, deep=False).missing == ()
+    assert examine(run).missing == ()
     (run / "summary.json").unlink()
-    assert examine(run, deep=False).missing == ("what is still to come: this run has not ended",)
+    assert examine(run).missing == ("what is still to come: this run has not ended",)
 
 
 @pytest.mark.slow
@@ -183,6 +185,7 @@ def test_event_files_are_judged_by_their_curves(
     assert record.train_loss[-1] == 2.75
     assert known == Facts()
     assert "Loss decreasing over time ✓ 5.00 -> 2.75" in text
+    assert "not checked: everything but the curves" in text
 
 
 def test_a_run_and_event_files_are_not_judged_together(tmp_path: Path) -> None:

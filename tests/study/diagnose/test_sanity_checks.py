@@ -1,12 +1,14 @@
 """The four questions, each asked of runs whose answer is known."""
 
 import math
+import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from lmtemplate.data.prepare import prepare
 from lmtemplate.data.shards import read_index
 from lmtemplate.record import Record
 from lmtemplate.study.diagnose.artifacts import RunCorpus
@@ -104,14 +106,13 @@ def test_the_share_of_words_leaves_out_the_prompt_and_the_word_that_was_cut() ->
     ("first", "last", "passed"),
     [
         ("xq zz pfft end", "the cat sat on the mat end", True),
-        ("xq zz pfft end", "the qqq zz pp end", False),
-        ("the cat sat on end", "the cat sat on end", True),
+        ("xq zz pfft end", "the qqq zz pp end", None),
         ("the cat zz zz end", "the cat zz on end", True),
-        ("the cat zz zz end", "the cat zz zz end", False),
+        ("the cat zz zz end", "the cat zz zz end", None),
     ],
 )
 def test_text_is_reasonable_if_half_of_the_gibberish_is_gone(
-    first: str, last: str, passed: bool
+    first: str, last: str, passed: bool | None
 ) -> None:
     samples = {0: {"": first}, 40: {"": "pfft"}, 50: {"": last}}
     assert text_check(make_record([3.0], samples=samples), KNOWN).passed is passed
@@ -121,6 +122,24 @@ def test_without_samples_or_corpus_nothing_is_said_of_text() -> None:
     samples = {0: {"": "xq"}, 50: {"": "the cat sat"}}
     assert text_check(make_record([3.0], samples=samples), None).passed is None
     assert text_check(make_record([3.0]), KNOWN).passed is None
+
+
+@pytest.mark.parametrize("text", ["DNA", "numbers"])
+def test_data_that_is_not_written_in_words_is_not_asked_for_them(text: str, tmp_path: Path) -> None:
+    draw = random.Random(1).choices
+    lines = ["".join(draw("ACGT" if text == "DNA" else "0123456789 ", k=60)) for _ in range(300)]
+    (tmp_path / "text.txt").write_text("\n".join(lines))
+    prepare(str(tmp_path / "text.txt"), tmp_path / "data", "char")
+    known = known_words(RunCorpus(tmp_path / "data", read_index(tmp_path / "data")))
+    assert known == set()
+    check = text_check(make_record([3.0], samples={0: {"": "AC"}, 50: {"": "ACGTTGCA"}}), known)
+    assert (check.passed, check.says) == (None, "its corpus has few words")
+
+
+def test_samples_that_were_words_before_training_prove_nothing() -> None:
+    samples = {0: {"": "the cat sat on the"}, 50: {"": "the cat sat on the mat"}}
+    check = text_check(make_record([3.0], samples=samples), KNOWN)
+    assert (check.passed, check.says) == (None, "100% of the words were known before training")
 
 
 def test_words_of_a_corpus_are_those_of_both_splits(corpus: Path) -> None:

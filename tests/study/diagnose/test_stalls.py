@@ -19,7 +19,7 @@ def test_a_healthy_curve_does_not_stall(end: float) -> None:
 
 def test_noise_does_not_hide_shuffled_labels() -> None:
     finding = flat_at_unigram(trend(stopping(UNIGRAM)), FACTS)
-    assert name(finding) == "shuffled_labels"
+    assert name(finding) == "wrong_targets"
     assert finding is not None
     assert "3.20" in finding.says
 

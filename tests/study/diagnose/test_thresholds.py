@@ -10,6 +10,7 @@ import pytest
 from lmtemplate.record import Floats
 from lmtemplate.study.diagnose.early_warning import early_fault
 from lmtemplate.study.diagnose.finding import Facts
+from lmtemplate.study.diagnose.trend import row_noise
 from lmtemplate.study.diagnose.verdict import judge
 from tests.study.records import BIGRAM, FACTS, START, UNIGRAM, name, power_law, record, trend
 
@@ -78,7 +79,9 @@ def turned(rise: float, fall: float) -> set[str]:
 
 
 def decayed(share: float) -> set[str]:
-    return names(SMOOTH, rate=changed(flat(1e-3), slice(80, None), share * 1e-3))
+    """The loss falls faster in the last fifth, where the learning rate is this share of its peak."""
+    dipped = SMOOTH - np.interp(np.arange(100), [80, 99], [0, 0.5])
+    return names(dipped, rate=changed(flat(1e-3), slice(80, None), share * 1e-3))
 
 
 def of_unigram(above: float, facts: Facts = FACTS, rate: float = 1e-3) -> set[str]:
@@ -92,6 +95,43 @@ def humped(facts: Facts, rate: Floats) -> set[str]:
 
 def lost(before: Floats, after: float, rows: int = 20) -> set[str | None]:
     return warned(np.append(before, flat(after, rows)))
+
+
+def logged(**values: Any) -> set[str]:
+    """A healthy run of which this was logged."""
+    return names(SMOOTH, **values)
+
+
+def measured(step: int = 500, **known: Any) -> set[str]:
+    """A healthy run whose checkpoint was looked at; validation ends at 1.7."""
+    facts = {"val_measured": 1.7, "train_measured": 1.55, "shift": 1, "shift_loss": 1.7, **known}
+    return names(SMOOTH, replace(FACTS, checkpoint_step=step, **facts), val=[3.0, 1.7])
+
+
+def unigram(x: float) -> set[str]:
+    facts = replace(FACTS, train_unigram_loss=UNIGRAM)
+    return names(SMOOTH, facts, data__unigram_loss=UNIGRAM + x + 1e-4 * np.arange(100))
+
+
+def of_steps(loss: Floats, size: float) -> set[str]:
+    return names(loss, optim__update=size)
+
+
+def reread(fall: float) -> set[str]:
+    epoch = np.arange(1, 101) / 50
+    return names(changed(flat(2.0), slice(50, None), 2.0 - fall), data__epoch=epoch)
+
+
+def begun(first: int) -> set[str]:
+    """A log without a first validation whose steps begin there."""
+    part = record(flat(3.3), initial=None, every=1)
+    return {of.name for of in judge(replace(part, steps=part.steps + first - 1), Facts()).findings}
+
+
+def noisy_and_unmoved(share: float) -> set[str]:
+    """A loss of unknown start that does not move, and whose noise is this share of its start."""
+    noise = np.random.default_rng(0).standard_normal(100)
+    return names(3.3 + share * 3.3 / row_noise(noise) * noise, Facts(), initial=None)
 
 
 Draw = Callable[[Any], set[Any]]
@@ -179,9 +219,9 @@ CASES: list[tuple[str, Draw, str, Any, Any]] = [
         0.057,
     ),
     ("UNMOVED_UNKNOWN", lambda x: names(flat(START * (1 - x)), Facts()), TOO_LOW, 0.021, 0.019),
-    ("NEAR_UNIGRAM", of_unigram, "shuffled_labels", 0.055, 0.045),
+    ("NEAR_UNIGRAM", of_unigram, "wrong_targets", 0.055, 0.045),
     ("NEAR_UNIGRAM", of_unigram, TOO_HIGH, 0.045, 0.055),
-    ("NEAR_UNIGRAM", of_unigram, "shuffled_labels", -0.055, -0.045),
+    ("NEAR_UNIGRAM", of_unigram, "wrong_targets", -0.055, -0.045),
     (
         "NEAR_UNIGRAM",
         lambda x: of_unigram(x, replace(FACTS, bigram_loss=None)),
@@ -200,11 +240,11 @@ CASES: list[tuple[str, Draw, str, Any, Any]] = [
     (
         "FLAT",
         lambda x: names(changed(flat(UNIGRAM), slice(55), UNIGRAM + x * WAY)),
-        "shuffled_labels",
+        "wrong_targets",
         0.105,
         0.095,
     ),
-    ("STEPS_FLAT", lambda rows: names(flat(UNIGRAM, rows)), "shuffled_labels", 39, 40),
+    ("STEPS_FLAT", lambda rows: names(flat(UNIGRAM, rows)), "wrong_targets", 39, 40),
     ("STEPS_FLAT", lambda step: warned(flat(START, 60), step // 60), TOO_LOW, 180, 240),
     (
         "ABOVE_BIGRAM",
@@ -216,7 +256,7 @@ CASES: list[tuple[str, Draw, str, Any, Any]] = [
     (
         "INFORMATIVE",
         lambda x: of_unigram(0.0, replace(FACTS, bigram_loss=UNIGRAM - x)),
-        "shuffled_labels",
+        "wrong_targets",
         0.28,
         0.32,
     ),
@@ -270,13 +310,6 @@ CASES: list[tuple[str, Draw, str, Any, Any]] = [
     ("BY_HEART", lambda x: names(flat(x), val=flat(3.0, 3)), "memorising", 0.105, 0.095),
     ("FOREIGN", lambda x: names(flat(0.05), val=flat(0.1 + x, 3)), "memorising", 0.95, 1.05),
     (
-        "FEW_TOKENS",
-        lambda x: names(SMOOTH, replace(FACTS, tokens=int(x * 10_000))),
-        "undertrained",
-        10.5,
-        9.5,
-    ),
-    (
         "MANY_TOKENS",
         lambda x: names(SMOOTH, replace(FACTS, tokens=int(x * 10_000))),
         "overtrained",
@@ -290,6 +323,56 @@ CASES: list[tuple[str, Draw, str, Any, Any]] = [
         95,
         105,
     ),
+    ("FOLLOWING", lambda x: logged(data__targets_next=x), "wrong_targets", 0.91, 0.89),
+    ("IGNORED", lambda x: logged(data__targets_ignored=x), "padding", 0.49, 0.51),
+    ("RUN", lambda x: logged(data__longest_run=x), "padding", 0.44, 0.46),
+    ("REPEATED", lambda x: logged(data__sequences_repeated=x), "repeated_data", 0.19, 0.21),
+    ("OTHER_TOKENS", unigram, "other_tokens", 0.14, 0.16),
+    ("STILL", lambda x: logged(optim__update=x), "standstill", 1.1e-7, 0.9e-7),
+    (
+        "STANDING",
+        lambda n: names(SMOOTH, rate=changed(flat(1e-3), slice(100 - n, None), 0.0)),
+        "standstill",
+        20,
+        21,
+    ),
+    ("AHEAD", lambda x: measured(ahead=x), "reads_ahead", 0.9e-3, 1.1e-3),
+    ("SHIFTED", lambda x: measured(shift=2, shift_loss=1.7 - x), "wrong_targets", 0.09, 0.11),
+    ("DIFFERS", lambda x: measured(val_measured=1.7 + x), "reload_differs", 0.09, 0.11),
+    ("ERRORS", lambda x: measured(val_measured=2.7, val_error=x), "reload_differs", 0.26, 0.24),
+    (
+        "TRAINING_DIFFERS",
+        lambda x: measured(train_measured=SMOOTH[-1] - x),
+        "training_differs",
+        0.29,
+        0.31,
+    ),
+    (
+        "FIRST_MOVES",
+        lambda step: measured(step, tensors=3, still_tensors=("head",)),
+        "parameters_not_trained",
+        9,
+        10,
+    ),
+    ("FAR_BELOW", lambda x: names(SMOOTH, val=flat(x * BIGRAM, 3)), "too_good", 0.11, 0.09),
+    ("MOVES", lambda x: of_steps(flat(START), x), "not_learning", 0.9e-3, 1.1e-3),
+    ("LONG_STEPS", lambda x: of_steps(np.linspace(START, 9, 100), x), "not_learning", 0.031, 0.029),
+    ("WORSE", lambda x: names(SMOOTH, val=flat(START + x, 3)), "validation_lost", 0.09, 0.11),
+    ("FEW_WORSE", lambda x: names(SMOOTH, val=flat(START + x, 1)), "validation_lost", 0.29, 0.31),
+    (
+        "ONE_PASS",
+        lambda x: names(
+            np.linspace(START, 1, 100),
+            replace(FACTS, passes=x),
+            val=np.array([3, 2, 2.2, 2.4, 2.6]),
+        ),
+        "overfitting",
+        0.99,
+        1.01,
+    ),
+    ("REREAD", reread, "rereading", 0.049, 0.051),
+    ("LATE", begun, TOO_LOW, 4, 3),
+    ("UNTRAINED_NOISE", noisy_and_unmoved, TOO_LOW, 0.011, 0.009),
     ("ROWS_ABOVE", lambda rows: warned(flat(START + 1, rows)), TOO_HIGH, 1, 2),
     (
         "ROWS_ABOVE_AFTER",

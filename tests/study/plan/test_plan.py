@@ -10,7 +10,7 @@ import yaml
 from lmtemplate.cli import TrainingCLI
 from lmtemplate.models.gpt import GPT
 from lmtemplate.study.plan import compute_budget
-from lmtemplate.study.plan.plan import read_corpus
+from lmtemplate.study.plan.compute_budget import read_corpus
 from tests.conftest import Command
 from tests.runs import load
 

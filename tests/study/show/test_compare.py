@@ -36,8 +36,7 @@ def findings(monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
     """What is to be found; the verdict has tests of its own, and these runs are too short."""
     found: list[Finding] = []
 
-    def examine(run: Path, deep: bool) -> Examination:
-        assert not deep
+    def examine(run: Path) -> Examination:
         return Examination(read_run(run).record, Facts(), Verdict(tuple(found)), ())
 
     monkeypatch.setattr(study, "examine", examine)
@@ -95,7 +94,7 @@ def test_the_verdict_is_the_first_fault_and_the_number_of_others(
     runs: list[RunFiles], findings: list[Finding]
 ) -> None:
     findings.append(Finding("undertrained", False, "", "", (0, 40)))
-    assert study.verdict_of(runs[0]) == "healthy"
+    assert study.verdict_of(runs[0]) == "no fault seen"
     findings.append(Finding("rate_too_high", True, "", "", (0, 40)))
     assert study.verdict_of(runs[0]) == "rate too high"
     findings.append(Finding("diverged", True, "", "", (0, 40)))
@@ -190,7 +189,7 @@ def test_the_verb_prints_the_table_and_writes_the_page(
     printed = capsys.readouterr().out
     assert re.search(r"model.optimizer.lr +0.1 +0.2\n", printed)
     assert re.search(r"best val loss +0.5000 +0.5000\n", printed)
-    assert re.search(r"verdict +healthy +healthy\n", printed)
+    assert re.search(r"verdict +no fault seen +no fault seen\n", printed)
     assert Elements((tmp_path / "out.html").read_text()).count("table") == 1
 
 

@@ -1,0 +1,155 @@
+"""What was logged of batches and steps, and what the weights do -> bugs of data, net and loop.
+
+While there is one of them, no curve can be read. The first that holds is the answer.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from lmtemplate.study.diagnose import thresholds as limit
+from lmtemplate.study.diagnose import vitals
+from lmtemplate.study.diagnose.finding import Facts, Finding, conclude
+from lmtemplate.study.diagnose.trend import Trend, spread
+
+PREDICTED = {0: "its input", 2: "the token after the next one", -1: "the token before its input"}
+
+
+def of_batches(trend: Trend, facts: Facts) -> Iterator[Finding]:
+    """Targets that do not follow, padding, the same sequences, as the log tells."""
+    names = (vitals.NEXT, vitals.UNCOUNTED, vitals.RUN, vitals.REPEATED)
+    logged = [trend.logged(name) for name in names]
+    following, ignored, run, twice = (x.mean() if len(x) else math.nan for x in logged)
+    texts, read = len(np.unique(trend.logged(vitals.UNIGRAM))), len(trend.logged(vitals.UNIGRAM))
+    is_cut = bool(facts.settings.get("data.max_train_blocks"))  # to memorise few sequences
+    if following < limit.FOLLOWING:
+        says = f"only {following:.0%} of the targets are the token after their input."
+        yield conclude("wrong_targets", says, 0, trend.last_step)
+    if ignored > limit.IGNORED:
+        says = f"{ignored:.0%} of the targets carry no loss: so much of the computing is lost."
+        yield conclude("padding", says, 0, trend.last_step)
+    if run > limit.RUN:
+        says = f"on average {run:.0%} of a sequence is one token, again and again."
+        yield conclude("padding", says, 0, trend.last_step)
+    if twice >= limit.REPEATED and not is_cut:
+        says = f"{twice:.0%} of the sequences of a batch stand in it more than once."
+        yield conclude("repeated_data", says, 0, trend.last_step)
+    if read >= limit.ROWS and texts < limit.REPEATED * read and not is_cut:
+        says = f"{read} batches that were looked at hold {texts} different texts."
+        yield conclude("repeated_data", says, 0, trend.last_step)
+
+
+def of_tokens(trend: Trend, facts: Facts) -> Iterator[Finding]:
+    """Tokens that are not as frequent as in the prepared text, always or in parts of the run."""
+    logged, expected = trend.logged(vitals.UNIGRAM), facts.train_unigram_loss
+    if len(logged) < limit.ROWS or facts.settings.get("data.max_train_blocks"):
+        return
+
+    def differs(one: float, other: float, deviation: float, rows: int) -> bool:
+        error = limit.OTHER_TOKENS_ERRORS * deviation / math.sqrt(rows)
+        return abs(one - other) > max(limit.OTHER_TOKENS, error)
+
+    parts = np.array_split(logged, limit.PARTS)
+    levels = [float(np.median(part)) for part in parts]  # a few bad batches do not move them
+    level, text = float(np.median(logged)), "by the frequencies of the whole text, the targets cost"
+    if expected is not None and differs(level, expected, spread(logged), len(logged)):
+        says = f"{text} {level:.2f} nats, and {expected:.2f} in that text."
+        yield conclude("other_tokens", says, 0, trend.last_step)
+    within = spread(np.concatenate([part - np.median(part) for part in parts]))
+    if differs(max(levels), min(levels), within, len(parts[-1])):
+        says = (
+            f"{text} {min(levels):.2f} nats in one part of the run and {max(levels):.2f} in "
+            "another: the text is read in some order."
+        )
+        yield conclude("training_text_changes", says, 0, trend.last_step)
+
+
+def of_net(trend: Trend, facts: Facts) -> Iterator[Finding]:
+    """What the net does: it reads ahead, predicts another token, or returns probabilities."""
+    step = facts.checkpoint_step or 0
+    if facts.ahead is not None and facts.ahead > limit.AHEAD:
+        says = (
+            f"changing later tokens changes earlier logits, by {facts.ahead:.0%} of the largest: "
+            "the net sees what it has to predict, so its losses mean nothing."
+        )
+        yield conclude("reads_ahead", says, 0, trend.last_step)
+    if facts.is_probability:
+        says = "the outputs of the net are at least 0 and add up to 1: no logits, probabilities."
+        yield conclude("double_softmax", says, 0, trend.last_step)
+    if facts.shift_loss is not None and facts.shift not in (1, None):
+        known = min(facts.val_measured or math.inf, facts.unigram_loss or math.inf)
+        if facts.shift_loss < known - limit.SHIFTED:
+            says = (
+                f"the net predicts {PREDICTED[facts.shift or 0]} (loss {facts.shift_loss:.2f} "
+                f"nats) better than the next token ({facts.val_measured:.2f})."
+            )
+            yield conclude("wrong_targets", says, 0, trend.last_step)
+    if facts.is_random:
+        says = "in eval mode the net gives other logits each time: dropout, or else it draws."
+        yield conclude("reload_differs", says, step, step)
+    lowest = min(trend.val_loss, default=math.inf)
+    if facts.ahead is None and lowest < limit.FAR_BELOW * (facts.bigram_loss or 1.0):
+        against = f"; token pairs give {facts.bigram_loss:.2f}" if facts.bigram_loss else ""
+        says = f"validation reaches {lowest:.3f} nats, which hardly any text allows{against}."
+        yield conclude("too_good", says, 0, trend.last_step)
+
+
+def of_steps(trend: Trend, facts: Facts) -> Iterator[Finding]:
+    """Weights that do not move, or move by gradients that pile up."""
+    record, updates = trend.record, trend.updates
+    still, step = facts.still_tensors or (), facts.checkpoint_step or 0
+    known = int((~np.isnan(updates)).any(0).sum())  # rows that say how far weights moved
+    standing = {
+        "the learning rate is 0": (record.learning_rate == 0, len(record)),
+        "no weight moves": ((updates < limit.STILL).all(0), known),
+    }
+    for what, (rows, among) in standing.items():
+        if among and rows.sum() > limit.STANDING * among:
+            first = record.steps[np.flatnonzero(rows)[0]]
+            says = f"{what} in {rows.sum() / among:.0%} of the run, first at step {first:,}."
+            yield conclude("standstill", says, first, trend.last_step)
+    if still and step >= limit.FIRST_MOVES:
+        names = ", ".join(still[:3]) + (" ..." if len(still) > 3 else "")
+        says = f"{len(still)} of {facts.tensors} tensors have not moved by step {step:,}: {names}."
+        name = "standstill" if len(still) == facts.tensors else "parameters_not_trained"
+        yield conclude(name, says, 0, step)
+    if len(left := trend.logged(vitals.LEFT)):
+        says = f"in {len(left)} steps the gradients of the one before were there as new ones came."
+        yield conclude("gradients_pile_up", says, 0, trend.last_step)
+
+
+def of_checkpoint(trend: Trend, facts: Facts) -> Iterator[Finding]:
+    """A checkpoint that has other losses than the run had when it was saved."""
+    step, record = facts.checkpoint_step or 0, trend.record
+    val, train = facts.val_measured, facts.train_measured
+    recorded = trend.val_loss[trend.val_steps == step]
+    if val is None or train is None:
+        return
+    most = max(limit.DIFFERS, limit.ERRORS * (facts.val_error or 0.0))
+    if len(recorded) and abs(val - recorded[0]) > most:
+        says = (
+            f"at step {step:,} the run recorded a validation loss of {recorded[0]:.2f} nats; its "
+            f"checkpoint, loaded anew, has {val:.2f} on the validation text."
+        )
+        yield conclude("reload_differs", says, step, step)
+    place = int(np.searchsorted(record.steps, step))
+    near = record.train_loss[max(0, place - 2) : place + 3]
+    dropout = facts.settings.get("model.net.init_args.dropout") or 0.0
+    room = max(limit.TRAINING_DIFFERS + dropout, limit.ERRORS * (facts.train_error or 0.0))
+    if len(near) and not near.min() - room <= train <= near.max() + room:
+        says = (
+            f"about step {step:,} the run recorded a training loss of {np.median(near):.2f} nats; "
+            f"its checkpoint has {train:.2f} on the training text: something else was trained."
+        )
+        name = "other_tokens" if train > near.max() else "training_differs"
+        yield conclude(name, says, step, step)
+
+
+def bugs(trend: Trend, facts: Facts) -> list[Finding]:
+    """All of them, each name once; those that explain the others come first."""
+    found = dict[str, Finding]()
+    for rule in (of_batches, of_steps, of_tokens, of_net, of_checkpoint):
+        for finding in rule(trend, facts):
+            found.setdefault(finding.name, finding)
+    return [*found.values()]
