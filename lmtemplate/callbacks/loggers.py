@@ -76,10 +76,7 @@ def at_true_step(metrics: Mapping[str, float], step: int | None) -> tuple[dict[s
 class TensorBoard(TensorBoardLogger):
     """Writes events into the run directory: curves, a chart of both losses, and the hparams tab.
 
-    Args:
-        run_dir: the run directory.
-        first_step: steps from here on are new; what an earlier, killed start wrote there is hidden.
-        settings: the run's config, nested.
+    What an earlier, killed start wrote from `first_step` on is hidden.
     """
 
     def __init__(self, run_dir: Path, first_step: int, settings: dict[str, Any]) -> None:
@@ -147,11 +144,8 @@ class RecordLogger(Logger):
     """Writes the record. Lightning's CSVLogger deletes what an earlier start of the run has logged.
 
     Values of one step come in several calls. They wait until the call with a loss, and become one
-    line with it; values that come after it become a line before the next one, or at `sync`.
-
-    Args:
-        run_dir: the run directory.
-        first_step: steps from here on are new.
+    line with it; values that come after it become a line before the next one, or at `sync`. Steps
+    from `first_step` on are new.
     """
 
     name = "record"
