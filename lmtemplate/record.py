@@ -207,13 +207,9 @@ def last_points(run: Path, count: int = 5) -> str:
 
 
 class Writer:
-    """Appends lines to a run's record.
+    """Appends lines to a run's record; what a killed start wrote from `first_step` on is dropped.
 
     A full disk costs neither the run nor a line: what cannot be written now is written later.
-
-    Args:
-        run: the run directory.
-        first_step: steps from here on are new; what a killed start wrote there is dropped.
     """
 
     def __init__(self, run: Path, first_step: int) -> None:

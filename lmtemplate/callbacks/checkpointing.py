@@ -25,10 +25,8 @@ MILESTONE_ROOM = 4  # times its size: itself, and then a checkpoint with two mom
 class SafeCheckpointIO(CheckpointIO):
     """Lightning's way to checkpoint files. Its own writes pass through TMPDIR without fsync.
 
-    Args:
-        description: added to every checkpoint (config, tokenizer ...), so that one file is enough
-            to use it.
-        resumed: the checkpoint that the run continues, which is loaded already.
+    `description` joins every checkpoint, so that one file is enough to use it; `resumed` is the
+    checkpoint that the run continues, which is loaded already.
     """
 
     def __init__(self, description: dict[str, Any], resumed: resume.Resumed | None = None) -> None:

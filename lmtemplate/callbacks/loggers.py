@@ -18,6 +18,7 @@ from lmtemplate import metric_names
 from lmtemplate.checkpoint.compatibility import flatten
 from lmtemplate.checkpoint.resume import read_best
 from lmtemplate.record import Writer
+from lmtemplate.run_dir import say_once
 
 CHARTS = {
     "losses": {
@@ -75,10 +76,7 @@ def at_true_step(metrics: Mapping[str, float], step: int | None) -> tuple[dict[s
 class TensorBoard(TensorBoardLogger):
     """Writes events into the run directory: curves, a chart of both losses, and the hparams tab.
 
-    Args:
-        run_dir: the run directory.
-        first_step: steps from here on are new; what an earlier, killed start wrote there is hidden.
-        settings: the run's config, nested.
+    What an earlier, killed start wrote from `first_step` on is hidden.
     """
 
     def __init__(self, run_dir: Path, first_step: int, settings: dict[str, Any]) -> None:
@@ -90,7 +88,6 @@ class TensorBoard(TensorBoardLogger):
         self.run = run_dir
         self.settings = settings
         self._last_step: int | None = None  # None until the charts are written
-        self._has_warned = False
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # type: ignore[override]
@@ -139,20 +136,16 @@ class TensorBoard(TensorBoardLogger):
             cause = error if isinstance(error, OSError) else error.__cause__
             if not isinstance(cause, OSError):
                 raise
-            if not self._has_warned and not isinstance(cause, FileNotFoundError):  # see RunEnd
-                print(f"TensorBoard's files cannot be written: {cause.strerror}", flush=True)
-            self._has_warned = True
+            if not isinstance(cause, FileNotFoundError):  # the run directory is gone: see RunEnd
+                say_once(f"TensorBoard cannot write to {self.run}: {cause.strerror}")
 
 
 class RecordLogger(Logger):
     """Writes the record. Lightning's CSVLogger deletes what an earlier start of the run has logged.
 
     Values of one step come in several calls. They wait until the call with a loss, and become one
-    line with it; values that come after it become a line before the next one, or at `sync`.
-
-    Args:
-        run_dir: the run directory.
-        first_step: steps from here on are new.
+    line with it; values that come after it become a line before the next one, or at `sync`. Steps
+    from `first_step` on are new.
     """
 
     name = "record"

@@ -61,13 +61,7 @@ class Preemption(Callback):
             for number, handler in heard.items():
                 signal.signal(number, handler)
 
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._replace_lightnings(trainer)
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._replace_lightnings(trainer)
-
-    def _replace_lightnings(self, trainer: Trainer) -> None:
         """Undo Lightning's SIGTERM handler, and its wait for the device at each micro-batch."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN if self._ignores_term else self._note)
@@ -75,6 +69,8 @@ class Preemption(Callback):
         # private: raises AttributeError if Lightning renames it
         loop._broadcast_sigterm_tensor  # noqa: B018
         loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+    on_sanity_check_start = on_train_start
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int

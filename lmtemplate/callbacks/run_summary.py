@@ -132,11 +132,11 @@ class RunSummary(Callback):
             "mfu": told(trainer, "mfu")(trainer, speed) if speed else None,
         }
 
-    def _finish(self, trainer: Trainer, module: LightningModule) -> None:
-        data, run = trainer.datamodule, Path(trainer.default_root_dir)  # type: ignore[attr-defined]
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module, run = pl_module, Path(trainer.default_root_dir)
         if not trainer.is_global_zero or not isinstance(module, LitLanguageModel):
             return
-        summary = self.summary(trainer, module, data)
+        summary = self.summary(trainer, module, trainer.datamodule)  # type: ignore[attr-defined]
         try:
             write_json(run / "summary.json", summary)
         except DiskError as error:  # the run is safe, and its exit code says what ended it
@@ -161,9 +161,6 @@ class RunSummary(Callback):
             rows["next"] = f"{sample} (or {generate})"
         print(card("done", rows), flush=True)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._finish(trainer, pl_module)
-
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
@@ -173,4 +170,4 @@ class RunSummary(Callback):
             self._interrupted = f"interrupted by {exception.name}"
         stopped = KeyboardInterrupt | NumbersError | SignalError
         if isinstance(exception, stopped) and trainer.global_step:
-            self._finish(trainer, pl_module)
+            self.on_fit_end(trainer, pl_module)

@@ -219,8 +219,6 @@ def load_sound(path: Path) -> CheckpointDict:
 
 def read(path: Path) -> CheckpointDict:
     """Verify and load, once each. Raises CheckpointError if the file is missing, damaged or bad."""
-    if re.match(r"\w{2,}:/|\\\\", str(path)):
-        raise CheckpointError(f"remote checkpoints are not loaded; download {path} first")
     try:
         if not path.is_file():
             raise CheckpointError(f"no checkpoint {path}; give best, latest, or a file")

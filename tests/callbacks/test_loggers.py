@@ -126,7 +126,7 @@ def test_events_that_cannot_be_written_are_one_line_and_no_traceback(
     assert len(shown) == 1
     board.finalize("failed")
     told = capsys.readouterr().out
-    assert told == "TensorBoard's files cannot be written: Is a directory\n"
+    assert told == f"TensorBoard cannot write to {tmp_path}: Is a directory\n"
     assert threading.excepthook == shown.append
 
 

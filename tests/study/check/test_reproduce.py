@@ -98,9 +98,14 @@ def test_other_code_and_versions_are_named(other: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_whose_settings_changed_is_compared_up_to_there(other: Path) -> None:
-    starts = [{"step": 4, "changed": {"run_dir": [1, 2]}}, {"step": 8, "changed": {"lr": [1, 2]}}]
-    edit(other, resumed=starts)
+@pytest.mark.parametrize(
+    "change",
+    [{"changed": {"lr": [1, 2]}}, {"changed": {}, "environment": {"hardware.threads": [1, 2]}}],
+)
+def test_a_run_whose_settings_or_machine_changed_is_compared_up_to_there(
+    other: Path, change: dict[str, Any]
+) -> None:
+    edit(other, resumed=[{"step": 4, "changed": {"run_dir": [1, 2]}}, {"step": 8, **change}])
     assert recorded_settings(other)[1] == 8
 
 
