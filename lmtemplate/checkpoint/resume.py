@@ -117,8 +117,9 @@ def resume_from(run: Path, mode: ResumeMode) -> Resumed | None:
     """
     if mode == "never" and is_used(run):
         raise ConfigError(
-            f"run directory {run} holds a run already; continue it with make resume {shlex.quote(f'RUN={run}')} "
-            "(or add --resume auto), or start anew with another --run_dir"
+            f"run directory {run} holds a run already; continue it with "
+            f"make resume {shlex.quote(f'RUN={run}')} (or add --resume auto), or start anew with "
+            "another --run_dir"
         )
     resumed = None if mode == "never" else _newest_sound(run)
     if resumed is None and mode == "must":
