@@ -57,8 +57,13 @@ MOST_SETTINGS = 10_000  # in one config, with what its anchors repeat
 KEY = re.compile(r'Parser key "([\w.]+)": ')
 CLASS = re.compile(
     r"Importing '(?P<denied>[\w.]+)' is not allowed|import path string: (?P<none>\S+)"
-    r"|Import path (?:(?P<other>\S+) )?does not|class_path '(?P<missing>\S+?)': module"
+    r"|class_path '(?P<missing>\S+?)': module \S+ has"
+    r"|class_path '(?P<broken>\S+?)': (?!Importing|Parser key)(?P<why>.+?)(?= - |$)"
+    r"|Import path (?:(?P<other>\S+) )?does not (?:implement protocol |.*? of )?(?P<kind>\w+)"
     r"|Expected '(?P<unfit>\S+)' to be a subclass"
+)
+NEEDS = re.compile(
+    r"the following arguments are required: ([\w, ]+?)(?= - | Given|$).*?class_path='(\S+?)'"
 )
 TYPE = re.compile(
     r"Expected an? (?:<class '(?:[\w.]+\.)?(\w+)'>|\S+Literal\[(.*?)\])|valid subclass of (\w+)"
@@ -164,22 +169,34 @@ def choices(class_path: str) -> tuple[str, dict[str, type]]:
     return base.__name__, {name: kind for name, kind in named.items() if kind.__base__ is base}
 
 
-def settings_by_name(defaults: Mapping[str, Any], made: list[Place]) -> dict[str, str]:
-    """Last word of every setting -> its key path, with those of the classes that were chosen."""
-    named = [place.value.rpartition(".")[2] for place in made]
-    groups, names = dict[str, dict[str, str]](), dict[str, str]()
-    for key, value in defaults.items():
-        if key.endswith(".class_path"):
-            key, kinds = key.removesuffix(".class_path"), choices(value)[1]
-            chosen = next((name for name in named if name in kinds), value.rpartition(".")[2])
-            taken = inspect.signature(kinds[chosen]).parameters
-            groups[key] = {name: f"{key}.{name}" for name in taken}
-            names[key.rpartition(".")[2]] = key
-        elif ".init_args." not in key:
-            names[key.rpartition(".")[2]] = key
-    for group in groups.values():  # what is linked, as model.net.block_size, is set elsewhere
-        names = group | names
-    return {name: path for name, path in names.items() if path != "model.net.vocab_size"}
+def known_settings(defaults: Mapping[str, Any], made: list[Place]) -> list[str]:
+    """Key path of every setting, with those of the classes that the user or a default names."""
+    chosen = {k.removesuffix(".class_path"): v for k, v in defaults.items() if "class_path" in k}
+    homes = {key: path.rpartition(".")[0] for key, path in chosen.items()}
+    known = [key for key in defaults if "class_path" not in key and ".init_args." not in key]
+    for place in reversed(made):
+        key = place.key.removesuffix(".class_path")
+        if place.value and (key != place.key or key in chosen):
+            chosen[key] = place.value
+    for key, path in chosen.items():
+        module, _, name = path.rpartition(".")
+        kind = getattr(sys.modules.get(module or homes.get(key, "")), name, None)
+        taken = inspect.signature(kind).parameters if inspect.isclass(kind) else ()
+        known += [key, *(f"{key}.{setting}" for setting in taken)]
+    linked = ("model.net.vocab_size", "model.net.block_size")  # set elsewhere
+    return [key for key in known if key not in linked]
+
+
+def meant_setting(unknown: str, known: list[str]) -> str | None:
+    """The setting that was probably meant: of this name, beside the unknown one, or anywhere."""
+    group, _, name = unknown.rpartition(".")
+    by_name = {key.rpartition(".")[2]: key for key in reversed(known)}
+    beside = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == group}
+    words = {word: by_name[name] for word, name in SYNONYMS.items() if name in by_name}
+    for names, share in ((by_name, 1.0), (beside, 0.6), (by_name | words, 0.6)):
+        if close := get_close_matches(name, names, n=1, cutoff=share):
+            return names[close[0]]
+    return None
 
 
 def unknown_setting(
@@ -194,40 +211,45 @@ def unknown_setting(
             f"{unknown[2]!r} (command line) is not a flag; flags begin with -- (all: {prog} --help)"
         )
     place = find(unknown[1] or unknown[2][2:].replace(".init_args", ""), made)
-    group, _, name = place.key.replace("-", "_").rpartition(".")
-    if name in OWNED and group == "trainer":
-        return f"trainer.{name} ({place.where}) cannot be set: {OWNED[name]}"
-    known = settings_by_name(defaults, made)
-    close = [name] if name in known else get_close_matches(name, [*known, *SYNONYMS], n=1)
-    meant = [known.get(SYNONYMS.get(one, one), place.key) for one in close]
-    hint = f"; did you mean {meant[0]}?" if meant not in ([], [place.key]) else ""
+    key = place.key.replace("-", "_")
+    if key.removeprefix("trainer.") in OWNED and key.startswith("trainer."):
+        return f"{key} ({place.where}) cannot be set: {OWNED[key.removeprefix('trainer.')]}"
+    meant = meant_setting(key, known_settings(defaults, made))
+    hint = f"; did you mean {meant}?" if meant and meant != place.key else ""
     return f"unknown setting {place.key!r} ({place.where}){hint} (all: {prog} --help)"
 
 
 def wrong_class(message: str, defaults: Mapping[str, Any], made: list[Place]) -> str | None:
-    """A class that does not exist, or is of another kind or of a package that is not allowed."""
+    """A class that does not exist, lacks a setting, or is of another kind or package."""
     named, keys = CLASS.search(message), KEY.findall(message)
+    if needs := NEEDS.search(message):
+        where = find(keys[-1], made, needs[2]).where
+        return f"{keys[-1]} ({where}): {needs[2]} needs {needs[1]}; give it in init_args"
     if named is None or not keys or (named["unfit"] and len(keys) > 1):
         return None
-    name = str(named[named.lastgroup]) if named.lastgroup else find(keys[-1], made).value
-    place = next((place for place in made if place.value == name), find(keys[-1], made))
+    found = named["denied"] or named["none"] or named["missing"] or named["broken"]
+    key = keys[-1]
+    name = found or named["other"] or named["unfit"] or find(key, made).value
+    place = next((place for place in made if place.value == name), find(key, made))
+    module, _, last = name.rpartition(".")
     if named["denied"]:
-        package = name.partition(".")[0]
-        advice = f"; add --allow {package} on the command line if you trust it"
-        if package in sys.stdlib_module_names:
+        advice = f"; add --allow {name.partition('.')[0]} on the command line if you trust it"
+        if name.partition(".")[0] in sys.stdlib_module_names:
             advice = ": it is Python's own, and no part of a model"
         return f"class {name} ({place.where}) is of a package that is not allowed{advice}"
-    default = defaults.get(f"{keys[-1]}.class_path")
-    if default is None:
-        return f"{keys[-1]} ({place.where}): no class {name!r}"
-    kind, kinds = choices(default)
-    lower = {known.lower(): known for known in kinds}
-    close = get_close_matches(name.rpartition(".")[2].lower(), lower, n=1)
-    meant = f"; did you mean {lower[close[0]]}?" if close else ""
-    is_there = named["other"] or named["unfit"] or not named.lastgroup
-    says = f"{name} is not" if is_there else f"no class {name!r}"
-    there_are = ", ".join(kinds) + ("" if "." in keys[-1] else "; null turns it off")
-    return f"{keys[-1]} ({place.where}): {says} of kind {kind}{meant} (there are: {there_are})"
+    if named["broken"]:
+        return f"{key} ({place.where}): cannot import {name}: {named['why'][:200]}"
+    default = defaults.get(f"{key}.class_path")
+    kind, kinds = choices(default) if default else (named["kind"], {})
+    there = [*kinds, *dict(inspect.getmembers(sys.modules.get(module), inspect.isclass))]
+    lower = {known.lower(): known for known in reversed(there)}
+    close = [] if last in kinds else get_close_matches(last.lower(), lower, n=1)
+    meant = f"; did you mean {lower[close[0]]}?" if close and last not in there else ""
+    says = f"{name} is not" if named["kind"] or named["unfit"] else f"no class {name!r}"
+    says += f" of kind {kind}" if kind else ""
+    there_are = f" (there are: {', '.join(kinds)}" if kinds else ""
+    there_are += ("" if "." in key else "; null turns it off") + ")" if kinds else ""
+    return f"{key} ({place.where}): {says}{meant}{there_are}"
 
 
 def wrong_value(message: str, made: list[Place]) -> str | None:

@@ -1,6 +1,7 @@
 """The verbs validate and test: a run's checkpoint and a split become a loss."""
 
 import argparse
+import functools
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -57,11 +58,5 @@ def evaluate(words: list[str], allowed: list[str], verb: Literal["validate", "te
         print(f"  {name:<20} {value:.6f}")
 
 
-def validate(words: list[str], allowed: list[str]) -> None:
-    """Loss of a run's checkpoint on the validation split."""
-    evaluate(words, allowed, "validate")
-
-
-def test(words: list[str], allowed: list[str]) -> None:
-    """Loss of a run's checkpoint on the test split."""
-    evaluate(words, allowed, "test")
+validate = functools.partial(evaluate, verb="validate")  # of the validation split
+test = functools.partial(evaluate, verb="test")

@@ -137,12 +137,8 @@ def _rows(points: dict[int, Line]) -> list[Line]:
         if metric_names.TRAIN_LOSS in points[step]:
             rows.append(points[step])
         elif metric_names.VAL_LOSS in points[step] and rows:
-            known = {
-                name: value
-                for name, value in rows[-1].items()
-                if name in (metric_names.TRAIN_LOSS, metric_names.EPOCH)
-            }
-            rows.append({**known, **points[step]})
+            known = {metric_names.TRAIN_LOSS, metric_names.EPOCH} & rows[-1].keys()
+            rows.append({**{name: rows[-1][name] for name in known}, **points[step]})
     return rows
 
 
@@ -156,6 +152,7 @@ def from_lines(lines: Iterable[Line]) -> Record:
     initial = {name: v for name, v in points.get(0, {}).items() if isinstance(v, float)}
     rows = _rows(points)
     names = {name for point in points.values() for name, v in point.items() if isinstance(v, float)}
+    names -= {metric_names.TRAIN_LOSS, metric_names.VAL_LOSS, metric_names.LEARNING_RATE}
 
     def column(name: str) -> Floats:
         return np.array([row.get(name, math.nan) for row in rows], dtype=np.float64)
@@ -171,12 +168,7 @@ def from_lines(lines: Iterable[Line]) -> Record:
         ),
         initial_val_loss=initial.get(metric_names.VAL_LOSS),
         nonfinite_steps=tuple(sorted(bad)),
-        values={
-            name: column(name)
-            for name in sorted(
-                names - {metric_names.TRAIN_LOSS, metric_names.VAL_LOSS, metric_names.LEARNING_RATE}
-            )
-        },
+        values={name: column(name) for name in sorted(names)},
         initial=initial,
         samples={step: p["samples"] for step, p in points.items() if "samples" in p},
     )

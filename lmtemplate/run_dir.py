@@ -27,7 +27,6 @@ MISSING = (
     errno.ENOTSUP,
     errno.ENOLCK,
 )  # a file system has no such call
-
 PACKAGES = ("lightning", "torch", "torchmetrics", "tensorboard", "jsonargparse", "tokenizers")
 
 
@@ -167,9 +166,8 @@ def read_checked(path: Path, kinds: dict[str, Any]) -> dict[str, Any]:
         content = parse(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{path} cannot be read ({reason}); restore it, or move it away"
-        ) from error
+        says = f"{path} cannot be read ({reason}); restore it, or move it away"
+        raise CheckpointError(says) from error
     check_kinds(content, kinds, path)
     return dict(content)
 
@@ -263,20 +261,15 @@ def command(*words: str) -> list[str]:
     return [sys.executable, *([] if unsafe else ["-P"]), "-m", "lmtemplate", *words]
 
 
-def _git(*words: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", *words], capture_output=True, text=True, check=True, timeout=10
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
 def git_state() -> dict[str, Any]:
     """Commit of the working directory, and whether it had changes; nulls outside a repository."""
-    status = _git("status", "--porcelain", "--untracked-files=no")
-    return {"commit": _git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+    asked = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+    options: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "timeout": 10}
+    try:
+        commit, status = (subprocess.run(["git", *q], **options).stdout.strip() for q in asked)
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
+    return {"commit": commit, "dirty": bool(status)}
 
 
 def environment(hardware: dict[str, Any]) -> dict[str, Any]:
@@ -299,13 +292,7 @@ def manifest(seed: Any, hardware: dict[str, Any], data: dict[str, Any]) -> dict[
 
 
 def write_manifest(run: Path, content: dict[str, Any], start: dict[str, Any] | None = None) -> None:
-    """Write manifest.json; a resumed run keeps its first one and adds how it went on.
-
-    Args:
-        run: the run directory.
-        content: what `manifest` returns.
-        start: for a resumed run, its step and what differs: see `announce`.
-    """
+    """Write manifest.json; a resumed run keeps its first one and adds `start` (see `announce`)."""
     first = read_json(run / "manifest.json", {"resumed": [dict]})
     if start is not None and first is not None:
         resumed = {**start, "started": content["started"], "git": content["git"]}

@@ -17,9 +17,9 @@ from lmtemplate.cli_errors import (
     choices,
     find,
     flags_in,
+    known_settings,
     one_line,
     read_config,
-    settings_by_name,
     split_configs,
 )
 from lmtemplate.errors import ConfigError
@@ -145,14 +145,15 @@ def test_what_to_use_instead_exists(defaults: dict[str, object]) -> None:
         path = word.removeprefix("--config ")
         names = {key.removesuffix(".class_path") for key in defaults}
         assert word in names or Path(path).is_file() or word == "data.max_train_blocks"
-    assert {*SYNONYMS.values()} <= {*settings_by_name(defaults, [])}
-    assert not {*SYNONYMS} & {*settings_by_name(defaults, [])}
+    known = {key.rpartition(".")[2] for key in known_settings(defaults, [])}
+    assert {*SYNONYMS.values()} <= known
+    assert not {*SYNONYMS} & known
 
 
 def test_a_setting_that_is_linked_is_named_where_it_is_set(defaults: dict[str, object]) -> None:
-    names = settings_by_name(defaults, [])
-    assert names["block_size"] == "data.block_size"
-    assert "vocab_size" not in names
+    known = known_settings(defaults, [])
+    assert [key for key in known if key.endswith("block_size")] == ["data.block_size"]
+    assert not [key for key in known if key.endswith("vocab_size")]
 
 
 # ---- a class
@@ -208,6 +209,41 @@ def test_a_class_is_named_where_a_setting_takes_a_function_as_well(
     defaults = dict(parser.get_defaults().items())
     assert says in one_line(str(mistake.value), "lmtemplate fit", defaults, flags_in(words))
     assert parser.parse_args(["--optimizer=torch.optim.RMSprop"])
+
+
+OWN = [
+    (
+        "model: {loss: {class_path: torch.nn.CrossEntropyLoss}}",
+        "model.loss (HERE:2): torch.nn.CrossEntropyLoss is not of kind LossFunction",
+    ),
+    (
+        "trainer: {callbacks: [lightning.pytorch.callbacks.ModelSumary]}",
+        "no class 'lightning.pytorch.callbacks.ModelSumary'; did you mean ModelSummary?",
+    ),
+    (
+        "trainer: {logger: {class_path: lightning.pytorch.loggers.CSVLogger}}",
+        "lightning.pytorch.loggers.CSVLogger needs save_dir; give it in init_args",
+    ),
+    (
+        "model: {schedule: {class_path: torch.optim.lr_scheduler.OneCycleLR}}",
+        "model.schedule (HERE:2): torch.optim.lr_scheduler.OneCycleLR needs max_lr; give it in",
+    ),
+    (
+        "model: {schedule: {class_path: torch.optim.lr_scheduler.StepLR, init_args: {step_siz: 3}}}",
+        "did you mean model.schedule.step_size?",
+    ),
+    (
+        "model: {metrics: [{class_path: torchmetrics.text.Perplexity, init_args: {ignore: 1}}]}",
+        "did you mean model.metrics.ignore_index?",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "says"), OWN)
+def test_a_class_from_elsewhere_is_answered_as_one_of_ours(
+    in_yaml: Refused, text: str, says: str
+) -> None:
+    assert says in in_yaml(text)
 
 
 def test_a_callback_that_is_no_class_is_said_with_what_there_is(in_words: Refused) -> None:

@@ -114,14 +114,6 @@ class Checkpoint(callbacks.Checkpoint):
                 trainer.strategy.barrier()  # the others wait in save_checkpoint for this one
                 raise
 
-    def _save_curves(self, trainer: Trainer) -> None:
-        """Write all curves before the checkpoint: a resume can cut one, but not fill a gap."""
-        for logger in trainer.loggers:
-            try:
-                getattr(logger, "sync", logger.save)()
-            except OSError as error:
-                trainer.lightning_module.print(f"{type(logger).__name__} cannot save: {error}")
-
     def _point_at_best(self) -> int | None:
         """Write best.json; returns its step, None where there is none (yet)."""
         if self.best is None or self.best[1] not in resume.steps_saved(self.run):
@@ -133,7 +125,11 @@ class Checkpoint(callbacks.Checkpoint):
         """Raises DiskError at the third failure in a row, and where no other save will follow."""
         self.saved_at, problem, step = time.monotonic(), "", trainer.global_step
         try:
-            self._save_curves(trainer)
+            for logger in trainer.loggers:  # first: a resume can cut a curve, but not fill a gap
+                try:
+                    getattr(logger, "sync", logger.save)()
+                except OSError as error:
+                    trainer.lightning_module.print(f"{type(logger).__name__} cannot save: {error}")
             self._write(trainer, folder_of(self.run) / files.file_name(step))
             if trainer.is_global_zero:
                 resume.prune(self.run, newest=step, best=self._point_at_best(), keep=self.keep)
@@ -188,7 +184,7 @@ class Checkpoint(callbacks.Checkpoint):
             (folder_of(self.run) / "best.json").unlink(missing_ok=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), trainer.global_step
         if self.milestones:
             self._due_milestones = milestone_steps(self.milestones, trainer.max_steps)
 
@@ -220,11 +216,6 @@ class Checkpoint(callbacks.Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save_milestone(trainer)
         self.save_if_new(trainer)
-
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        self.saved_step = checkpoint["global_step"]
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}

@@ -178,11 +178,8 @@ class RecordLogger(Logger):
         values, step = at_true_step(metrics, step)
         if not values:
             return
-        losses = [
-            value
-            for name, value in values.items()
-            if name in (metric_names.TRAIN_LOSS, metric_names.VAL_LOSS)
-        ]
+        names = {metric_names.TRAIN_LOSS, metric_names.VAL_LOSS}
+        losses = [values[name] for name in names & values.keys()]
         if not all(map(math.isfinite, losses)):
             self.writer.append(step, values)  # at once: the run may be about to end
             return

@@ -27,9 +27,8 @@ class Throughput(Callback):
 
     def __init__(self, peak_tflops: float | None = None) -> None:
         self.peak_tflops = peak_tflops
-        self.training_seconds = (
-            0.0  # of training steps, over all restarts, the first step of each left out
-        )
+        # of training steps, over all restarts, the first step of each left out
+        self.training_seconds = 0.0
         self.tokens = 0  # trained on in that time
         self._resumed_at: float | None = None
         self._warm = False

@@ -27,7 +27,7 @@ from lmtemplate.run_dir import sync_folder, write_text
 
 CheckpointDict = dict[str, Any]
 
-FORMAT = 1  # of what a checkpoint holds; it grows when an older program would misread it
+NEWEST_FORMAT = 1  # of what a checkpoint holds; it grows when an older program would misread it
 SUMS = "SHA256SUMS"
 ROOM = 2.2  # a run needs free space for so many checkpoints: the newest, and one being written
 
@@ -117,7 +117,7 @@ def write(checkpoint: CheckpointDict, path: Path) -> None:
     temporary, folder = path.parent / f".{path.name}.tmp", path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        digest = _save({**checkpoint, "format": FORMAT, "version": __version__}, temporary)
+        digest = _save({**checkpoint, "format": NEWEST_FORMAT, "version": __version__}, temporary)
         replaces = path.exists()
         # Write the checksum before a new file gets its name. While a file is replaced, list no
         # checksum for it, so that a crash cannot leave a wrong one.
@@ -201,11 +201,11 @@ def load_sound(path: Path) -> CheckpointDict:
         text = f"{path} is refused: {what}; only tensors and plain types load"
         raise CheckpointError(text) from error
     written = content.get("format") if isinstance(content, dict) else None
-    if isinstance(written, int) and written > FORMAT:
+    if isinstance(written, int) and written > NEWEST_FORMAT:
         later = str(content.get("version"))[:20]
         raise CheckpointError(
-            f"{path} has format {written}, and lmtemplate {__version__} reads up to {FORMAT}; use "
-            f"lmtemplate {later}, which wrote it, or newer"
+            f"{path} has format {written}, and lmtemplate {__version__} reads up to "
+            f"{NEWEST_FORMAT}; use lmtemplate {later}, which wrote it, or newer"
         )
     for key in ("state_dict", "global_step"):
         if not isinstance(content, dict) or key not in content:

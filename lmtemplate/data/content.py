@@ -64,7 +64,7 @@ def binary_kind(head: bytes, guess: bool = True) -> str | None:
         codec = "UTF-32"
     elif head.startswith((b"\xff\xfe", b"\xfe\xff")):
         codec = "UTF-16"
-    elif guess and 20 * len(CONTROL.findall(head)) > len(head):
+    elif guess and 4 * len(CONTROL.findall(head)) > len(head):
         codec = wide_encoding(head)
         if not codec:
             return f"no plain text, but full of control characters; {AS_TEXT}"

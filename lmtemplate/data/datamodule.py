@@ -26,9 +26,9 @@ Batch = tuple[Tensor, Tensor]
 WORKERS_PER_CORE = 8  # more of them only take memory
 
 
-SHARED = Path("/dev/shm")  # data workers pass their batches through it, where it exists
-SHARED_IS_FULL = (
-    f"{SHARED} is full, and data workers pass batches through it: lower data.num_workers (0 reads "
+SHM = Path("/dev/shm")  # data workers pass their batches through it, where it exists
+NO_SHARED_ROOM = (
+    f"{SHM} is full, and data workers pass batches through it: lower data.num_workers (0 reads "
     "in the training process), or make it larger (docker run --shm-size)"
 )
 
@@ -39,7 +39,7 @@ def to_tensors(arrays: tuple[Ints, Ints]) -> Batch:
         try:  # here: where multiprocessing does it, an error ends a thread, and training waits
             inputs.share_memory_(), targets.share_memory_()
         except RuntimeError as error:
-            raise OutOfMemoryError(SHARED_IS_FULL) from error
+            raise OutOfMemoryError(NO_SHARED_ROOM) from error
     return inputs, targets
 
 
@@ -95,7 +95,7 @@ class LanguageData(LightningDataModule):
     ) -> None:
         super().__init__()
         self.max_blocks = {"train": max_train_blocks, "val": max_val_blocks}
-        limits = {f"max_{split}_blocks": most for split, most in self.max_blocks.items()}
+        limits = {"max_train_blocks": max_train_blocks, "max_val_blocks": max_val_blocks}
         for name, value in {"block_size": block_size, "batch_size": batch_size, **limits}.items():
             if value is not None and value < 1:
                 raise ConfigError(f"data.{name}={value} has to be 1 or more")
@@ -177,8 +177,8 @@ class LanguageData(LightningDataModule):
 
     def _loader(self, split: str, order: TrainOrder | list[Ints]) -> DataLoader[Batch]:
         blocks: Any = self.blocks(split)
-        if self.num_workers and SHARED.is_dir() and shutil.disk_usage(SHARED).free < 2**20:
-            raise OutOfMemoryError(SHARED_IS_FULL)
+        if self.num_workers and SHM.is_dir() and shutil.disk_usage(SHM).free < 2**20:
+            raise OutOfMemoryError(NO_SHARED_ROOM)
         return DataLoader(
             blocks,
             sampler=order,

@@ -173,7 +173,7 @@ def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
     if left_out:
         print("left out:", ", ".join(f"{count:,} {what}" for what, count in left_out.items()))
     if corpus.copies:
-        print(f"{corpus.copies:,} documents are exact copies of others, in the same split as those")
+        print(f"exact copies of other documents, in the same split as these: {corpus.copies:,}")
     print(f"{tokenizer.kind} tokenizer of {tokenizer.vocab_size:,} ids")
 
 

@@ -36,7 +36,7 @@ def test_a_later_format_is_refused_with_the_version_that_reads_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as later:
-        later.setattr(files, "FORMAT", files.FORMAT + 1)
+        later.setattr(files, "NEWEST_FORMAT", files.NEWEST_FORMAT + 1)
         later.setattr(files, "__version__", "9.1.0")
         save(tmp_path, 1)
     with pytest.raises(

@@ -253,7 +253,7 @@ def test_too_little_shared_memory_for_workers_is_said_before_they_start(
     corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = SimpleNamespace(free=1000)
-    monkeypatch.setattr(datamodule, "SHARED", corpus)  # not every system has one
+    monkeypatch.setattr(datamodule, "SHM", corpus)  # not every system has one
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     token_data(corpus).val_dataloader()
     with pytest.raises(OutOfMemoryError, match=r"full.*lower data\.num_workers"):

@@ -502,7 +502,7 @@ def test_copies_of_a_document_are_on_one_side_and_counted(
     assert (len(train), len(val), train & val) == (16, 4, set())
     source, said = read_index(tmp_path / "data")["source"], capsys.readouterr().out
     assert (source["copies"], source["left_out"]) == (40, {".pdf": 1})
-    assert "40 documents are exact copies of others" in said
+    assert "exact copies of other documents, in the same split as these: 40" in said
     assert "left out: 1 .pdf" in said
 
 

@@ -18,8 +18,9 @@ pytestmark = [
 NEEDED = {
     *("models/__init__.py", "models/base.py", "models/layers.py", "models/gpt.py"),
     *("data/formats/__init__.py", "data/formats/text.py", "callbacks/__init__.py"),
-    # Without these there is no record, no checkpoint, or no end of a run.
+    # Without these there is no record, no checkpoint, no exact resume, or no end of a run.
     *("callbacks/loggers.py", "callbacks/checkpointing.py", "callbacks/progress.py"),
+    "callbacks/exact_resume.py",
     *("callbacks/run_end.py", "callbacks/run_summary.py"),
 }
 CANDIDATES = sorted(

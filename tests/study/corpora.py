@@ -22,5 +22,5 @@ def write_corpus(
         writer.write(tokens)
         entries[split] = {"tokens": len(tokens), "bytes": 4 * len(tokens), "shards": writer.close()}
     index = {"dtype": "uint16", "vocab_size": VOCABULARY, "eot_id": END, "splits": entries}
-    write_index(folder, {**index, "tokenizer": {"file": "none", "sha256": ""}})
+    write_index(folder, {**index, "tokenizer": {"kind": "none", "file": "none", "sha256": ""}})
     return RunCorpus(folder, read_index(folder))

@@ -57,7 +57,7 @@ def corpus(run: Path | None, data: Path | None) -> Iterator[Check]:
     sizes = ", ".join(f"{split} {Shards(data, split, index).tokens:,}" for split in index["splits"])
     yield Check("ok", "data", f"{data}: tokens: {sizes}; {index['vocab_size']:,} ids")
     if copies := index.get("source", {}).get("copies"):
-        text = f"{copies:,} documents are exact copies of others, in the same split as those"
+        text = f"exact copies of other documents, in the same split as these: {copies:,}"
         yield Check("ok", "data", text)
     if load_tokenizer(data / index["tokenizer"]["file"]).digest != index["tokenizer"]["sha256"]:
         yield Check("problem", "tokenizer", f"{data} was made by another; prepare it again")

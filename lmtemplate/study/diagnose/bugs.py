@@ -97,18 +97,17 @@ def of_net(trend: Trend, facts: Facts) -> Iterator[Finding]:
 
 def of_steps(trend: Trend, facts: Facts) -> Iterator[Finding]:
     """Weights that do not move, or move by gradients that pile up."""
-    rate, updates = trend.record.learning_rate, trend.updates
+    record, updates = trend.record, trend.updates
     still, step = facts.still_tensors or (), facts.checkpoint_step or 0
-    known = np.flatnonzero(~np.isnan(updates).any(0)) if len(updates) else np.zeros(0, np.int64)
-    moves = (updates < limit.STILL).all(0)[known]
-    steps = {
-        "the learning rate is 0": trend.record.steps,
-        "no weight moves": trend.record.steps[known],
+    known = int((~np.isnan(updates)).any(0).sum())  # rows that say how far weights moved
+    standing = {
+        "the learning rate is 0": (record.learning_rate == 0, len(record)),
+        "no weight moves": ((updates < limit.STILL).all(0), known),
     }
-    for what, rows in {"the learning rate is 0": rate == 0, "no weight moves": moves}.items():
-        if len(rows) and rows.mean() > limit.STANDING:
-            first = int(steps[what][rows][0])
-            says = f"{what} in {rows.mean():.0%} of the run, first at step {first:,}."
+    for what, (rows, among) in standing.items():
+        if among and rows.sum() > limit.STANDING * among:
+            first = record.steps[np.flatnonzero(rows)[0]]
+            says = f"{what} in {rows.sum() / among:.0%} of the run, first at step {first:,}."
             yield conclude("standstill", says, first, trend.last_step)
     if still and step >= limit.FIRST_MOVES:
         names = ", ".join(still[:3]) + (" ..." if len(still) > 3 else "")
@@ -116,9 +115,7 @@ def of_steps(trend: Trend, facts: Facts) -> Iterator[Finding]:
         name = "standstill" if len(still) == facts.tensors else "parameters_not_trained"
         yield conclude(name, says, 0, step)
     if len(left := trend.logged(vitals.LEFT)):
-        says = (
-            f"in {len(left)} steps the gradients of the step before were there when new ones came."
-        )
+        says = f"in {len(left)} steps the gradients of the one before were there as new ones came."
         yield conclude("gradients_pile_up", says, 0, trend.last_step)
 
 

@@ -24,46 +24,6 @@ EARLY_STEPS = 1000  # until then each row has the figures of vitals.py, and late
 COUNTED_TOKENS = 65_536  # training tokens from which frequencies are counted
 
 
-def _above_start(steps: Ints, loss: Floats, start: float) -> Finding | None:
-    learned = bool(loss.min() < start - limit.HUMP)
-    rows = limit.ROWS_ABOVE_AFTER if learned else limit.ROWS_ABOVE
-    if len(loss) < rows or loss[-rows:].min() <= start + limit.HUMP:
-        return None
-    says = (
-        f"the training loss is {loss[-1]:.2f} nats at step {steps[-1]:,}, above its start of "
-        f"{start:.2f}, and has been so since step {steps[-rows]:,} at least."
-    )
-    name = "spike_not_recovered" if learned else "learning_rate_too_high"
-    return conclude(name, says, steps[-rows], steps[-1])
-
-
-def _not_recovered(steps: Ints, loss: Floats) -> Finding | None:
-    before, after = loss[: -limit.ROWS_LOST], loss[-limit.ROWS_LOST :]
-    if len(before) < limit.ROWS_LOST // 2 or after.min() <= before.min() + limit.JUMP:
-        return None
-    level = float(np.median(before))
-    if after.min() <= level + max(limit.JUMP, limit.JUMP_NOISE * float(before.std())):
-        return None
-    says = (
-        f"the training loss has jumped from {level:.2f} nats and is {loss[-1]:.2f} at step "
-        f"{steps[-1]:,}, {limit.ROWS_LOST} rows later."
-    )
-    return conclude("spike_not_recovered", says, steps[-limit.ROWS_LOST], steps[-1])
-
-
-def _stuck(steps: Ints, loss: Floats, start: float, facts: Facts) -> Finding | None:
-    step, warmup = int(steps[-1]), facts.warmup_steps
-    if warmup is None or len(loss) < limit.ROWS_STUCK or step < max(limit.STEPS_FLAT, 2 * warmup):
-        return None
-    if loss[-limit.ROWS_STUCK :].min() <= start * (1 - limit.UNMOVED_YET):
-        return None
-    says = (
-        f"the training loss is {loss[-1]:.2f} nats at step {step:,}, and was {start:.2f} at the "
-        "start: the model is not learning."
-    )
-    return conclude("learning_rate_too_low", says, steps[-limit.ROWS_STUCK], step)
-
-
 def early_fault(steps: Ints, train_loss: Floats, start: float, facts: Facts) -> Finding | None:
     """A fault where a run is surely bad already: above its start, lost after a jump, or stuck.
 
@@ -78,11 +38,29 @@ def early_fault(steps: Ints, train_loss: Floats, start: float, facts: Facts) -> 
     steps, loss = steps[-WINDOW:], train_loss[-WINDOW:]
     if not len(loss):
         return None
-    return (
-        _above_start(steps, loss, start)
-        or _not_recovered(steps, loss)
-        or _stuck(steps, loss, start, facts)
+    step, now = int(steps[-1]), f"the training loss is {loss[-1]:.2f} nats at step {steps[-1]:,}"
+    learned = bool(loss.min() < start - limit.HUMP)
+    rows = limit.ROWS_ABOVE_AFTER if learned else limit.ROWS_ABOVE
+    if len(loss) >= rows and loss[-rows:].min() > start + limit.HUMP:
+        says = (
+            f"{now}, above its start of {start:.2f}, and so since step {steps[-rows]:,} at least."
+        )
+        name = "spike_not_recovered" if learned else "learning_rate_too_high"
+        return conclude(name, says, steps[-rows], step)
+    before, after = loss[: -limit.ROWS_LOST], loss[-limit.ROWS_LOST :]
+    if len(before) >= limit.ROWS_LOST // 2 and after.min() > before.min() + limit.JUMP:
+        level = float(np.median(before))
+        if after.min() > level + max(limit.JUMP, limit.JUMP_NOISE * float(before.std())):
+            says = f"{now}, {limit.ROWS_LOST} rows after it has jumped from {level:.2f}."
+            return conclude("spike_not_recovered", says, steps[-limit.ROWS_LOST], step)
+    wait = max(
+        limit.STEPS_FLAT, 2 * (math.inf if facts.warmup_steps is None else facts.warmup_steps)
     )
+    stuck = loss[-limit.ROWS_STUCK :].min() > start * (1 - limit.UNMOVED_YET)
+    if stuck and len(loss) >= limit.ROWS_STUCK and step >= wait:
+        says = f"{now}, and was {start:.2f} at the start: the model is not learning."
+        return conclude("learning_rate_too_low", says, steps[-limit.ROWS_STUCK], step)
+    return None
 
 
 def is_due(trainer: Trainer, step: int) -> bool:

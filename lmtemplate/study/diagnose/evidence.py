@@ -1,8 +1,8 @@
 """Run directory, corpus, weights -> what is known of a run beyond its curves."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from lmtemplate.study.diagnose.ngrams import (
 )
 from lmtemplate.study.diagnose.probes import (
     AT_ONCE,
-    Measured,
     change_from_later_tokens,
     look_at_outputs,
     measure,
@@ -40,23 +39,22 @@ PROBED_TOKENS = 4096  # of each split, whose loss is measured anew
 TEMPERATURE = 0.8
 
 
-def _from_files(run: Path) -> Facts:
+def _from_files(run: Path) -> dict[str, Any]:
     """What summary, config and record say; the record is newer where a run still goes on."""
     settings, summary = read_settings(run), read_summary(run)
-    rows = [line for line in read_lines(run) if metric_names.TOKENS in line]
+    *_, last = ({}, *(line for line in read_lines(run) if metric_names.TOKENS in line))
     planned = summary.get("max_steps") or settings.get("trainer.max_steps")
-    optimizer = (settings.get("model.optimizer.class_path") or "").rpartition(".")[2]
-    tokens = [summary.get("tokens"), *(row[metric_names.TOKENS] for row in rows[-1:])]
-    passes = [summary.get("passes"), *(row.get(metric_names.EPOCH) for row in rows[-1:])]
-    return Facts(
-        max_steps=planned if planned and planned > 0 else None,
-        warmup_steps=settings.get("model.schedule.init_args.warmup_steps"),
-        optimizer=optimizer or None,
-        parameters=summary.get("parameters"),
-        tokens=max((int(value) for value in tokens if value is not None), default=None),
-        passes=max((value for value in passes if value is not None), default=None),
-        settings=settings,
-    )
+    tokens = (summary.get("tokens"), last.get(metric_names.TOKENS))
+    passes = (summary.get("passes"), last.get(metric_names.EPOCH))
+    return {
+        "max_steps": planned if planned and planned > 0 else None,
+        "warmup_steps": settings.get("model.schedule.init_args.warmup_steps"),
+        "optimizer": str(settings.get("model.optimizer.class_path") or "").split(".")[-1] or None,
+        "parameters": summary.get("parameters"),
+        "tokens": max((int(value) for value in tokens if value is not None), default=None),
+        "passes": max((value for value in passes if value is not None), default=None),
+        "settings": settings,
+    }
 
 
 def window_length(bytes_per_token: float) -> int:
@@ -70,27 +68,17 @@ def window_length(bytes_per_token: float) -> int:
     return length
 
 
-def _from_corpus(facts: Facts, corpus: RunCorpus, training: Ints) -> Facts:
-    held_out = corpus.validation_tokens(VALIDATION_TOKENS)
-    unigram, bigram = ngram_losses(training, held_out, corpus.vocab_size)
-    facts = replace(
-        facts,
-        vocab_size=corpus.vocab_size,
-        unigram_loss=unigram,
-        bigram_loss=bigram,
-        train_unigram_loss=float(
-            -np.log(frequencies(training, corpus.vocab_size)[training]).mean()
-        ),
-    )
-    length = window_length(corpus.bytes_per_token)
-    if min(len(training), len(held_out)) < length:
-        return facts
-    windows = np.sort(window_hashes(training, length))
-    return replace(
-        facts,
-        repeated_share=repeated_share(windows),
-        overlap_share=shared_share(window_hashes(held_out, length), windows),
-    )
+def _from_corpus(corpus: RunCorpus, training: Ints) -> dict[str, Any]:
+    held_out, size = corpus.validation_tokens(VALIDATION_TOKENS), corpus.vocab_size
+    unigram, bigram = ngram_losses(training, held_out, size)
+    own = float(-np.log(frequencies(training, size)[training]).mean())
+    known = {"vocab_size": size, "unigram_loss": unigram, "bigram_loss": bigram}
+    known["train_unigram_loss"], length = own, window_length(corpus.bytes_per_token)
+    if min(len(training), len(held_out)) >= length:
+        windows = np.sort(window_hashes(training, length))
+        known["repeated_share"] = repeated_share(windows)
+        known["overlap_share"] = shared_share(window_hashes(held_out, length), windows)
+    return known
 
 
 def _prompts(training: Ints, eot_id: int, samples: int) -> Iterator[list[int]]:
@@ -114,39 +102,25 @@ def write_samples(model: Model, training: Ints, tokens: int) -> list[Ints]:
     return [np.fromiter(ids, dtype=np.int64) for ids in drawn]
 
 
-def _from_weights(facts: Facts, model: Model, corpus: RunCorpus | None) -> Facts:
+def _from_weights(model: Model, corpus: RunCorpus | None) -> dict[str, Any]:
     """What has become of the weights, and what the net does with text of the run."""
     net = model.net
-    facts = replace(
-        facts,
-        checkpoint_step=model.step,
-        tensors=sum(p.requires_grad for p in net.parameters()),
-        still_tensors=still_tensors(net, model.before) if model.before else None,
-    )
+    known: dict[str, Any] = {"checkpoint_step": model.step, "vocab_size": net.vocab_size}
+    known["tensors"] = sum(p.requires_grad for p in net.parameters())
+    known["still_tensors"] = still_tensors(net, model.before) if model.before else None
     if corpus is None:
-        return facts
+        return known
     device, sequences = next(net.parameters()).device, max(4, PROBED_TOKENS // net.block_size)
-    found = dict[str, Measured]()
     for split in ("train", "val"):
-        inputs, targets, among = (
-            part.to(device) for part in corpus.batch(split, net.block_size, sequences)
-        )
-        found[split] = measure(net, inputs, targets, int(among))
-    val, train = found["val"], found["train"]
+        parts = (part.to(device) for part in corpus.batch(split, net.block_size, sequences))
+        inputs, targets, among = parts
+        found = measure(net, inputs, targets, int(among))
+        known |= {f"{split}_measured": found.loss, f"{split}_error": found.error}
     change, largest = change_from_later_tokens(net, inputs[:AT_ONCE])
-    is_random, is_probability = look_at_outputs(net, inputs[:AT_ONCE])
-    return replace(
-        facts,
-        ahead=change / max(10.0, largest),
-        is_random=is_random,
-        is_probability=is_probability,
-        val_measured=val.loss,
-        val_error=val.error,
-        shift=val.shift,
-        shift_loss=val.shift_loss,
-        train_measured=train.loss,
-        train_error=train.error,
-    )
+    known |= {"shift": found.shift, "shift_loss": found.shift_loss}
+    known["ahead"] = change / max(10.0, largest)
+    known["is_random"], known["is_probability"] = look_at_outputs(net, inputs[:AT_ONCE])
+    return known
 
 
 def facts_of(artifacts: Artifacts) -> Facts:
@@ -155,24 +129,20 @@ def facts_of(artifacts: Artifacts) -> Facts:
     Only a sample of a large corpus is read (TRAINING_TOKENS, VALIDATION_TOKENS), so the repeated,
     overlapping and copied amounts are lower bounds.
     """
-    facts, corpus, model = _from_files(artifacts.run), artifacts.corpus, artifacts.model
+    known, corpus, model = _from_files(artifacts.run), artifacts.corpus, artifacts.model
     if model is not None:
-        facts = replace(
-            facts,
-            max_steps=facts.max_steps or model.planned_steps,
-            vocab_size=model.net.vocab_size,
-            parameters=facts.parameters or model.net.parameter_count(),
-        )
-        facts = _from_weights(facts, model, corpus)
+        known["max_steps"] = known["max_steps"] or model.planned_steps
+        known["parameters"] = known["parameters"] or model.net.parameter_count()
+        known |= _from_weights(model, corpus)
     if corpus is not None:
         training = corpus.training_tokens(TRAINING_TOKENS)
-        facts = _from_corpus(facts, corpus, training)
+        known |= _from_corpus(corpus, training)
         if model is not None:
             tokens = max(SAMPLE_TOKENS, 2 * window_length(corpus.bytes_per_token))
             copied = longest_copy(write_samples(model, training, tokens), training)
-            text = model.tokenizer.decode(copied.tolist())
-            facts = replace(facts, copied_tokens=len(copied), copied_text=text)
-    return facts
+            known["copied_tokens"] = len(copied)
+            known["copied_text"] = model.tokenizer.decode(copied.tolist())
+    return Facts(**known)
 
 
 def gather(run: Path, *, deep: bool = True, allow: Sequence[str] = ()) -> Facts:

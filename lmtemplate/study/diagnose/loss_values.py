@@ -22,16 +22,11 @@ def nonfinite(record: Record) -> Finding | None:
 
 def initial_loss(record: Record, facts: Facts) -> Finding | None:
     """The loss before step 1 is far above ln V."""
-    first = record.initial_val_loss
-    if (
-        first is None
-        or not facts.vocab_size
-        or first < math.log(facts.vocab_size) + limit.OFF_START
-    ):
+    first, uniform = record.initial_val_loss, math.log(facts.vocab_size or 1)
+    if first is None or not uniform or first < uniform + limit.OFF_START:
         return None
     says = (
-        f"before step 1 the loss is {first:.2f} nats; guessing evenly among {facts.vocab_size:,} "
-        f"tokens gives ln V = {math.log(facts.vocab_size):.2f}."
+        f"before step 1 the loss is {first:.2f} nats; guessing evenly gives ln V = {uniform:.2f}."
     )
     return conclude("initial_loss", says, 0, 0)
 

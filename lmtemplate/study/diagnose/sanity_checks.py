@@ -15,6 +15,7 @@ from lmtemplate.record import Floats, Record
 from lmtemplate.study.diagnose.artifacts import RunCorpus
 from lmtemplate.study.diagnose.finding import Facts
 
+COUNTED = ("unigram", "bigram")
 LOST = 0.1  # a loss may rise again by this share of its fall
 GAINED = 0.5  # this share of the words that an untrained model gets wrong must be real words
 UNTRAINED = 0.9  # above this share of real words before training, the samples tell nothing
@@ -64,8 +65,7 @@ def baselines(record: Record, facts: Facts) -> dict[str, float | None]:
     return {
         "validation": float(losses.min()) if len(losses) else None,
         "uniform": math.log(facts.vocab_size) if facts.vocab_size else None,
-        "unigram": facts.unigram_loss,
-        "bigram": facts.bigram_loss,
+        **dict(zip(COUNTED, (facts.unigram_loss, facts.bigram_loss), strict=True)),
     }
 
 
@@ -78,11 +78,7 @@ def prediction_check(record: Record, facts: Facts) -> SanityCheck:
     if len(accuracy) and first is not None:
         passed.append(bool(accuracy.max() > first))
         says.append(f"accuracy {first:.1%} -> {accuracy.max():.1%}")
-    best, unigram, bigram = (
-        baselines(record, facts)["validation"],
-        facts.unigram_loss,
-        facts.bigram_loss,
-    )
+    best, unigram, bigram = (baselines(record, facts)[k] for k in ("validation", *COUNTED))
     if best is not None and unigram is not None:
         passed.append(best < unigram)
         verb = "beats" if best < unigram else "does not beat"

@@ -48,16 +48,14 @@ def spike_not_recovered(trend: Trend, facts: Facts) -> Finding | None:
         before, step = level_before(trend, jump), int(trend.steps[jump])
         if facts.unigram_loss is not None and before > facts.unigram_loss:
             continue  # it had learned nothing that it could lose
+        crashed = validation_jumps(trend, step)
         says = (
             f"at step {step:,} the training loss jumps from {before:.2f} to "
             f"{trend.loss[jump]:.2f} nats, and never comes back: at step {trend.last_step:,} it is "
-            f"{trend.final:.2f}."
+            f"{trend.final:.2f}. {'A crashed run.' if crashed else 'Validation does not jump.'}"
         )
-        if not validation_jumps(trend, step):
-            says += " Validation does not jump: what is read has changed, not the weights."
-            return conclude("training_text_changes", says, step, trend.last_step)
-        says += " A crashed run."
-        return conclude("spike_not_recovered", says, step, trend.last_step)
+        name = "spike_not_recovered" if crashed else "training_text_changes"
+        return conclude(name, says, step, trend.last_step)
     return None
 
 

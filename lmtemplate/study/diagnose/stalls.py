@@ -1,4 +1,4 @@
-"""A loss that stops, or still falls at the end -> shuffled labels, a small model, a plateau."""
+"""A loss that stops, or still falls at the end -> wrong targets, a small model, a plateau."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ def is_flat(trend: Trend) -> bool:
 
 
 def flat_at_unigram(trend: Trend, facts: Facts) -> Finding | None:
-    """Flat at the unigram loss: shuffled labels, or where it is higher or swings, a high rate."""
+    """Flat at the unigram loss: wrong targets, or where it is higher or swings, a high rate."""
     unigram, bigram = facts.unigram_loss, facts.bigram_loss
     if unigram is None or bigram is None or unigram - bigram < limit.INFORMATIVE:
         return None

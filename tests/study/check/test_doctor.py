@@ -125,7 +125,7 @@ def test_copies_in_a_corpus_are_said(data: Path) -> None:
     index = json.loads((data / "index.json").read_text())
     index["source"]["copies"] = 7
     (data / "index.json").write_text(json.dumps(index))
-    assert "7 documents are exact copies" in " ".join(x.text for x in look_at_corpus(None, data))
+    assert "in the same split as these: 7" in " ".join(x.text for x in look_at_corpus(None, data))
 
 
 def test_a_run_directory_that_cannot_be_written_names_owner_and_mode(
