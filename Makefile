@@ -50,7 +50,7 @@ $(foreach s,PYTHON $(SETTINGS),$(eval override $s := $(if $(filter file,$(origin
 quote = '$(subst ','\'',$1)'
 # Text, as a person types it in a shell -> its words, each quoted: quotes count, and nothing else does. A pattern,
 # or a folder with spaces in its name, is looked for first where files are meant.
-split = $(if $(strip $($1)),$(or $(shell $(call quote,$(PYTHON)) -c $(call quote,$(SPLIT)) $(call quote,$($1)) $2 \
+split = $(if $(strip $($1)),$(or $(shell $(call quote,$(PYTHON)) -IS -c $(call quote,$(SPLIT)) $(call quote,$($1)) $2 \
 	2>/dev/null),$(error $1 cannot be split into words: is a quote open, or PYTHON=$(PYTHON) missing?)))
 SPLIT = import glob, shlex, sys; text, is_path = sys.argv[1], sys.argv[2:]; \
 	words = [text] if is_path and glob.glob(text) else shlex.split(text); \

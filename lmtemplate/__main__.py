@@ -8,16 +8,8 @@ import traceback
 from datetime import UTC, datetime
 from difflib import get_close_matches
 
-from lmtemplate import __version__, plug, redact, terminal
-from lmtemplate.errors import (
-    BAD_PROGRAM,
-    BROKEN_PIPE,
-    INTERRUPTED,
-    ConfigError,
-    DiskError,
-    OutOfMemoryError,
-    UserError,
-)
+from lmtemplate import __version__, errors, plug, redact, terminal
+from lmtemplate.errors import ConfigError, DiskError, UserError
 from lmtemplate.plug import Verb
 
 LOG = "lmtemplate-crash.log"  # tracebacks of errors that nobody expected
@@ -109,11 +101,13 @@ def log_crash(error: Exception) -> str:
 
 def own_line(error: Exception) -> str | None:
     """The line of the user's own code that an error comes from, as "file:line", if from any."""
-    homes = (os.path.dirname(__file__), sys.prefix, sys.base_prefix)
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not os.path.realpath(f.filename).startswith(homes)]
-    own = [frame for frame in own if not frame.filename.startswith("<")]
-    return f"{os.path.relpath(own[-1].filename)}:{own[-1].lineno}" if own else None
+    homes = (os.path.dirname(__file__), sys.base_prefix, "<")
+    own = [
+        f"{os.path.relpath(frame.filename)}:{frame.lineno}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(homes) and "site-packages" not in frame.filename
+    ]
+    return own[-1] if own else None
 
 
 def explain(error: Exception) -> tuple[str, int]:
@@ -122,19 +116,20 @@ def explain(error: Exception) -> tuple[str, int]:
         return str(error), error.exit_code
     if isinstance(error, OSError) and error.filename is None and not terminal.can_print():
         return f"cannot write standard output: {error.strerror or error}", DiskError.exit_code
-    torch = sys.modules.get("torch")
     message = redact.text(" ".join(f"{type(error).__name__}: {error}".split()), sys.argv)[:200]
-    says, code = f"unexpected {message}: a fault of the program, or of a file it read", BAD_PROGRAM
-    if place := own_line(error):
-        says, code = f"{place}: {message}", UserError.exit_code
-    out_of_memory = (MemoryError, *([torch.OutOfMemoryError] if torch else []))
-    if isinstance(error, out_of_memory) or "can't allocate memory" in str(error):
+    of_torch = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)
+    if isinstance(error, (MemoryError, of_torch)) or "can't allocate memory" in str(error):
         says = "too little memory; lower data.batch_size, the model or the context"
-        code = OutOfMemoryError.exit_code
+        code = errors.OutOfMemoryError.exit_code
     elif isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("lmtemplate"):
         says, code = f"the package {error.name} is missing; type: make install", UserError.exit_code
     elif isinstance(error, OSError) and error.filename is not None:
         says, code = f"{error.strerror}: {error.filename}", DiskError.exit_code
+    elif place := own_line(error):
+        says, code = f"{place}: {message}", UserError.exit_code
+    else:
+        code = errors.BAD_PROGRAM
+        says = f"unexpected {message}: a fault of the program, or of a file it read"
     return f"{says}; the traceback is in {log_crash(error)}", code
 
 
@@ -145,10 +140,10 @@ def main() -> None:
         run(sys.argv[1:])
         print(end="", flush=True)
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        sys.exit(errors.INTERRUPTED)
     except BrokenPipeError:  # `lmtemplate generate ... | head`
         terminal.discard(1)
-        sys.exit(BROKEN_PIPE)
+        sys.exit(errors.BROKEN_PIPE)
     except Exception as error:
         line, code = explain(error)
         with terminal.forgiving():  # the exit code stands where the line cannot be shown

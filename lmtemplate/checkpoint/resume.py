@@ -104,7 +104,7 @@ def _newest_sound(run: Path) -> Resumed | None:
         # damaged ones keep their names: without any, the next start would begin at step 0
         anew = "start anew with another --run_dir"
         if milestones := sorted((folder_of(run) / "milestones").glob("step-*.ckpt")):
-            anew += f" (from its last weights: --init_from {milestones[-1]})"
+            anew += f" (from its last weights: --init_from {shlex.quote(str(milestones[-1]))})"
         raise CheckpointError(f"all checkpoints in {folder_of(run)} are {lost}; {anew}")
     return None
 
@@ -117,8 +117,9 @@ def resume_from(run: Path, mode: ResumeMode) -> Resumed | None:
     """
     if mode == "never" and is_used(run):
         raise ConfigError(
-            f"run directory {run} holds a run already; continue it with make resume {shlex.quote(f'RUN={run}')} "
-            "(or add --resume auto), or start anew with another --run_dir"
+            f"run directory {run} holds a run already; continue it with "
+            f"make resume {shlex.quote(f'RUN={run}')} (or add --resume auto), or start anew with "
+            "another --run_dir"
         )
     resumed = None if mode == "never" else _newest_sound(run)
     if resumed is None and mode == "must":
