@@ -99,8 +99,7 @@ def _readers(name: str | None, allowed: Sequence[str]) -> dict[str, Read]:
         )
     try:
         of = importlib.import_module(module)
-        suffixes: tuple[str, ...] = getattr(of, "SUFFIXES", ())
-        return {suffix: getattr(of, function) for suffix in (*suffixes, "")}
+        return {suffix: getattr(of, function) for suffix in (*getattr(of, "SUFFIXES", ()), "")}
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"--format {name} cannot be imported: {error}") from error
 
@@ -216,7 +215,8 @@ def _open_files(
             read = readers.get(path.suffix.lower(), readers[""])
             takes = inspect.signature(read).parameters.keys() & options.keys()
             yield from read(path, **{name: options[name] for name in takes})
-        left_out["lines without text"] = (options["bad_lines"] or Counter()).total()
+        if options["bad_lines"]:
+            left_out["lines without text"] = options["bad_lines"].total()
 
     def is_same() -> bool:
         try:
