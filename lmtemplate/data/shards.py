@@ -18,8 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lmtemplate.data import IGNORED, Ints
-from lmtemplate.data.content import LFS_POINTER
+from lmtemplate.data import IGNORED, LFS_POINTER, Ints
 from lmtemplate.errors import DataError
 
 Index = dict[str, Any]  # the content of index.json
