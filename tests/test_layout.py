@@ -33,7 +33,8 @@ ROWS = (
     "data.formats.* data.shard_writer data.train_tokenizer record run_length",
     "models models.gpt* loss data.corpus data.tokenizer data.shards data.sampler metrics optimizers "
     "schedules run_dir cli_errors",
-    "models.* muon hardware plug redact terminal metric_names data.content data.formats data",
+    "data.content",
+    "models.* muon hardware plug redact terminal metric_names data.formats data",
     "errors",
 )
 # These import a neighbour of their row.

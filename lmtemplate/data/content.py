@@ -7,14 +7,14 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from lmtemplate.data import LFS_POINTER
 from lmtemplate.errors import DataError
 
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # the first bytes of such a file
 HEAD, TAIL = 2**16, 2**10  # bytes that are looked at
 AS_TEXT = "to train on it as it is, add --format text"
 
 JSON_ROWS = 'python3 -c "import csv, json, sys; [print(json.dumps(r)) for r in {rows}]" < {path}'
-ROWS = "> rows.jsonl, then --input rows.jsonl --text_field NAME"
+TO_ROWS = "> rows.jsonl, then --input rows.jsonl --text_field NAME"
 PARQUET = """python3 -c "import pandas, sys; pandas.read_parquet(sys.argv[1]).to_json(sys.stdout, \
 orient='records', lines=True)" {path}"""
 BINARY: dict[bytes | tuple[bytes, ...], str] = {  # first bytes -> what, and what to do
@@ -30,7 +30,7 @@ BINARY: dict[bytes | tuple[bytes, ...], str] = {  # first bytes -> what, and wha
     b"%PDF-": "a PDF file; take the text out of it first",
     b"\x93NUMPY": "a NumPy file, not text; examples/token_files.py trains on token ids in .npy",
     (b"SQLite format 3", b"\x89HDF", b"ARROW1"): "a database; export its text as JSON lines",
-    b"PAR1": f"a Parquet file; type: {PARQUET} {ROWS}",
+    b"PAR1": f"a Parquet file; type: {PARQUET} {TO_ROWS}",
 }
 CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")  # seldom in text, everywhere in UTF-16
 JSON = re.compile(
@@ -77,7 +77,7 @@ def _json_kind(lines: list[str]) -> str:
     except ValueError:  # a first line longer than the head is one row, at most
         row = {} if len(lines) == 1 and lines[0].startswith("{") else None
     if not isinstance(row, dict):
-        return f"JSON; type: {JSON_ROWS} {ROWS}".replace("{rows}", "json.load(sys.stdin)")
+        return f"JSON; type: {JSON_ROWS} {TO_ROWS}".replace("{rows}", "json.load(sys.stdin)")
     texts = [(len(value), key) for key, value in row.items() if isinstance(value, str)]
     field = max(texts, default=(0, "NAME"))[1]
     return f"JSON lines; add --format jsonl --text_field {quote(field)}"
@@ -121,7 +121,7 @@ def syntax_kind(text: str, end: str, whole: bool, suffix: str) -> str | None:
     for delimiter in "\t,;":
         if _is_table(lines, delimiter, named=suffix in (".csv", ".tsv")):
             rows = f"csv.DictReader(sys.stdin, delimiter={delimiter!r})"
-            return f"a table; type: {JSON_ROWS} {ROWS}".replace("{rows}", rows)
+            return f"a table; type: {JSON_ROWS} {TO_ROWS}".replace("{rows}", rows)
     return None
 
 

@@ -99,8 +99,7 @@ def _readers(name: str | None, allowed: Sequence[str]) -> dict[str, Read]:
         )
     try:
         of = importlib.import_module(module)
-        suffixes: tuple[str, ...] = getattr(of, "SUFFIXES", ())
-        return {suffix: getattr(of, function) for suffix in (*suffixes, "")}
+        return {suffix: getattr(of, function) for suffix in (*getattr(of, "SUFFIXES", ()), "")}
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"--format {name} cannot be imported: {error}") from error
 
@@ -115,11 +114,8 @@ def _identity(path: str | Path) -> tuple[int, int]:
     return state.st_dev, state.st_ino
 
 
-def _walk_folders(root: str, left_out: Counter[str]) -> Iterator[tuple[str, list[str]]]:
-    """Each folder below, and the visible files in it.
-
-    Links to folders are followed, after all other folders; no folder comes twice.
-    """
+def _folders(root: str, left_out: Counter[str]) -> Iterator[str]:
+    """A folder and the visible ones below. Links are followed at last; none comes twice."""
     tops, seen = [root], set[tuple[int, int]]()
     for top in tops:
         for folder, folders, names in os.walk(top, onerror=_raise):
@@ -131,7 +127,7 @@ def _walk_folders(root: str, left_out: Counter[str]) -> Iterator[tuple[str, list
             folders[:] = [name for name in folders if not name.startswith(".")]
             paths = (os.path.join(folder, name) for name in sorted(folders))
             tops += [path for path in paths if os.path.islink(path)]
-            yield folder, [name for name in names if not name.startswith(".")]
+            yield folder
 
 
 def _expand(pattern: str, left_out: Counter[str]) -> Iterator[str]:
@@ -140,8 +136,8 @@ def _expand(pattern: str, left_out: Counter[str]) -> Iterator[str]:
     if not tail:
         yield from glob.iglob(pattern)
         return
-    for top in glob.glob(head) if head else ["."]:
-        for folder, _ in _walk_folders(top, left_out) if os.path.isdir(top) else ():
+    for top in filter(os.path.isdir, glob.glob(head) if head else ["."]):
+        for folder in _folders(top.rstrip("/") or "/", left_out):
             yield from _expand(os.path.join(glob.escape(folder), tail[0] or "*"), left_out)
 
 
@@ -151,35 +147,32 @@ def _find_files(source: str, suffixes: Sequence[str], left_out: Counter[str]) ->
     Without suffixes, all visible files of a folder are taken. A file comes once, whatever names it
     has. Raises OSError, DataError.
     """
-    root, found = Path(source).expanduser(), dict[str, Path]()
+    root, taken, seen = Path(source).expanduser(), dict[str, Path](), set[tuple[int, int]]()
     if root.is_file():
-        found = {root.name: root}
-    elif not root.is_dir():
+        return {root.name: root}
+    if in_folder := root.is_dir():
+        paths = map(Path, _expand(os.path.join(glob.escape(str(root)), "**"), left_out))
+        found = {path.relative_to(root).as_posix(): path for path in paths}
+    else:
         hidden = Counter[str]()  # what a pattern does not ask for is not left out
         found = {path.as_posix(): path for path in map(Path, _expand(str(root), hidden))}
-    else:
-        for folder, names in _walk_folders(str(root), left_out):
-            for path in (Path(folder, name) for name in names):
-                if not suffixes or path.suffix.lower() in suffixes:
-                    found[path.relative_to(root).as_posix()] = path
-                else:
-                    left_out[path.suffix.lower() or "without suffix"] += 1
-        if not found:
-            raise DataError(
-                f"folder {source} holds no text file ({' '.join(suffixes)}); to take others, give "
-                "a pattern such as 'FOLDER/**/*.tex'"
-            )
-    taken, seen = dict[str, Path](), set[tuple[int, int]]()
     for name, path in sorted(found.items()):
         if not path.is_file():
             left_out["broken links or devices"] += not path.is_dir()
+        elif in_folder and suffixes and path.suffix.lower() not in suffixes:
+            left_out[path.suffix.lower() or "without suffix"] += 1
         elif (key := _identity(path)) in seen:
             left_out["further names of a file"] += 1
-        elif len(found) > 1 and not path.stat().st_size:
+        elif not path.stat().st_size:
             left_out["empty"] += 1
         else:
             taken[name] = path
             seen.add(key)
+    if in_folder and not taken:
+        raise DataError(
+            f"folder {source} holds no text file ({' '.join(suffixes)}); to take others, give a "
+            "pattern such as 'FOLDER/**/*.tex'"
+        )
     return taken
 
 
@@ -216,7 +209,8 @@ def _open_files(
             read = readers.get(path.suffix.lower(), readers[""])
             takes = inspect.signature(read).parameters.keys() & options.keys()
             yield from read(path, **{name: options[name] for name in takes})
-        left_out["lines without text"] = (options["bad_lines"] or Counter()).total()
+        if options["bad_lines"]:
+            left_out["lines without text"] = options["bad_lines"].total()
 
     def is_same() -> bool:
         try:

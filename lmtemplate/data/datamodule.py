@@ -87,7 +87,6 @@ class LanguageData(LightningDataModule):
         vocab_size: int,
         block_size: int,
         batch_size: int,
-        *,
         num_workers: int = 0,
         max_train_blocks: int | None = None,
         max_val_blocks: int | None = None,
@@ -102,11 +101,8 @@ class LanguageData(LightningDataModule):
         most = WORKERS_PER_CORE * (os.cpu_count() or 1)
         if not 0 <= num_workers <= most:
             raise ConfigError(f"data.num_workers={num_workers} has to be from 0 to {most} here")
-        self.vocab_size = vocab_size
-        self.block_size = block_size
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.seed = seed
+        self.vocab_size, self.block_size, self.batch_size = vocab_size, block_size, batch_size
+        self.num_workers, self.seed = num_workers, seed
         self._blocks: dict[str, Blocks] = {}  # of each split, once it is opened
         self._sequences_before = 0  # consumed before this process
         self._batches_before = 0  # counted by the Trainer before this process
@@ -248,17 +244,9 @@ class TokenData(LanguageData):
     ) -> None:
         self.path = Path(path)
         index = read_index(self.path)
-        super().__init__(
-            int(index["vocab_size"]),
-            block_size,
-            batch_size,
-            num_workers=num_workers,
-            max_train_blocks=max_train_blocks,
-            max_val_blocks=max_val_blocks,
-            seed=seed,
-        )
-        self.index = index
-        self.name = str(self.path)
+        sizes = (int(index["vocab_size"]), block_size, batch_size, num_workers)
+        super().__init__(*sizes, max_train_blocks, max_val_blocks, seed)
+        self.index, self.name = index, str(self.path)
         self.fingerprint = str(index["fingerprint"])
 
     def open_split(self, split: str) -> Shards:

@@ -177,8 +177,10 @@ def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
     print(f"{tokenizer.kind} tokenizer of {tokenizer.vocab_size:,} ids")
 
 
-def _fill(output: Path, text: SplitCorpus, source: dict[str, Any], overwrite: bool) -> bool:
-    """Make the folder, and let nobody else do so meanwhile; False if it is made already."""
+def _fill(
+    output: Path, text: SplitCorpus, source: dict[str, Any], overwrite: bool, then: str
+) -> None:
+    """Make the folder, unless it is made already, and let nobody else do so meanwhile."""
     source["text"] = text.corpus.signature
     if Path(source["tokenizer"]).is_file():
         source["tokenizer_sha256"] = file_sha256(Path(source["tokenizer"]))
@@ -186,9 +188,10 @@ def _fill(output: Path, text: SplitCorpus, source: dict[str, Any], overwrite: bo
         with Lock(output, output.resolve().with_name(f".{output.name}.lock"), "--output"):
             recover(output)
             if _is_done(output, source, overwrite):
-                return False
-            _build(output, text, source)
-            return True
+                print(f"{output} is prepared already")
+            else:
+                _build(output, text, source)
+                print(f"{output} is ready; next: make train {then}")
     except OSError as error:
         raise DiskError(f"cannot write {output}: {error}") from error
 
@@ -227,27 +230,19 @@ def prepare(
         overwrite: replace a folder that was prepared before.
         allow: packages outside lmtemplate whose function `format` may name.
     """
-    if for_config is not None:
-        input, output = _asked_by(for_config)
+    input, output = _asked_by(for_config) if for_config else (input, output)
     if not input or output is None:
         raise ConfigError("prepare needs --input TEXT and --output FOLDER (or --for_config FILE)")
     if for_config and (output / "index.json").exists() and not overwrite:
         read_index(output)  # `make train` comes by here each time
-        made = False
-    else:
-        corpus = open_corpus(input, seed, text_field, format, allow or [], skip_bad_lines)
-        source: dict[str, Any] = {
-            "input": input,
-            "format": format,
-            "text_field": text_field,
-            "seed": seed,
-        }
-        source |= {"tokenizer": tokenizer, "val_ratio": val_ratio, "test_ratio": test_ratio}
-        source["vocab_size"] = vocab_size or (corpus.vocab_size if tokenizer == "bpe" else None)
-        made = _fill(output, SplitCorpus(corpus, val_ratio, test_ratio, seed), source, overwrite)
+        print(f"{output} is prepared already")
+        return
+    corpus = open_corpus(input, seed, text_field, format, allow or [], skip_bad_lines)
+    automatic = corpus.vocab_size if tokenizer == "bpe" else None
+    source: dict[str, Any] = {"input": input, "format": format, "text_field": text_field}
+    source |= {"tokenizer": tokenizer, "val_ratio": val_ratio, "test_ratio": test_ratio}
+    source |= {"seed": seed, "vocab_size": vocab_size or automatic}
     path, run = quote(str(output)), quote(f"runs/{output.name}")
     own = f'ARGS="--data.path {path} --run_dir {run}"'
     then = f"CONFIG={quote(str(for_config))}" if for_config else own
-    print(
-        f"{output} is ready; next: make train {then}" if made else f"{output} is prepared already"
-    )
+    _fill(output, SplitCorpus(corpus, val_ratio, test_ratio, seed), source, overwrite, then)

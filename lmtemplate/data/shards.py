@@ -18,8 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lmtemplate.data import IGNORED, Ints
-from lmtemplate.data.content import LFS_POINTER
+from lmtemplate.data import IGNORED, LFS_POINTER, Ints
 from lmtemplate.errors import DataError
 
 Index = dict[str, Any]  # the content of index.json
@@ -265,8 +264,7 @@ class Blocks:
                 f"{stream.name} has {stream.tokens:,} tokens, but one block needs "
                 f"{block_size + 1:,}; give more text or lower data.block_size"
             )
-        self.stream = stream
-        self.block_size = block_size
+        self.stream, self.block_size = stream, block_size
         self.blocks = predicted // block_size if whole else -(-predicted // block_size)
         self.blocks = min(self.blocks, most or self.blocks)
 
@@ -280,5 +278,4 @@ class Blocks:
         past_end[blocks >= self.blocks] = True
         tokens = self.stream.gather(np.minimum(positions, self.stream.tokens - 1))  # (B, T+1)
         inputs = np.where(past_end[:, :-1], 0, tokens[:, :-1])
-        targets = np.where(past_end[:, 1:], IGNORED, tokens[:, 1:])
-        return inputs, targets
+        return inputs, np.where(past_end[:, 1:], IGNORED, tokens[:, 1:])

@@ -20,7 +20,6 @@ from lmtemplate.data.tokenizer import (
 )
 from lmtemplate.errors import ConfigError
 
-SMALLEST_BPE_VOCABULARY = 257  # 256 bytes and end-of-text
 LARGEST_AUTOMATIC_VOCABULARY = 32768
 MOST_BYTES = 2**25  # of text that a BPE is trained on: more changes little, and takes minutes
 # Bytes that a BPE sees of a word at once: a merge rewrites the whole word, and DNA, base64 or
@@ -48,11 +47,9 @@ def _train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
     The library is deaf to Ctrl-C while it counts and merges, so it works in another thread.
     """
-    if vocab_size < SMALLEST_BPE_VOCABULARY:
-        raise ConfigError(
-            f"--vocab_size {vocab_size} is too small for bpe: 256 bytes and end-of-text "
-            f"need {SMALLEST_BPE_VOCABULARY}"
-        )
+    if vocab_size < 257:
+        text = "is too small for bpe: 256 bytes and end-of-text need 257"
+        raise ConfigError(f"--vocab_size {vocab_size} {text}")
     library = tokenizers.Tokenizer(models.BPE())
     words = pre_tokenizers.ByteLevel(add_prefix_space=False)
     parts = pre_tokenizers.Split(Regex(f".{{{LONGEST_WORD}}}"), "isolated")
