@@ -146,10 +146,16 @@ CASES: list[tuple[str, Draw, str, Any, Any]] = [
     ("OFF_START", lambda x: names(SMOOTH, initial=START - x), "trained_before", 0.46, 0.54),
     ("OFF_START", lambda x: names(flat(START - x), initial=START - x), TOO_LOW, 0.54, 0.46),
     ("HUMP", lambda x: names(changed(SMOOTH, 0, START + x)), TOO_HIGH, 0.28, 0.32),
-    ("HUMP", lambda x: names(changed(flat(2.0), 5, 2.0 + x)), TOO_HIGH, 0.28, 0.32),
+    ("HUMP", lambda x: names(changed(flat(2.0), slice(5, 7), 2.0 + x)), TOO_HIGH, 0.28, 0.32),
     ("HUMP", lambda x: names(changed(flat(START - x), 50, 9)), "spike_recovered", 0.28, 0.32),
     ("HUMP", lambda x: warned(flat(START + x, 2)), TOO_HIGH, 0.28, 0.32),
-    ("HUMP_SHARE", lambda r: names(changed(flat(2.0), r, 3), **EARLY_RISE), TOO_HIGH, 10, 9),
+    (
+        "HUMP_SHARE",
+        lambda r: names(changed(flat(2.0), [r, r + 1], 3), **EARLY_RISE),
+        TOO_HIGH,
+        10,
+        8,
+    ),
     ("EARLY", lambda row: names(changed(SMOOTH, row, START + 1)), TOO_HIGH, 25, 24),
     (
         "EARLY",
