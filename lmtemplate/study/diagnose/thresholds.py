@@ -71,6 +71,7 @@ SHIFTED = 0.1  # another token than the next is predicted better by so many nats
 OTHER_TOKENS = 0.15  # the batches' unigram loss differs from that of the text by so many nats
 OTHER_TOKENS_ERRORS = 5.0  # and by so many standard errors
 PARTS = 6  # of a run, whose texts are compared with each other
+PARTS_ERRORS = 8.0  # the highest and lowest of them differ by so many standard errors
 IGNORED = 0.5  # share of targets without loss
 RUN = 0.45  # share of a sequence that one token fills without a break, on average
 STILL = 1e-7  # a step moves weights by this share of their size, or not at all
