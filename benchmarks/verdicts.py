@@ -180,6 +180,8 @@ def documents(source: str, seed: int, shape: str) -> Iterable[str]:
 def prepare(folder: Path, name: str, shape: str) -> Path:
     """Write and tokenize a corpus, unless it is there."""
     source, seed, tokenizer, vocabulary = {k: v for part in CORPORA for k, v in part.items()}[name]
+    if shape == "vowels":
+        tokenizer, vocabulary = "char", None
     target = folder / "data" / f"{name}{shape}"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ PREDICTED = {0: "its input", 2: "the token after the next one", -1: "the token b
 
 def of_batches(trend: Trend, facts: Facts) -> Iterator[Finding]:
     """Targets that do not follow, padding, the same sequences, as the log tells."""
-    names = (vitals.NEXT, vitals.UNCOUNTED, vitals.RUN, vitals.REPEATED)
+    names = (vitals.NEXT, vitals.UNCOUNTED, vitals.LONGEST_RUN, vitals.TWICE)
     logged = [trend.logged(name) for name in names]
     following, ignored, run, twice = (x.mean() if len(x) else math.nan for x in logged)
     texts, read = len(np.unique(trend.logged(vitals.UNIGRAM))), len(trend.logged(vitals.UNIGRAM))
@@ -26,10 +26,10 @@ def of_batches(trend: Trend, facts: Facts) -> Iterator[Finding]:
     if following < limit.FOLLOWING:
         says = f"only {following:.0%} of the targets are the token after their input."
         yield conclude("wrong_targets", says, 0, trend.last_step)
-    if ignored > limit.IGNORED:
+    if ignored > limit.WITHOUT_LOSS:
         says = f"{ignored:.0%} of the targets carry no loss: so much of the computing is lost."
         yield conclude("padding", says, 0, trend.last_step)
-    if run > limit.RUN:
+    if run > limit.ONE_TOKEN:
         says = f"on average {run:.0%} of a sequence is one token, again and again."
         yield conclude("padding", says, 0, trend.last_step)
     if twice >= limit.REPEATED and not is_cut:
@@ -46,18 +46,19 @@ def of_tokens(trend: Trend, facts: Facts) -> Iterator[Finding]:
     if len(logged) < limit.ROWS or facts.settings.get("data.max_train_blocks"):
         return
 
-    def differs(one: float, other: float, deviation: float, rows: int) -> bool:
-        error = limit.OTHER_TOKENS_ERRORS * deviation / math.sqrt(rows)
-        return abs(one - other) > max(limit.OTHER_TOKENS, error)
+    def differs(one: float, other: float, errors: float, deviation: float, rows: int) -> bool:
+        return abs(one - other) > max(limit.OTHER_TOKENS, errors * deviation / math.sqrt(rows))
 
-    parts = np.array_split(logged, limit.PARTS)
+    parts = np.array_split(logged, limit.RUN_PARTS)
     levels = [float(np.median(part)) for part in parts]  # a few bad batches do not move them
     level, text = float(np.median(logged)), "by the frequencies of the whole text, the targets cost"
-    if expected is not None and differs(level, expected, spread(logged), len(logged)):
+    if expected is not None and differs(
+        level, expected, limit.OTHER_TOKENS_ERRORS, spread(logged), len(logged)
+    ):
         says = f"{text} {level:.2f} nats, and {expected:.2f} in that text."
         yield conclude("other_tokens", says, 0, trend.last_step)
     within = spread(np.concatenate([part - np.median(part) for part in parts]))
-    if differs(max(levels), min(levels), within, len(parts[-1])):
+    if differs(max(levels), min(levels), limit.PARTS_ERRORS, within, len(parts[-1])):
         says = (
             f"{text} {min(levels):.2f} nats in one part of the run and {max(levels):.2f} in "
             "another: the text is read in some order."

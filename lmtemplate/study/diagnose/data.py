@@ -43,12 +43,10 @@ def overfitting(trend: Trend, facts: Facts) -> Finding | None:
         f"validation is best at step {step:,} ({best:.2f} nats) and {end:.2f} at step "
         f"{trend.val_steps[-1]:,}, while training falls from {then:.2f} to {trend.final:.2f}."
     )
-    known = facts.passes is None or facts.passes >= limit.ONE_PASS
-    if not known:
-        says += f" Nothing was read twice ({facts.passes:.2f} passes): no overfitting, other text."
-    is_lost = end > trend.start + limit.WORSE
-    name = "validation_lost" if is_lost else "training_text_changes"
-    name = "overfitting" if known else name
+    if facts.passes is None or facts.passes >= limit.ONE_PASS:
+        return conclude("overfitting", says, step, trend.val_steps[-1])
+    says += f" Nothing was read twice ({facts.passes:.2f} passes): no overfitting, other text."
+    name = "validation_lost" if end > trend.start + limit.WORSE else "training_text_changes"
     return conclude(name, says, step, trend.val_steps[-1])
 
 

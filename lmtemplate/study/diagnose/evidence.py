@@ -23,7 +23,7 @@ from lmtemplate.study.diagnose.probes import (
     AT_ONCE,
     change_from_later_tokens,
     look_at_outputs,
-    measure,
+    measure_losses,
     still_tensors,
 )
 from lmtemplate.study.run_files import read_settings, read_summary
@@ -111,12 +111,14 @@ def _from_weights(model: Model, corpus: RunCorpus | None) -> dict[str, Any]:
     if corpus is None:
         return known
     device, sequences = next(net.parameters()).device, max(4, PROBED_TOKENS // net.block_size)
-    names = {"train": ("train_measured", "train_error"), "val": ("val_measured", "val_error")}
-    for split, keys in names.items():
+    for split, loss, error in (
+        ("train", "train_measured", "train_error"),
+        ("val", "val_measured", "val_error"),
+    ):
         parts = (part.to(device) for part in corpus.batch(split, net.block_size, sequences))
         inputs, targets, among = parts
-        found = measure(net, inputs, targets, int(among))
-        known.update(zip(keys, (found.loss, found.error), strict=True))
+        found = measure_losses(net, inputs, targets, int(among))
+        known |= {loss: found.loss, error: found.error}
     change, largest = change_from_later_tokens(net, inputs[:AT_ONCE])
     known |= {"shift": found.shift, "shift_loss": found.shift_loss}
     known["ahead"] = change / max(10.0, largest)

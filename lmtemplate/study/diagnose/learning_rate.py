@@ -78,7 +78,10 @@ def early_hump(trend: Trend, facts: Facts) -> Finding | None:
         f"(it began at {trend.start:.2f})"
     )
     recovered = trend.final <= trend.start - limit.HUMP and share_of_peaks(trend) <= limit.PEAKS
-    if is_unusable_rate(trend, facts) or not has_no_warmup(trend, facts) or not recovered:
+    is_unusable = is_unusable_rate(trend, facts)
+    if recovered and not is_unusable and found[0] == found[1] and highest < trend.start:
+        return None  # one row, as a bad batch leaves
+    if is_unusable or not has_no_warmup(trend, facts) or not recovered:
         return conclude(TOO_HIGH, f"{says}, and it ends at {trend.final:.2f}.", first, last)
     says += (
         "; the learning rate was at its peak from the first step on, and the run recovered (it "
@@ -145,9 +148,7 @@ def too_low(trend: Trend, facts: Facts) -> Finding | None:
         least = max(least, trend.start - unigram - limit.NEAR_UNIGRAM)
     if fall >= least:
         return None
-    rate = (
-        "" if trend.peak_rate is None else f"; the learning rate is at most {trend.peak_rate:.2g}"
-    )
+    rate = f"; the learning rate is at most {trend.peak_rate:.2g}" if trend.peak_rate else ""
     goal = "" if unigram is None else f" (token frequencies alone give {unigram:.2f})"
     says = (
         f"in {trend.last_step:,} steps the training loss falls by only {fall:.2f} nats, from "

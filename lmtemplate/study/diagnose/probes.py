@@ -55,7 +55,7 @@ def look_at_outputs(net: LanguageModel, tokens: Tensor) -> tuple[bool, bool]:
 
 
 @torch.no_grad()
-def measure(net: LanguageModel, inputs: Tensor, targets: Tensor, among: int) -> Measured:
+def measure_losses(net: LanguageModel, inputs: Tensor, targets: Tensor, among: int) -> Measured:
     """(N, T) inputs and targets, of `among` such sequences -> the losses that validation has."""
     sums, counts = dict.fromkeys(SHIFTS, 0.0), dict.fromkeys(SHIFTS, 0)
     means = list[float]()

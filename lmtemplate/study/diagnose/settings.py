@@ -8,20 +8,20 @@ from lmtemplate import metric_names
 from lmtemplate.study.diagnose.finding import Facts, Finding, conclude
 from lmtemplate.study.diagnose.trend import Trend
 
-OPTIMIZER, NET = "model.optimizer.init_args.", "model.net.init_args."
+OPTIMIZER_KEY, NET_KEY = "model.optimizer.init_args.", "model.net.init_args."
 # Key -> the value from which it explains, by itself, that little is learned; what it does then.
 LARGE = {
-    OPTIMIZER + "eps": (1e-4, "makes steps small"),
-    OPTIMIZER + "adamw_eps": (1e-4, "makes steps small"),
-    OPTIMIZER + "momentum": (0.995, "averages over hundreds of steps"),
-    OPTIMIZER + "betas": (0.995, "averages over hundreds of steps"),
-    OPTIMIZER + "weight_decay": (2.0, "shrinks weights faster than they grow"),
-    NET + "dropout": (0.5, "hides most of the net"),
+    OPTIMIZER_KEY + "eps": (1e-4, "makes steps small"),
+    OPTIMIZER_KEY + "adamw_eps": (1e-4, "makes steps small"),
+    OPTIMIZER_KEY + "momentum": (0.995, "averages over hundreds of steps"),
+    OPTIMIZER_KEY + "betas": (0.995, "averages over hundreds of steps"),
+    OPTIMIZER_KEY + "weight_decay": (2.0, "shrinks weights faster than they grow"),
+    NET_KEY + "dropout": (0.5, "hides most of the net"),
     "model.label_smoothing": (0.5, "hides most of each target"),
     "model.z_loss": (0.1, "outweighs the loss"),
 }
 SMALL = {
-    NET + "logit_cap": (3.0, "lets no token become likely"),
+    NET_KEY + "logit_cap": (3.0, "lets no token become likely"),
     "data.block_size": (2, "leaves no context"),
 }
 CLIP, CLIPPED = (

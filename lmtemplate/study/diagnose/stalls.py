@@ -3,6 +3,7 @@
 import numpy as np
 
 from lmtemplate.study.diagnose import thresholds as limit
+from lmtemplate.study.diagnose import vitals
 from lmtemplate.study.diagnose.data import fresh_tokens
 from lmtemplate.study.diagnose.finding import Facts, Finding, conclude
 from lmtemplate.study.diagnose.learning_rate import TOO_HIGH, learns_unigrams, share_of_peaks
@@ -37,7 +38,8 @@ def flat_at_unigram(trend: Trend, facts: Facts) -> Finding | None:
     if last < limit.STEPS_FLAT:
         return None
     says += ": the tokens before a token do not help to predict it."
-    return conclude("wrong_targets", says, first, last)
+    name = "not_learning" if len(trend.logged(vitals.NEXT)) else "wrong_targets"  # they follow
+    return conclude(name, says, first, last)
 
 
 def model_too_small(trend: Trend, facts: Facts) -> Finding | None:

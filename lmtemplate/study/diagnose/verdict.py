@@ -94,7 +94,7 @@ def _found(record: Record, facts: Facts, trend: Trend | None) -> list[Finding | 
     first = [loss_values.nonfinite(record), loss_values.initial_loss(record, facts)]
     if trend is None:
         return [*first]
-    found = [*bugs(trend, facts), first[1]]
+    found = [*(broken := bugs(trend, facts)), first[1]]
     found += [data.overlap(trend, facts), data.repeated_data(trend, facts)]
     is_long = trend.rows >= limit.ROWS
     turned = data.overfitting(trend, facts) if is_long else None
@@ -108,7 +108,8 @@ def _found(record: Record, facts: Facts, trend: Trend | None) -> list[Finding | 
     shown.append(None if lost or overfits else turned)
     if any(shown) or learns_little(trend, facts):
         found.insert(0, settings.extreme_setting(trend, facts))
-    return [first[0], *found, *shown, *(rule(trend, facts) for rule in NOTE_RULES)]
+    notes = (rule(trend, facts) for rule in NOTE_RULES)
+    return [first[0], *found, *(shown if not broken else ()), *notes]  # a bug explains the curve
 
 
 def judge(record: Record, facts: Facts) -> Verdict:

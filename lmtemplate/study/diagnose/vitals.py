@@ -12,8 +12,10 @@ SAMPLED = 64  # weights that are looked at in each parameter tensor
 
 NEXT = "data/targets_next"  # share of targets that are the token after their input
 UNCOUNTED = "data/targets_ignored"  # share of targets that carry no loss
-RUN = "data/longest_run"  # share of a sequence that is one token again and again, at its longest
-REPEATED = "data/sequences_repeated"  # share of sequences that the batch holds already
+LONGEST_RUN = (
+    "data/longest_run"  # share of a sequence that is one token again and again, at its longest
+)
+TWICE = "data/sequences_repeated"  # share of sequences that the batch holds already
 UNIGRAM = "data/unigram_loss"  # nats per target that carries loss, by frequencies of the corpus
 LEFT = "optim/grad_left"  # logged, as 1, only where gradients were not set to zero
 UPDATE = "optim/update"  # size of a step beside that of the weights (root mean squares)
@@ -34,8 +36,8 @@ def batch_figures(batch: Iterable[Tensor], nats: Floats | None) -> dict[str, flo
     longest = [np.diff(np.flatnonzero(np.diff(row, prepend=-1, append=-1))).max() for row in inputs]
     figures = {
         UNCOUNTED: 1 - float(counted.mean()),
-        REPEATED: 1 - different / len(inputs),
-        RUN: float(np.mean(longest)) / inputs.shape[1],
+        TWICE: 1 - different / len(inputs),
+        LONGEST_RUN: float(np.mean(longest)) / inputs.shape[1],
     }
     if both.any():
         figures[NEXT] = float((targets[:, :-1] == inputs[:, 1:])[both].mean())

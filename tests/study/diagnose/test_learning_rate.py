@@ -62,6 +62,13 @@ def test_a_hump_before_a_validation_that_swings_is_the_learning_rate() -> None:
     assert name(early_hump(found, Facts(warmup_steps=0))) == "learning_rate_too_high"
 
 
+def test_one_early_row_that_rises_is_no_hump_and_two_are() -> None:
+    for rows, expected in (([6], None), ([6, 7], "learning_rate_too_high")):
+        loss = power_law()
+        loss[rows] += 0.6
+        assert name(early_hump(trend(loss), FACTS)) == expected
+
+
 def test_a_late_rise_above_the_start_is_no_hump() -> None:
     loss = power_law()
     loss[60:] += 4.0

@@ -13,7 +13,7 @@ from lmtemplate.models.base import LanguageModel
 from lmtemplate.study.diagnose.probes import (
     change_from_later_tokens,
     look_at_outputs,
-    measure,
+    measure_losses,
     still_tensors,
 )
 
@@ -82,7 +82,7 @@ def test_the_token_that_a_net_predicts_is_found_with_its_loss(shift: int, tokens
     net = Parrot(shift)
     if shift:
         targets = inputs.roll(-1, 1)
-    found = measure(net, inputs, targets, among=4)
+    found = measure_losses(net, inputs, targets, among=4)
     sure = math.log(math.exp(9) + VOCABULARY - 1) - 9
     assert (found.shift, found.error) == (shift, 0.0)
     assert found.shift_loss == pytest.approx(sure, rel=1e-3)
@@ -92,7 +92,7 @@ def test_the_loss_is_that_of_validation_and_its_error_shrinks_with_what_is_read(
     text = torch.randint(VOCABULARY, (32, LENGTH + 1), generator=torch.Generator().manual_seed(2))
     net, inputs, targets = trained(), text[:, :-1], text[:, 1:]
     expected = F.cross_entropy(net(inputs).flatten(0, 1), targets.flatten()).item()
-    part, whole = (measure(net, inputs, targets, among) for among in (1000, 32))
+    part, whole = (measure_losses(net, inputs, targets, among) for among in (1000, 32))
     assert part.loss == pytest.approx(expected, rel=1e-5)
     assert part.error > whole.error == 0
 

@@ -24,8 +24,8 @@ def test_a_sound_batch_has_targets_that_follow_and_no_sequence_twice() -> None:
     assert figures(TEXT[:, :-1], TEXT[:, 1:]) == {
         vitals.NEXT: 1.0,
         vitals.UNCOUNTED: 0.0,
-        vitals.REPEATED: 0.0,
-        vitals.RUN: pytest.approx(1 / 9),
+        vitals.TWICE: 0.0,
+        vitals.LONGEST_RUN: pytest.approx(1 / 9),
         vitals.UNIGRAM: 2.5,
     }
 
@@ -33,12 +33,12 @@ def test_a_sound_batch_has_targets_that_follow_and_no_sequence_twice() -> None:
 def test_each_fault_of_a_batch_moves_its_figure() -> None:
     inputs, targets = TEXT[:, :-1].clone(), TEXT[:, 1:].clone()
     assert figures(inputs, inputs)[vitals.NEXT] == 0.0
-    assert figures(inputs[[0, 0, 0, 1]], targets)[vitals.REPEATED] == 0.5
+    assert figures(inputs[[0, 0, 0, 1]], targets)[vitals.TWICE] == 0.5
     targets[:, 3:] = IGNORED
     assert figures(inputs, targets)[vitals.UNCOUNTED] == pytest.approx(2 / 3)
     assert figures(inputs, targets)[vitals.NEXT] == 1.0  # what is not counted need not follow
     inputs[:, 3:] = 0
-    assert figures(inputs, targets)[vitals.RUN] == pytest.approx(6 / 9)
+    assert figures(inputs, targets)[vitals.LONGEST_RUN] == pytest.approx(6 / 9)
 
 
 def test_a_token_costs_what_its_frequency_in_the_corpus_says(corpus: Path) -> None:
