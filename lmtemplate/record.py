@@ -188,8 +188,9 @@ def _as_lists(record: Record) -> dict[str, Any]:
     }
 
 
-def read_record(run: Path) -> Record:
+def read_record(run: str | Path) -> Record:
     """A run's record. Raises CheckpointError where there is none."""
+    run = Path(run)
     if not is_recorded(run):
         raise CheckpointError(
             f"no record {folder_of(run) / LINES}; a run directory is what `lmtemplate fit` has made"

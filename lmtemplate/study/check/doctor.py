@@ -17,7 +17,7 @@ class Config(NamedTuple):
     """What the checks need of a config."""
 
     run: Path
-    data: Path
+    data: Path | None  # None where a class of the user's own reads it
     steps: int
     build: Callable[[], LanguageModel]
 
@@ -25,6 +25,7 @@ class Config(NamedTuple):
 def parse_config(path: Path, allow: list[str]) -> Config:
     """Parse and check a config as `fit` does, and build nothing that writes. Raises UserError."""
     from lmtemplate.cli import TrainingCLI, check_settings
+    from lmtemplate.data.datamodule import TokenData
     from lmtemplate.fit import make_plan
     from lmtemplate.trainer import quieten
 
@@ -38,7 +39,8 @@ def parse_config(path: Path, allow: list[str]) -> Config:
         net: LanguageModel = cli.parser.instantiate_classes(cli.config).model.net
         return net
 
-    return Config(Path(cli.config.run_dir), Path(cli.datamodule.name), steps, build)
+    data = Path(cli.datamodule.name) if isinstance(cli.datamodule, TokenData) else None
+    return Config(Path(cli.config.run_dir), data, steps, build)
 
 
 def corpus(run: Path | None, data: Path | None) -> Iterator[Check]:
@@ -137,7 +139,8 @@ def checks(
         yield "config", parse
     if read:
         run, data = run or read[0].run, data or read[0].data
-    yield "data", lambda: corpus(run, data)
+    if data or not read:
+        yield "data", lambda: corpus(run, data)
     yield "run", lambda: run_directory(run)
     if read:
         yield "net", lambda: iter(check_net(read[0].build))

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -202,3 +203,19 @@ def test_a_first_checkpoint_is_reckoned_as_three_float32_tensors_per_weight() ->
     moments = [m for of in optimizer.state.values() for m in of.values() if m.dim()]
     tensors = [*net.parameters(), *moments]
     assert default_checkpoint_bytes() == sum(t.numel() * t.element_size() for t in tensors)
+
+
+def test_data_of_ones_own_is_not_asked_for_an_index(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only(monkeypatch, "config", "data")
+    for split in ("train", "val"):
+        np.arange(2_000, dtype=np.uint16).tofile(tmp_path / f"{split}.bin")
+    (tmp_path / "own.yaml").write_text(
+        f"data: {{class_path: examples.token_files.TokenFiles, train: {tmp_path}/train.bin, "
+        f"val: {tmp_path}/val.bin, vocab_size: 2000, block_size: 16, batch_size: 2}}\n"
+        f"run_dir: {tmp_path}/run\ntrainer: {{max_steps: 100}}"
+    )
+    doctor(config=tmp_path / "own.yaml", allow=["examples"])
+    (line,) = capsys.readouterr().out.splitlines()[:-1]
+    assert "a run of 100 steps" in line
