@@ -36,7 +36,7 @@ CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")  # seldom in text, everywh
 JSON = re.compile(
     r'\s*[\[{](?:"(?:[^"\\]|\\.)*+"|[\[\]{}:,\s]|-?\d[\d.eE+-]*|true|false|null)*+', re.DOTALL
 )
-ROOT = re.compile(r"\s*(?:<!--.*?-->\s*)*<([?!]?[a-z][\w:.-]*)[^<>]*>", re.IGNORECASE | re.DOTALL)
+ROOT = re.compile(r"\s*(?:<!--.*?-->\s*)*+<([?!]?[a-z][\w:.-]*)[^<>]*>", re.IGNORECASE | re.DOTALL)
 COLUMN = re.compile(r"[^\W\d][\w .#/()-]{0,39}")  # the name of one, in a table's first line
 
 
@@ -74,7 +74,7 @@ def binary_kind(head: bytes, guess: bool = True) -> str | None:
 def _json_kind(lines: list[str]) -> str:
     try:
         row: Any = json.loads(lines[0])
-    except ValueError:  # a first line longer than the head is one row, at most
+    except (ValueError, RecursionError):  # a first line longer than the head is one row, at most
         row = {} if len(lines) == 1 and lines[0].startswith("{") else None
     if not isinstance(row, dict):
         return f"JSON; type: {JSON_ROWS} {TO_ROWS}".replace("{rows}", "json.load(sys.stdin)")
@@ -95,8 +95,9 @@ def _is_table(lines: list[str], delimiter: str, named: bool) -> bool:
     numbers = sum(cell.strip().lstrip("+-").replace(".", "", 1).isdigit() for cell in cells)
     headed = len(set(first)) == len(first) and all(map(COLUMN.fullmatch, first))
     likely = named or (headed and 5 * spaced <= len(cells)) or 2 * numbers > len(cells)
-    even = len(first) > 1 and len(rows) > 1 and {len(row) for row in rows} == {len(first)}
-    return likely and even and any(row[-1] for row in rows)
+    even = sum(len(row) == len(first) for row in rows) >= 0.9 * len(rows)  # people make mistakes
+    many = len(first) > 1 and len(rows) > 1 and any(row[-1:] != [""] for row in rows)
+    return many and likely and (even or named)
 
 
 def syntax_kind(text: str, end: str, whole: bool, suffix: str) -> str | None:
@@ -110,8 +111,8 @@ def syntax_kind(text: str, end: str, whole: bool, suffix: str) -> str | None:
             return _json_kind(lines)
     if root := ROOT.match(text):
         name, close = root[1].lower(), f"</{root[1]}>"
-        once = name == "html" or text.count(close) == whole
-        if name in ("?xml", "!doctype") or (once and end.rstrip().endswith(close)):
+        alone = text.count(close) == whole and end.rstrip().endswith(close)
+        if alone or name in ("?xml", "!doctype", "html"):
             return (
                 "XML or HTML; take the text out, for example: pandoc -t plain -o plain.txt {path}"
             )

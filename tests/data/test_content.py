@@ -3,11 +3,12 @@
 import json
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from lmtemplate.data.content import check
+from lmtemplate.data.content import HEAD, check, syntax_kind
 from lmtemplate.data.corpus import open_corpus
 from lmtemplate.errors import DataError
 from tests.data.corpora import texts, write
@@ -18,6 +19,8 @@ AS_JSONL = "".join(json.dumps(row) + "\n" for row in ROWS)
 SYNTAX = {
     "rows.csv": (TABLE, "a table; type: python3 "),
     "rows.txt": (TABLE.replace(",", ";", 1).replace(',"', ';"'), "a table; type"),
+    "uneven.txt": (TABLE + "1,2,3\n", "a table; type"),
+    "old.txt": ("<HTML>\n<title>Examples</title>\n<p>Some text.\n", "XML or HTML"),
     "pairs.txt": ("en\tde\n" + "good day\tguten Tag\n" * 9, "a table; type"),
     "rows.data": (json.dumps(ROWS), "JSON; type: python3 "),
     "one.txt": (json.dumps({"rows": ROWS}, indent=1), "JSON; type"),
@@ -124,3 +127,11 @@ def test_western_text_of_old_is_still_called_windows_1252(tmp_path: Path) -> Non
     source = write(tmp_path / "old.txt", ("Grüße aus Köln, sagte er.\n" * 40).encode("cp1252"))
     with pytest.raises(DataError, match="iconv -f WINDOWS-1252"):
         texts(open_corpus(source, seed=0))
+
+
+@pytest.mark.parametrize("text", ["<!-- x -->", "<", '["', '{"a":', '"a",', "a,b\n", ">A\n", "\\"])
+def test_what_repeats_without_end_is_judged_in_a_moment(text: str) -> None:
+    start = time.process_time()
+    for suffix in ("", "!"):
+        syntax_kind((text * 70_000)[:HEAD] + suffix, text, whole=False, suffix=".txt")
+    assert time.process_time() - start < 1
