@@ -35,13 +35,7 @@ from lmtemplate.hardware import device_name
 from lmtemplate.record import last_points
 from lmtemplate.run_length import RunLength, accumulation, measure_step, only_limit, run_length
 from lmtemplate.terminal import forgiving
-from lmtemplate.trainer import (
-    as_list,
-    build_trainer,
-    mistake_in,
-    prepare_device,
-    quieten,
-)
+from lmtemplate.trainer import as_list, build_trainer, mistake_in, quieten
 
 
 @dataclass(frozen=True)
@@ -180,7 +174,6 @@ def assemble(
 ) -> lightning.Trainer:
     """Lightning's Trainer with the callbacks and loggers of every run, in the order they act."""
     settings = cli.trainer_settings
-    prepare_device(cli.machine)
     added = as_list(settings["callbacks"])
     resumed = checkpoint_io.resumed
     first_step = resumed.checkpoint["global_step"] + 1 if resumed else 0
