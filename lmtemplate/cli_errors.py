@@ -116,12 +116,11 @@ def read_config(path: Path) -> list[Place]:
     except UnicodeDecodeError as error:
         line = 1 + error.object.count(b"\n", 0, error.start)
         raise ConfigError(f"{path}:{line}: not UTF-8; save it as UTF-8") from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        spot = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}{spot} is not YAML: {error.problem}") from error
     except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        mark = getattr(error, "problem_mark", None)
+        spot = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        says = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise ConfigError(f"{path}{spot} is not YAML: {says}") from error
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"{path} holds no settings; a config is a mapping of keys to values")
     for name, value in root.value:
@@ -214,17 +213,17 @@ def unknown_setting(
     unknown = UNKNOWN.search(message)
     if unknown is None:
         return None
+    see = f"(all: {prog} --help)"
     if unknown[2] and not unknown[2].startswith("--"):
-        return (
-            f"{unknown[2]!r} (command line) is not a flag; flags begin with -- (all: {prog} --help)"
-        )
+        return f"{unknown[2]!r} (command line) is not a flag; flags begin with -- {see}"
     place = find(unknown[1] or unknown[2][2:].replace(".init_args", ""), made)
     key = place.key.replace("-", "_")
-    if key.removeprefix("trainer.") in OWNED and key.startswith("trainer."):
-        return f"{key} ({place.where}) cannot be set: {OWNED[key.removeprefix('trainer.')]}"
+    group, _, name = key.rpartition(".")
+    if group == "trainer" and name in OWNED:
+        return f"{key} ({place.where}) cannot be set: {OWNED[name]}"
     meant = meant_setting(key, known_settings(defaults, made))
     hint = f"; did you mean {meant}?" if meant and meant != place.key else ""
-    return f"unknown setting {place.key!r} ({place.where}){hint} (all: {prog} --help)"
+    return f"unknown setting {place.key!r} ({place.where}){hint} {see}"
 
 
 def wrong_class(message: str, defaults: Mapping[str, Any], made: list[Place]) -> str | None:
@@ -287,14 +286,7 @@ def class_problem(message: str) -> str:
 
 
 def one_line(message: str, prog: str, defaults: Mapping[str, Any], made: list[Place]) -> str:
-    """What jsonargparse says, as this program says it.
-
-    Args:
-        message: jsonargparse's, of any number of lines.
-        prog: command whose --help shows every setting.
-        defaults: key path -> value, of all settings.
-        made: the settings that the user made, those that win first.
-    """
+    """What jsonargparse says, as this program says it; `prog --help` shows every setting."""
     message = " ".join(message.split())
     return (
         unknown_setting(message, prog, defaults, made)
@@ -302,6 +294,17 @@ def one_line(message: str, prog: str, defaults: Mapping[str, Any], made: list[Pl
         or wrong_value(message, made)
         or message[:200]
     )
+
+
+def parse_words(
+    parser: jsonargparse.ArgumentParser, words: list[str], made: list[Place]
+) -> jsonargparse.Namespace:
+    """What the words set, among them `made`, those that win first. Raises ConfigError."""
+    try:
+        return parser.parse_args(words)
+    except (jsonargparse.ArgumentError, ValueError) as error:
+        defaults = dict(parser.get_defaults().items())
+        raise ConfigError(one_line(str(error), parser.prog, defaults, made)) from error
 
 
 def call_with_flags(
@@ -329,11 +332,7 @@ def call_with_flags(
             is_switch = taken[flag].default is False and not equals
             is_switch &= words[place + 1 : place + 2] not in (["true"], ["false"])
             words[place] = f"--{flag}=true" if is_switch else f"--{flag}{equals}{value}"
-    try:
-        settings = parser.instantiate(parser.parse_args(words)).as_dict()
-    except jsonargparse.ArgumentError as error:
-        defaults = dict(parser.get_defaults().items())
-        raise ConfigError(one_line(str(error), prog, defaults, flags_in(words))) from error
+    settings = parser.instantiate(parse_words(parser, words, flags_in(words))).as_dict()
     if "allow" in taken:
         settings["allow"] = allowed
     function(**settings)

@@ -28,12 +28,19 @@ from lmtemplate.callbacks.run_end import RunEnd
 from lmtemplate.callbacks.run_summary import RunSummary
 from lmtemplate.checkpoint import compatibility, files
 from lmtemplate.checkpoint.resume import ResumeMode, resolve, resume_from
-from lmtemplate.cli import RUN_LENGTHS, TrainingCLI, check_settings
+from lmtemplate.cli import TrainingCLI, check_settings
 from lmtemplate.cli_classes import to_yaml
 from lmtemplate.errors import SIGNALS, ConfigError, NumbersError, SignalError
 from lmtemplate.hardware import device_name
 from lmtemplate.record import last_points
-from lmtemplate.run_length import RunLength, accumulation, measure_step, only_limit, run_length
+from lmtemplate.run_length import (
+    RUN_LENGTHS,
+    RunLength,
+    accumulation,
+    measure_step,
+    only_limit,
+    run_length,
+)
 from lmtemplate.terminal import forgiving
 from lmtemplate.trainer import as_list, build_trainer, mistake_in, quieten
 

@@ -11,16 +11,15 @@ from lmtemplate.loss import cross_entropy
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.optimizers import OptimizerRecipe
 
-# Names of the limits as a user types them; exactly one gives a run its length.
-LIMITS = (
-    "trainer.max_steps",
-    "max_epochs",
-    "max_tokens",
-    "max_flops",
-    "max_seconds",
-    "tokens_per_parameter",
-)
-
+# Key -> the unit that it gives a run its length in.
+RUN_LENGTHS = {
+    "max_epochs": "epochs: passes over the training data",
+    "max_tokens": "tokens",
+    "max_flops": "model FLOPs, forward and backward",
+    "max_seconds": "seconds, at the speed measured before step 1; also a hard limit",
+    "tokens_per_parameter": "tokens / parameters (20 is Chinchilla's: Hoffmann et al. 2022)",
+}
+LIMITS = ("trainer.max_steps", *RUN_LENGTHS)  # exactly one gives a run its length
 
 VALIDATION_SHARE = 0.1  # of max_seconds, left for validation, samples and saving
 
