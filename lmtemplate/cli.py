@@ -81,20 +81,12 @@ def settings_made(words: list[str]) -> list[Place]:
 # Key of a setting that no class takes -> its type, default and help.
 RUN_SETTINGS: dict[str, tuple[Any, Any, str]] = {
     "run_dir": (str, "runs/default", "where the run leaves everything"),
-    "resume": (
-        ResumeMode,
-        "never",
-        "continue the run in run_dir: never, auto (if it has a checkpoint) or must",
-    ),
+    "resume": (ResumeMode, "never", "go on in run_dir: never, auto (if it has a checkpoint), must"),
     "report": (bool, True, "at the end: verdict, summary, pictures and report.html"),
     "tensorboard": (bool, True, "write TensorBoard's event files"),
     "init_from": (str | None, None, "run or checkpoint to take the first weights from"),
     **{name: (float | None, None, f"run length in {unit}") for name, unit in RUN_LENGTHS.items()},
-    "tokens_per_step": (
-        int | None,
-        None,
-        "tokens of one optimizer step, instead of trainer.accumulate_grad_batches",
-    ),
+    "tokens_per_step": (int | None, None, "size of one step, instead of accumulate_grad_batches"),
 }
 
 
@@ -114,17 +106,14 @@ class TrainingCLI(LightningCLI):
         self.callback_classes = callback_classes()
         self.classes = {group: chosen_class(group, self.made, allowed) for group in OPEN}
         configure_parsing(allowed, self.classes["data"])
+        settings = {"prog": f"lmtemplate {verb}", "allow_abbrev": False, "exit_on_error": False}
         super().__init__(
             self.classes["model"],
             self.classes["data"],
             save_config_callback=None,
             trainer_class=Trainer,
             parser_class=Parser,
-            parser_kwargs={
-                "prog": f"lmtemplate {verb}",
-                "allow_abbrev": False,
-                "exit_on_error": False,
-            },
+            parser_kwargs=settings,
             args=words,
             run=False,
             auto_configure_optimizers=False,
