@@ -5,7 +5,7 @@ import inspect
 import itertools
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,13 +43,7 @@ SYNONYMS = {
     "steps": "max_steps",
 }
 
-TYPE_NAMES = {
-    "NoneType": "null",
-    "bool": "true or false",
-    "float": "a number",
-    "int": "a whole number",
-}
-
+TYPES = {"NoneType": "null", "bool": "true or false", "float": "a number", "int": "a whole number"}
 GROUPS = ("data", "model", "trainer")
 MOST_SETTINGS = 10_000  # in one config, with what its anchors repeat
 
@@ -172,8 +166,7 @@ def choices(class_path: str) -> tuple[str, dict[str, type]]:
     base: type = kinds[default].mro()[1]
     if base.__module__.partition(".")[0] != __package__:
         return default, {default: kinds[default]}
-    named = {name: kind for name, kind in kinds.items() if not name.startswith("_")}
-    return base.__name__, {name: kind for name, kind in named.items() if kind.__base__ is base}
+    return base.__name__, {n: k for n, k in kinds.items() if k.__base__ is base and n[0] != "_"}
 
 
 def known_settings(defaults: Mapping[str, Any], made: list[Place]) -> list[str]:
@@ -234,14 +227,14 @@ def wrong_class(message: str, defaults: Mapping[str, Any], made: list[Place]) ->
         return f"{keys[-1]} ({where}): {needs[2]} needs {needs[1]}; give it in init_args"
     if named is None or not keys or (named["unfit"] and len(keys) > 1):
         return None
-    found = named["denied"] or named["none"] or named["missing"] or named["broken"]
-    key = keys[-1]
-    name = found or named["other"] or named["unfit"] or find(key, made).value
+    key, groups = keys[-1], ("denied", "none", "missing", "broken", "other", "unfit")
+    name = next((named[group] for group in groups if named[group]), find(key, made).value)
     place = next((place for place in made if place.value == name), find(key, made))
     module, _, last = name.rpartition(".")
     if named["denied"]:
-        advice = f"; add --allow {name.partition('.')[0]} on the command line if you trust it"
-        if name.partition(".")[0] in sys.stdlib_module_names:
+        package = name.partition(".")[0]
+        advice = f"; add --allow {package} on the command line if you trust it"
+        if package in sys.stdlib_module_names:
             advice = ": it is Python's own, and no part of a model"
         return f"class {name} ({place.where}) is of a package that is not allowed{advice}"
     if named["broken"]:
@@ -254,8 +247,8 @@ def wrong_class(message: str, defaults: Mapping[str, Any], made: list[Place]) ->
     meant = f"; did you mean {lower[close[0]]}?" if close and last not in there else ""
     says = f"{name} is not" if named["kind"] or named["unfit"] else f"no class {name!r}"
     says += f" of kind {kind}" if kind else ""
-    there_are = f" (there are: {', '.join(kinds)}" if kinds else ""
-    there_are += ("" if "." in key else "; null turns it off") + ")" if kinds else ""
+    off = "" if "." in key else "; null turns it off"
+    there_are = f" (there are: {', '.join(kinds)}{off})" if kinds else ""
     return f"{key} ({place.where}): {says}{meant}{there_are}"
 
 
@@ -272,7 +265,7 @@ def wrong_value(message: str, made: list[Place]) -> str | None:
     got = (value[1] or value[2] or "nothing") if value else ""
     place = find(keys[-1], made, got)
     types = [a or c or f"one of {b}".replace("'", "") for a, b, c in TYPE.findall(problem)]
-    expected = " or ".join(dict.fromkeys(TYPE_NAMES.get(name, name) for name in types))
+    expected = " or ".join(dict.fromkeys(TYPES.get(name, name) for name in types))
     says = f"expected {expected}, got {got[:100]}" if expected and got else problem[:400]
     return f"{place.key} ({place.where}): {says}"
 
@@ -305,34 +298,3 @@ def parse_words(
     except (jsonargparse.ArgumentError, ValueError) as error:
         defaults = dict(parser.get_defaults().items())
         raise ConfigError(one_line(str(error), parser.prog, defaults, made)) from error
-
-
-def call_with_flags(
-    prog: str, says: str, function: Callable[..., None], words: list[str], allowed: list[str]
-) -> None:
-    """Call a verb's function with what follows the verb; raises ConfigError.
-
-    Its parameters `run` and `runs` are words, `allow` takes the allowed packages, the others are
-    flags.
-    """
-    taken = inspect.signature(function).parameters
-    parser = jsonargparse.ArgumentParser(
-        prog, description=says, exit_on_error=False, allow_abbrev=False
-    )
-    if "run" in taken:
-        count = "?" if taken["run"].default is None else None
-        parser.add_argument("run", type=Path, nargs=count, help="directory")
-    if "runs" in taken:
-        parser.add_argument("runs", type=Path, nargs="+", help="run directories")
-    parser.add_function_arguments(function, skip={"allow", "run", "runs"}, sub_configs=False)
-    for place, word in enumerate(words):  # --train-loss is --train_loss, --json is --json=true
-        flag, equals, value = word.removeprefix("--").partition("=")
-        flag = flag.replace("-", "_")
-        if word.startswith("--") and flag in taken:
-            is_switch = taken[flag].default is False and not equals
-            is_switch &= words[place + 1 : place + 2] not in (["true"], ["false"])
-            words[place] = f"--{flag}=true" if is_switch else f"--{flag}{equals}{value}"
-    settings = parser.instantiate(parse_words(parser, words, flags_in(words))).as_dict()
-    if "allow" in taken:
-        settings["allow"] = allowed
-    function(**settings)
