@@ -139,13 +139,8 @@ class TrainingCLI(LightningCLI):
         for name, kind in self.callback_classes.items():
             default = None if name in OFF else class_spec(kind)
             parser.add_argument(f"--{name}", type=kind | None, default=default, help="null: off")
-        parser.set_defaults(
-            {
-                "model.net": class_spec(GPT),
-                "model.optimizer": class_spec(AdamW),
-                "model.schedule": class_spec(WarmupCosine),
-            }
-        )
+        for name, kind in (("net", GPT), ("optimizer", AdamW), ("schedule", WarmupCosine)):
+            parser.set_defaults({f"model.{name}": class_spec(kind)})
         for name in ("block_size", "vocab_size"):
             target = f"model.net.init_args.{name}"
             parser.link_arguments(f"data.{name}", target, apply_on="instantiate")
@@ -206,43 +201,30 @@ class TrainingCLI(LightningCLI):
 def check_settings(cli: TrainingCLI, steps: int) -> None:
     """Raises ConfigError for settings that contradict each other, before anything is written."""
     trainer, warmup = cli.config.trainer, getattr(cli.model.schedule, "warmup_steps", 0)
-    interval, share, clip = (
-        trainer[name] for name in ("val_check_interval", "limit_val_batches", "gradient_clip_val")
-    )
-    batches = share
+    for name in ("val_check_interval", "log_every_n_steps", "gradient_clip_val"):
+        if trainer[name] is not None and trainer[name] <= 0:
+            says = "has to be above 0" + (", or null" if name == "gradient_clip_val" else "")
+            raise ConfigError(f"trainer.{name}={trainer[name]} {says}")
+    if warmup > steps:
+        raise ConfigError(
+            f"model.schedule.warmup_steps={warmup} is longer than the run of {steps} steps; "
+            "lower it"
+        )
+    if cli.model.compile_net is True and (missing := missing_compiler(cli.machine.device)):
+        raise ConfigError(f"model.compile: true needs {missing}; install it, or give auto or false")
+    batches = share = trainer.limit_val_batches
     if isinstance(share, float) and share < 1:
         batches *= len(cli.datamodule.val_dataloader())
-    compiles = cli.model.compile_net is True
-    missing = missing_compiler(cli.machine.device) if compiles else None
-    for is_wrong, says in (
-        (interval < 1, f"trainer.val_check_interval={interval} has to be 1 or more"),
-        (
-            trainer.log_every_n_steps < 1,
-            f"trainer.log_every_n_steps={trainer.log_every_n_steps} has to be 1 or more",
-        ),
-        (
-            clip is not None and clip <= 0,
-            f"trainer.gradient_clip_val={clip} has to be above 0, or null",
-        ),
-        (
-            warmup > steps,
-            f"model.schedule.warmup_steps={warmup} is longer than the run of {steps} steps; "
-            "lower it",
-        ),
-        (missing, f"model.compile: true needs {missing}; install it, or give auto or false"),
-        (
-            batches is not None and batches < 1,
+    if batches is not None and batches < 1:
+        raise ConfigError(
             f"validation would never happen: trainer.limit_val_batches={share} is less than one "
-            "batch; for a short validation lower data.max_val_blocks",
-        ),
-        (
-            interval > steps,
-            f"validation would never happen: trainer.val_check_interval={interval} in a run of "
-            f"{steps} steps; lower it to {max(1, steps // 10)}, say",
-        ),
-    ):
-        if is_wrong:
-            raise ConfigError(says)
+            "batch; for a short validation lower data.max_val_blocks"
+        )
+    if trainer.val_check_interval > steps:
+        raise ConfigError(
+            f"validation would never happen: trainer.val_check_interval="
+            f"{trainer.val_check_interval} in a run of {steps} steps; lower it"
+        )
     check_callbacks(as_list(cli.trainer_settings["callbacks"]))
     check_monitor(cli)
 

@@ -20,7 +20,7 @@ from lmtemplate.hardware import auto_compile
 from lmtemplate.loss import LossFunction, cross_entropy
 from lmtemplate.metrics import Measures
 from lmtemplate.models.base import LanguageModel
-from lmtemplate.optimizers import Group, OptimizerCallable, OptimizerRecipe, recipe_of, settings_of
+from lmtemplate.optimizers import AnyOptimizer, Group, OptimizerCallable, OptimizerRecipe
 from lmtemplate.schedules import Schedule
 
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
@@ -107,7 +107,9 @@ class LitLanguageModel(LightningModule):
     ) -> None:
         super().__init__()
         self.net = net
-        self.recipe = recipe_of(optimizer)
+        self.recipe = (
+            optimizer if isinstance(optimizer, OptimizerRecipe) else AnyOptimizer(optimizer)
+        )
         self.schedule = schedule
         self.loss = loss or partial(cross_entropy, label_smoothing=label_smoothing, z_loss=z_loss)
         self.compile_net = compile
@@ -144,7 +146,8 @@ class LitLanguageModel(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.recipe.build(self.net)
-        self._settings = settings_of(optimizer)
+        groups = optimizer.param_groups
+        self._settings = [{k: v for k, v in one.items() if k != "params"} for one in groups]
         if isinstance(self.schedule, Schedule):
             factor = partial(self.schedule.factor, total=self.trainer.max_steps)
             scheduler: Any = LambdaLR(optimizer, factor)

@@ -60,9 +60,10 @@ class RunSummary(Callback):
         missing = missing_compiler(device) if device.type == "cuda" else None
         compiled = "compiled" if module.compiles(device) else "not compiled"
         compiled += f" (torch.compile needs {missing})" if missing else ""
+        optimizer = type(trainer.optimizers[0]).__name__.removesuffix("Optimizer")
         return {
-            "model": f"{type(net).__name__}, {parameters:,} parameters, "
-            f"{module.recipe.name}, {module.schedule_name}",
+            "model": f"{type(net).__name__}, {parameters:,} parameters, {optimizer}, "
+            f"{module.schedule_name}",
             "data": data.description,
             "length": f"{before}{left:,} steps x {per_step:,} tokens = {tokens:,} tokens"
             f"{epochs} (from {self.length})",
