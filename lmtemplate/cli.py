@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import jsonargparse
+import torch
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -34,7 +35,7 @@ from lmtemplate.cli_errors import (
     split_configs,
 )
 from lmtemplate.errors import ConfigError, UserError
-from lmtemplate.hardware import missing_compiler
+from lmtemplate.hardware import device_name, missing_compiler
 from lmtemplate.models.gpt import GPT
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.optimizers import AdamW
@@ -184,6 +185,19 @@ class TrainingCLI(LightningCLI):
     def machine(self) -> Machine:
         """Where the run computes. Raises ConfigError where there is no such device."""
         return find_machine(self.trainer_settings)
+
+    @property
+    def hardware(self) -> dict[str, Any]:
+        """What the last digits of a loss depend on: device, processor, threads."""
+        return {
+            "device": self.machine.device.type,
+            "name": device_name(self.machine.device),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "devices": self.machine.world_size,
+            "precision": self.machine.precision,
+            "compiled": self.model.compiles(self.machine.device),
+            "threads": torch.get_num_threads(),
+        }
 
     @property
     def callbacks(self) -> list[Any]:
