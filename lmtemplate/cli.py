@@ -95,11 +95,6 @@ class TrainingCLI(LightningCLI):
     """LightningCLI that parses and instantiates; fit.py does the rest.
 
     Stock `--ckpt_path` lets the checkpoint's settings beat the command line, hence no subcommands.
-
-    Args:
-        words: of the command line, after the verb.
-        allowed: packages outside lmtemplate whose classes a config may name.
-        verb: whose help it is.
     """
 
     def __init__(self, words: list[str], allowed: Sequence[str] = (), verb: str = "fit") -> None:
@@ -124,14 +119,8 @@ class TrainingCLI(LightningCLI):
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name, (kind, default, says) in RUN_SETTINGS.items():
             parser.add_argument(f"--{name}", type=kind, default=default, help=says)
-        parser.add_class_arguments(
-            Trainer,
-            "trainer",
-            skip=set(OWNED),
-            instantiate=False,
-            sub_configs=True,
-            fail_untyped=False,
-        )
+        how = {"instantiate": False, "sub_configs": True, "fail_untyped": False}
+        parser.add_class_arguments(Trainer, "trainer", skip=set(OWNED), **how)
         parser.add_lightning_class_args(self.classes["model"], "model")
         parser.add_lightning_class_args(self.classes["data"], "data")
 
@@ -244,14 +233,10 @@ def check_settings(cli: TrainingCLI, steps: int) -> None:
 
 
 def check_monitor(cli: TrainingCLI) -> None:
-    """Raises ConfigError where early stopping waits for a value that nothing logs.
-
-    A module, a net or a callback of the user's own may log any value.
-    """
+    """Raises ConfigError where early stopping waits for a value that nothing logs."""
     stopping = cli.config_init.get("early_stopping")
-    is_own = type(cli.model) is LitLanguageModel and not cli.config.trainer.callbacks
-    if stopping is None or not is_own:
-        return
+    if type(cli.model) is not LitLanguageModel or cli.config.trainer.callbacks or not stopping:
+        return  # a module or a callback of the user's own may log any value
     logged = [f"val/{name}" for name in cli.model.metrics.names]
     others = (metric_names.TRAIN_LOSS, metric_names.LEARNING_RATE, metric_names.GRAD_NORM)
     if stopping.monitor not in (*logged, *others):

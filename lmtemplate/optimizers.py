@@ -78,11 +78,7 @@ class OptimizerRecipe(ABC):
 
 
 class AnyOptimizer(OptimizerRecipe):
-    """Any optimizer with torch's interface, over all trainable parameters in one group.
-
-    Args:
-        build_from: parameters -> optimizer (Lightning's OptimizerCallable).
-    """
+    """Any optimizer with torch's interface, over all trainable parameters in one group."""
 
     def __init__(self, build_from: OptimizerCallable) -> None:
         self.build_from = build_from
