@@ -44,7 +44,7 @@ from lmtemplate.study.diagnose.events import read_events
 from lmtemplate.study.diagnose.finding import Facts
 from lmtemplate.study.diagnose.verdict import judge
 
-WORKERS = 1
+WORKERS = 2
 HEALTHY = "healthy"
 PARTS = ("first", "second", "third", "unseen")
 
