@@ -24,9 +24,8 @@ def flat_at_unigram(trend: Trend, facts: Facts) -> Finding | None:
     late, count = trend.level(0.5, 1.0), len(trend.val_loss)
     if count >= limit.VALIDATIONS:
         late = float(np.median(trend.val_loss[count // 2 :]))
-    if not (learns_unigrams(trend, unigram) and is_flat(trend)):
-        return None
-    if late < unigram - limit.NEAR_UNIGRAM:
+    is_stuck = late >= unigram - limit.NEAR_UNIGRAM and is_flat(trend)
+    if not (is_stuck and learns_unigrams(trend, unigram)):
         return None
     first, last = trend.step_at(0.5), trend.last_step
     says = (
