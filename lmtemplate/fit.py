@@ -134,8 +134,7 @@ def is_finished(
 
     Raises ConfigError where the run has gone further than it should.
     """
-    kinds = {"step": int, "max_steps": int}
-    summary = run_dir.read_json(run / "summary.json", kinds) or {}
+    summary = run_dir.read_json(run / "summary.json")
     step, steps, reason = before["global_step"], length.steps, summary.get("stop_reason")
     if step > steps:
         raise ConfigError(
@@ -143,13 +142,13 @@ def is_finished(
             "greater length, or name another run with --run_dir"
         )
     if step == steps:
-        return bool(summary)  # else it was killed between its last step and its end
+        return summary.get("step") == step  # else it was killed between its last step and its end
     if summary.get("step") != step or reason in ("interrupted", "numbers"):
         return False
     patient = before["config"].get("early_stopping") != cli.settings.get("early_stopping")
-    return steps <= (summary.get("max_steps") or steps) and not (
-        reason == "early_stopping" and patient
-    )
+    planned = summary.get("max_steps")
+    is_as_long = isinstance(planned, int) and steps <= planned
+    return is_as_long and not (reason == "early_stopping" and patient)
 
 
 def load_first_weights(source: str, cli: TrainingCLI) -> None:

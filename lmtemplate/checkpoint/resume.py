@@ -31,11 +31,10 @@ def read_best(run: Path) -> dict[str, Any] | None:
     path = folder_of(run) / "best.json"
     if not path.is_file():
         return None
-    best = read_json(path, {"step": int, "val_loss": float}) or {}
-    step, value = best.get("step"), best.get("val_loss")
-    if step is None or step < 0 or value is None:
-        raise CheckpointError(f"{path} names no checkpoint; remove it, and the latest one is taken")
-    return {"step": step, "val_loss": value, "file": file_name(step)}
+    match read_json(path):
+        case {"step": int(n), "val_loss": float(loss)} if 0 <= n < 2**53 and abs(loss) < 1e300:
+            return {"step": n, "val_loss": loss, "file": file_name(n)}
+    raise CheckpointError(f"{path} names no checkpoint; remove it, and the latest one is taken")
 
 
 def write_best(run: Path, step: int, val_loss: float) -> None:
