@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -31,9 +32,9 @@ Rows = list[tuple[str, list[str]]]
 Places = dict[Axis, list[float | None]]  # a curve's points on each axis
 
 
-def verdict_of(run: RunFiles) -> str:
+def verdict_of(run: RunFiles, allow: Sequence[str] = ()) -> str:
     """That of `diagnose`, in a few words: the first fault and how many more there are."""
-    verdict = examine(run.folder).verdict
+    verdict = examine(run.folder, allow=allow).verdict
     faults = [found for found in verdict.findings if found.fault]
     if not faults:
         return verdict.headline if len(run.record) else NONE
@@ -192,17 +193,23 @@ def as_text(rows: Rows, labels: list[str], width: int) -> str:
     return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks)
 
 
-def compare(runs: list[Path], x: Axis = "steps", output: Path = Path("compare.html")) -> None:
+def compare(
+    runs: list[Path],
+    x: Axis = "steps",
+    output: Path = Path("compare.html"),
+    allow: list[str] | None = None,
+) -> None:
     """Print runs beside each other, and draw their curves over each other in one HTML page.
 
     Args:
         runs: run directories, two or more.
         x: the x axis at first; buttons in the page switch it.
         output: the page to write; it opens without a network.
+        allow: packages outside lmtemplate whose classes the checkpoints may name.
     """
     found = read_runs(runs)
     labels = labels_of(found)
-    results = [{**page.figures_of(run), "verdict": verdict_of(run)} for run in found]
+    results = [{**page.figures_of(run), "verdict": verdict_of(run, allow or ())} for run in found]
     rows = setting_rows(found) + [(name, [one[name] for one in results]) for name in results[0]]
     notes = notes_on(found, labels)
     print(as_text(rows, labels, shutil.get_terminal_size().columns))

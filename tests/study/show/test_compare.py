@@ -1,6 +1,7 @@
 """Runs beside each other: what differs, what came of it, and curves over four axes."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def findings(monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
     """What is to be found; the verdict has tests of its own, and these runs are too short."""
     found: list[Finding] = []
 
-    def examine(run: Path) -> Examination:
+    def examine(run: Path, allow: Sequence[str]) -> Examination:
         return Examination(read_run(run).record, Facts(), Verdict(tuple(found)), ())
 
     monkeypatch.setattr(study, "examine", examine)
