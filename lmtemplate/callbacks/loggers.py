@@ -20,15 +20,8 @@ from lmtemplate.checkpoint.resume import read_best
 from lmtemplate.record import Writer
 from lmtemplate.run_dir import say_once
 
-CHARTS = {
-    "losses": {
-        "train and validation loss": [
-            "Multiline",
-            [metric_names.TRAIN_LOSS, metric_names.VAL_LOSS],
-        ],
-        "validation, bits per byte": ["Multiline", [metric_names.VAL_BITS_PER_BYTE]],
-    }
-}
+LOSSES = [metric_names.TRAIN_LOSS, metric_names.VAL_LOSS]
+CHARTS = {"losses": {"train and validation loss": ["Multiline", LOSSES]}}
 
 EVENTS = "events.out.tfevents."  # and the second in which the file was begun
 

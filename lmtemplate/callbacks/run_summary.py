@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmtemplate import metric_names
+from lmtemplate.callbacks.run_end import told
 from lmtemplate.checkpoint.resume import read_best, steps_saved
 from lmtemplate.data.datamodule import LanguageData
 from lmtemplate.errors import DiskError, NumbersError, SignalError
@@ -20,12 +21,6 @@ from lmtemplate.run_length import RunLength
 
 def card(title: str, rows: dict[str, str]) -> str:
     return "\n".join([f"\n{title}", *(f"  {name:<8} {text}" for name, text in rows.items()), ""])
-
-
-def told(trainer: Trainer, name: str) -> Any:
-    """An attribute of the first callback that has it; None if none has: any file may be gone."""
-    values = (getattr(callback, name, None) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-    return next((value for value in values if value is not None), None)
 
 
 class RunSummary(Callback):
@@ -79,10 +74,8 @@ class RunSummary(Callback):
             rows = self.start_rows(trainer, pl_module, data)
             print(card(f"training in {trainer.default_root_dir}", rows), flush=True)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if self._has_estimated or not is_log_step(trainer, batch_idx) or not trainer.is_global_zero:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if self._has_estimated or not is_log_step(trainer) or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, LitLanguageModel)
         speed = pl_module.latest.get(metric_names.TOKENS_PER_SECOND)
