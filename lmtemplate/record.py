@@ -31,21 +31,13 @@ LINES = "training_metrics.jsonl"
 ARRAYS = "training_metrics.json"
 
 
-def line(step: int, values: Mapping[str, Any]) -> str:
-    """One line of the JSONL file. Values that are not finite are named in it, and left out."""
-    bad = [k for k, v in values.items() if isinstance(v, float) and not math.isfinite(v)]
-    finite = {name: value for name, value in values.items() if name not in bad}
-    content = {"step": step, **finite, **({"nonfinite": bad} if bad else {})}
-    return json.dumps(content, allow_nan=False) + "\n"
-
-
 def is_recorded(run: Path) -> bool:
     """Whether there is a record at all: a run without loggers leaves none."""
     return (folder_of(run) / LINES).is_file()
 
 
 def _is_line(content: Any) -> bool:
-    """Whether `line` could have written it; a file may come from a stranger."""
+    """Whether `Writer` could have written it; a file may come from a stranger."""
     if not isinstance(content, dict):
         return False
     numbers = {"step": None, "samples": {}, "nonfinite": [], **content}
@@ -188,9 +180,12 @@ class Writer:
             write_text(self.path, kept)
 
     def append(self, step: int, values: Mapping[str, Any]) -> None:
-        """Add a logging point; it outlives a kill of this process."""
+        """Add a logging point; values that are not finite are named in it, and left out."""
+        bad = [k for k, v in values.items() if isinstance(v, float) and not math.isfinite(v)]
+        point = {"step": step, **{k: v for k, v in values.items() if k not in bad}}
+        text = json.dumps({**point, "nonfinite": bad} if bad else point, allow_nan=False)
         failed_before = bool(self._unwritten)
-        self._unwritten += line(step, values).encode()
+        self._unwritten += f"{text}\n".encode()
         try:
             self.path.parent.mkdir(exist_ok=True)  # but not a run directory that was removed
             with self.path.open("ab", buffering=0) as file:

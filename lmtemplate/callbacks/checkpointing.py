@@ -66,8 +66,7 @@ def any_rank(trainer: Trainer, wants: bool) -> bool:
 
 def milestone_steps(count: int, max_steps: int) -> set[int]:
     """Step 0 and about `count` steps, evenly spaced on a logarithmic axis, up to the last one."""
-    spaced = np.geomspace(1, max_steps, count) if max_steps > 1 else np.array([1])
-    return {0, *(int(step) for step in spaced.round())}
+    return {0, *np.geomspace(1, max_steps, count).round().astype(int).tolist()}
 
 
 class Checkpoint(callbacks.Checkpoint):

@@ -45,7 +45,8 @@ class RunSummary(Callback):
         if not trainer.is_global_zero:
             return
         net, device, devices = module.net, trainer.strategy.root_device, trainer.world_size
-        per_step = data.batch_size * data.block_size * trainer.accumulate_grad_batches * devices
+        per_batch = data.batch_size * data.block_size * devices
+        per_step = self.tokens_per_step = per_batch * trainer.accumulate_grad_batches
         left = trainer.max_steps - self.steps_before
         tokens = data.sequences * data.block_size + per_step * left
         parameters, flops = net.parameter_count(), net.flops_per_token()
@@ -72,11 +73,8 @@ class RunSummary(Callback):
         if self._has_estimated or not is_log_step(trainer) or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, LitLanguageModel)
-        speed = pl_module.latest.get(metric_names.TOKENS_PER_SECOND)
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if speed and isinstance(data, LanguageData):
-            per_step = data.sequences * data.block_size / trainer.global_step
-            left = per_step * (trainer.max_steps - trainer.global_step) / speed
+        if speed := pl_module.latest.get(metric_names.TOKENS_PER_SECOND):
+            left = self.tokens_per_step * (trainer.max_steps - trainer.global_step) / speed
             pl_module.print(f"about {duration(left)} of training to go ({speed:,.0f} tokens/s)")
             self._has_estimated = True
 
@@ -92,10 +90,9 @@ class RunSummary(Callback):
             return "early_stopping", message.strip()
         return self._stopped
 
-    def summary(
-        self, trainer: Trainer, module: LitLanguageModel, data: LanguageData
-    ) -> dict[str, Any]:
+    def summary(self, trainer: Trainer, module: LitLanguageModel) -> dict[str, Any]:
         """What summary.json holds; null where a value does not exist or is not finite."""
+        data: LanguageData = trainer.datamodule  # type: ignore[attr-defined]
         parameters, tokens = module.net.parameter_count(), data.sequences * data.block_size
         name, sentence = self.stop_reason(trainer)
         val_loss = module.latest.get(metric_names.VAL_LOSS, math.nan)
@@ -123,7 +120,7 @@ class RunSummary(Callback):
         module, run = pl_module, Path(trainer.default_root_dir)
         if not trainer.is_global_zero or not isinstance(module, LitLanguageModel):
             return
-        summary = self.summary(trainer, module, trainer.datamodule)  # type: ignore[attr-defined]
+        summary = self.summary(trainer, module)
         try:
             write_json(run / "summary.json", summary)
         except DiskError as error:  # the run is safe, and its exit code says what ended it
