@@ -35,28 +35,18 @@ class Check:
         return f"{SIGNS[self.status]} {self.subject:<11} {self.text}"
 
 
-def _requirements() -> tuple[str, list[str]]:
-    """Versions of Python and packages, from pyproject.toml or from the installed package."""
-    if PROJECT.is_file():
-        content = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
-        return content["requires-python"], content["dependencies"]
-    needed = importlib.metadata.requires("lmtemplate") or []
-    python = importlib.metadata.metadata("lmtemplate")["Requires-Python"]
-    return python, [one for one in needed if "extra ==" not in one]
-
-
 def versions() -> Iterator[Check]:
-    """Python and every package against the ranges that the project states."""
+    """Python and every package against the ranges that pyproject.toml states."""
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
-    wanted, needed = _requirements()
-    found, sound = platform.python_version(), list[str]()
+    project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
+    wanted, found, sound = project["requires-python"], platform.python_version(), list[str]()
     if SpecifierSet(wanted).contains(found, prereleases=True):
         yield Check("ok", "python", found)
     else:
         yield Check("problem", "python", f"{found}; install one that is {wanted}")
-    for requirement in map(Requirement, needed):
+    for requirement in map(Requirement, project["dependencies"]):
         name, install = requirement.name, f"pip install '{requirement.name}{requirement.specifier}'"
         try:
             found = importlib.metadata.version(name)
