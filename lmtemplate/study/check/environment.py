@@ -97,11 +97,11 @@ def threads() -> Iterator[Check]:
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     text = f"{torch.get_num_threads()} for {cores} cores"
-    if torch.get_num_threads() > (cores or 1):
-        hint = "more threads than cores are slower: lower OMP_NUM_THREADS"
-        yield Check("warning", "threads", f"{text}; {hint}")
-    else:
+    if torch.get_num_threads() <= (cores or 1):
         yield Check("ok", "threads", text)
+    else:
+        text += "; more threads than cores are slower: lower OMP_NUM_THREADS"
+        yield Check("warning", "threads", text)
 
 
 def probe(folder: Path) -> None:
@@ -157,3 +157,6 @@ def trial_step() -> Iterator[Check]:
         yield Check("ok", "step", text)
     else:
         yield Check("problem", "step", f"{text}, NaN or inf: the device or torch is broken")
+
+
+CHECKS = (versions, devices, threads, temporary, trial_step)

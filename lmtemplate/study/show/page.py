@@ -106,12 +106,7 @@ def style_figure(figure: Any, height: int) -> None:
 
 
 def curve_figure(run: RunFiles, shaded: Iterable[tuple[int, int]] = ()) -> Any:
-    """Loss, learning rate, gradient norm and speed over one x axis, which zooms all of them.
-
-    Args:
-        run: whose curves.
-        shaded: first and last step of each stretch to mark.
-    """
+    """All PANELS over one x axis, which zooms them together; `shaded`: stretches to mark."""
     from plotly.subplots import make_subplots
 
     heights, gap = [0.43, 0.19, 0.19, 0.19], {"vertical_spacing": 0.05, "shared_xaxes": True}
@@ -165,18 +160,12 @@ def plot_html(figure: Any) -> Any:
 
 
 def render(kind: str, title: str, parts: dict[str, Any]) -> str:
-    """The whole page, with every text escaped that is not Markup.
-
-    Args:
-        kind: of page: its template is templates/KIND.html.j2.
-        title: of the window.
-        parts: what the template names.
-    """
+    """The page of templates/KIND.html.j2, with every text in its parts escaped but Markup."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
 
     loader = FileSystemLoader(TEMPLATES)
     jinja = Environment(trim_blocks=True, undefined=StrictUndefined, autoescape=True, loader=loader)
     jinja.policies["json.dumps_kwargs"] = {}  # keys in our order, which is that of the curves
-    template = jinja.get_template(f"{kind}.html.j2")
-    return template.render(parts, title=title, plotly_js=get_plotlyjs())
+    page = jinja.get_template(f"{kind}.html.j2")
+    return page.render(parts, title=title, plotly_js=get_plotlyjs())
