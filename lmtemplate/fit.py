@@ -94,9 +94,11 @@ def describe(cli: TrainingCLI, length: RunLength) -> dict[str, Any]:
 def is_finished(
     run: Path, before: files.CheckpointDict, cli: TrainingCLI, length: RunLength
 ) -> bool:
-    """Whether the run ended as planned, and neither its length nor its patience has changed."""
-    kinds = {"step": int, "max_steps": int}
-    summary = run_dir.read_json(run / "summary.json", kinds) or {}
+    """Whether the run ended as planned, and neither its length nor its patience has changed.
+
+    Raises ConfigError where the run has gone further than it should.
+    """
+    summary = run_dir.read_json(run / "summary.json")
     step, steps, reason = before["global_step"], length.steps, summary.get("stop_reason")
     if step > steps:
         raise ConfigError(
@@ -104,12 +106,13 @@ def is_finished(
             "greater length, or name another run with --run_dir"
         )
     if step == steps:
-        return bool(summary)  # else it was killed between its last step and its end
+        return summary.get("step") == step  # else it was killed between its last step and its end
     if summary.get("step") != step or reason in ("interrupted", "numbers"):
         return False
     if reason == "early_stopping" and before["config"].get(reason) != cli.settings.get(reason):
         return False
-    return steps <= (summary.get("max_steps") or steps)
+    planned = summary.get("max_steps")
+    return isinstance(planned, int) and steps <= planned
 
 
 def load_first_weights(source: str, cli: TrainingCLI) -> None:

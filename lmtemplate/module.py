@@ -26,9 +26,9 @@ from lmtemplate.schedules import Schedule
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
 
 
-def is_step_end(trainer: Trainer, batch_idx: int) -> bool:
+def is_step_end(trainer: Trainer) -> bool:
     """Whether an optimizer step ended with this micro-batch: `trainer.global_step` counts it."""
-    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+    return (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
 def is_logged(trainer: Trainer, step: int) -> bool:
@@ -41,9 +41,9 @@ def is_logged(trainer: Trainer, step: int) -> bool:
     return step % interval == 0 or validated or step == trainer.max_steps
 
 
-def is_log_step(trainer: Trainer, batch_idx: int) -> bool:
+def is_log_step(trainer: Trainer) -> bool:
     """Whether this micro-batch ended an optimizer step whose training values are logged."""
-    if not is_step_end(trainer, batch_idx):
+    if not is_step_end(trainer):
         return False
     # Ctrl-C and the clock end a run, with a validation, at a step that nobody planned
     return is_logged(trainer, trainer.global_step) or trainer.should_stop
@@ -229,9 +229,9 @@ class LitLanguageModel(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log every N optimizer steps, and wait for the device's results at no other time."""
         norm = self.grad_norm
-        if is_step_end(self.trainer, batch_idx):
+        if is_step_end(self.trainer):
             self.grad_norm = None
-        if not is_log_step(self.trainer, batch_idx):
+        if not is_log_step(self.trainer):
             return
         nats, tokens = self._all_train_sums()
         values: dict[str, Tensor | float] = {metric_names.TRAIN_LOSS: nats / tokens}

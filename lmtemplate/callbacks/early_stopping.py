@@ -7,7 +7,6 @@ from lightning.pytorch import LightningModule, Trainer, callbacks
 
 from lmtemplate import metric_names
 from lmtemplate.errors import ConfigError
-from lmtemplate.module import LitLanguageModel
 
 
 class EarlyStopping(callbacks.EarlyStopping):
@@ -45,21 +44,19 @@ class EarlyStopping(callbacks.EarlyStopping):
             trainer.should_stop = True
         else:
             self.stopping_reason_message = None  # of the last start
-        assert isinstance(pl_module, LitLanguageModel)
-        untrained = pl_module.latest.get(self.monitor)  # validated before step 1
-        if untrained is not None and torch.isinf(self.best_score):
-            self.best_score = torch.tensor(untrained)
+        latest = getattr(pl_module, "latest", {})  # of the untrained model, at the first start
+        if torch.isinf(self.best_score) and self.monitor in latest:
+            self.best_score = torch.tensor(latest[self.monitor])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
         self._ended_at = trainer.max_steps if self.stopping_reason_message else None
 
     def state_dict(self) -> dict[str, Any]:
-        own = {"ended_at": self._ended_at, "min_delta": self.min_delta}
-        return {**super().state_dict(), **own}
+        return super().state_dict() | {"ended_at": self._ended_at, "min_delta": self.min_delta}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # Lightning restores the old patience, so that a new setting would do nothing
-        super().load_state_dict({**state_dict, "patience": self.patience})
+        super().load_state_dict(state_dict | {"patience": self.patience})
         strict = self.wait_count >= self.patience and state_dict["min_delta"] == self.min_delta
         self._ended_at = state_dict["ended_at"] if strict else None

@@ -274,14 +274,17 @@ def test_auto_in_a_used_directory_without_a_checkpoint_starts_at_0_and_says_so(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [[], ["--trainer.max_steps=4"]], ids=["same", "shorter"])
+@pytest.mark.parametrize(
+    ("steps", "code", "says"),
+    [(6, 0, "is finished at step 6"), (4, 2, "is at step 6 already; give it a greater length")],
+)
 def test_auto_on_a_finished_run_changes_nothing(
-    run: Path, go_on: Command, flags: list[str]
+    run: Path, go_on: Command, steps: int, code: int, says: str
 ) -> None:
     before = contents(run)
-    shown = go_on(run, "--trainer.max_steps=6", *flags)
-    assert shown.code == 0
-    assert "is finished at step 6" in shown.out
+    shown = go_on(run, f"--trainer.max_steps={steps}")
+    assert shown.code == code
+    assert says in shown.out + shown.error
     assert contents(run) == before
 
 
