@@ -20,7 +20,7 @@ from lmtemplate.hardware import auto_compile
 from lmtemplate.loss import LossFunction, cross_entropy
 from lmtemplate.metrics import Measures
 from lmtemplate.models.base import LanguageModel
-from lmtemplate.optimizers import AnyOptimizer, Group, OptimizerCallable, OptimizerRecipe
+from lmtemplate.optimizers import Group, OptimizerCallable, OptimizerRecipe, recipe_of
 from lmtemplate.schedules import Schedule
 
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
@@ -107,9 +107,7 @@ class LitLanguageModel(LightningModule):
     ) -> None:
         super().__init__()
         self.net = net
-        self.recipe = (
-            optimizer if isinstance(optimizer, OptimizerRecipe) else AnyOptimizer(optimizer)
-        )
+        self.recipe = recipe_of(optimizer)
         self.schedule = schedule
         self.loss = loss or partial(cross_entropy, label_smoothing=label_smoothing, z_loss=z_loss)
         self.compile_net = compile

@@ -77,7 +77,7 @@ class OptimizerRecipe(ABC):
         """Make the optimizer. Every parameter group carries a `name` for the logs."""
 
 
-class AnyOptimizer(OptimizerRecipe):
+class _AnyOptimizer(OptimizerRecipe):
     """Any optimizer with torch's interface, over all trainable parameters in one group."""
 
     def __init__(self, build_from: OptimizerCallable) -> None:
@@ -85,6 +85,11 @@ class AnyOptimizer(OptimizerRecipe):
 
     def build(self, net: nn.Module) -> torch.optim.Optimizer:
         return self.build_from(trainable(net))
+
+
+def recipe_of(optimizer: OptimizerRecipe | OptimizerCallable) -> OptimizerRecipe:
+    """A recipe as it is; a class of torch's kind as a recipe."""
+    return optimizer if isinstance(optimizer, OptimizerRecipe) else _AnyOptimizer(optimizer)
 
 
 class AdamW(OptimizerRecipe):
