@@ -131,11 +131,7 @@ class Lock:
 
     The library closes its file in forked processes, so a data worker never keeps the lock.
     Entering it raises LockedError, with who has it, and DiskError where there can be no lock file.
-
-    Args:
-        folder: the run directory, or another folder that nobody else may write to meanwhile.
-        path: the lock's file; FOLDER/.lock if not given.
-        flag: names another folder, on the command line.
+    `flag` names another folder on the command line.
     """
 
     def __init__(self, folder: Path, path: Path | None = None, flag: str = "--run_dir") -> None:

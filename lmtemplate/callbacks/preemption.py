@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lmtemplate.callbacks.checkpointing import Checkpoint, any_rank
+from lmtemplate.callbacks.run_end import any_rank, told
 from lmtemplate.errors import SIGNALS, SignalError
 
 SAME_SECONDS = 0.3  # `timeout`, `make` and schedulers send one signal to process and group
@@ -77,7 +77,6 @@ class Preemption(Callback):
         if not any_rank(trainer, self.received is not None):
             return
         trainer.should_stop = True  # a save that fails now is an error
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Checkpoint):
-                callback.save_if_new(trainer)
+        if save := told(trainer, "save_if_new"):
+            save(trainer)
         raise SignalError(self.received or "SIGTERM")
