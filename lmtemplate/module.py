@@ -140,8 +140,7 @@ class LitLanguageModel(LightningModule):
             self._is_compiled = True
 
     def forward(self, tokens: Tensor) -> Tensor:
-        logits: Tensor = self.net(tokens)
-        return logits
+        return self.net(tokens)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.recipe.build(self.net)
@@ -151,15 +150,11 @@ class LitLanguageModel(LightningModule):
             scheduler: Any = LambdaLR(optimizer, factor)
         else:
             scheduler = self.schedule(optimizer)
-        plan: dict[str, Any] = {
-            "scheduler": scheduler,
-            "interval": "step",
-            "name": metric_names.LEARNING_RATE,
-        }
+        name = metric_names.LEARNING_RATE
+        plan: dict[str, Any] = {"scheduler": scheduler, "interval": "step", "name": name}
         if isinstance(scheduler, ReduceLROnPlateau):  # Lightning counts micro-batches here
-            plan.update(
-                monitor=metric_names.VAL_LOSS, frequency=int(self.trainer.val_check_interval or 1)
-            )
+            interval = int(self.trainer.val_check_interval or 1)
+            plan.update(monitor=metric_names.VAL_LOSS, frequency=interval)
         return {"optimizer": optimizer, "lr_scheduler": plan}  # type: ignore[return-value]
 
     def on_train_start(self) -> None:
@@ -215,12 +210,12 @@ class LitLanguageModel(LightningModule):
         by_norm = gradient_clip_val and gradient_clip_algorithm != "value"
         if self.grad_norm is None and (by_norm or is_logged(self.trainer, self.global_step + 1)):
             self.measure_gradient(optimizer)
+        parameters, utils = parameters_of(optimizer), torch.nn.utils
         if gradient_clip_val and by_norm:
             assert self.grad_norm is not None
-            clip = torch.nn.utils.clip_grads_with_norm_
-            clip(parameters_of(optimizer), gradient_clip_val, self.grad_norm)
+            utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.grad_norm)
         elif gradient_clip_val:
-            torch.nn.utils.clip_grad_value_(parameters_of(optimizer), gradient_clip_val)
+            utils.clip_grad_value_(parameters, gradient_clip_val)
 
     def measure_gradient(self, optimizer: Optimizer) -> Tensor:
         """Norm of the gradient over all parameters, before clipping; kept for the log."""
@@ -250,8 +245,7 @@ class LitLanguageModel(LightningModule):
         self._log_step()
 
     def _all_train_sums(self) -> Tensor:
-        sums: Tensor = self.trainer.strategy.reduce(self.train_sums.clone(), reduce_op="sum")
-        return sums
+        return self.trainer.strategy.reduce(self.train_sums.clone(), reduce_op="sum")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["train_sums"] = self._all_train_sums().tolist()

@@ -61,12 +61,11 @@ def corpus(run: Path | None, data: Path | None) -> Iterator[Check]:
     if copies := index.get("source", {}).get("copies"):
         text = f"exact copies of other documents, in the same split as these: {copies:,}"
         yield Check("ok", "data", text)
-    if load_tokenizer(data / index["tokenizer"]["file"]).digest != index["tokenizer"]["sha256"]:
-        yield Check("problem", "tokenizer", f"{data} was made by another; prepare it again")
     digests = [e["sha256"] for split in index["splits"].values() for e in split["shards"]]
     if len(set(digests)) < len(digests):
         text = "two shards hold the same tokens: validation may measure memory; split them anew"
         yield Check("warning", "data", text)
+    load_tokenizer(data / index["tokenizer"]["file"], index["tokenizer"]["sha256"])
 
 
 def default_checkpoint_bytes() -> int:
@@ -117,45 +116,38 @@ def run_directory(run: Path | None) -> Iterator[Check]:
         yield Check("ok", "disk", text)
 
 
+def guarded(name: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    """What a check says; an error that it raises is a problem too, and the others go on."""
+    try:
+        yield from look()
+    except Exception as error:  # a UserError's line, a missing package, a broken driver
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        yield Check("problem", name, kind + " ".join(str(error).split()))
+
+
 def checks(
-    run: Path | None, data: Path | None, config: Path | None, allow: list[str]
-) -> Iterator[tuple[str, Callable[[], Iterator[Check]]]]:
-    """Name and function of every check, those that need least first."""
+    run: Path | None, data: Path | None, config: Path | None = None, allow: list[str] | None = None
+) -> Iterator[Check]:
+    """The results of all checks, of those that need least first."""
     from lmtemplate.study.check.contract import check_net
 
     read = list[Config]()
-
-    def parse() -> Iterator[Check]:
-        assert config is not None
-        read.append(parse_config(config, allow))
-        yield Check("ok", "config", f"{config}: a run of {read[0].steps:,} steps")
-
-    for look in (
-        *(environment.versions, environment.devices, environment.threads),
-        *(environment.temporary, environment.trial_step),
-    ):
-        yield look.__name__, look
+    for look in environment.CHECKS:
+        yield from guarded(look.__name__, look)
     if config:
-        yield "config", parse
+
+        def parse() -> Iterator[Check]:
+            read.append(parse_config(config, allow or []))
+            yield Check("ok", "config", f"{config}: a run of {read[0].steps:,} steps")
+
+        yield from guarded("config", parse)
     if read:
         run, data = run or read[0].run, data or read[0].data
     if data or not read:
-        yield "data", lambda: corpus(run, data)
-    yield "run", lambda: run_directory(run)
+        yield from guarded("data", lambda: corpus(run, data))
+    yield from guarded("run", lambda: run_directory(run))
     if read:
-        yield "net", lambda: iter(check_net(read[0].build))
-
-
-def run_checks(
-    run: Path | None, data: Path | None, config: Path | None = None, allow: list[str] | None = None
-) -> Iterator[Check]:
-    """The result of every check. One that raises is a problem too, and the others go on."""
-    for name, look in checks(run, data, config, allow or []):
-        try:
-            yield from look()
-        except Exception as error:  # a UserError's line, a missing package, a broken driver
-            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            yield Check("problem", name, kind + " ".join(str(error).split()))
+        yield from guarded("net", lambda: iter(check_net(read[0].build)))
 
 
 def doctor(
@@ -176,7 +168,7 @@ def doctor(
         allow: packages outside lmtemplate whose classes the config names.
     """
     done = list[Check]()
-    for check in run_checks(run, data, config, allow):
+    for check in checks(run, data, config, allow):
         print(check, flush=True)
         done.append(check)
     problems = sum(check.status == "problem" for check in done)

@@ -35,28 +35,18 @@ class Check:
         return f"{SIGNS[self.status]} {self.subject:<11} {self.text}"
 
 
-def _requirements() -> tuple[str, list[str]]:
-    """Versions of Python and packages, from pyproject.toml or from the installed package."""
-    if PROJECT.is_file():
-        content = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
-        return content["requires-python"], content["dependencies"]
-    needed = importlib.metadata.requires("lmtemplate") or []
-    python = importlib.metadata.metadata("lmtemplate")["Requires-Python"]
-    return python, [one for one in needed if "extra ==" not in one]
-
-
 def versions() -> Iterator[Check]:
-    """Python and every package against the ranges that the project states."""
+    """Python and every package against the ranges that pyproject.toml states."""
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
-    wanted, needed = _requirements()
-    found, sound = platform.python_version(), list[str]()
+    project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
+    wanted, found, sound = project["requires-python"], platform.python_version(), list[str]()
     if SpecifierSet(wanted).contains(found, prereleases=True):
         yield Check("ok", "python", found)
     else:
         yield Check("problem", "python", f"{found}; install one that is {wanted}")
-    for requirement in map(Requirement, needed):
+    for requirement in map(Requirement, project["dependencies"]):
         name, install = requirement.name, f"pip install '{requirement.name}{requirement.specifier}'"
         try:
             found = importlib.metadata.version(name)
@@ -107,11 +97,11 @@ def threads() -> Iterator[Check]:
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     text = f"{torch.get_num_threads()} for {cores} cores"
-    if torch.get_num_threads() > (cores or 1):
-        hint = "more threads than cores are slower: lower OMP_NUM_THREADS"
-        yield Check("warning", "threads", f"{text}; {hint}")
-    else:
+    if torch.get_num_threads() <= (cores or 1):
         yield Check("ok", "threads", text)
+    else:
+        text += "; more threads than cores are slower: lower OMP_NUM_THREADS"
+        yield Check("warning", "threads", text)
 
 
 def probe(folder: Path) -> None:
@@ -167,3 +157,6 @@ def trial_step() -> Iterator[Check]:
         yield Check("ok", "step", text)
     else:
         yield Check("problem", "step", f"{text}, NaN or inf: the device or torch is broken")
+
+
+CHECKS = (versions, devices, threads, temporary, trial_step)

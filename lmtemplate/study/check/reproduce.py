@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lmtemplate import metric_names
+from lmtemplate.checkpoint.compatibility import differences
 from lmtemplate.data.shards import read_index
 from lmtemplate.errors import CheckpointError, ConfigError, DataError
 from lmtemplate.record import read_lines
-from lmtemplate.run_dir import manifest as describe
+from lmtemplate.run_dir import manifest
 from lmtemplate.run_length import LIMITS
 from lmtemplate.study.run_files import command, read_manifest, read_summary
 
@@ -24,15 +25,15 @@ def recorded_settings(run: Path) -> tuple[dict[str, Any], int]:
 
     Raises CheckpointError where there is no manifest, or nothing to compare.
     """
-    manifest, summary, recorded = read_manifest(run), read_summary(run), losses(run, None)
-    if not all(name in manifest for name in ("settings", "data", "hardware")):
+    made, summary, recorded = read_manifest(run), read_summary(run), losses(run, None)
+    if not all(name in made for name in ("settings", "data", "hardware")):
         raise CheckpointError(f"no manifest {run / 'manifest.json'}; is {run} a run directory?")
     if not recorded:
         raise CheckpointError(f"{run} has no record of its losses, so there is nothing to compare")
-    settings, last_step = dict(manifest["settings"]), max(step for step, _ in recorded)
+    settings, last_step = dict(made["settings"]), max(step for step, _ in recorded)
     changes = [
         start.get("step") or 0
-        for start in manifest.get("resumed", [])
+        for start in made.get("resumed", [])
         if start.get("environment")
         or any(not key.startswith(HARMLESS) for key in start.get("changed", {}))
     ]
@@ -43,29 +44,17 @@ def recorded_settings(run: Path) -> tuple[dict[str, Any], int]:
     return settings, min([*changes, last_step])
 
 
-def surroundings(run: Path) -> list[str]:
-    """Code, versions and system that are not as when the run was made: "what: before -> now"."""
-    before, now = read_manifest(run), describe(None, {}, {})
-    versions, git = before.get("versions", {}), before.get("git", {})
-    rows = [(f"version of {k}", v, now["versions"].get(k)) for k, v in versions.items()]
-    rows.append(("git commit", git.get("commit"), now["git"]["commit"]))
-    rows += [(name, before.get(name), now[name]) for name in ("python", "platform")]
-    differing = [f"{what}: {old} -> {new}" for what, old, new in rows if old != new]
-    return differing + ["the code had changes that were not committed"] * bool(git.get("dirty"))
-
-
-def other_hardware(run: Path, again: Path) -> list[str]:
-    """Device, precision, threads that are not as when the run was made."""
-    before, now = (read_manifest(of).get("hardware", {}) for of in (run, again))
-    return [f"{k}: {before[k]} -> {now.get(k)}" for k in before if before[k] != now.get(k)]
+def differing(before: dict[str, Any], now: dict[str, Any], *names: str) -> list[str]:
+    """What differs in these parts of two manifests: "versions.torch: 2.12 -> 2.13"."""
+    old, new = ({name: of.get(name) for name in names} for of in (before, now))
+    return [f"{key}: {one} -> {other}" for key, (one, other) in differences(old, new).items()]
 
 
 def check_data(run: Path, settings: dict[str, Any]) -> None:
     """Raises DataError where the run's corpus is missing or another one."""
     folder = settings.get("data", {}).get("path")  # none for data of a class of one's own
-    if folder and read_index(Path(folder))["fingerprint"] != read_manifest(run)["data"].get(
-        "fingerprint"
-    ):
+    recorded = read_manifest(run)["data"].get("fingerprint")
+    if folder and read_index(Path(folder))["fingerprint"] != recorded:
         raise DataError(f"{folder} is not the corpus of {run}; prepare that one again")
 
 
@@ -129,13 +118,16 @@ def reproduce(run: Path, output: Path | None = None, allow: list[str] | None = N
     again = output or run.with_name(f"{run.name}-again")
     if again.exists():
         raise ConfigError(f"{again} is there already; remove it, or name another with --output")
-    for row in surroundings(run):
+    before = read_manifest(run)
+    for row in differing(before, manifest(None, {}, {}), "git", "platform", "python", "versions"):
         print(f"  differs: {row}")
-    threads = read_manifest(run)["hardware"].get("threads") or 1
+    if before.get("git", {}).get("dirty"):
+        print("  differs: the code had changes that were not committed")
+    threads = before["hardware"].get("threads") or 1
     code = repeat(settings, again, threads, allow or [])
     if code:
         sys.exit(code)
-    for row in other_hardware(run, again):
+    for row in differing(before, read_manifest(again), "hardware"):
         print(f"  differs: {row}")
     same, sentence = verdict(run, again, last_step)
     print(f"{run} and {again}: {sentence}")

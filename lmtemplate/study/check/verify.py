@@ -3,44 +3,29 @@
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lmtemplate import record
-from lmtemplate.checkpoint.files import SUMS, damage, file_name
+from lmtemplate.checkpoint.files import SUMS, damage
+from lmtemplate.checkpoint.resume import read_best
 from lmtemplate.data.shards import Shard, check_not_a_pointer, file_sha256, read_index
 from lmtemplate.data.tokenizer import load_tokenizer
 from lmtemplate.errors import CheckpointError, ConfigError, DataError, UserError
 from lmtemplate.run_dir import folder_of
-from lmtemplate.study.run_files import read_manifest, read_settings, read_summary
+from lmtemplate.study.run_files import read_checked, read_manifest, read_settings, read_summary
 
-RUN_FILES = {
-    "config.yaml": read_settings,
-    "manifest.json": read_manifest,
-    "summary.json": read_summary,
-}
 COLUMNS = ("steps", "train_loss", "val_loss", "learning_rate", "epochs")  # of equal length
+State = tuple[str, str, str]  # a file, its damage, and what else is worth knowing of a sound one
 
 
-@dataclass(frozen=True)
-class FileState:
-    """What is known of one file.
-
-    Attributes:
-        file: its path, relative to the folder that is verified.
-        problem: the damage; empty for a sound file.
-        note: what else is worth knowing of a sound file.
-    """
-
-    file: str
-    problem: str = ""
-    note: str = ""
-
-    def __str__(self) -> str:
-        state = "damaged" if self.problem else "ok"
-        return f"{state:<8} {self.file:<34} {self.problem or self.note}".rstrip()
+def problem_of(check: Callable[..., object], *given: object) -> str:
+    """What a check objects to; empty where it passes."""
+    try:
+        check(*given)
+    except (UserError, OSError, ValueError, RecursionError) as error:
+        return " ".join(str(error).split())
+    return ""
 
 
 def check_shard(folder: Path, index: dict[str, Any], entry: dict[str, Any]) -> None:
@@ -51,97 +36,80 @@ def check_shard(folder: Path, index: dict[str, Any], entry: dict[str, Any]) -> N
         raise DataError(f"sha256 is {found}, the index says another")
 
 
-def verify_tokenizer(path: Path, index: dict[str, Any]) -> None:
+def check_tokenizer(path: Path, sha256: str) -> None:
     """Whether it made the shards. Raises DataError."""
     if path.is_file():
         check_not_a_pointer(path)
-    tokenizer = load_tokenizer(path)
-    if tokenizer.digest != index["tokenizer"]["sha256"]:
-        raise DataError("not the tokenizer that made the shards")
-    if tokenizer.vocab_size != index["vocab_size"]:
-        raise DataError(f"{tokenizer.vocab_size:,} ids, the index says {index['vocab_size']:,}")
+    load_tokenizer(path, sha256)
 
 
-def state_of(file: str, check: Callable[[], None], note: str = "") -> FileState:
-    """The note where the check passes, else its objection."""
-    try:
-        check()
-    except (UserError, OSError, ValueError) as error:
-        return FileState(file, " ".join(str(error).split()))
-    return FileState(file, note=note)
-
-
-def corpus_files(folder: Path) -> Iterator[FileState]:
+def corpus_files(folder: Path) -> Iterator[State]:
     """Index, shards, tokenizer."""
-    try:
-        index = read_index(folder)
-    except DataError as error:
-        yield FileState("index.json", str(error))
+    problem = problem_of(read_index, folder)
+    yield "index.json", problem, ""
+    if problem:
         return
-    yield FileState("index.json")
+    index = read_index(folder)
     for entry in (shard for split in index["splits"].values() for shard in split["shards"]):
-        check = partial(check_shard, folder, index, entry)
-        yield state_of(entry["file"], check, f"{entry['tokens']:,} tokens")
-    name = index["tokenizer"]["file"]
-    check = partial(verify_tokenizer, folder / name, index)
-    yield state_of(name, check, f"{index['vocab_size']:,} ids")
+        problem = problem_of(check_shard, folder, index, entry)
+        yield entry["file"], problem, f"{entry['tokens']:,} tokens"
+    name, digest = index["tokenizer"]["file"], index["tokenizer"]["sha256"]
+    yield name, problem_of(check_tokenizer, folder / name, digest), f"{index['vocab_size']:,} ids"
 
 
-def _listed(path: Path) -> set[str]:
-    """Names in a list of checksums. Raises ValueError, OSError."""
-    names = set[str]()
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    for number, row in enumerate(text.splitlines(), 1):
-        if not (match := re.fullmatch(r"[0-9a-f]{64}  ([\w.-]+)", row)):
-            raise ValueError(f"line {number} is not a checksum and a name")
-        names.add(match[1])
-    return names
+def listed(folder: Path) -> set[str]:
+    """Names in a folder's list of checksums. Raises ValueError, OSError."""
+    path = folder / SUMS
+    rows = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    found = [re.fullmatch(r"[0-9a-f]{64}  ([\w.-]+)", row) for row in rows]
+    if None in found:
+        raise ValueError(f"line {found.index(None) + 1} is not a checksum and a name")
+    return {row[1] for row in found if row}
 
 
-def check_checkpoint(path: Path) -> None:
-    """Raises CheckpointError, OSError."""
-    if problem := damage(path):
-        raise CheckpointError(problem)
-
-
-def checkpoints(run: Path, folder: Path) -> Iterator[FileState]:
+def checkpoints(run: Path, folder: Path) -> Iterator[State]:
     """Each checkpoint of a folder against SHA256SUMS; those that are listed and gone."""
     place = folder.relative_to(run)
-    try:
-        listed = _listed(folder / SUMS)
-    except (OSError, ValueError) as error:
-        yield FileState(str(place / SUMS), f"{error}: what it lists cannot be verified")
+    if problem := problem_of(listed, folder):
+        yield str(place / SUMS), f"{problem}: what it lists cannot be verified", ""
         return
+    names = listed(folder)
     for path in sorted(folder.glob("*.ckpt")):
         # a kill between rename and list leaves it so; its zip entries have sums of their own
-        note = "" if path.name in listed else f"not in {SUMS}; its own CRC-32 sums are right"
-        yield state_of(str(place / path.name), partial(check_checkpoint, path), note)
-    for name in sorted(name for name in listed if not (folder / name).exists()):
+        note = "" if path.name in names else f"not in {SUMS}; its own CRC-32 sums are right"
+        yield str(place / path.name), damage(path) or "", note
+    for name in sorted(name for name in names if not (folder / name).exists()):
         # milestones alone are kept for ever; of other checkpoints a kill can leave the line behind
         gone = f"listed in {SUMS}, and not there"
-        yield FileState(str(place / name), gone if folder.name == "milestones" else "", gone)
+        yield str(place / name), gone if folder.name == "milestones" else "", gone
 
 
-def _strict_json(text: str) -> dict[str, Any]:
+def check_best(run: Path) -> None:
+    """It points at a checkpoint that is there. Raises CheckpointError."""
+    path = folder_of(run) / "best.json"
+    name, best = read_checked(path, {"file": str}).get("file"), read_best(run)
+    if best is None or name != best["file"]:
+        raise CheckpointError("it has not the fields step, val_loss and file")
+    if not (path.parent / name).is_file():
+        raise CheckpointError(f"it points at {name}, which is not there")
+
+
+def strict_json(text: str) -> dict[str, Any]:
     """Raises ValueError for what is no strict JSON object: NaN, or a number too large."""
-    try:
-        content = json.loads(text)
-        json.dumps(content, allow_nan=False)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
+    content = json.loads(text)
+    json.dumps(content, allow_nan=False)
     if not isinstance(content, dict):
         raise ValueError("not a JSON object")
     return content
 
 
-def check_record(text: str) -> None:
-    """Lines are strict JSON, and steps never go back. Raises ValueError."""
-    last, lines = 0, text.splitlines()
-    if text and not text.endswith("\n"):
-        lines.pop()  # a kill cut it short; a resume drops it, as the reader does
-    for number, row in enumerate(lines, 1):
+def check_record(run: Path) -> None:
+    """Lines are strict JSON, and steps never go back. Raises ValueError, OSError."""
+    last, text = 0, (folder_of(run) / record.LINES).read_text(encoding="utf-8")
+    *rows, _ = text.split("\n")  # a kill cut the last short; a resume drops it, as the reader does
+    for number, row in enumerate(rows, 1):
         try:
-            entry = _strict_json(row)
+            entry = strict_json(row)
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from error
         if type(entry.get("step")) is not int:
@@ -153,43 +121,32 @@ def check_record(text: str) -> None:
         last = entry["step"]
 
 
-def check_text(path: Path) -> None:
-    """Content of a JSON, JSONL or YAML file of a run. Raises UserError, ValueError, OSError."""
-    text = path.read_text(encoding="utf-8")
-    if path.name in RUN_FILES:
-        RUN_FILES[path.name](path.parent)
-    if path.suffix == ".yaml":
-        return
-    if path.name == record.LINES:
-        check_record(text)
-    else:
-        content = _strict_json(text)
-        if path.name == record.ARRAYS:
-            sizes = {len(content[n]) for n in COLUMNS if isinstance(content.get(n), list)}
-            if len(sizes) != 1:
-                raise ValueError("its arrays are not of one length")
-        elif path.name == "best.json":
-            step, name = content.get("step"), content.get("file")
-            sound = type(step) is int and type(content.get("val_loss")) is float
-            if not sound or name != file_name(step):  # type: ignore[arg-type]
-                raise ValueError("it has not the fields step, val_loss and file")
-            if not (path.parent / name).is_file():
-                raise ValueError(f"it points at {name}, which is not there")
+def check_arrays(run: Path) -> None:
+    """Raises CheckpointError for arrays that are not of numbers, or of several lengths."""
+    arrays = read_checked(folder_of(run) / record.ARRAYS, {name: [float] for name in COLUMNS})
+    if len({len(arrays.get(name, [])) for name in COLUMNS}) != 1:
+        raise CheckpointError("its arrays are not of one length")
 
 
-def run_files(run: Path) -> Iterator[FileState]:
+RUN_FILES: dict[str, Callable[[Path], object]] = {
+    "manifest.json": read_manifest,
+    "config.yaml": read_settings,
+    "checkpoints/best.json": check_best,
+    f"checkpoints/{record.LINES}": check_record,
+    f"checkpoints/{record.ARRAYS}": check_arrays,
+    "summary.json": read_summary,
+}
+
+
+def run_files(run: Path) -> Iterator[State]:
     """Checkpoints and milestones against their sums, what points at them, record, manifest."""
-    folder = folder_of(run)
-    yield from checkpoints(run, folder)
-    yield from checkpoints(run, folder / "milestones")
-    needed = (run / "manifest.json", run / "config.yaml")
-    others = (folder / "best.json", folder / record.LINES, folder / record.ARRAYS)
-    for path in (*needed, *others, run / "summary.json"):
-        name = str(path.relative_to(run))
-        if path.is_file():
-            yield state_of(name, partial(check_text, path))
-        elif path in needed:
-            yield FileState(name, "missing")
+    yield from checkpoints(run, folder_of(run))
+    yield from checkpoints(run, folder_of(run) / "milestones")
+    for name, check in RUN_FILES.items():
+        if (run / name).is_file():
+            yield name, problem_of(check, run), ""
+        elif check in (read_manifest, read_settings):
+            yield name, "missing", ""
 
 
 def verify(run: Path) -> None:
@@ -205,15 +162,14 @@ def verify(run: Path) -> None:
         raise ConfigError(
             f"{run} is neither a prepared corpus (index.json) nor a run directory (checkpoints/)"
         )
-    states = list[FileState]()
-    for state in run_files(run) if is_run else corpus_files(run):
-        print(state, flush=True)
-        states.append(state)
-    damaged = sum(bool(state.problem) for state in states)
-    if damaged:
+    problems = list[str]()
+    for file, problem, note in run_files(run) if is_run else corpus_files(run):
+        state = "damaged" if problem else "ok"
+        print(f"{state:<8} {file:<34} {problem or note}".rstrip(), flush=True)
+        problems.append(problem)
+    if any(problems):
         kind: type[UserError] = CheckpointError if is_run else DataError
         remedy = "resume takes the newest sound checkpoint" if is_run else "prepare it again"
-        raise kind(
-            f"{damaged} of {len(states)} files in {run} are damaged; {remedy}, or restore them"
-        )
-    print(f"{len(states)} files in {run}, all sound")
+        damaged = f"{sum(map(bool, problems))} of {len(problems)} files in {run} are damaged"
+        raise kind(f"{damaged}; {remedy}, or restore them")
+    print(f"{len(problems)} files in {run}, all sound")

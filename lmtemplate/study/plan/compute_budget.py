@@ -46,14 +46,13 @@ def measure(net: GPT, batch_size: int) -> tuple[float, str]:
     The batch is made smaller where a step would take long.
     """
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    parameters = net.parameter_count()
-    flops = training_flops(parameters, net.block_size)  # of one sequence
+    flops = training_flops(net.parameter_count(), net.block_size)  # of one sequence
     batch_size = max(1, min(batch_size, int((1e11 if device.type == "cpu" else 2e13) / flops)))
     autocast = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(auto_precision(device))
     recipe = MuonAdamW()
     seconds = measure_step(net, recipe, device, batch_size=batch_size, autocast=autocast, steps=5)
-    how = f"measured on {device_name(device)}, in a net of {short(parameters)} parameters"
-    return batch_size * flops / seconds, how
+    where = f"{device_name(device)}, in a net of {short(net.parameter_count())} parameters"
+    return batch_size * flops / seconds, f"measured on {where}"
 
 
 class CorpusSize(NamedTuple):
@@ -87,23 +86,14 @@ class Budget:
 
 def solve(
     parameters: float | None,
-    tokens: float | None,
-    flops: float | None,
+    tokens: float | None,  # repeated ones included
+    flops: float | None,  # at most
     *,
-    ratio: float = OPTIMAL_RATIO,
-    text_tokens: float = math.inf,
-    smallest: float = 0.0,
+    ratio: float = OPTIMAL_RATIO,  # tokens per parameter, where one follows from the other
+    text_tokens: float = math.inf,  # tokens that are not given are at most EPOCHS times as many
+    smallest: float = 0.0,  # parameters of a net whose size is not given, at least
 ) -> Budget:
-    """Balance net and data. Raises ConfigError where nothing is given, or all three.
-
-    Args:
-        parameters: N; None if it follows from the others.
-        tokens: D, repeated ones included; None if it follows from the others.
-        flops: limit on 6 N D; None for no limit.
-        ratio: D / N where one follows from the other.
-        text_tokens: size of the text; a D that is not given is at most EPOCHS times as large.
-        smallest: a net whose size is not given has at least so many parameters.
-    """
+    """Balance net and data. Raises ConfigError where nothing is given, or all three."""
     if parameters is not None and tokens is not None and flops is not None:
         raise ConfigError("--parameters and --tokens fix FLOPs and hours; drop one of the three")
     if parameters is not None and tokens is not None:

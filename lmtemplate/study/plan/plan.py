@@ -170,21 +170,24 @@ def remarks(plan: TrainingPlan, flags: dict[str, Any]) -> list[str]:
     ]
     for name, spent in (("flops", plan.budget.flops), ("hours", plan.hours)):
         if spent < 0.99 * (flags[name] or 0.0):
-            used = (
-                f"{short(spent)} of {short(flags[name])} {name} are enough: the text is too small"
+            said.append(
+                f"{short(spent)} of {short(flags[name])} {name} are enough: the text is too small "
+                "for more, hence a smaller net, more epochs and dropout."
             )
-            said.append(f"{used} for more, hence a smaller net, more epochs and dropout.")
     if plan.epochs and plan.epochs > 1.05 * budgets.EPOCHS:
-        repeated = f"Beyond {budgets.EPOCHS:g} epochs, repeated text helps less and less"
-        said.append(f"{repeated} (Muennighoff et al. 2023): get more text, or take a smaller net.")
+        said.append(
+            f"Beyond {budgets.EPOCHS:g} epochs, repeated text helps less and less (Muennighoff et "
+            "al. 2023): get more text, or take a smaller net."
+        )
     return said
 
 
 def write_config(output: Path, plan: TrainingPlan, data: Path) -> None:
     """Write the run as a config that `lmtemplate fit` takes, with a note on top."""
+    setting = shlex.quote(f"CONFIG={output}")
     values = asdict(plan) | {
         "shown": {name: value for name, value, _ in rows_of(plan)},
-        "setting": shlex.quote(f"CONFIG={output}"),
+        "setting": setting,
         "command": shlex.join(["lmtemplate", *sys.argv[1:]]),
         "run_dir": strict_json.dumps(f"runs/{output.stem}"),
         "path": strict_json.dumps(str(data)),
@@ -192,9 +195,7 @@ def write_config(output: Path, plan: TrainingPlan, data: Path) -> None:
         "val_check_interval": max(1, plan.max_steps // 10),
     }
     write_text(output, CONFIG.format(**values))
-    print(
-        f"{output} is written; next: make train {shlex.quote(f'CONFIG={output}')}", file=sys.stderr
-    )
+    print(f"{output} is written; next: make train {setting}", file=sys.stderr)
 
 
 def check_flags(flags: dict[str, Any], corpus: CorpusSize | None) -> None:

@@ -16,10 +16,6 @@ def explain_run(run: Path, allow: Sequence[str] = ()) -> None:
     """Say how a run went, draw it, and write report.html and TensorBoard's text `verdict`.
 
     The run is over and safe: what goes wrong here costs no more than a line.
-
-    Args:
-        run: run directory.
-        allow: packages outside lmtemplate whose classes its checkpoints may name.
     """
     if not is_recorded(run):
         return

@@ -70,36 +70,28 @@ def setting_rows(runs: list[RunFiles]) -> Rows:
     known = [run.settings for run in runs if run.settings]
     keys = sorted({key for other in known[1:] for key in differences(known[0], other)})
 
-    def word(run: RunFiles, key: str) -> str:
-        value = run.settings.get(key, NONE)
-        return value if isinstance(value, str) else json.dumps(value, default=str)
+    def cells(key: str) -> list[str]:
+        values = [run.settings.get(key, NONE) for run in runs]
+        return [v if isinstance(v, str) else json.dumps(v, default=str) for v in values]
 
-    return [
-        (
-            key.replace("init_args.", "").removesuffix(".class_path"),
-            [word(run, key) for run in runs],
-        )
-        for key in keys
-        if key != "run_dir"
-    ]
+    names = {key: key.replace("init_args.", "").removesuffix(".class_path") for key in keys}
+    return [(names[key], cells(key)) for key in keys if key != "run_dir"]
 
 
-def same_tokenizer(runs: list[RunFiles]) -> bool:
-    """Whether losses per token mean the same in all runs, as far as the manifests tell."""
-    digests = {run.manifest.get("data", {}).get("tokenizer_sha256") for run in runs}
-    return len(digests - {None}) <= 1
+def differ(runs: list[RunFiles], key: str) -> bool:
+    """Whether their manifests tell of different data: "fingerprint", or "tokenizer_sha256"."""
+    return len({run.manifest.get("data", {}).get(key) for run in runs} - {None}) > 1
 
 
 def notes_on(runs: list[RunFiles], labels: list[str]) -> list[str]:
     """What one must know before comparing the figures."""
     notes = []
-    prints = {run.manifest.get("data", {}).get("fingerprint") for run in runs}
-    if not same_tokenizer(runs):
+    if differ(runs, "tokenizer_sha256"):
         notes.append(
             "The tokenizers differ, so losses per token cannot be compared. Compare bits per byte; "
             "the plot shows those."
         )
-    elif len(prints - {None}) > 1:
+    elif differ(runs, "fingerprint"):
         notes.append("The data differ: each run was validated on its own text.")
     without = [name for name, run in zip(labels, runs, strict=True) if not run.flops_per_token]
     if without:
@@ -124,7 +116,7 @@ def lines_of(run: RunFiles, in_bits: bool) -> dict[str, Curve]:
     if not in_bits:
         curves = curves_of(run.record)
         return {name: curves[name] for name in (TRAIN_LABEL, VAL_LABEL) if name in curves}
-    steps, bits = run.curve(BITS)
+    steps, bits = run.logged(BITS)
     if BITS in run.record.initial:
         steps, bits = np.insert(steps, 0, 0), np.insert(bits, 0, run.record.initial[BITS])
     return {VAL_LABEL: (steps, bits)}
@@ -150,7 +142,7 @@ def overlay(runs: list[RunFiles], labels: list[str], first: Axis) -> Any:
     import plotly.graph_objects as go
     from markupsafe import escape
 
-    figure, in_bits, places = go.Figure(), not same_tokenizer(runs), list[Places]()
+    figure, in_bits, places = go.Figure(), differ(runs, "tokenizer_sha256"), list[Places]()
     for index, (run, label) in enumerate(zip(runs, labels, strict=True)):
         again, color = divmod(index, len(SERIES))
         look = {"color": SERIES[color], "dash": DASHES[again % len(DASHES)]}

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from lmtemplate import schedules
-from lmtemplate.errors import ConfigError
 from lmtemplate.generate import logits_to_probs
 from lmtemplate.optimizers import SGD, Adam, AdamW, OptimizerRecipe
 from lmtemplate.run_dir import write_text
@@ -112,26 +111,25 @@ def word_data() -> dict[str, Any]:
     return {"words": WORDS, "trained": trained, "losses": losses, "heated": heated}
 
 
-def page_data() -> dict[str, Any]:
-    """All that the page draws, as plain lists and dictionaries."""
-    every_path = {
-        f"{rate:.3f}": {name: path_data(recipe(rate)) for name, recipe in OPTIMIZERS.items()}
-        for rate in RATES
-    }
-    shares = {str(warmup): schedule_data(warmup) for warmup in WARMUPS}
-    shown = {"paths": every_path, "map": map_data(), "schedules": shares, "words": word_data()}
-    return {**shown, "colors": ON_A_MAP, "steps": STEPS, "run_steps": DRAWN_STEPS}
-
-
 def landscape(output: Path = Path("landscape.html")) -> None:
     """Write a web page, to be opened offline, on which a ball rolls down a loss landscape.
 
     Args:
-        output: HTML file to write; one that this verb wrote before is replaced.
+        output: HTML file to write.
     """
-    mark = b'content="lmtemplate landscape"'
-    if output.exists() and not (output.is_file() and mark in output.read_bytes()[:1000]):
-        raise ConfigError(f"--output {output} exists and is no landscape page; name another file")
-    parts = {"data": page_data(), "edge": 2 / CURVATURES.max().item()}
+    every_path = {
+        f"{rate:.3f}": {name: path_data(recipe(rate)) for name, recipe in OPTIMIZERS.items()}
+        for rate in RATES
+    }
+    data = {
+        "paths": every_path,
+        "map": map_data(),
+        "schedules": {str(warmup): schedule_data(warmup) for warmup in WARMUPS},
+        "words": word_data(),
+        "colors": ON_A_MAP,
+        "steps": STEPS,
+        "run_steps": DRAWN_STEPS,
+    }
+    parts = {"data": data, "edge": 2 / CURVATURES.max().item()}
     write_text(output, render("landscape", "Training on a loss landscape", parts))
     print(output)

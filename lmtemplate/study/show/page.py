@@ -1,7 +1,7 @@
 """A run's files, plotly figures, a template -> one HTML page that opens without a network."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from lmtemplate.study.show.plots import COLORS, GRID, INK, Curve, curves_of, thi
 BITS = metric_names.VAL_BITS_PER_BYTE
 NONE = "–"  # stands in a table where nothing is known
 TEMPLATES = Path(__file__).with_name("templates")
+PANELS = ("loss (nats/token)", "learning rate", "gradient norm", "tokens/s")  # from above
 
 
 @dataclass(frozen=True)
@@ -33,22 +34,17 @@ class RunFiles:
     def name(self) -> str:
         return self.folder.resolve().name
 
-    def values(self, name: str) -> Floats:
-        """(N,) values of a logged name; NaN where there are none."""
-        return self.record.values.get(name, np.full(len(self.record), np.nan))
-
-    def curve(self, name: str) -> Curve:
-        """Steps and values of a logged name, thinned to what can be drawn."""
-        known = np.isfinite(self.values(name))
-        return thin(self.record.steps[known], self.values(name)[known])
+    def logged(self, name: str) -> Curve:
+        """Steps and values of a logged name; empty where there are none."""
+        values = self.record.values.get(name, np.full(len(self.record), np.nan))
+        known = np.isfinite(values)
+        return self.record.steps[known], values[known]
 
     def counted(self, name: str, steps: Ints | Floats) -> Floats:
         """A logged count, as "data/tokens", at these steps, by straight lines; NaN if unknown."""
-        values = self.values(name)
-        known = np.isfinite(values)
-        if not known.any():
+        rows, counts = self.logged(name)
+        if not len(rows):
             return np.full(len(steps), np.nan)
-        rows, counts = self.record.steps[known], values[known]
         return np.asarray(np.interp(steps, np.insert(rows, 0, 0), np.insert(counts, 0, 0.0)))
 
     def total(self, name: str) -> float:
@@ -67,31 +63,28 @@ def read_run(run: Path) -> RunFiles:
     return RunFiles(run, record, read_summary(run), read_manifest(run), read_settings(run))
 
 
-def number(value: float | None, form: str = ",.0f") -> str:
-    """A value in Python's format, or a dash."""
-    return NONE if value is None or not math.isfinite(value) else format(value, form)
-
-
-def span(seconds: float | None) -> str:
-    """75 -> "1 min 15 s", or a dash."""
-    return NONE if seconds is None or not math.isfinite(seconds) else duration(seconds)
+def number(value: float | None, form: str | Callable[[float], str] = ",.0f") -> str:
+    """A value in Python's format, or as a function writes it; a dash if unknown."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    return format(value, form) if isinstance(form, str) else form(value)
 
 
 def figures_of(run: RunFiles) -> dict[str, str]:
     """The result of a run, by name; dashes for what is not known."""
     steps, losses = run.record.validations
-    best = int(np.argmin(losses)) if len(losses) else None
-    bits = run.values(BITS)[~np.isnan(run.record.val_loss)]
+    loss, step = min(zip(losses, steps, strict=True), default=(None, None))
+    bits = dict(zip(*run.logged(BITS), strict=True))
     tokens, seconds = run.total(metric_names.TOKENS), run.total(metric_names.SECONDS)
     speed = run.summary.get("tokens_per_second") or tokens / (seconds or np.nan)
     reason = run.summary.get("stop_reason") or "not finished"
     return {
-        "best val loss": NONE if best is None else number(losses[best], ".4f"),
-        "at step": NONE if best is None else number(steps[best]),
-        "bits per byte there": NONE if best is None else number(bits[best], ".4f"),
-        "steps": number(run.record.steps[-1]) if len(run.record) else NONE,
+        "best val loss": number(loss, ".4f"),
+        "at step": number(step),
+        "bits per byte there": number(bits.get(step), ".4f"),
+        "steps": number(max(run.record.steps, default=None)),
         "tokens": number(tokens),
-        "training time": span(seconds),
+        "training time": number(seconds, duration),
         "tokens/s": number(speed),
         "stopped": reason.removeprefix("trainer."),
     }
@@ -112,44 +105,29 @@ def style_figure(figure: Any, height: int) -> None:
     figure.update_yaxes(gridcolor=GRID, zeroline=False, linecolor=GRID)
 
 
-def panels_of(run: RunFiles) -> dict[str, dict[str, Curve]]:
-    """Title of each panel, from above -> its curves by name."""
-    losses = curves_of(run.record)
-    rates = {name: losses.pop(name) for name in ("learning rate",) if name in losses}
-    return {
-        "loss (nats/token)": losses,
-        "learning rate": rates,
-        "gradient norm": {"gradient norm": run.curve(metric_names.GRAD_NORM)},
-        "tokens/s": {"tokens/s": run.curve(metric_names.TOKENS_PER_SECOND)},
-    }
-
-
 def curve_figure(run: RunFiles, shaded: Iterable[tuple[int, int]] = ()) -> Any:
-    """Loss, learning rate, gradient norm and speed over one x axis, which zooms all of them.
-
-    Args:
-        run: whose curves.
-        shaded: first and last step of each stretch to mark.
-    """
+    """All PANELS over one x axis, which zooms them together; `shaded`: stretches to mark."""
     from plotly.subplots import make_subplots
 
-    panels = panels_of(run)
     heights, gap = [0.43, 0.19, 0.19, 0.19], {"vertical_spacing": 0.05, "shared_xaxes": True}
-    figure = make_subplots(rows=4, subplot_titles=[*panels], row_heights=heights, **gap)
-    for row, lines in enumerate(panels.values(), start=1):
-        for name, (steps, values) in lines.items():
-            thick = name == "validation loss"
-            figure.add_scatter(
-                x=steps,
-                y=values,
-                name=name.removesuffix(" loss"),
-                showlegend=row == 1,
-                mode="lines+markers" if thick else "lines",
-                line={"color": COLORS.get(name, INK), "width": 3 if thick else 1.5},
-                hovertemplate="%{y:.4g}",
-                row=row,
-                col=1,
-            )
+    figure = make_subplots(rows=4, subplot_titles=PANELS, row_heights=heights, **gap)
+    curves = curves_of(run.record)
+    curves["gradient norm"] = thin(*run.logged(metric_names.GRAD_NORM))
+    curves["tokens/s"] = thin(*run.logged(metric_names.TOKENS_PER_SECOND))
+    for name, (steps, values) in curves.items():
+        row = PANELS.index(name) + 1 if name in PANELS else 1
+        thick = name == "validation loss"
+        figure.add_scatter(
+            x=steps,
+            y=values,
+            name=name.removesuffix(" loss"),
+            showlegend=row == 1,
+            mode="lines+markers" if thick else "lines",
+            line={"color": COLORS.get(name, INK), "width": 3 if thick else 1.5},
+            hovertemplate="%{y:.4g}",
+            row=row,
+            col=1,
+        )
     figure.update_traces(xaxis="x4")  # one axis for all: the mouse shows the values of all panels
     figure.update_annotations(x=0, xanchor="left", font_size=13)
     for first, last in shaded:
@@ -182,18 +160,12 @@ def plot_html(figure: Any) -> Any:
 
 
 def render(kind: str, title: str, parts: dict[str, Any]) -> str:
-    """The whole page, with every text escaped that is not Markup.
-
-    Args:
-        kind: of page: its template is templates/KIND.html.j2.
-        title: of the window.
-        parts: what the template names.
-    """
+    """The page of templates/KIND.html.j2, with every text in its parts escaped but Markup."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
 
     loader = FileSystemLoader(TEMPLATES)
     jinja = Environment(trim_blocks=True, undefined=StrictUndefined, autoescape=True, loader=loader)
     jinja.policies["json.dumps_kwargs"] = {}  # keys in our order, which is that of the curves
-    template = jinja.get_template(f"{kind}.html.j2")
-    return template.render(parts, kind=kind, title=title, plotly_js=get_plotlyjs())
+    page = jinja.get_template(f"{kind}.html.j2")
+    return page.render(parts, title=title, plotly_js=get_plotlyjs())

@@ -26,14 +26,8 @@ SERIES = ("#2f86d1", "#d9651f", "#159a72", "#c26aa3", "#a8841a", "#8a74d6", "#7f
 ON_A_MAP = ("#111111", "#1f5fd6", "#a01ab8", "#9a4a00")  # lines on a map from green to red
 INK, GRID = "#767676", "rgba(128, 128, 128, 0.25)"  # text and grid lines
 
-DRAWN = (
-    metric_names.TRAIN_LOSS,
-    metric_names.VAL_LOSS,
-    metric_names.LEARNING_RATE,
-    metric_names.EPOCH,
-    "step",
-    "nonfinite",
-)  # all that the PNG files need
+LOGGED = (metric_names.TRAIN_LOSS, metric_names.VAL_LOSS, metric_names.LEARNING_RATE)
+DRAWN = (*LOGGED, metric_names.EPOCH, "step", "nonfinite")  # all that the PNG files need
 MOST_POINTS = 2000  # a line has two for each pixel across: the lowest and the highest
 MOST_MARKERS = 60  # more markers would hide the line
 
@@ -57,9 +51,7 @@ def epoch_averages(record: Record) -> list[EpochAverage]:
     steps = np.diff(record.steps, prepend=0)
     epochs, which = np.unique(record.epochs, return_inverse=True)
     losses = np.bincount(which, steps * record.train_loss) / np.bincount(which, steps)
-    made = np.nan_to_num(
-        record.values.get(metric_names.EPOCH, record.epochs)
-    ).max()  # passes so far, as 3.72
+    made = np.nanmax(record.values.get(metric_names.EPOCH, record.epochs))  # passes, as 3.72
     complete = (epochs < epochs[-1]) | (epochs + 1 <= made)
     return list(map(EpochAverage, epochs.tolist(), losses.tolist(), complete.tolist()))
 
@@ -125,12 +117,12 @@ def _new_figure(name: str) -> "Figure":
 
 def _finish(axes: "Axes", x_label: str, y_label: str, said: list[str]) -> None:
     """Label axes, and write what the curves do not show above them."""
-    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+    from matplotlib.ticker import MaxNLocator
 
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.tick_params(labelbottom=True)
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.grid(alpha=0.3)
     if axes.get_lines():
         axes.legend()
@@ -206,22 +198,12 @@ def _text_plot(curves: Iterable[Curve], marks: str, width: int, **options: objec
 def rate_in_terminal(steps: Ints, rates: Floats, width: int = 72, height: int = 4) -> str:
     """(N,) steps and their learning rates on a log axis, in ASCII; a rate of 0 leaves a gap."""
     curve = thin(steps, positive(rates))
-    if np.isnan(curve[1]).all():
-        return "the rate is 0 throughout"
     low, high = decades(curve[1])
     return _text_plot([curve], "#", width, height=height, y_as_log=True, y_min=low, y_max=high)
 
 
 def in_terminal(record: Record, width: int = 72, height: int = 12) -> str:
-    """Losses over steps, and below them the learning rate on a log axis, in ASCII.
-
-    Args:
-        record: what to draw.
-        width: of the longest line in characters, at least 30.
-        height: of the plot of the losses in lines.
-    """
-    if not len(record):
-        return "nothing was logged yet"
+    """Losses over steps, and the learning rate on a log axis, in ASCII; `width` is 30 at least."""
 
     def span(values: Floats) -> str:
         return " -> ".join(f"{value:.4g}" for value in values[[0, -1]][: len(values)])

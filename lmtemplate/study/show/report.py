@@ -9,10 +9,10 @@ import numpy as np
 
 from lmtemplate import metric_names
 from lmtemplate.errors import ConfigError
-from lmtemplate.run_dir import write_text
+from lmtemplate.run_dir import duration, write_text
 from lmtemplate.study.diagnose.diagnose import MARKS, Examination, examine
 from lmtemplate.study.show import page
-from lmtemplate.study.show.page import NONE, RunFiles, number, span
+from lmtemplate.study.show.page import NONE, RunFiles, number
 from lmtemplate.study.show.plots import notes
 
 BOUNDS = (0.0, 0.8, 0.98, 1.0)  # where each part of the improvement begins or ends
@@ -54,7 +54,7 @@ def costs_of(run: RunFiles, price_per_hour: float | None) -> dict[str, Any] | No
         "part": PARTS,
         "steps": map(number, steps),
         "tokens": map(number, tokens),
-        "time": map(span, seconds),
+        "time": (number(second, duration) for second in seconds),
         "share": (f"{share:.1%}" for share in steps / edges[-1]),
     }
     if price_per_hour is not None:

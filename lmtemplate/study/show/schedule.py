@@ -25,10 +25,7 @@ def rates(schedule: Schedule, steps: int, peak: float) -> tuple[Ints, Floats]:
 def drawing(schedule: Schedule, steps: int, peaks: Mapping[str, float]) -> str:
     """The learning rate as a curve, and its warm-up, peak and floor in words.
 
-    Args:
-        schedule: its shape.
-        steps: optimizer steps of the run.
-        peaks: parameter group -> its peak rate; the first group is drawn. Raises ConfigError at 0.
+    Of the parameter groups and their peak rates, the first is drawn. Raises ConfigError at rate 0.
     """
     (name, peak), *others = peaks.items()
     if not peak > 0:

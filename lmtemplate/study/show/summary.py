@@ -80,12 +80,10 @@ def training_summary(record: Record) -> str:
 def before_and_after(record: Record) -> str:
     """The continuations of one prompt by the untrained and the trained model, if there are two."""
     written = [texts for _, texts in sorted(record.samples.items()) if texts]
-    if len(written) < 2:
+    common = [prompt for prompt in written[-1] if prompt in written[0]] if written[1:] else []
+    if not common:
         return ""
-    first, last = written[0], written[-1]
-    prompt = next((prompt for prompt in reversed(last) if prompt in first), None)
-    if prompt is None:
-        return ""
+    first, last, prompt = written[0], written[-1], common[-1]
 
     def quoted(title: str, texts: dict[str, str]) -> str:
         text = " ".join(f"{prompt}{texts[prompt]}".split())

@@ -9,13 +9,7 @@ import pytest
 from lmtemplate.errors import CheckpointError, ConfigError, DataError
 from lmtemplate.record import Writer
 from lmtemplate.study.check import reproduce as module
-from lmtemplate.study.check.reproduce import (
-    other_hardware,
-    recorded_settings,
-    reproduce,
-    surroundings,
-    verdict,
-)
+from lmtemplate.study.check.reproduce import recorded_settings, reproduce, verdict
 from tests.conftest import Command
 from tests.runs import train
 
@@ -88,13 +82,26 @@ def other(run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_other_code_and_versions_are_named(other: Path) -> None:
-    manifest = json.loads((other / "manifest.json").read_text())
-    edit(other, git={"commit": "0123", "dirty": True}, python="2.7.18")
-    rows = "\n".join(surroundings(other))
-    assert f"git commit: 0123 -> {manifest['git']['commit']}" in rows
-    assert "python: 2.7.18 -> " in rows
-    assert "changes that were not committed" in rows
+def test_other_code_versions_and_hardware_are_named(
+    other: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = json.loads((other / "manifest.json").read_text())
+    hardware = {**made["hardware"], "device": "cuda"}
+    edit(other, git={"commit": "0123", "dirty": True}, python="2.7.18", hardware=hardware)
+
+    def made_again(settings: object, again: Path, *_: object) -> int:
+        (record(again, LOSSES) / "manifest.json").write_text(json.dumps(made))
+        return 0
+
+    monkeypatch.setattr(module, "repeat", made_again)
+    with pytest.raises(SystemExit):
+        reproduce(other)
+    said = capsys.readouterr().out
+    assert f"differs: git.commit: 0123 -> {made['git']['commit']}" in said
+    assert "differs: python: 2.7.18 -> " in said
+    assert "changes that were not committed" in said
+    assert "differs: hardware.device: cuda -> cpu\n" in said
+    assert "hardware.name" not in said
 
 
 @pytest.mark.slow
@@ -114,13 +121,6 @@ def test_the_end_that_nobody_planned_is_not_compared(tmp_path: Path) -> None:
     other = record(tmp_path / "b", {5: 4.0, 10: 3.0, 15: 2.5})
     assert verdict(one, other, 12)[0] is True
     assert verdict(one, record(tmp_path / "c", {5: 4.0, 15: 2.5}), 12)[0] is False
-
-
-@pytest.mark.slow
-def test_another_hardware_is_named(other: Path, run: Path) -> None:
-    edit(other, hardware={"device": "cuda", "name": "H200"})
-    rows = other_hardware(other, run)
-    assert rows[0] == "device: cuda -> cpu"
 
 
 @pytest.mark.slow

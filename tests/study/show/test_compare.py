@@ -157,8 +157,7 @@ def test_runs_of_different_tokenizers_are_compared_in_bits_per_byte(tmp_path: Pa
     figure = study.overlay(runs, ["a", "b"], "steps")
     assert figure.layout.yaxis.title.text == "bits per byte"
     assert len(figure.data) == 2  # the training loss is in nats per token
-    steps = [step in LOSSES for step in runs[0].record.steps]
-    bits = [runs[0].record.initial[study.BITS], *runs[0].values(study.BITS)[steps]]
+    bits = [runs[0].record.initial[study.BITS], *runs[0].logged(study.BITS)[1]]
     assert list(figure.data[0].y) == pytest.approx(bits)
     assert "tokenizers differ" in study.notes_on(runs, ["a", "b"])[0]
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from lmtemplate import schedules
-from lmtemplate.errors import ConfigError
 from lmtemplate.optimizers import SGD, AdamW
 from lmtemplate.study.show import landscape as study
 from tests.browser import needs_browser, open_offline
@@ -202,19 +201,6 @@ def test_the_page_loads_nothing_from_elsewhere(html: str) -> None:
     assert loads(html) == []
     assert Elements(html).count("script") == 2  # plotly.js once, and what draws
     assert len(html) < 9e6
-
-
-@pytest.mark.slow
-def test_a_page_of_its_own_is_replaced_and_nothing_else(html: str, tmp_path: Path) -> None:
-    output = tmp_path / "landscape.html"
-    output.write_text(html, encoding="utf-8")
-    study.landscape(output)
-    output.write_text("my notes")
-    with pytest.raises(ConfigError, match=r"landscape\.html exists and is no landscape page"):
-        study.landscape(output)
-    assert output.read_text() == "my notes"
-    with pytest.raises(ConfigError, match="is no landscape page"):
-        study.landscape(tmp_path)
 
 
 @needs_browser
