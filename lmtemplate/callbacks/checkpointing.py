@@ -121,14 +121,11 @@ class Checkpoint(callbacks.Checkpoint):
         self.saved_at, problem, step = time.monotonic(), "", trainer.global_step
         try:
             for logger in trainer.loggers:  # first: a resume can cut a curve, but not fill a gap
-                try:
-                    getattr(logger, "sync", logger.save)()
-                except OSError as error:
-                    trainer.lightning_module.print(f"{type(logger).__name__} cannot save: {error}")
+                getattr(logger, "sync", logger.save)()
             self._write(trainer, folder_of(self.run) / files.file_name(step))
             if trainer.is_global_zero:
                 resume.prune(self.run, newest=step, best=self._point_at_best(), keep=self.keep)
-        except DiskError as error:
+        except (DiskError, OSError) as error:  # OSError: of a logger of one's own
             problem = str(error)
         if not trainer.strategy.reduce_boolean_decision(bool(problem), all=False):
             self.saved_step, self.failures = step, 0
