@@ -9,7 +9,7 @@ from typing import Any
 from lmtemplate import record
 from lmtemplate.checkpoint.files import SUMS, damage
 from lmtemplate.checkpoint.resume import read_best
-from lmtemplate.data.shards import Shard, check_not_a_pointer, file_sha256, read_index
+from lmtemplate.data.shards import Shard, file_sha256, read_index
 from lmtemplate.data.tokenizer import load_tokenizer
 from lmtemplate.errors import CheckpointError, ConfigError, DataError, UserError
 from lmtemplate.run_dir import folder_of, read_checked
@@ -36,13 +36,6 @@ def check_shard(folder: Path, index: dict[str, Any], entry: dict[str, Any]) -> N
         raise DataError(f"sha256 is {found}, the index says another")
 
 
-def check_tokenizer(path: Path, sha256: str) -> None:
-    """Whether it made the shards. Raises DataError."""
-    if path.is_file():
-        check_not_a_pointer(path)
-    load_tokenizer(path, sha256)
-
-
 def corpus_files(folder: Path) -> Iterator[State]:
     """Index, shards, tokenizer."""
     problem = problem_of(read_index, folder)
@@ -54,7 +47,7 @@ def corpus_files(folder: Path) -> Iterator[State]:
         problem = problem_of(check_shard, folder, index, entry)
         yield entry["file"], problem, f"{entry['tokens']:,} tokens"
     name, digest = index["tokenizer"]["file"], index["tokenizer"]["sha256"]
-    yield name, problem_of(check_tokenizer, folder / name, digest), f"{index['vocab_size']:,} ids"
+    yield name, problem_of(load_tokenizer, folder / name, digest), f"{index['vocab_size']:,} ids"
 
 
 def listed(folder: Path) -> set[str]:

@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,18 +39,6 @@ def verdict_of(run: RunFiles, allow: Sequence[str] = ()) -> str:
         return verdict.headline if len(run.record) else NONE
     more = f" (+{len(faults) - 1})" if len(faults) > 1 else ""
     return faults[0].name.replace("_", " ") + more
-
-
-def read_runs(folders: list[Path]) -> list[RunFiles]:
-    """Raises ConfigError for fewer than two or a repeated one, CheckpointError for no run."""
-    if len(folders) < 2:
-        raise ConfigError(
-            f"compare needs two runs or more, got {len(folders)}: lmtemplate compare RUN RUN"
-        )
-    for one, other in combinations(folders, 2):
-        if one.resolve() == other.resolve():
-            raise ConfigError(f"{one} and {other} are the same run; name each once")
-    return [page.read_run(folder) for folder in folders]
 
 
 def labels_of(runs: list[RunFiles]) -> list[str]:
@@ -199,7 +186,10 @@ def compare(
         output: the page to write; it opens without a network.
         allow: packages outside lmtemplate whose classes the checkpoints may name.
     """
-    found = read_runs(runs)
+    if len({run.resolve() for run in runs}) < max(2, len(runs)):
+        named = " ".join(map(str, runs))
+        raise ConfigError(f"compare needs two runs or more, each named once, got: {named}")
+    found = [page.read_run(run) for run in runs]
     labels = labels_of(found)
     results = [{**page.figures_of(run), "verdict": verdict_of(run, allow or ())} for run in found]
     rows = setting_rows(found) + [(name, [one[name] for one in results]) for name in results[0]]

@@ -109,12 +109,12 @@ def test_a_run_that_has_logged_nothing_has_no_verdict(tmp_path: Path) -> None:
 
 
 def test_one_run_cannot_be_compared(folders: list[Path]) -> None:
-    with pytest.raises(ConfigError, match="two runs or more, got 1"):
+    with pytest.raises(ConfigError, match=f"two runs or more, .* got: {folders[0]}$"):
         study.compare(folders[:1])
 
 
 def test_the_same_run_twice_is_refused(folders: list[Path]) -> None:
-    with pytest.raises(ConfigError, match="the same run"):
+    with pytest.raises(ConfigError, match=r"each named once, got: .*slow .*slow"):
         study.compare([folders[0], folders[0] / ".." / "slow"])
 
 
