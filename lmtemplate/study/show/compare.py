@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +18,7 @@ from lmtemplate.study.show import page
 from lmtemplate.study.show.page import BITS, NONE, RunFiles, style_figure
 from lmtemplate.study.show.plots import SERIES, Curve, curves_of
 
-Axis = Literal["steps", "tokens", "flops", "seconds"]
-AXES: dict[Axis, tuple[str, str]] = {  # the button's word, the axis' title
+AXES = {  # the button's word, the axis' title
     "steps": ("steps", "optimizer steps"),
     "tokens": ("tokens", "tokens trained on"),
     "flops": ("FLOPs", "training FLOPs"),
@@ -28,7 +27,7 @@ AXES: dict[Axis, tuple[str, str]] = {  # the button's word, the axis' title
 DASHES = ("solid", "dot", "dash", "dashdot")  # more runs than colors differ in these
 TRAIN_LABEL, VAL_LABEL = "train loss", "validation loss"
 Rows = list[tuple[str, list[str]]]
-Places = dict[Axis, list[float | None]]  # a curve's points on each axis
+Places = dict[str, list[float | None]]  # a curve's points on each axis
 
 
 def verdict_of(run: RunFiles, allow: Sequence[str] = ()) -> str:
@@ -109,8 +108,8 @@ def lines_of(run: RunFiles, in_bits: bool) -> dict[str, Curve]:
     return {VAL_LABEL: (steps, bits)}
 
 
-def axis_menu(places: list[Places], first: Axis) -> dict[str, Any]:
-    """Plotly's buttons, one for each axis, which move all curves; the first one is pressed."""
+def axis_menu(places: list[Places]) -> dict[str, Any]:
+    """Plotly's buttons, one for each axis, which move all curves."""
     buttons = [
         {
             "label": word,
@@ -121,10 +120,10 @@ def axis_menu(places: list[Places], first: Axis) -> dict[str, Any]:
     ]
     look = {"type": "buttons", "direction": "right", "bgcolor": "rgba(128,128,128,0.15)"}
     place = {"x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
-    return {"buttons": buttons, "active": list(AXES).index(first), **look, **place}
+    return {"buttons": buttons, **look, **place}
 
 
-def overlay(runs: list[RunFiles], labels: list[str], first: Axis) -> Any:
+def overlay(runs: list[RunFiles], labels: list[str]) -> Any:
     """The figure: train thin, val thick, a color for each run, buttons for the x axis."""
     import plotly.graph_objects as go
     from markupsafe import escape
@@ -137,7 +136,7 @@ def overlay(runs: list[RunFiles], labels: list[str], first: Axis) -> Any:
             thick = name == VAL_LABEL
             places.append(positions(run, steps))
             figure.add_scatter(
-                x=places[-1][first],
+                x=places[-1]["steps"],
                 y=values,
                 name=str(escape(label)),  # plotly reads some HTML in a name
                 legendgroup=str(index),
@@ -149,10 +148,10 @@ def overlay(runs: list[RunFiles], labels: list[str], first: Axis) -> Any:
             )
     style_figure(figure, 500 + 25 * len(runs))
     figure.update_layout(
-        updatemenus=[axis_menu(places, first)],
+        updatemenus=[axis_menu(places)],
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
         margin={"t": 80, "b": 90},
-        xaxis_title=AXES[first][1],
+        xaxis_title=AXES["steps"][1],
         yaxis_title="bits per byte" if in_bits else "loss (nats per token)",
     )
     return figure
@@ -174,7 +173,6 @@ def as_text(rows: Rows, labels: list[str], width: int) -> str:
 
 def compare(
     runs: list[Path],
-    x: Axis = "steps",
     output: Path = Path("compare.html"),
     allow: list[str] | None = None,
 ) -> None:
@@ -182,7 +180,6 @@ def compare(
 
     Args:
         runs: run directories, two or more.
-        x: the x axis at first; buttons in the page switch it.
         output: the page to write; it opens without a network.
         allow: packages outside lmtemplate whose classes the checkpoints may name.
     """
@@ -200,7 +197,7 @@ def compare(
         "rows": [(name, *cells) for name, cells in rows],
         "head": ["", *labels],
         "notes": notes,
-        "curves": page.plot_html(overlay(found, labels, x)),
+        "curves": page.plot_html(overlay(found, labels)),
     }
     write_text(output, page.render("compare", f"{len(found)} runs beside each other", parts))
     print(f"curves: {output}")

@@ -36,7 +36,7 @@ def _loss_lines(record: Record) -> Iterator[str]:
         yield f"Gap: {gap:.4f} (last validation - final training; above 0.5, suspect overfitting)"
     passes = epoch_averages(record)
     if len(passes) <= 12:
-        shown = (f"{of.loss:.3f}" + ("" if of.complete else " (unfinished)") for of in passes)
+        shown = (f"{loss:.3f}{'' if complete else ' (unfinished)'}" for _, loss, complete in passes)
         yield f"Average loss per epoch: {', '.join(shown)}"
 
 
