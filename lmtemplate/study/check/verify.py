@@ -1,6 +1,5 @@
 """A prepared corpus, or a run directory -> each of its files: sound, or damaged and how."""
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -87,26 +86,14 @@ def check_best(run: Path) -> None:
         raise CheckpointError(f"it points at {name}, which is not there")
 
 
-def strict_json(text: str) -> dict[str, Any]:
-    """Raises ValueError for what is no strict JSON object: NaN, or a number too large."""
-    content = json.loads(text)
-    json.dumps(content, allow_nan=False)
-    if not isinstance(content, dict):
-        raise ValueError("not a JSON object")
-    return content
-
-
 def check_record(run: Path) -> None:
-    """Lines are strict JSON, and steps never go back. Raises ValueError, OSError."""
+    """Lines are what a run writes, and steps never go back. Raises ValueError, OSError."""
     last, text = 0, (folder_of(run) / record.LINES).read_text(encoding="utf-8")
     *rows, _ = text.split("\n")  # a kill cut the last short; a resume drops it, as the reader does
     for number, row in enumerate(rows, 1):
-        try:
-            entry = strict_json(row)
-        except ValueError as error:
-            raise ValueError(f"line {number}: {error}") from error
-        if type(entry.get("step")) is not int:
-            raise ValueError(f"line {number} has no step")
+        entry = record.parse_line(row)
+        if entry is None:
+            raise ValueError(f"line {number} is damaged: {row[:60]}")
         if "nonfinite" in entry:  # what a rewound run keeps of the steps that it left
             continue
         if entry["step"] < last:
