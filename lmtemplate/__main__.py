@@ -2,11 +2,14 @@
 
 import contextlib
 import importlib
+import inspect
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from pathlib import Path
 
 from lmtemplate import __version__, errors, plug, redact, terminal
 from lmtemplate.errors import ConfigError, DiskError, UserError
@@ -55,6 +58,39 @@ def take_allowed(words: list[str]) -> tuple[list[str], list[str]]:
     return allowed, others
 
 
+def call_with_flags(
+    prog: str, says: str, function: Callable[..., None], words: list[str], allowed: list[str]
+) -> None:
+    """Call a verb's function with what follows the verb; raises ConfigError.
+
+    Its parameters `run` and `runs` are words, `allow` takes the allowed packages, the others are
+    flags.
+    """
+    from jsonargparse import ArgumentParser
+
+    from lmtemplate.cli_errors import flags_in, parse_words
+
+    taken = inspect.signature(function).parameters
+    parser = ArgumentParser(prog, description=says, exit_on_error=False, allow_abbrev=False)
+    if "run" in taken:
+        count = "?" if taken["run"].default is None else None
+        parser.add_argument("run", type=Path, nargs=count, help="directory")
+    if "runs" in taken:
+        parser.add_argument("runs", type=Path, nargs="+", help="run directories")
+    parser.add_function_arguments(function, skip={"allow", "run", "runs"}, sub_configs=False)
+    for place, word in enumerate(words):  # --train-loss is --train_loss, --json is --json=true
+        flag, equals, value = word.removeprefix("--").partition("=")
+        flag = flag.replace("-", "_")
+        if word.startswith("--") and flag in taken:
+            is_switch = taken[flag].default is False and not equals
+            is_switch &= words[place + 1 : place + 2] not in (["true"], ["false"])
+            words[place] = f"--{flag}=true" if is_switch else f"--{flag}{equals}{value}"
+    settings = parser.instantiate(parse_words(parser, words, flags_in(words))).as_dict()
+    if "allow" in taken:
+        settings["allow"] = allowed
+    function(**settings)
+
+
 def run(words: list[str]) -> None:
     """What `lmtemplate WORDS ...` does. Raises UserError."""
     name, *rest = words or ["--help"]
@@ -77,8 +113,6 @@ def run(words: list[str]) -> None:
     if verb.reads_configs:
         function(rest, allowed)
     else:
-        from lmtemplate.cli_errors import call_with_flags
-
         call_with_flags(f"lmtemplate {name}", verb.says, function, rest, allowed)
 
 

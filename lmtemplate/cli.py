@@ -27,8 +27,9 @@ from lmtemplate.cli_errors import (
     OWNED,
     Place,
     class_problem,
+    find,
     flags_in,
-    one_line,
+    parse_words,
     read_config,
     split_configs,
 )
@@ -37,6 +38,7 @@ from lmtemplate.hardware import missing_compiler
 from lmtemplate.models.gpt import GPT
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.optimizers import AdamW
+from lmtemplate.run_length import RUN_LENGTHS
 from lmtemplate.schedules import WarmupCosine
 from lmtemplate.trainer import Machine, Trainer, as_list, check_callbacks, find_machine
 
@@ -45,17 +47,12 @@ Seed = jsonargparse.typing.restricted_number_type(
 )
 
 
-class ParseError(ValueError):
-    """What jsonargparse has to say, before it is put into one line."""
-
-
 class Parser(LightningArgumentParser):
-    """Raises what is wrong instead of printing a page of usage."""
+    """Dumps the class_path of model and data as well."""
 
     classes: dict[str, type] | None = None  # group -> class that its class_path names
 
     def dump(self, *args: Any, **kwargs: Any) -> str:
-        """The settings as YAML, with the class_path of model and data."""
         text = super().dump(*args, **kwargs)
         if not self.classes:
             return text
@@ -64,29 +61,15 @@ class Parser(LightningArgumentParser):
             settings[group] = {**class_spec(kind), **(settings.get(group) or {})}
         return to_yaml(settings)
 
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        raise ParseError(message) from ex
-
 
 def parse(parser: Parser, words: list[str], made: list[Place]) -> jsonargparse.Namespace:
-    """Settings of configs, the last of which wins, and of flags, which beat every config.
-
-    Raises ConfigError.
-
-    Args:
-        parser: knows every setting.
-        words: of the command line, in any order.
-        made: the settings that the user made, those that win first.
-    """
+    """Settings of configs, the last of which wins, and of flags, which beat every config."""
     configs, flags = split_configs(words)
-    try:
-        config = parser.parse_args([*(f"--config={path}" for path in configs), *flat_words(flags)])
-        if not isinstance(config.trainer, jsonargparse.Namespace):
-            raise ParseError('Parser key "trainer": no settings')
-        return config
-    except ValueError as error:
-        defaults = dict(parser.get_defaults().items())
-        raise ConfigError(one_line(str(error), parser.prog, defaults, made)) from error
+    words = [*(f"--config={path}" for path in configs), *flat_words(flags)]
+    config = parse_words(parser, words, made)
+    if not isinstance(config.trainer, jsonargparse.Namespace):
+        raise ConfigError(f"trainer ({find('trainer', made).where}): expected settings below it")
+    return config
 
 
 def settings_made(words: list[str]) -> list[Place]:
@@ -95,13 +78,15 @@ def settings_made(words: list[str]) -> list[Place]:
     return flags_in(flags) + [place for path in reversed(configs) for place in read_config(path)]
 
 
-# Key -> the unit that it gives a run its length in.
-RUN_LENGTHS = {
-    "max_epochs": "epochs: passes over the training data",
-    "max_tokens": "tokens",
-    "max_flops": "model FLOPs, forward and backward",
-    "max_seconds": "seconds, at the speed measured before step 1; also a hard limit",
-    "tokens_per_parameter": "tokens / parameters (20 is Chinchilla's: Hoffmann et al. 2022)",
+# Key of a setting that no class takes -> its type, default and help.
+RUN_SETTINGS: dict[str, tuple[Any, Any, str]] = {
+    "run_dir": (str, "runs/default", "where the run leaves everything"),
+    "resume": (ResumeMode, "never", "go on in run_dir: never, auto (if it has a checkpoint), must"),
+    "report": (bool, True, "at the end: verdict, summary, pictures and report.html"),
+    "tensorboard": (bool, True, "write TensorBoard's event files"),
+    "init_from": (str | None, None, "run or checkpoint to take the first weights from"),
+    **{name: (float | None, None, f"run length in {unit}") for name, unit in RUN_LENGTHS.items()},
+    "tokens_per_step": (int | None, None, "size of one step, instead of accumulate_grad_batches"),
 }
 
 
@@ -121,14 +106,14 @@ class TrainingCLI(LightningCLI):
         self.callback_classes = callback_classes()
         self.classes = {group: chosen_class(group, self.made, allowed) for group in OPEN}
         configure_parsing(allowed, self.classes["data"])
+        settings = {"prog": f"lmtemplate {verb}", "allow_abbrev": False, "exit_on_error": False}
         super().__init__(
             self.classes["model"],
             self.classes["data"],
             save_config_callback=None,
             trainer_class=Trainer,
-            seed_everything_default=1337,
             parser_class=Parser,
-            parser_kwargs={"prog": f"lmtemplate {verb}", "allow_abbrev": False},
+            parser_kwargs=settings,
             args=words,
             run=False,
             auto_configure_optimizers=False,
@@ -136,34 +121,8 @@ class TrainingCLI(LightningCLI):
         )
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--run_dir", type=str, default="runs/default", help="where the run leaves everything"
-        )
-        parser.add_argument(
-            "--resume",
-            type=ResumeMode,
-            default="never",
-            help="continue the run in run_dir: never, auto (if it has a checkpoint) or must",
-        )
-        parser.add_argument(
-            "--report",
-            type=bool,
-            default=True,
-            help="at the end: verdict, summary, pictures and report.html",
-        )
-        parser.add_argument(
-            "--tensorboard", type=bool, default=True, help="write TensorBoard's event files"
-        )
-        parser.add_argument(
-            "--init_from", type=str | None, help="run or checkpoint to take the first weights from"
-        )
-        for name, text in RUN_LENGTHS.items():
-            parser.add_argument(f"--{name}", type=float | None, help=f"run length in {text}")
-        parser.add_argument(
-            "--tokens_per_step",
-            type=int | None,
-            help="tokens of one optimizer step, instead of trainer.accumulate_grad_batches",
-        )
+        for name, (kind, default, says) in RUN_SETTINGS.items():
+            parser.add_argument(f"--{name}", type=kind, default=default, help=says)
         parser.add_class_arguments(
             Trainer,
             "trainer",
@@ -194,12 +153,8 @@ class TrainingCLI(LightningCLI):
             parser.link_arguments("seed_everything", "data.seed")
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--seed_everything",
-            type=Seed,
-            default=self.seed_everything_default,
-            help="seed of weights, dropout and the order of the data",
-        )
+        says = "seed of weights, dropout and the order of the data"
+        parser.add_argument("--seed_everything", type=Seed, default=1337, help=says)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         assert isinstance(parser, Parser)
@@ -228,8 +183,7 @@ class TrainingCLI(LightningCLI):
     @property
     def trainer_settings(self) -> dict[str, Any]:
         """What stands under `trainer`, in the user's units, with its classes instantiated."""
-        settings: dict[str, Any] = self.config_init.trainer.as_dict()
-        return settings
+        return self.config_init.trainer.as_dict()
 
     @cached_property
     def machine(self) -> Machine:
@@ -244,8 +198,7 @@ class TrainingCLI(LightningCLI):
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The config as plain types, defaults included, what is linked left out, secrets hidden."""
-        dumped = self.parser.dump(self.config, skip_unset=False)
-        settings: dict[str, Any] = yaml.safe_load(dumped)
+        settings = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
         settings.pop("resume")
         return redact.settings(settings)
 
@@ -253,34 +206,43 @@ class TrainingCLI(LightningCLI):
 def check_settings(cli: TrainingCLI, steps: int) -> None:
     """Raises ConfigError for settings that contradict each other, before anything is written."""
     trainer, warmup = cli.config.trainer, getattr(cli.model.schedule, "warmup_steps", 0)
-    for name in ("val_check_interval", "log_every_n_steps"):
-        if trainer[name] < 1:
-            raise ConfigError(f"trainer.{name}={trainer[name]} has to be 1 or more")
-    if trainer.gradient_clip_val is not None and trainer.gradient_clip_val <= 0:
-        raise ConfigError(
-            f"trainer.gradient_clip_val={trainer.gradient_clip_val} has to be above 0, or null"
-        )
-    if warmup > steps:
-        raise ConfigError(
-            f"model.schedule.warmup_steps={warmup} is longer than the run of {steps} steps; "
-            "lower it"
-        )
-    if cli.model.compile_net is True and (missing := missing_compiler(cli.machine.device)):
-        raise ConfigError(f"model.compile: true needs {missing}; install it, or give auto or false")
-    never = "validation would never happen: trainer."
-    share = trainer.limit_val_batches
+    interval, share, clip = (
+        trainer[name] for name in ("val_check_interval", "limit_val_batches", "gradient_clip_val")
+    )
+    batches = share
     if isinstance(share, float) and share < 1:
-        share *= len(cli.datamodule.val_dataloader())
-    if share is not None and share < 1:
-        raise ConfigError(
-            f"{never}limit_val_batches={trainer.limit_val_batches} is less than one batch; for a "
-            "short validation lower data.max_val_blocks"
-        )
-    if trainer.val_check_interval > steps:
-        raise ConfigError(
-            f"{never}val_check_interval={trainer.val_check_interval} in a run of {steps} steps; "
-            f"lower it to {max(1, steps // 10)}, say"
-        )
+        batches *= len(cli.datamodule.val_dataloader())
+    compiles = cli.model.compile_net is True
+    missing = missing_compiler(cli.machine.device) if compiles else None
+    for is_wrong, says in (
+        (interval < 1, f"trainer.val_check_interval={interval} has to be 1 or more"),
+        (
+            trainer.log_every_n_steps < 1,
+            f"trainer.log_every_n_steps={trainer.log_every_n_steps} has to be 1 or more",
+        ),
+        (
+            clip is not None and clip <= 0,
+            f"trainer.gradient_clip_val={clip} has to be above 0, or null",
+        ),
+        (
+            warmup > steps,
+            f"model.schedule.warmup_steps={warmup} is longer than the run of {steps} steps; "
+            "lower it",
+        ),
+        (missing, f"model.compile: true needs {missing}; install it, or give auto or false"),
+        (
+            batches is not None and batches < 1,
+            f"validation would never happen: trainer.limit_val_batches={share} is less than one "
+            "batch; for a short validation lower data.max_val_blocks",
+        ),
+        (
+            interval > steps,
+            f"validation would never happen: trainer.val_check_interval={interval} in a run of "
+            f"{steps} steps; lower it to {max(1, steps // 10)}, say",
+        ),
+    ):
+        if is_wrong:
+            raise ConfigError(says)
     check_callbacks(as_list(cli.trainer_settings["callbacks"]))
     check_monitor(cli)
 
@@ -295,12 +257,8 @@ def check_monitor(cli: TrainingCLI) -> None:
     if stopping is None or not is_own:
         return
     logged = [f"val/{name}" for name in cli.model.metrics.names]
-    if stopping.monitor not in (
-        *logged,
-        metric_names.TRAIN_LOSS,
-        metric_names.LEARNING_RATE,
-        metric_names.GRAD_NORM,
-    ):
+    others = (metric_names.TRAIN_LOSS, metric_names.LEARNING_RATE, metric_names.GRAD_NORM)
+    if stopping.monitor not in (*logged, *others):
         raise ConfigError(
             f"early_stopping.monitor: {stopping.monitor!r} is never logged; validation logs "
             f"{', '.join(logged)}"

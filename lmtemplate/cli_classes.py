@@ -40,30 +40,16 @@ PACKAGES = ("lmtemplate", "lightning", "torch", "torchmetrics")  # whose classes
 
 LAYERS = ("lmtemplate.", "torch.nn.modules.")  # where a torch.nn.Module may come from
 
+# Key whose class is of fewer kinds: a callable, for jsonargparse, which takes any class there.
+KINDS_OF: dict[str, tuple[type, ...]] = {
+    "model.optimizer": (OptimizerRecipe, torch.optim.Optimizer),
+    "model.schedule": (Schedule, torch.optim.lr_scheduler.LRScheduler),
+}
+PLUGINS = (Accelerator, Strategy, Precision, ClusterEnvironment, LayerSync)
+
 # What a class that a config names can be. jsonargparse would make any other one of an allowed
 # package where a function is asked for, `elastic_launch` of torch too, which starts programs.
-KINDS: tuple[type, ...] = (
-    LanguageModel,
-    OptimizerRecipe,
-    torch.optim.Optimizer,
-    Schedule,
-    torch.optim.lr_scheduler.LRScheduler,
-    Metric,
-    Callback,
-    Logger,
-    Profiler,
-    Accelerator,
-    Strategy,
-    Precision,
-    ClusterEnvironment,
-    LayerSync,
-)
-
-# Key whose class is of fewer kinds: a callable, for jsonargparse, which takes any class there.
-KINDS_OF = {
-    "model.optimizer": KINDS[1:3],
-    "model.schedule": KINDS[3:5],
-}
+KINDS = (LanguageModel, Metric, Callback, Logger, Profiler, *PLUGINS, *sum(KINDS_OF.values(), ()))
 
 
 def load_class(path: str) -> Any:
@@ -85,42 +71,33 @@ def class_spec(kind: type) -> dict[str, Any]:
 
 
 def chosen_class(group: str, made: list[Place], allowed: Sequence[str]) -> type:
-    """The class that `model.class_path` or `data.class_path` names, or the default.
-
-    Raises ConfigError, with the place, where it cannot be imported or is of another kind.
-    """
+    """The class that `model.class_path` or `data.class_path` names, or the default."""
     base, default = OPEN[group]
     keys = [(f"{group}.class_path", place.where) for place in made] + [(group, "command line")]
     place = next((place for place in made if place[:2] in keys and place.value), None)
     if place is None:
         return default
-    where, package = f"{group}.class_path ({place.where})", place.value.partition(".")[0]
-    if not all(map(str.isidentifier, place.value.split("."))) or package == place.value:
-        raise ConfigError(
-            f"{where}: {place.value!r} is not package.module.Class; a setting of {group} is "
-            f"{group}.NAME"
-        )
+    path, where = place.value, f"{group}.class_path ({place.where})"
+    package = path.partition(".")[0]
+    if not all(map(str.isidentifier, path.split("."))) or package == path:
+        says = f"{path!r} is not package.module.Class; a setting of {group} is {group}.NAME"
+        raise ConfigError(f"{where}: {says}")
     if package not in ("lmtemplate", *allowed):
-        raise ConfigError(f"{where}: {place.value} is not of lmtemplate; add --allow {package}")
+        raise ConfigError(f"{where}: {path} is not of lmtemplate; add --allow {package}")
     try:
-        found = load_class(place.value)
+        found = load_class(path)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{where}: cannot import {place.value!r}: {error}") from error
+        raise ConfigError(f"{where}: cannot import {path!r}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise ConfigError(f"{where}: {place.value} is not a subclass of {base.__name__}")
+        raise ConfigError(f"{where}: {path} is not a subclass of {base.__name__}")
     return found
 
 
 def check_class(key: str, found: Any, made: list[Place], allowed: Sequence[str]) -> None:
-    """Raises ConfigError where a setting is no class of its kind, nor of an allowed package.
+    """Raises ConfigError where a class or function is not of the kind that its key takes.
 
-    Anything is taken where the command line names it: a stranger's config cannot do that.
-
-    Args:
-        key: path of the setting.
-        found: a class or a function.
-        made: the settings that the user made, those that win first.
-        allowed: packages whose classes and functions may be anything.
+    Anything is taken of an allowed package, and where the command line names it: a stranger's
+    config cannot do that.
     """
     name, module = getattr(found, "__name__", str(found)), str(getattr(found, "__module__", ""))
     place, kinds = find(key, made), KINDS_OF.get(key, KINDS)
@@ -131,8 +108,8 @@ def check_class(key: str, found: Any, made: list[Place], allowed: Sequence[str])
         names = " nor ".join(kind.__name__ for kind in kinds)
         raise ConfigError(f"{key} ({place.where}): {place.value or name} is neither {names}")
     is_layer = is_class and issubclass(found, torch.nn.Module) and module.startswith(LAYERS)
-    typed = (p for p in made if p.where == "command line" and name in p.value)
-    is_typed = any(f"{key}.".startswith(f"{p.key.rstrip('+')}.") for p in typed)
+    typed = (p.key for p in made if p.where == "command line" and name in p.value)
+    is_typed = any(f"{key}.".startswith(f"{above.rstrip('+')}.") for above in typed)
     if not (is_layer or is_typed or module.partition(".")[0] in allowed):
         raise ConfigError(
             f"{key} ({place.where}): {name} is not one of the parts that a config may name (nets, "
@@ -167,24 +144,6 @@ def without_defaults(kind: type, settings: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in settings.items() if k not in taken or v is not taken[k].default}
 
 
-def flat_settings(settings: dict[str, Any], foreign: frozenset[str]) -> dict[str, Any]:
-    """Settings with `model` and `data` as constructor arguments, whatever class they name.
-
-    Args:
-        settings: of one config, or the value of one flag.
-        foreign: settings of TokenData that the data's own class does not take; a config that names
-            no class of data has written them for TokenData.
-    """
-    for group in OPEN.keys() & settings.keys():
-        spec = settings[group]
-        if isinstance(spec, dict) and {"class_path", "init_args"} & spec.keys():
-            own = {key: value for key, value in spec.items() if key != "class_path"}
-            settings[group] = {**(own.pop("init_args", None) or {}), **own}
-        elif isinstance(spec, dict) and group == "data":
-            settings[group] = {key: value for key, value in spec.items() if key not in foreign}
-    return settings
-
-
 def flat_words(words: list[str]) -> list[str]:
     """The command line without `--model.class_path X`, which has been read, and `.init_args`."""
     flat_ones, rest = list[str](), iter(words)
@@ -214,38 +173,38 @@ SettingsDumper.add_implicit_resolver(
 
 def to_yaml(settings: Any) -> str:
     """Plain types -> YAML that reads back as they were, whatever its texts look like."""
-    text: str = yaml.dump(settings, Dumper=SettingsDumper, sort_keys=False)
-    return text
+    return yaml.dump(settings, Dumper=SettingsDumper, sort_keys=False)
 
 
-def load_settings(text: str, foreign: frozenset[str] = frozenset()) -> Any:
-    """What jsonargparse reads: a whole config, or the value of one flag."""
+def load_settings(text: str, foreign: set[str]) -> Any:
+    """A config, or a flag's value, with model and data as constructor arguments.
+
+    Left out are settings that are foreign to the class of data, where a config names no such class:
+    it has written them for TokenData.
+    """
     settings = load_yaml(text)
-    return flat_settings(settings, foreign) if isinstance(settings, dict) else settings
+    for group in OPEN.keys() & settings.keys() if isinstance(settings, dict) else ():
+        spec = settings[group]
+        if isinstance(spec, dict) and {"class_path", "init_args"} & spec.keys():
+            own = {key: value for key, value in spec.items() if key != "class_path"}
+            settings[group] = {**(own.pop("init_args", None) or {}), **own}
+        elif isinstance(spec, dict) and group == "data":
+            settings[group] = {key: value for key, value in spec.items() if key not in foreign}
+    return settings
 
 
 def start_from_own_defaults(_: Any, before: Any, value: Any) -> None:
-    """Forget a class's settings when another class is named.
-
-    jsonargparse keeps those whose names both classes have: over a config with Muon,
-    `--model.optimizer AdamW` would silently train AdamW at Muon's learning rate.
-    """
+    """Forget a class's settings when another class is named: AdamW would keep Muon's rate."""
     if not before or "init_args" not in before:
         return
-    named = [str(spec["class_path"]).rpartition(".")[2] for spec in (before, value)]
-    if named[0] != named[1]:
+    if len({str(spec["class_path"]).rpartition(".")[2] for spec in (before, value)}) > 1:
         before["init_args"] = type(before["init_args"])()
 
 
 def configure_parsing(allowed: Sequence[str], data: type = TokenData) -> None:
-    """Let configs and flags name classes of these packages only; nothing else is even imported.
-
-    Args:
-        allowed: packages beside our own and those that it stands on.
-        data: class of the data.
-    """
+    """Let configs and flags name classes of these packages only; nothing else is even imported."""
     taken, others = (inspect.signature(kind).parameters.keys() for kind in (data, TokenData))
-    load = partial(load_settings, foreign=frozenset(others - taken))
+    load = partial(load_settings, foreign=others - taken)
     # no public switch; tests/test_cli.py fails if the name changes
     jsonargparse._typehints.discard_init_args_on_class_path_change = start_from_own_defaults
     jsonargparse.set_loader("yaml", load, (yaml.YAMLError,))

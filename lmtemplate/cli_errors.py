@@ -5,7 +5,7 @@ import inspect
 import itertools
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,13 +43,7 @@ SYNONYMS = {
     "steps": "max_steps",
 }
 
-TYPE_NAMES = {
-    "NoneType": "null",
-    "bool": "true or false",
-    "float": "a number",
-    "int": "a whole number",
-}
-
+TYPES = {"NoneType": "null", "bool": "true or false", "float": "a number", "int": "a whole number"}
 GROUPS = ("data", "model", "trainer")
 MOST_SETTINGS = 10_000  # in one config, with what its anchors repeat
 
@@ -116,12 +110,11 @@ def read_config(path: Path) -> list[Place]:
     except UnicodeDecodeError as error:
         line = 1 + error.object.count(b"\n", 0, error.start)
         raise ConfigError(f"{path}:{line}: not UTF-8; save it as UTF-8") from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        spot = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}{spot} is not YAML: {error.problem}") from error
     except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        mark = getattr(error, "problem_mark", None)
+        spot = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        says = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise ConfigError(f"{path}{spot} is not YAML: {says}") from error
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"{path} holds no settings; a config is a mapping of keys to values")
     for name, value in root.value:
@@ -173,8 +166,7 @@ def choices(class_path: str) -> tuple[str, dict[str, type]]:
     base: type = kinds[default].mro()[1]
     if base.__module__.partition(".")[0] != __package__:
         return default, {default: kinds[default]}
-    named = {name: kind for name, kind in kinds.items() if not name.startswith("_")}
-    return base.__name__, {name: kind for name, kind in named.items() if kind.__base__ is base}
+    return base.__name__, {n: k for n, k in kinds.items() if k.__base__ is base and n[0] != "_"}
 
 
 def known_settings(defaults: Mapping[str, Any], made: list[Place]) -> list[str]:
@@ -214,17 +206,17 @@ def unknown_setting(
     unknown = UNKNOWN.search(message)
     if unknown is None:
         return None
+    see = f"(all: {prog} --help)"
     if unknown[2] and not unknown[2].startswith("--"):
-        return (
-            f"{unknown[2]!r} (command line) is not a flag; flags begin with -- (all: {prog} --help)"
-        )
+        return f"{unknown[2]!r} (command line) is not a flag; flags begin with -- {see}"
     place = find(unknown[1] or unknown[2][2:].replace(".init_args", ""), made)
     key = place.key.replace("-", "_")
-    if key.removeprefix("trainer.") in OWNED and key.startswith("trainer."):
-        return f"{key} ({place.where}) cannot be set: {OWNED[key.removeprefix('trainer.')]}"
+    group, _, name = key.rpartition(".")
+    if group == "trainer" and name in OWNED:
+        return f"{key} ({place.where}) cannot be set: {OWNED[name]}"
     meant = meant_setting(key, known_settings(defaults, made))
     hint = f"; did you mean {meant}?" if meant and meant != place.key else ""
-    return f"unknown setting {place.key!r} ({place.where}){hint} (all: {prog} --help)"
+    return f"unknown setting {place.key!r} ({place.where}){hint} {see}"
 
 
 def wrong_class(message: str, defaults: Mapping[str, Any], made: list[Place]) -> str | None:
@@ -235,14 +227,14 @@ def wrong_class(message: str, defaults: Mapping[str, Any], made: list[Place]) ->
         return f"{keys[-1]} ({where}): {needs[2]} needs {needs[1]}; give it in init_args"
     if named is None or not keys or (named["unfit"] and len(keys) > 1):
         return None
-    found = named["denied"] or named["none"] or named["missing"] or named["broken"]
-    key = keys[-1]
-    name = found or named["other"] or named["unfit"] or find(key, made).value
+    key, groups = keys[-1], ("denied", "none", "missing", "broken", "other", "unfit")
+    name = next((named[group] for group in groups if named[group]), find(key, made).value)
     place = next((place for place in made if place.value == name), find(key, made))
     module, _, last = name.rpartition(".")
     if named["denied"]:
-        advice = f"; add --allow {name.partition('.')[0]} on the command line if you trust it"
-        if name.partition(".")[0] in sys.stdlib_module_names:
+        package = name.partition(".")[0]
+        advice = f"; add --allow {package} on the command line if you trust it"
+        if package in sys.stdlib_module_names:
             advice = ": it is Python's own, and no part of a model"
         return f"class {name} ({place.where}) is of a package that is not allowed{advice}"
     if named["broken"]:
@@ -255,8 +247,8 @@ def wrong_class(message: str, defaults: Mapping[str, Any], made: list[Place]) ->
     meant = f"; did you mean {lower[close[0]]}?" if close and last not in there else ""
     says = f"{name} is not" if named["kind"] or named["unfit"] else f"no class {name!r}"
     says += f" of kind {kind}" if kind else ""
-    there_are = f" (there are: {', '.join(kinds)}" if kinds else ""
-    there_are += ("" if "." in key else "; null turns it off") + ")" if kinds else ""
+    off = "" if "." in key else "; null turns it off"
+    there_are = f" (there are: {', '.join(kinds)}{off})" if kinds else ""
     return f"{key} ({place.where}): {says}{meant}{there_are}"
 
 
@@ -273,7 +265,7 @@ def wrong_value(message: str, made: list[Place]) -> str | None:
     got = (value[1] or value[2] or "nothing") if value else ""
     place = find(keys[-1], made, got)
     types = [a or c or f"one of {b}".replace("'", "") for a, b, c in TYPE.findall(problem)]
-    expected = " or ".join(dict.fromkeys(TYPE_NAMES.get(name, name) for name in types))
+    expected = " or ".join(dict.fromkeys(TYPES.get(name, name) for name in types))
     says = f"expected {expected}, got {got[:100]}" if expected and got else problem[:400]
     return f"{place.key} ({place.where}): {says}"
 
@@ -287,14 +279,7 @@ def class_problem(message: str) -> str:
 
 
 def one_line(message: str, prog: str, defaults: Mapping[str, Any], made: list[Place]) -> str:
-    """What jsonargparse says, as this program says it.
-
-    Args:
-        message: jsonargparse's, of any number of lines.
-        prog: command whose --help shows every setting.
-        defaults: key path -> value, of all settings.
-        made: the settings that the user made, those that win first.
-    """
+    """What jsonargparse says, as this program says it; `prog --help` shows every setting."""
     message = " ".join(message.split())
     return (
         unknown_setting(message, prog, defaults, made)
@@ -304,36 +289,12 @@ def one_line(message: str, prog: str, defaults: Mapping[str, Any], made: list[Pl
     )
 
 
-def call_with_flags(
-    prog: str, says: str, function: Callable[..., None], words: list[str], allowed: list[str]
-) -> None:
-    """Call a verb's function with what follows the verb; raises ConfigError.
-
-    Its parameters `run` and `runs` are words, `allow` takes the allowed packages, the others are
-    flags.
-    """
-    taken = inspect.signature(function).parameters
-    parser = jsonargparse.ArgumentParser(
-        prog, description=says, exit_on_error=False, allow_abbrev=False
-    )
-    if "run" in taken:
-        count = "?" if taken["run"].default is None else None
-        parser.add_argument("run", type=Path, nargs=count, help="directory")
-    if "runs" in taken:
-        parser.add_argument("runs", type=Path, nargs="+", help="run directories")
-    parser.add_function_arguments(function, skip={"allow", "run", "runs"}, sub_configs=False)
-    for place, word in enumerate(words):  # --train-loss is --train_loss, --json is --json=true
-        flag, equals, value = word.removeprefix("--").partition("=")
-        flag = flag.replace("-", "_")
-        if word.startswith("--") and flag in taken:
-            is_switch = taken[flag].default is False and not equals
-            is_switch &= words[place + 1 : place + 2] not in (["true"], ["false"])
-            words[place] = f"--{flag}=true" if is_switch else f"--{flag}{equals}{value}"
+def parse_words(
+    parser: jsonargparse.ArgumentParser, words: list[str], made: list[Place]
+) -> jsonargparse.Namespace:
+    """What the words set, among them `made`, those that win first. Raises ConfigError."""
     try:
-        settings = parser.instantiate(parser.parse_args(words)).as_dict()
-    except jsonargparse.ArgumentError as error:
+        return parser.parse_args(words)
+    except (jsonargparse.ArgumentError, ValueError) as error:
         defaults = dict(parser.get_defaults().items())
-        raise ConfigError(one_line(str(error), prog, defaults, flags_in(words))) from error
-    if "allow" in taken:
-        settings["allow"] = allowed
-    function(**settings)
+        raise ConfigError(one_line(str(error), parser.prog, defaults, made)) from error

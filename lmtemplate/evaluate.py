@@ -12,7 +12,7 @@ from lmtemplate.checkpoint import compatibility, files
 from lmtemplate.checkpoint.resume import resolve
 from lmtemplate.cli import TrainingCLI
 from lmtemplate.errors import ConfigError
-from lmtemplate.trainer import machine_settings, prepare_device, quieten
+from lmtemplate.trainer import machine_settings, quieten
 
 
 class RunReader(argparse.ArgumentParser):
@@ -37,9 +37,7 @@ def evaluate(words: list[str], allowed: list[str], verb: Literal["validate", "te
     cli.datamodule.setup(verb)
     compatibility.check_same_tokenizer(state, cli.datamodule.tokenizer_json, cli.datamodule.name)
     compatibility.load_net(cli.model.net, state)
-    settings = cli.trainer_settings
-    machine = cli.machine
-    prepare_device(machine)
+    settings, machine = cli.trainer_settings, cli.machine
     trainer = lightning.Trainer(
         **machine_settings(settings),
         **{key: settings[key] for key in ("limit_val_batches", "limit_test_batches")},

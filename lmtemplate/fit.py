@@ -5,7 +5,6 @@ checked, assembles Lightning's Trainer, trains, goes back where numbers turned b
 came of the run.
 """
 
-import itertools
 import json
 import os
 import sys
@@ -28,20 +27,21 @@ from lmtemplate.callbacks.run_end import RunEnd
 from lmtemplate.callbacks.run_summary import RunSummary
 from lmtemplate.checkpoint import compatibility, files
 from lmtemplate.checkpoint.resume import ResumeMode, resolve, resume_from
-from lmtemplate.cli import RUN_LENGTHS, TrainingCLI, check_settings
+from lmtemplate.cli import TrainingCLI, check_settings
 from lmtemplate.cli_classes import to_yaml
 from lmtemplate.errors import SIGNALS, ConfigError, NumbersError, SignalError
 from lmtemplate.hardware import device_name
 from lmtemplate.record import last_points
-from lmtemplate.run_length import RunLength, accumulation, measure_step, only_limit, run_length
-from lmtemplate.terminal import forgiving
-from lmtemplate.trainer import (
-    as_list,
-    build_trainer,
-    mistake_in,
-    prepare_device,
-    quieten,
+from lmtemplate.run_length import (
+    RUN_LENGTHS,
+    RunLength,
+    accumulation,
+    measure_step,
+    only_limit,
+    run_length,
 )
+from lmtemplate.terminal import forgiving
+from lmtemplate.trainer import as_list, build_trainer, mistake_in, quieten
 
 
 @dataclass(frozen=True)
@@ -54,33 +54,20 @@ class Plan:
 
 def measured_seconds(cli: TrainingCLI) -> float:
     """Seconds that one micro-batch takes here. Raises ConfigError on several devices."""
-    machine = cli.machine
-    if machine.world_size > 1:
-        raise ConfigError(
-            "max_seconds works on one device, since each would measure its own speed; "
-            "give trainer.max_steps or max_tokens"
-        )
-    autocast = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(machine.precision)
-    module, batch = cli.model, cli.datamodule.batch_size
-    return measure_step(
-        module.net, module.recipe, machine.device, batch_size=batch, autocast=autocast
-    )
+    machine, size = cli.machine, cli.datamodule.batch_size
+    if machine.world_size > 1:  # each would measure its own speed
+        raise ConfigError("max_seconds works on one device; give trainer.max_steps or max_tokens")
+    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(machine.precision)
+    net, recipe = cli.model.net, cli.model.recipe
+    return measure_step(net, recipe, machine.device, batch_size=size, autocast=dtype)
 
 
 def make_plan(cli: TrainingCLI, before: files.CheckpointDict | None = None) -> Plan:
-    """Convert what the config says into optimizer steps of so many micro-batches.
-
-    Args:
-        cli: parsed and built.
-        before: the checkpoint that the run continues.
-    """
-    config, data = cli.config, cli.datamodule
+    """Convert what the config says into optimizer steps; `before` is what the run continues."""
+    config, trainer, data = cli.config, cli.config.trainer, cli.datamodule
     per_batch = data.batch_size * data.block_size * cli.machine.world_size
-    accumulate = accumulation(
-        config.tokens_per_step, config.trainer.accumulate_grad_batches, per_batch
-    )
-    steps = config.trainer.max_steps
-    limits = {"trainer.max_steps": None if steps == -1 else steps}
+    accumulate = accumulation(config.tokens_per_step, trainer.accumulate_grad_batches, per_batch)
+    limits = {"trainer.max_steps": None if trainer.max_steps == -1 else trainer.max_steps}
     limit, value = only_limit({**limits, **{name: config[name] for name in RUN_LENGTHS}})
     known = before["length"] if before else {}
     if limit == "max_seconds" and (known.get("limit"), known.get("value")) == (limit, value):
@@ -134,8 +121,7 @@ def is_finished(
 
     Raises ConfigError where the run has gone further than it should.
     """
-    kinds = {"step": int, "max_steps": int}
-    summary = run_dir.read_json(run / "summary.json", kinds) or {}
+    summary = run_dir.read_json(run / "summary.json")
     step, steps, reason = before["global_step"], length.steps, summary.get("stop_reason")
     if step > steps:
         raise ConfigError(
@@ -143,13 +129,13 @@ def is_finished(
             "greater length, or name another run with --run_dir"
         )
     if step == steps:
-        return bool(summary)  # else it was killed between its last step and its end
+        return summary.get("step") == step  # else it was killed between its last step and its end
     if summary.get("step") != step or reason in ("interrupted", "numbers"):
         return False
-    patient = before["config"].get("early_stopping") != cli.settings.get("early_stopping")
-    return steps <= (summary.get("max_steps") or steps) and not (
-        reason == "early_stopping" and patient
-    )
+    if reason == "early_stopping" and before["config"].get(reason) != cli.settings.get(reason):
+        return False
+    planned = summary.get("max_steps")
+    return isinstance(planned, int) and steps <= planned
 
 
 def load_first_weights(source: str, cli: TrainingCLI) -> None:
@@ -179,10 +165,8 @@ def assemble(
     cli: TrainingCLI, plan: Plan, run: Path, checkpoint_io: SafeCheckpointIO
 ) -> lightning.Trainer:
     """Lightning's Trainer with the callbacks and loggers of every run, in the order they act."""
-    settings = cli.trainer_settings
-    prepare_device(cli.machine)
+    settings, resumed = cli.trainer_settings, checkpoint_io.resumed
     added = as_list(settings["callbacks"])
-    resumed = checkpoint_io.resumed
     first_step = resumed.checkpoint["global_step"] + 1 if resumed else 0
     limit = plan.length.value if plan.length.limit == "max_seconds" else None
     own_bar = any(isinstance(callback, lightning.callbacks.ProgressBar) for callback in added)
@@ -240,15 +224,10 @@ def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> No
 def check_and_assemble(
     cli: TrainingCLI, run: Path, resume: ResumeMode
 ) -> tuple[lightning.Trainer, Path | None] | None:
-    """Check and assemble one start of the run; None where it is finished already.
+    """The Trainer and the checkpoint to go on from; None where the run is finished already.
 
-    Returns the Trainer and the checkpoint to go on from, which the Trainer's CheckpointIO has
-    loaded: it hands it over once, so that its tensors do not stay in memory while training.
-
-    Args:
-        cli: parsed and built.
-        run: the run directory.
-        resume: whether to go on there.
+    The Trainer's CheckpointIO has loaded that checkpoint, and hands it over once, so that its
+    tensors do not stay in memory while training.
     """
     resumed = resume_from(run, resume)
     before = resumed.checkpoint if resumed else None
@@ -281,13 +260,15 @@ def train_on(cli: TrainingCLI, words: list[str], allowed: list[str], run: Path) 
     Returns whether there was anything to do. Raises NumbersError when going back has not helped.
     """
     resume: ResumeMode = cli.config.resume if cli.machine.is_first else "auto"
-    for gone_back in itertools.count(1):
+    gone_back = 0
+    while True:
         try:
             start = check_and_assemble(cli, run, resume)
             if start is not None:
                 train(*start, cli)
             return start is not None
         except NumbersError as error:
+            gone_back += 1
             guard = cli.config_init.get("guard")
             if guard is None or gone_back > guard.rewinds:
                 raise NumbersError(
@@ -301,13 +282,6 @@ def train_on(cli: TrainingCLI, words: list[str], allowed: list[str], run: Path) 
             cli = TrainingCLI(words, allowed)  # new weights, moments and data, to be restored
             cli.datamodule.skip_to(sequences)
             cli.config_init.guard.went_back = True
-    raise AssertionError("the loop ends by return or raise")
-
-
-def close(cli: TrainingCLI, run: Path, allowed: list[str]) -> None:
-    """Say what came of the run, unless that is switched off."""
-    if cli.machine.is_first and cli.config.report:
-        plug.closing_words(run, allowed)
 
 
 def run(
@@ -329,9 +303,7 @@ def run(
 
 
 def fit(words: list[str], allowed: list[str]) -> Path:
-    """Train; returns the run directory.
-
-    Nothing is written before all that can be checked has been checked.
+    """Train; returns the run directory. Nothing is written before all has been checked.
 
     Args:
         words: of the command line, after the verb.
@@ -340,12 +312,14 @@ def fit(words: list[str], allowed: list[str]) -> Path:
     quieten()
     cli = TrainingCLI(words, allowed)
     run = run_dir.check_name(cli.config.run_dir)
-    with run_dir.Lock(run) if cli.machine.is_first else nullcontext(), forgiving():
+    is_first, has_trained = cli.machine.is_first, False
+    with run_dir.Lock(run) if is_first else nullcontext(), forgiving():
         try:
             has_trained = train_on(cli, words, allowed, run)
         except NumbersError:
-            close(cli, run, allowed)
+            has_trained = True
             raise
-        if has_trained:
-            close(cli, run, allowed)
+        finally:
+            if has_trained and is_first and cli.config.report:
+                plug.closing_words(run, allowed)
     return run

@@ -48,9 +48,7 @@ PEAK_TFLOPS: list[tuple[tuple[str, ...], float, float]] = [
 
 
 def _cpu_abilities() -> dict[str, object]:
-    ask = getattr(torch.cpu, "get_capabilities", dict)  # newer than the oldest torch we allow
-    abilities: dict[str, object] = ask()
-    return abilities
+    return getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch we allow
 
 
 def device_name(device: torch.device) -> str:
@@ -66,10 +64,8 @@ def fast_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 matrices in hardware, not by emulation."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
-    if device.type == "cpu":
-        able = _cpu_abilities()
-        return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-    return False
+    able = _cpu_abilities() if device.type == "cpu" else {}
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def auto_precision(device: torch.device) -> str:

@@ -26,9 +26,9 @@ from lmtemplate.schedules import Schedule
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
 
 
-def is_step_end(trainer: Trainer, batch_idx: int) -> bool:
+def is_step_end(trainer: Trainer) -> bool:
     """Whether an optimizer step ended with this micro-batch: `trainer.global_step` counts it."""
-    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+    return (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
 def is_logged(trainer: Trainer, step: int) -> bool:
@@ -41,9 +41,9 @@ def is_logged(trainer: Trainer, step: int) -> bool:
     return step % interval == 0 or validated or step == trainer.max_steps
 
 
-def is_log_step(trainer: Trainer, batch_idx: int) -> bool:
+def is_log_step(trainer: Trainer) -> bool:
     """Whether this micro-batch ended an optimizer step whose training values are logged."""
-    if not is_step_end(trainer, batch_idx):
+    if not is_step_end(trainer):
         return False
     # Ctrl-C and the clock end a run, with a validation, at a step that nobody planned
     return is_logged(trainer, trainer.global_step) or trainer.should_stop
@@ -140,8 +140,7 @@ class LitLanguageModel(LightningModule):
             self._is_compiled = True
 
     def forward(self, tokens: Tensor) -> Tensor:
-        logits: Tensor = self.net(tokens)
-        return logits
+        return self.net(tokens)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.recipe.build(self.net)
@@ -151,15 +150,11 @@ class LitLanguageModel(LightningModule):
             scheduler: Any = LambdaLR(optimizer, factor)
         else:
             scheduler = self.schedule(optimizer)
-        plan: dict[str, Any] = {
-            "scheduler": scheduler,
-            "interval": "step",
-            "name": metric_names.LEARNING_RATE,
-        }
+        name = metric_names.LEARNING_RATE
+        plan: dict[str, Any] = {"scheduler": scheduler, "interval": "step", "name": name}
         if isinstance(scheduler, ReduceLROnPlateau):  # Lightning counts micro-batches here
-            plan.update(
-                monitor=metric_names.VAL_LOSS, frequency=int(self.trainer.val_check_interval or 1)
-            )
+            interval = int(self.trainer.val_check_interval or 1)
+            plan.update(monitor=metric_names.VAL_LOSS, frequency=interval)
         return {"optimizer": optimizer, "lr_scheduler": plan}  # type: ignore[return-value]
 
     def on_train_start(self) -> None:
@@ -215,12 +210,12 @@ class LitLanguageModel(LightningModule):
         by_norm = gradient_clip_val and gradient_clip_algorithm != "value"
         if self.grad_norm is None and (by_norm or is_logged(self.trainer, self.global_step + 1)):
             self.measure_gradient(optimizer)
+        parameters, utils = parameters_of(optimizer), torch.nn.utils
         if gradient_clip_val and by_norm:
             assert self.grad_norm is not None
-            clip = torch.nn.utils.clip_grads_with_norm_
-            clip(parameters_of(optimizer), gradient_clip_val, self.grad_norm)
+            utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.grad_norm)
         elif gradient_clip_val:
-            torch.nn.utils.clip_grad_value_(parameters_of(optimizer), gradient_clip_val)
+            utils.clip_grad_value_(parameters, gradient_clip_val)
 
     def measure_gradient(self, optimizer: Optimizer) -> Tensor:
         """Norm of the gradient over all parameters, before clipping; kept for the log."""
@@ -231,9 +226,9 @@ class LitLanguageModel(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log every N optimizer steps, and wait for the device's results at no other time."""
         norm = self.grad_norm
-        if is_step_end(self.trainer, batch_idx):
+        if is_step_end(self.trainer):
             self.grad_norm = None
-        if not is_log_step(self.trainer, batch_idx):
+        if not is_log_step(self.trainer):
             return
         nats, tokens = self._all_train_sums()
         values: dict[str, Tensor | float] = {metric_names.TRAIN_LOSS: nats / tokens}
@@ -250,8 +245,7 @@ class LitLanguageModel(LightningModule):
         self._log_step()
 
     def _all_train_sums(self) -> Tensor:
-        sums: Tensor = self.trainer.strategy.reduce(self.train_sums.clone(), reduce_op="sum")
-        return sums
+        return self.trainer.strategy.reduce(self.train_sums.clone(), reduce_op="sum")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["train_sums"] = self._all_train_sums().tolist()

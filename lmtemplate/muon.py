@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,16 +39,10 @@ class MuonAdamWOptimizer(torch.optim.Optimizer):
         super().__init__(groups, defaults={})
         self.matmul_dtype = matmul_dtype
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        with torch.enable_grad():
+            loss = closure() if closure else None
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if group["algorithm"] == "muon":
@@ -62,10 +56,10 @@ class MuonAdamWOptimizer(torch.optim.Optimizer):
         for parameter in parameters:
             alike[parameter.shape].append(parameter)
         for shape, members in alike.items():
+            gradients = [p.grad for p in members if p.grad is not None]
             for parameter in members:
                 if not self.state[parameter]:
                     self.state[parameter]["momentum"] = torch.zeros_like(parameter)
-            gradients = [p.grad for p in members if p.grad is not None]
             momenta = [self.state[p]["momentum"] for p in members]
             decay: float | Tensor = group["lr"] * group["weight_decay"]
             if self.found_inf is not None:  # a momentum that meets itself stays what it is
@@ -74,9 +68,8 @@ class MuonAdamWOptimizer(torch.optim.Optimizer):
                 decay = decay * (1 - self.found_inf)
             torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
             ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov
-            updates = orthogonalise(torch.stack(ahead).to(self.matmul_dtype))
             scale = max(1.0, shape[0] / shape[1]) ** 0.5
-            updates = updates.to(members[0].dtype)
+            updates = orthogonalise(torch.stack(ahead).to(self.matmul_dtype)).to(members[0].dtype)
             if self.found_inf is not None:
                 updates = updates * (1 - self.found_inf)
             torch._foreach_mul_(members, 1 - decay)

@@ -19,18 +19,16 @@ Group = dict[str, Any]
 OptimizerCallable = Callable[[Iterable[Any]], torch.optim.Optimizer]
 
 
-def named_parameters(net: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Trainable parameters; a tied one once."""
-    return [(name, p) for name, p in net.named_parameters() if p.requires_grad]
+def trainable(net: nn.Module) -> list[nn.Parameter]:
+    """Parameters that learn; a tied one once."""
+    return [p for p in net.parameters() if p.requires_grad]
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[Group]:
     """Matrices (and embeddings) decay; biases and gains do not. Empty groups are left out."""
-    matrices: list[nn.Parameter] = []
-    vectors: list[nn.Parameter] = []
-    for parameter in parameters:
-        (matrices if parameter.dim() >= 2 else vectors).append(parameter)
-    groups = [
+    known = list(parameters)
+    matrices, vectors = [p for p in known if p.dim() >= 2], [p for p in known if p.dim() < 2]
+    groups: list[Group] = [
         {"params": matrices, "name": "decay", "weight_decay": weight_decay},
         {"params": vectors, "name": "no_decay", "weight_decay": 0.0},
     ]
@@ -47,8 +45,9 @@ def hidden_matrices(net: nn.Module) -> list[nn.Parameter]:
     vocab_size = getattr(net, "vocab_size", None)
     return [
         p
-        for name, p in named_parameters(net)
-        if p.dim() == 2
+        for name, p in net.named_parameters()
+        if p.requires_grad
+        and p.dim() == 2
         and p not in tables
         and (vocab_size not in p.shape or re.search(r"\.\d+\.", name))
     ]
@@ -99,7 +98,7 @@ class _AnyOptimizer(OptimizerRecipe):
         return self._built
 
     def build(self, net: nn.Module) -> torch.optim.Optimizer:
-        optimizer = self.build_from([parameter for _, parameter in named_parameters(net)])
+        optimizer = self.build_from(trainable(net))
         self._built = type(optimizer).__name__
         return optimizer
 
@@ -132,16 +131,12 @@ class AdamW(OptimizerRecipe):
         weight_decay: float = 0.1,
     ) -> None:
         check_rates(lr=lr, weight_decay=weight_decay)
-        self.lr = lr
-        self.betas = betas
-        self.eps = eps
+        self.settings: dict[str, Any] = {"lr": lr, "betas": betas, "eps": eps, "fused": True}
         self.weight_decay = weight_decay
 
     def build(self, net: nn.Module) -> torch.optim.Optimizer:
-        groups = decay_groups((p for _, p in named_parameters(net)), self.weight_decay)
-        return unscaled(
-            torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
-        )
+        groups = decay_groups(trainable(net), self.weight_decay)
+        return unscaled(torch.optim.AdamW(groups, **self.settings))
 
 
 class Adam(OptimizerRecipe):
@@ -157,15 +152,11 @@ class Adam(OptimizerRecipe):
         self, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
     ) -> None:
         check_rates(lr=lr)
-        self.lr = lr
-        self.betas = betas
-        self.eps = eps
+        self.settings: dict[str, Any] = {"lr": lr, "betas": betas, "eps": eps, "fused": True}
 
     def build(self, net: nn.Module) -> torch.optim.Optimizer:
-        group = {"params": [p for _, p in named_parameters(net)], "name": "all"}
-        return unscaled(
-            torch.optim.Adam([group], lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
-        )
+        group = {"params": trainable(net), "name": "all"}
+        return unscaled(torch.optim.Adam([group], **self.settings))
 
 
 class SGD(OptimizerRecipe):
@@ -186,16 +177,12 @@ class SGD(OptimizerRecipe):
         weight_decay: float = 0.0,
     ) -> None:
         check_rates(lr=lr, weight_decay=weight_decay)
-        self.lr = lr
-        self.momentum = momentum
-        self.nesterov = nesterov
+        self.settings: dict[str, Any] = {"lr": lr, "momentum": momentum, "nesterov": nesterov}
         self.weight_decay = weight_decay
 
     def build(self, net: nn.Module) -> torch.optim.Optimizer:
-        groups = decay_groups((p for _, p in named_parameters(net)), self.weight_decay)
-        return unscaled(
-            torch.optim.SGD(groups, self.lr, self.momentum, nesterov=self.nesterov, fused=True)
-        )
+        groups = decay_groups(trainable(net), self.weight_decay)
+        return unscaled(torch.optim.SGD(groups, **self.settings, fused=True))
 
 
 def skip_step_if(bad: Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -239,36 +226,17 @@ class MuonAdamW(OptimizerRecipe):
     ) -> None:
         check_rates(lr=lr, adamw_lr=adamw_lr)
         check_rates(weight_decay=weight_decay, adamw_weight_decay=adamw_weight_decay)
-        self.lr = lr
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.adamw_lr = adamw_lr
-        self.adamw_betas = adamw_betas
-        self.adamw_eps = adamw_eps
+        self.muon = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        self.adamw = {"lr": adamw_lr, "betas": adamw_betas, "eps": adamw_eps}
         self.adamw_weight_decay = adamw_weight_decay
 
     def build(self, net: nn.Module) -> MuonAdamWOptimizer:
         hidden = hidden_matrices(net)
+        muon = {"params": hidden, "name": "muon", "algorithm": "muon", **self.muon}
         inside = set(hidden)
-        muon = {
-            "params": hidden,
-            "name": "muon",
-            "algorithm": "muon",
-            "lr": self.lr,
-            "momentum": self.momentum,
-            "weight_decay": self.weight_decay,
-        }
-        others = decay_groups(
-            (p for _, p in named_parameters(net) if p not in inside), self.adamw_weight_decay
-        )
-        for group in others:
-            group.update(
-                algorithm="adamw",
-                lr=self.adamw_lr,
-                betas=self.adamw_betas,
-                eps=self.adamw_eps,
-                fused=True,  # so that `load_state_dict` puts the step count on the device
-            )
-        groups = [group for group in (muon, *others) if group["params"]]
+        rest = decay_groups([p for p in trainable(net) if p not in inside], self.adamw_weight_decay)
+        for group in rest:  # fused, so that `load_state_dict` puts the step count on the device
+            group.update(self.adamw, algorithm="adamw", fused=True)
+        groups = [group for group in (muon, *rest) if group["params"]]
         fast = bool(hidden) and fast_bfloat16(hidden[0].device)  # the iteration tolerates bfloat16
         return MuonAdamWOptimizer(groups, torch.bfloat16 if fast else torch.float32)

@@ -30,36 +30,27 @@ LINES = "training_metrics.jsonl"
 ARRAYS = "training_metrics.json"
 
 
-def line(step: int, values: Mapping[str, Any]) -> str:
-    """One line of the JSONL file. Values that are not finite are named in it, and left out."""
-    bad = [k for k, v in values.items() if isinstance(v, float) and not math.isfinite(v)]
-    finite = {name: value for name, value in values.items() if name not in bad}
-    content = {"step": step, **finite, **({"nonfinite": bad} if bad else {})}
-    return json.dumps(content, allow_nan=False) + "\n"
-
-
 def is_recorded(run: Path) -> bool:
     """Whether there is a record at all: a run without loggers leaves none."""
     return (folder_of(run) / LINES).is_file()
 
 
 def parse_line(text: str) -> Line | None:
-    """What `line` has written; None for anything else: a kill may cut it, a stranger send it."""
+    """What `Writer` has written; None for anything else, cut by a kill or sent by a stranger."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
         return None
     if not isinstance(content, dict):
         return None
-    numbers = dict(content)
-    step, samples = numbers.pop("step", None), numbers.pop("samples", {})
-    names = numbers.pop("nonfinite", [])
+    numbers = {"step": None, "samples": {}, "nonfinite": [], **content}
+    step, samples, bad = (numbers.pop(name) for name in ("step", "samples", "nonfinite"))
     sound = (
         type(step) is int
         and 0 <= step < 2**53
         and isinstance(samples, dict)
-        and isinstance(names, list)
-        and all(isinstance(text, str) for text in (*samples.values(), *names))
+        and isinstance(bad, list)
+        and all(isinstance(text, str) for text in (*samples.values(), *bad))
         and all(type(v) in (int, float) and abs(v) < 1e300 for v in numbers.values())
         and abs(numbers.get(metric_names.EPOCH, 0)) < 2**53
     )
@@ -72,21 +63,6 @@ def read_lines(run: Path) -> Iterator[Line]:
         return
     with (folder_of(run) / LINES).open(encoding="utf-8", errors="replace") as file:
         yield from filter(None, map(parse_line, file))
-
-
-def cut(run: Path, first_step: int) -> None:
-    """Forget what a killed start logged from this step on, which is about to be logged again.
-
-    Where numbers were not finite stays, since it says why a run went back.
-    """
-    path, kept = folder_of(run) / LINES, list[Line]()
-    for entry in read_lines(run):
-        if entry["step"] < first_step:
-            kept.append(entry)
-        elif "nonfinite" in entry:
-            kept.append({name: entry[name] for name in ("step", "nonfinite")})
-    if path.exists() or path.is_symlink():  # a link could lead anywhere
-        write_text(path, "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in kept))
 
 
 @dataclass(frozen=True)
@@ -127,22 +103,6 @@ class Record:
         return self.steps[there], self.val_loss[there]
 
 
-def _rows(points: dict[int, Line]) -> list[Line]:
-    """The points with a training loss, ascending.
-
-    A validation whose training losses were all NaN or inf has a row, too, with the training loss
-    and epoch of the row before.
-    """
-    rows = list[Line]()
-    for step in sorted(points):
-        if metric_names.TRAIN_LOSS in points[step]:
-            rows.append(points[step])
-        elif metric_names.VAL_LOSS in points[step] and rows:
-            known = {metric_names.TRAIN_LOSS, metric_names.EPOCH} & rows[-1].keys()
-            rows.append({**{name: rows[-1][name] for name in known}, **points[step]})
-    return rows
-
-
 def from_lines(lines: Iterable[Line]) -> Record:
     """Lines of the JSONL file -> arrays. Lines of one step are merged."""
     points, bad = dict[int, Line](), set[int]()
@@ -150,8 +110,15 @@ def from_lines(lines: Iterable[Line]) -> Record:
         points.setdefault(entry["step"], {}).update(entry)
         if {metric_names.TRAIN_LOSS, metric_names.VAL_LOSS} & set(entry.get("nonfinite", [])):
             bad.add(entry["step"])
+    rows = list[Line]()
+    for step in sorted(points):
+        if metric_names.TRAIN_LOSS in points[step]:
+            rows.append(points[step])
+        elif metric_names.VAL_LOSS in points[step] and rows:
+            # Its training losses were all NaN or inf: take loss and epoch of the row before.
+            known = {metric_names.TRAIN_LOSS, metric_names.EPOCH} & rows[-1].keys()
+            rows.append({**{name: rows[-1][name] for name in known}, **points[step]})
     initial = {name: v for name, v in points.get(0, {}).items() if isinstance(v, float)}
-    rows = _rows(points)
     names = {name for point in points.values() for name, v in point.items() if isinstance(v, float)}
     names -= {metric_names.TRAIN_LOSS, metric_names.VAL_LOSS, metric_names.LEARNING_RATE}
 
@@ -163,30 +130,13 @@ def from_lines(lines: Iterable[Line]) -> Record:
         train_loss=column(metric_names.TRAIN_LOSS),
         val_loss=column(metric_names.VAL_LOSS),
         learning_rate=column(metric_names.LEARNING_RATE),
-        # 0-based: the pass that the step's last sequence belongs to
-        epochs=np.array(
-            [max(0, math.ceil(r.get(metric_names.EPOCH, 0)) - 1) for r in rows], dtype=np.int64
-        ),
+        epochs=np.maximum(0, np.ceil(np.nan_to_num(column(metric_names.EPOCH))) - 1).astype(int),
         initial_val_loss=initial.get(metric_names.VAL_LOSS),
         nonfinite_steps=tuple(sorted(bad)),
         values={name: column(name) for name in sorted(names)},
         initial=initial,
         samples={step: p["samples"] for step, p in points.items() if "samples" in p},
     )
-
-
-def _as_lists(record: Record) -> dict[str, Any]:
-    """What training_metrics.json holds: lists of N values, null where nothing was logged."""
-    lists: dict[str, Any] = {"steps": record.steps.tolist()}
-    for name in ("train_loss", "val_loss", "learning_rate"):
-        column = getattr(record, name).tolist()
-        lists[name] = [None if math.isnan(value) else value for value in column]
-    return {
-        **lists,
-        "epochs": record.epochs.tolist(),
-        "initial_val_loss": record.initial_val_loss,
-        "nonfinite_steps": list(record.nonfinite_steps),
-    }
 
 
 def read_record(run: str | Path) -> Record:
@@ -199,9 +149,9 @@ def read_record(run: str | Path) -> Record:
     return from_lines(read_lines(run))
 
 
-def last_points(run: Path, count: int = 5) -> str:
+def last_points(run: Path) -> str:
     """The end of a run's record: ". Before: step 50: loss 3.1, rate 0.01, gradient 4.2; ..."."""
-    points = [entry for entry in read_lines(run) if metric_names.TRAIN_LOSS in entry][-count:]
+    points = [entry for entry in read_lines(run) if metric_names.TRAIN_LOSS in entry][-5:]
     shown = (metric_names.TRAIN_LOSS, metric_names.LEARNING_RATE, metric_names.GRAD_NORM)
     rows = ((p["step"], *(p.get(name, math.nan) for name in shown)) for p in points)
     texts = [f"step {s}: loss {x:.4g}, rate {r:.3g}, gradient {n:.3g}" for s, x, r, n in rows]
@@ -221,12 +171,22 @@ class Writer:
         run.mkdir(parents=True, exist_ok=True)
         if first_step and not is_recorded(run):
             print(f"the record {self.path} is gone: it begins anew at step {first_step:,}")
-        cut(run, first_step)
+        kept = ""
+        for entry in read_lines(run):
+            if entry["step"] < first_step:
+                kept += json.dumps(entry) + "\n"
+            elif "nonfinite" in entry:  # stays, since it says why a run went back
+                kept += json.dumps({name: entry[name] for name in ("step", "nonfinite")}) + "\n"
+        if self.path.exists() or self.path.is_symlink():  # a link could lead anywhere
+            write_text(self.path, kept)
 
     def append(self, step: int, values: Mapping[str, Any]) -> None:
-        """Add a logging point; it outlives a kill of this process."""
+        """Add a logging point; values that are not finite are named in it, and left out."""
+        bad = [k for k, v in values.items() if isinstance(v, float) and not math.isfinite(v)]
+        point = {"step": step, **{k: v for k, v in values.items() if k not in bad}}
+        text = json.dumps({**point, "nonfinite": bad} if bad else point, allow_nan=False)
         failed_before = bool(self._unwritten)
-        self._unwritten += line(step, values).encode()
+        self._unwritten += f"{text}\n".encode()
         try:
             self.path.parent.mkdir(exist_ok=True)  # but not a run directory that was removed
             with self.path.open("ab", buffering=0) as file:
@@ -252,9 +212,16 @@ class Writer:
         self.sync()
         if not is_recorded(self.run):
             return
+        record = read_record(self.run)
+        arrays: dict[str, Any] = {"steps": record.steps.tolist()}
+        for name in ("train_loss", "val_loss", "learning_rate"):
+            column = getattr(record, name).tolist()
+            arrays[name] = [None if math.isnan(value) else value for value in column]
+        arrays["epochs"] = record.epochs.tolist()
+        arrays["initial_val_loss"] = record.initial_val_loss
+        arrays["nonfinite_steps"] = record.nonfinite_steps
         try:
-            arrays = _as_lists(from_lines(read_lines(self.run)))
-            write_json(folder_of(self.run) / ARRAYS, arrays, indent=None)
+            write_json(self.path.with_name(ARRAYS), arrays, indent=None)
         except DiskError as error:
             self._warn(error)
 

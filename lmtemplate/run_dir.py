@@ -4,7 +4,6 @@ import contextlib
 import errno
 import functools
 import json
-import math
 import os
 import platform
 import subprocess
@@ -17,16 +16,13 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from lmtemplate.errors import CheckpointError, ConfigError, DiskError, LockedError
+from lmtemplate.errors import ConfigError, DiskError, LockedError
 
 LOCK = ".lock"
 MOST_VALUES = 100_000  # in a YAML file
-MISSING = (
-    errno.EINVAL,
-    errno.ENOSYS,
-    errno.ENOTSUP,
-    errno.ENOLCK,
-)  # a file system has no such call
+YAML_NUMBERS = {"NaN": ".nan", "Infinity": ".inf", "-Infinity": "-.inf"}  # JSON has none of these
+# A file system that has no such call answers with one of these.
+MISSING = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 PACKAGES = ("lightning", "torch", "torchmetrics", "tensorboard", "jsonargparse", "tokenizers")
 
 
@@ -101,82 +97,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any], indent: int | None = 2) -> None:
-    """Strict JSON: NaN and infinity are written as YAML spells them, as ".inf"."""
-    write_text(path, json.dumps(without_nan(content), indent=indent, allow_nan=False) + "\n")
+    """Strict JSON: NaN and infinity are written as YAML spells them. Raises DiskError."""
+    plain = json.loads(json.dumps(content), parse_constant=YAML_NUMBERS.get)
+    write_text(path, json.dumps(plain, indent=indent) + "\n")
 
 
-def without_nan(content: Any) -> Any:
-    """The same nest with text for every float that JSON has no number for."""
-    if isinstance(content, dict):
-        return {key: without_nan(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [without_nan(value) for value in content]
-    if isinstance(content, float) and not math.isfinite(content):
-        return ".nan" if math.isnan(content) else f"{'-' * (content < 0)}.inf"
-    return content
-
-
-KIND_NAMES = {
-    bool: "true or false",
-    dict: "a mapping",
-    float: "a number",
-    int: "a whole number",
-    list: "a list",
-    str: "text",
-}
-
-
-def _not_of_kind(value: Any, kind: Any, key: str) -> str:
-    """What is wrong below a key, in words; empty where every value is of its kind."""
-    plain = kind if isinstance(kind, type) else type(kind)
-    if value is None and plain not in (dict, list):
-        return ""
-    if plain in (int, float):
-        limit = 2**53 if plain is int else 1e300  # beyond these, arrays of numbers fail
-        sound = type(value) in (int, plain) and abs(value) < limit
-    else:
-        sound = isinstance(value, plain)
-    if not sound:
-        return f"{key or 'its content'} is not {KIND_NAMES[plain]}"
-    below: list[tuple[str, Any, Any]] = []
-    if isinstance(kind, dict):
-        below = [(f"{key}.{k}".strip("."), value[k], kind[k]) for k in kind if k in value]
-    elif isinstance(kind, list):
-        below = [(f"{key}[{number}]", item, kind[0]) for number, item in enumerate(value)]
-    return next(filter(None, (_not_of_kind(item, inner, at) for at, item, inner in below)), "")
-
-
-def check_kinds(content: Any, kinds: dict[str, Any], path: Path) -> None:
-    """Raises CheckpointError, with file and key, where a value is of another kind.
-
-    Args:
-        content: of the file.
-        kinds: key -> type of its value (int, str ...), a dictionary of the keys below it, or a list
-            that holds the kind of all items. A key may be absent; a text or a number may be null.
-        path: the file.
-    """
-    if problem := _not_of_kind(content, kinds, ""):
-        raise CheckpointError(f"{path} is damaged: {problem}; restore it, or move it away")
-
-
-def read_checked(path: Path, kinds: dict[str, Any]) -> dict[str, Any]:
-    """A JSON or YAML file of a run, checked; {} where there is none. Raises CheckpointError."""
-    parse = parse_yaml if path.suffix == ".yaml" else json.loads
-    try:
-        content = parse(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:200]
-        says = f"{path} cannot be read ({reason}); restore it, or move it away"
-        raise CheckpointError(says) from error
-    check_kinds(content, kinds, path)
-    return dict(content)
-
-
-def read_json(path: Path, kinds: dict[str, Any] | None = None) -> dict[str, Any] | None:
-    """The same; None where the file is missing, empty or damaged."""
-    with contextlib.suppress(CheckpointError):
-        return read_checked(path, kinds or {}) or None
-    return None
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file of a run holds; {} where it is missing or damaged."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    return {}
 
 
 def parse_yaml(text: str) -> Any:
@@ -255,12 +186,6 @@ def is_used(run: Path) -> bool:
     return run.is_dir() and any(path.name != LOCK for path in run.iterdir())
 
 
-def command(*words: str) -> list[str]:
-    """This program as another process, which imports from no folder that this one does not."""
-    unsafe = os.getcwd() in sys.path  # where `python -m` would look first
-    return [sys.executable, *([] if unsafe else ["-P"]), "-m", "lmtemplate", *words]
-
-
 def git_state() -> dict[str, Any]:
     """Commit of the working directory, and whether it had changes; nulls outside a repository."""
     asked = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
@@ -293,8 +218,9 @@ def manifest(seed: Any, hardware: dict[str, Any], data: dict[str, Any]) -> dict[
 
 def write_manifest(run: Path, content: dict[str, Any], start: dict[str, Any] | None = None) -> None:
     """Write manifest.json; a resumed run keeps its first one and adds `start` (see `announce`)."""
-    first = read_json(run / "manifest.json", {"resumed": [dict]})
-    if start is not None and first is not None:
+    first = read_json(run / "manifest.json")
+    before = first.get("resumed", [])
+    if start is not None and first and isinstance(before, list):
         resumed = {**start, "started": content["started"], "git": content["git"]}
-        content = {**first, "resumed": [*first.get("resumed", []), resumed]}
+        content = {**first, "resumed": [*before, resumed]}
     write_json(run / "manifest.json", content)

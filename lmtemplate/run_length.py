@@ -11,16 +11,15 @@ from lmtemplate.loss import cross_entropy
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.optimizers import OptimizerRecipe
 
-# Names of the limits as a user types them; exactly one gives a run its length.
-LIMITS = (
-    "trainer.max_steps",
-    "max_epochs",
-    "max_tokens",
-    "max_flops",
-    "max_seconds",
-    "tokens_per_parameter",
-)
-
+# Key -> the unit that it gives a run its length in.
+RUN_LENGTHS = {
+    "max_epochs": "epochs: passes over the training data",
+    "max_tokens": "tokens",
+    "max_flops": "model FLOPs, forward and backward",
+    "max_seconds": "seconds, at the speed measured before step 1; also a hard limit",
+    "tokens_per_parameter": "tokens / parameters (20 is Chinchilla's: Hoffmann et al. 2022)",
+}
+LIMITS = ("trainer.max_steps", *RUN_LENGTHS)  # exactly one gives a run its length
 
 VALIDATION_SHARE = 0.1  # of max_seconds, left for validation, samples and saving
 
@@ -41,9 +40,8 @@ def only_limit(limits: dict[str, float | None]) -> tuple[str, float]:
     """Name and value of the limit that was given. Raises ConfigError unless it is exactly one."""
     given = {name: value for name, value in limits.items() if value is not None}
     if not given:
-        raise ConfigError(
-            f"the run has no length; give one of {', '.join('--' + n for n in LIMITS)}"
-        )
+        flags = ", ".join(f"--{name}" for name in LIMITS)
+        raise ConfigError(f"the run has no length; give one of {flags}")
     if len(given) > 1:
         listed = " and ".join(f"{name}={value:g}" for name, value in given.items())
         raise ConfigError(
@@ -57,13 +55,7 @@ def only_limit(limits: dict[str, float | None]) -> tuple[str, float]:
 
 
 def accumulation(tokens_per_step: int | None, accumulate: int, tokens_per_batch: int) -> int:
-    """Micro-batches per optimizer step. Raises ConfigError where a step is no whole number of them.
-
-    Args:
-        tokens_per_step: asked for; None to take `accumulate`.
-        accumulate: the Trainer's own setting, 1 by default.
-        tokens_per_batch: tokens of one micro-batch over all devices.
-    """
+    """Micro-batches per optimizer step; a micro-batch is over all devices. Raises ConfigError."""
     if accumulate < 1:
         raise ConfigError(f"trainer.accumulate_grad_batches={accumulate} has to be 1 or more")
     if tokens_per_step is None:
@@ -97,14 +89,8 @@ def run_length(
 ) -> RunLength:
     """Convert the limit to steps, rounded down (up for epochs, so that they are whole), at least 1.
 
-    Args:
-        limit: one of LIMITS.
-        value: in the limit's own unit.
-        net: for its parameters and FLOPs per token.
-        tokens_per_step: over all devices and micro-batches.
-        sequences: in one epoch of the training data; None where it has no end.
-        block_size: tokens per sequence.
-        seconds_per_step: measured; needed by max_seconds.
+    An epoch has so many sequences, None where the data has no end; only max_seconds needs the
+    measured seconds_per_step.
     """
     if limit == "trainer.max_steps":
         steps = value
@@ -122,9 +108,8 @@ def run_length(
         assert seconds_per_step is not None
         steps = (1 - VALIDATION_SHARE) * value / seconds_per_step
     if steps >= MOST_STEPS:
-        raise ConfigError(
-            f"{limit}={value:g} comes to {steps:.1e} steps, more than anyone can make"
-        )
+        says = f"comes to {steps:.1e} steps, more than anyone can make"
+        raise ConfigError(f"{limit}={value:g} {says}")
     return RunLength(limit, value, max(1, int(steps)))
 
 
@@ -145,8 +130,7 @@ def measure_step(
         seconds = []
         for _ in range(steps):
             start = time.perf_counter()
-            enabled = autocast is not None
-            with torch.autocast(device.type, dtype=autocast, enabled=enabled):
+            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                 loss = cross_entropy(trial(tokens), tokens).objective
             loss.backward()
             optimizer.step()

@@ -36,21 +36,18 @@ def _draws_a_bar() -> bool:
 class _Stream:
     """A stream that shows control characters by name if it is a terminal; a pipe gets exact text.
 
-    Args:
-        stream: to write to.
-        forgives: its reader may leave, its terminal be closed, its disk be full: text is lost then.
+    One that forgives loses text where its reader leaves, its terminal closes, its disk is full.
     """
 
     def __init__(self, stream: TextIO, forgives: bool) -> None:
-        self._stream = stream
-        self._forgives = forgives
+        self._stream, self._forgives = stream, forgives
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
         shown = text.translate(STEERING)
-        if shown == text or not self.isatty() or _draws_a_bar():
+        if shown != text and (not self.isatty() or _draws_a_bar()):
             shown = text
         with self._losing():
             self._stream.write(shown)

@@ -15,11 +15,7 @@ import lightning.pytorch as lightning
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.strategies import (
-    DDPStrategy,
-    ModelParallelStrategy,
-    Strategy,
-)
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from lightning.pytorch.utilities import rank_zero_only
 from torch.distributed import DistError
 
@@ -32,29 +28,20 @@ Precision = Literal["auto", "bf16-mixed", "16-mixed", "32-true", "bf16-true", "1
 # longest wait of a sound run is the one for the first process to save.
 LONGEST_WAIT = timedelta(minutes=10)
 
-# Callbacks of Lightning that cannot work here -> why, and what to use instead.
+# Callbacks of Lightning that cannot work here -> what to use instead, and why.
 REFUSED = {
-    "BackboneFinetuning": "it freezes a part called `backbone`, which no net here has; derive a "
-    "callback of your own from BaseFinetuning",
+    "BackboneFinetuning": "no net here has a `backbone`; derive a callback from BaseFinetuning",
     "BaseFinetuning": "it leaves open what is frozen; derive a callback of your own from it",
-    "BatchSizeFinder": "it restarts training many times; set data.batch_size, and on an "
-    "out-of-memory error halve it and double trainer.accumulate_grad_batches",
-    "GradientAccumulationScheduler": "steps, tokens and the schedule are counted with one "
-    "accumulation; set trainer.accumulate_grad_batches or tokens_per_step",
-    "LearningRateFinder": "it restarts training many times; run a few rates with "
-    "--model.optimizer.lr and compare them",
-    "ModelPruning": "config.yaml cannot name its pruning function; derive a callback of your own "
-    "from it that chooses the function itself",
-    "OnExceptionCheckpoint": "Lightning would begin the next run from its file, whatever --resume "
-    "says; `checkpoint` saves when a run is told to stop, and --resume auto goes on",
+    "BatchSizeFinder": "set data.batch_size; it would restart training many times",
+    "GradientAccumulationScheduler": "set trainer.accumulate_grad_batches, the same for all steps",
+    "LearningRateFinder": "compare runs with different --model.optimizer.lr",
+    "ModelPruning": "a config cannot name its pruning function; derive a callback from it",
+    "OnExceptionCheckpoint": "use checkpoint, which saves when a run is told to stop",
     "ProgressBar": "it shows nothing; use TQDMProgressBar, or RichProgressBar",
-    "SpikeDetection": "it fails at a resume, for its state is made only when training starts; "
-    "`guard` handles losses and gradients that are NaN or inf",
-    "StochasticWeightAveraging": "it averages at the ends of Lightning's epochs, and a run is one "
-    "such epoch; use weight_averaging, whose `decay: null` is the plain average",
-    "ThroughputMonitor": "it needs a function of the batch, which a config cannot hold; "
-    "`throughput` logs speed/tokens_per_second and speed/mfu",
-    "Timer": "a run has one length; use max_seconds, which counts over all restarts",
+    "SpikeDetection": "use guard; it fails at a resume",
+    "StochasticWeightAveraging": "use weight_averaging, whose `decay: null` is the plain average",
+    "ThroughputMonitor": "use throughput; a config cannot hold the function of the batch it needs",
+    "Timer": "use max_seconds, which counts over all restarts",
 }
 
 
@@ -136,11 +123,7 @@ def machine_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_machine(settings: dict[str, Any]) -> Machine:
-    """Ask Lightning what `auto` means here. Raises ConfigError where there is no such device.
-
-    Args:
-        settings: of the Trainer, as the user gave them.
-    """
+    """Ask Lightning what `auto` means here. Raises ConfigError where there is no such device."""
     try:
         probe = lightning.Trainer(
             **machine_settings(settings),
@@ -162,13 +145,13 @@ def find_machine(settings: dict[str, Any]) -> Machine:
             f"{' '.join(str(error).split())[:300]}{hidden}"
         ) from error
     check_strategy(strategy)
-    cores = os.cpu_count() or 1
-    if device.type == "cpu" and probe.num_devices > 8 * cores:
-        raise ConfigError(
-            f"trainer.devices={probe.num_devices:,} on a CPU of {cores} cores; give fewer"
-        )
+    devices, cores = probe.num_devices, os.cpu_count() or 1
+    if device.type == "cpu" and devices > 8 * cores:
+        raise ConfigError(f"trainer.devices={devices:,} on a CPU of {cores} cores; give fewer")
     # Lightning reads it from RANK or SLURM_PROCID when it is imported, whatever the strategy
     rank_zero_only.rank = probe.global_rank  # type: ignore[attr-defined]
+    if device.type == "cuda":  # float32 matrix products may use TensorFloat-32
+        torch.set_float32_matmul_precision("high")
     precision = settings["precision"]
     precision = auto_precision(device) if precision == "auto" else precision
     return Machine(device, probe.world_size, precision, probe.global_rank)
@@ -176,23 +159,14 @@ def find_machine(settings: dict[str, Any]) -> Machine:
 
 def check_strategy(strategy: Strategy) -> None:
     """Raises ConfigError for a strategy of Lightning that cannot work here."""
-    name = type(strategy).__name__
     if isinstance(strategy, ModelParallelStrategy):
-        raise ConfigError(
-            f"trainer.strategy: {name} needs a net that splits itself, and its checkpoints are "
-            "folders that nothing here reads; use ddp"
-        )
+        name = type(strategy).__name__
+        raise ConfigError(f"trainer.strategy: {name} needs a net that splits itself; use ddp")
     if "MultiProcessing" in type(strategy.launcher).__name__:
         raise ConfigError(
             "trainer.strategy: spawn, fork and notebook start processes that cannot hand a run "
             "back; use ddp, or one device in a notebook"
         )
-
-
-def prepare_device(machine: Machine) -> None:
-    """Let float32 matrix products on a GPU use TensorFloat-32, in training and validation alike."""
-    if machine.device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
 
 
 def as_list(value: Any) -> list[Any]:
@@ -204,10 +178,9 @@ def as_list(value: Any) -> list[Any]:
 
 def check_callbacks(callbacks: Sequence[lightning.Callback]) -> None:
     """Raises ConfigError for a callback of Lightning that cannot work here, with what can."""
-    for kind in map(type, callbacks):
-        if kind.__module__.startswith("lightning.") and kind.__name__ in REFUSED:
-            reason = REFUSED[kind.__name__]
-            raise ConfigError(f"trainer.callbacks: {kind.__name__} is refused: {reason}")
+    for module, name in ((type(one).__module__, type(one).__name__) for one in callbacks):
+        if module.startswith("lightning.") and name in REFUSED:
+            raise ConfigError(f"trainer.callbacks: {name} is refused: {REFUSED[name]}")
 
 
 def choose_strategy(strategy: Any, world_size: int) -> Any:
@@ -233,7 +206,7 @@ def build_trainer(
         settings: as the user gave them, in optimizer steps.
         machine: what `auto` means here.
         run: the run directory.
-        max_steps: optimizer steps of the whole run.
+        max_steps: of the whole run.
         accumulate: micro-batches per optimizer step.
         loggers: of the run itself; those that the user added stand beside them.
         callbacks: all of them, in the order in which they act.
@@ -243,6 +216,7 @@ def build_trainer(
     if SLURMEnvironment.detect():
         # Lightning's requeueing saves inside a signal handler, in the middle of a step
         plugins.append(SLURMEnvironment(auto_requeue=False))
+    is_saved = any(isinstance(one, lightning.callbacks.Checkpoint) for one in callbacks)
     is_logged = settings["logger"] is not False
     translated = {
         **settings,
@@ -255,9 +229,7 @@ def build_trainer(
         "check_val_every_n_epoch": None,  # one Lightning epoch is the whole run
         "use_distributed_sampler": False,  # the data shards itself over ranks
         "enable_model_summary": bool(settings["enable_model_summary"]),
-        "enable_checkpointing": any(
-            isinstance(c, lightning.callbacks.Checkpoint) for c in callbacks
-        ),
+        "enable_checkpointing": is_saved,
         "default_root_dir": run,
         "logger": [*loggers, *as_list(settings["logger"])] if is_logged else False,
         "callbacks": callbacks,
@@ -285,8 +257,7 @@ def mistake_in(error: Exception, trainer: lightning.Trainer, data: Any) -> UserE
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         cause = " ".join(str(error).split())[:200]
         return ConfigError(f"model.compile: torch.compile fails; give false. It says: {cause}")
-    told = re.search(r"conditioned on metric `(.*?)` which is not .*?: `(.*)`", str(error))
-    if told:
+    if told := re.search(r"conditioned on metric `(.*?)` which is not .*?: `(.*)`", str(error)):
         logged = ", ".join(name for name in told[2].split("`, `") if name.startswith("val/"))
         return ConfigError(
             f"early_stopping.monitor: {told[1]!r} is never logged; validation logs {logged}"

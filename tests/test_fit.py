@@ -16,6 +16,7 @@ from lmtemplate.cli import TrainingCLI
 from lmtemplate.fit import is_finished, run
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.record import read_record
+from lmtemplate.run_length import RunLength
 from tests.conftest import TINY, Command
 from tests.runs import curve, load, train
 
@@ -62,10 +63,10 @@ def test_a_run_is_finished_when_it_ended_as_planned(corpus: Path, tmp_path: Path
     run = train(tmp_path / "run", corpus, "--trainer.max_steps=4")
     before = load(run, 4)
     cli = TrainingCLI(["--config", str(run / "config.yaml")], [])
-    assert is_finished(run, before, cli, 4)
-    assert not is_finished(run, before, cli, 5)
+    assert is_finished(run, before, cli, RunLength("trainer.max_steps", 4, 4))
+    assert not is_finished(run, before, cli, RunLength("trainer.max_steps", 5, 5))
     (run / "summary.json").unlink()  # killed between its last step and its end
-    assert not is_finished(run, before, cli, 4)
+    assert not is_finished(run, before, cli, RunLength("trainer.max_steps", 4, 4))
 
 
 @pytest.mark.parametrize(

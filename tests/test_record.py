@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lmtemplate.errors import CheckpointError
-from lmtemplate.record import ARRAYS, LINES, Writer, from_lines, line, read_record
+from lmtemplate.record import ARRAYS, LINES, Writer, from_lines, read_record
 from lmtemplate.run_dir import folder_of
 
 
@@ -41,10 +41,10 @@ def arrays(run: Path) -> dict[str, Any]:
     return content
 
 
-def test_values_that_are_not_finite_are_named_and_left_out() -> None:
-    written = strict(
-        line(7, {"train/loss": math.nan, "optim/lr": 0.5, "optim/grad_norm": math.inf})
-    )
+def test_values_that_are_not_finite_are_named_and_left_out(tmp_path: Path) -> None:
+    values = {"train/loss": math.nan, "optim/lr": 0.5, "optim/grad_norm": math.inf}
+    Writer(tmp_path, 0).append(7, values)
+    written = strict((folder_of(tmp_path) / LINES).read_text())
     assert written == {"step": 7, "optim/lr": 0.5, "nonfinite": ["train/loss", "optim/grad_norm"]}
 
 

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import LightningModule, Trainer, callbacks
 
 from lmtemplate import metric_names
-from lmtemplate.callbacks.run_end import check_run_dir
+from lmtemplate.callbacks.run_end import check_run_dir, told
 from lmtemplate.checkpoint import files, resume
 from lmtemplate.errors import ConfigError, DiskError, NumbersError
 from lmtemplate.module import LitLanguageModel, is_logged
@@ -57,10 +57,16 @@ def all_finite(trainer: Trainer) -> bool:
     return all(bool(extreme.isfinite().all()) for extreme in extremes)
 
 
+def any_rank(trainer: Trainer, wants: bool) -> bool:
+    """Whether a rank wants it; several ranks, which wait for each other here, ask at log steps."""
+    if trainer.world_size > 1 and not is_logged(trainer, trainer.global_step):
+        return False
+    return trainer.strategy.reduce_boolean_decision(wants, all=False)
+
+
 def milestone_steps(count: int, max_steps: int) -> set[int]:
     """Step 0 and about `count` steps, evenly spaced on a logarithmic axis, up to the last one."""
-    spaced = np.geomspace(1, max_steps, count) if max_steps > 1 else np.array([1])
-    return {0, *(int(step) for step in spaced.round())}
+    return {0, *np.geomspace(1, max_steps, count).round().astype(int).tolist()}
 
 
 class Checkpoint(callbacks.Checkpoint):
@@ -101,10 +107,8 @@ class Checkpoint(callbacks.Checkpoint):
         """Save while the clock of tokens per second is paused. Raises NumbersError, DiskError."""
         if not all_finite(trainer):
             raise NumbersError(f"weights or moments are not finite at step {trainer.global_step:,}")
-        with ExitStack() as clocks:
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if hasattr(callback, "paused"):  # Throughput, whose file may be gone
-                    clocks.enter_context(callback.paused(trainer))
+        paused = told(trainer, "paused") or nullcontext  # of Throughput
+        with paused(trainer):
             try:
                 check_run_dir(trainer)
                 trainer.save_checkpoint(path, weights_only=weights_only)
@@ -175,9 +179,8 @@ class Checkpoint(callbacks.Checkpoint):
         resume.clear_leftovers(self.run)
         if self._point_at_best() is None:
             if self.best is not None:
-                pl_module.print(
-                    f"the best checkpoint, step {self.best[1]:,}, is gone: the next is best"
-                )
+                gone = f"the best checkpoint, step {self.best[1]:,}, is gone"
+                pl_module.print(f"{gone}: the next is best")
             self.best = None
             (folder_of(self.run) / "best.json").unlink(missing_ok=True)
 
@@ -186,19 +189,13 @@ class Checkpoint(callbacks.Checkpoint):
         if self.milestones:
             self._due_milestones = milestone_steps(self.milestones, trainer.max_steps)
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """Save here: all checks and hooks of the last step, and its validation, are done."""
-        if batch_idx % trainer.accumulate_grad_batches:
+        if trainer.fit_loop.batch_idx % trainer.accumulate_grad_batches:
             return
         self._save_milestone(trainer)
-        # ranks have to agree on the time, and would wait for each other at every step
-        may_ask = trainer.world_size == 1 or is_logged(trainer, trainer.global_step)
-        if self.every_minutes is None or not may_ask:
-            return
-        due = time.monotonic() - self.saved_at >= self.every_minutes * 60
-        if trainer.strategy.reduce_boolean_decision(due, all=False):
+        minutes = (time.monotonic() - self.saved_at) / 60
+        if any_rank(trainer, self.every_minutes is not None and minutes >= self.every_minutes):
             self.save_if_new(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -20,34 +20,11 @@ from lmtemplate.checkpoint.resume import read_best
 from lmtemplate.record import Writer
 from lmtemplate.run_dir import say_once
 
-CHARTS = {
-    "losses": {
-        "train and validation loss": [
-            "Multiline",
-            [metric_names.TRAIN_LOSS, metric_names.VAL_LOSS],
-        ],
-        "validation, bits per byte": ["Multiline", [metric_names.VAL_BITS_PER_BYTE]],
-    }
-}
+LOSSES = [metric_names.TRAIN_LOSS, metric_names.VAL_LOSS]
+CHARTS = {"losses": {"train and validation loss": ["Multiline", LOSSES]}}
 
 EVENTS = "events.out.tfevents."  # and the second in which the file was begun
-
-# Settings that runs are compared by; the rest is in config.yaml.
-COMPARED = (
-    *("model.", "data.", "seed_everything", "early_stopping.patience", "trainer.max_steps"),
-    *("trainer.accumulate_grad_batches", "trainer.precision", "trainer.gradient_clip_val"),
-)
-
-
-def hyperparameters(settings: dict[str, Any]) -> dict[str, bool | int | float | str]:
-    """What the hparams tab shows: {"model.net": "GPT", "model.net.n_layer": 4, ...}."""
-    shown: dict[str, bool | int | float | str] = {}
-    for path, value in flatten(settings).items():
-        key = path.replace(".init_args", "").removesuffix(".class_path")
-        if key.startswith(COMPARED) and value is not None:
-            value = value.rpartition(".")[2] if path.endswith(".class_path") else value
-            shown[key] = value if isinstance(value, (bool, int, float)) else str(value)
-    return shown
+COMPARED = ("model.", "data.", "trainer.", "seed_everything")  # settings in the hparams tab
 
 
 @rank_zero_only
@@ -116,8 +93,10 @@ class TensorBoard(TensorBoardLogger):
     def finalize(self, status: str) -> None:
         with self.forgiving():
             if status == "success" and (best := read_best(self.run)):
-                shown, value = hyperparameters(self.settings), {"best/val_loss": best["val_loss"]}
-                super().log_hyperparams(shown, value, step=self._last_step)
+                settings = flatten(self.settings).items()
+                shown = {key: value for key, value in settings if key.startswith(COMPARED)}
+                loss = {"best/val_loss": best["val_loss"]}
+                super().log_hyperparams(shown, loss, step=self._last_step)
             super().finalize(status)
         threading.excepthook = self._excepthook
 

@@ -18,16 +18,11 @@ class LRMonitor(Callback):
     def __init__(self) -> None:
         self._rates: list[float] = []  # of the current step
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        if batch_idx % trainer.accumulate_grad_batches == 0:
-            self._rates = [float(group["lr"]) for group in trainer.optimizers[0].param_groups]
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self._rates = [float(group["lr"]) for group in trainer.optimizers[0].param_groups]
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if not is_log_step(trainer, batch_idx):
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if not is_log_step(trainer):
             return
         assert isinstance(pl_module, LitLanguageModel)
         groups = trainer.optimizers[0].param_groups

@@ -48,31 +48,22 @@ class NonFiniteGuard(Callback):
             skip_step_if(~norm.isfinite(), optimizer)
         self.norms.append(norm)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if not self.norms or not is_log_step(trainer, batch_idx):
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if not is_log_step(trainer):
             return
-        norms = [float(norm) for norm in self.norms]
-        self.norms = []
+        norms, self.norms = [float(norm) for norm in self.norms], []
         for step, norm in enumerate(norms, start=trainer.global_step - len(norms) + 1):
-            self._judge(trainer, pl_module, step, norm)
-
-    def _judge(self, trainer: Trainer, module: LightningModule, step: int, norm: float) -> None:
-        if math.isfinite(norm):
-            self.in_a_row = 0
-            return
-        self.in_a_row += 1
-        if trainer.precision == "16-mixed" and self.in_a_row <= SCALER_SKIPS:
-            return  # the scaler is still lowering its scale
-        for logger in trainer.loggers:
-            logger.log_metrics({metric_names.TRAIN_LOSS: math.nan}, step=step)
-        if self.in_a_row > self.skips:
-            raise NumbersError(
-                f"the gradient was {norm} {self.in_a_row} times, up to step {step:,}"
-            )
-        count = f"{self.in_a_row}/{self.skips}"
-        module.print(f"step {step:,}: the gradient is {norm}, update skipped ({count})")
+            self.in_a_row = 0 if math.isfinite(norm) else self.in_a_row + 1
+            is_scaling = trainer.precision == "16-mixed" and self.in_a_row <= SCALER_SKIPS
+            if self.in_a_row == 0 or is_scaling:  # the scaler is still lowering its scale
+                continue
+            for logger in trainer.loggers:
+                logger.log_metrics({metric_names.TRAIN_LOSS: math.nan}, step=step)
+            if self.in_a_row > self.skips:
+                times = f"{self.in_a_row} times, up to step {step:,}"
+                raise NumbersError(f"the gradient was {norm} {times}")
+            count = f"{self.in_a_row}/{self.skips}"
+            pl_module.print(f"step {step:,}: the gradient is {norm}, update skipped ({count})")
 
     def state_dict(self) -> dict[str, Any]:
         return {"in_a_row": self.in_a_row, "norms": [float(norm) for norm in self.norms]}

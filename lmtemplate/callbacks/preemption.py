@@ -11,9 +11,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lmtemplate.callbacks.checkpointing import Checkpoint
+from lmtemplate.callbacks.checkpointing import Checkpoint, any_rank
 from lmtemplate.errors import SIGNALS, SignalError
-from lmtemplate.module import is_logged
 
 SAME_SECONDS = 0.3  # `timeout`, `make` and schedulers send one signal to process and group
 
@@ -72,14 +71,10 @@ class Preemption(Callback):
 
     on_sanity_check_start = on_train_start
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        if batch_idx % trainer.accumulate_grad_batches:
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.fit_loop.batch_idx % trainer.accumulate_grad_batches:
             return
-        if trainer.world_size > 1 and not is_logged(trainer, trainer.global_step):
-            return  # ranks have to agree, and would wait for each other at every step
-        if not trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
+        if not any_rank(trainer, self.received is not None):
             return
         trainer.should_stop = True  # a save that fails now is an error
         for callback in trainer.callbacks:  # type: ignore[attr-defined]

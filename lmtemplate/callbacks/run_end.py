@@ -20,6 +20,12 @@ def check_run_dir(trainer: Trainer) -> None:
         )
 
 
+def told(trainer: Trainer, name: str) -> Any:
+    """An attribute of the first callback that has it; None if none has: any file may be gone."""
+    values = (getattr(callback, name, None) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    return next((value for value in values if value is not None), None)
+
+
 class RunEnd(Callback):
     """End the run after its last step, or when its time is over, with a last validation.
 
@@ -44,10 +50,8 @@ class RunEnd(Callback):
         if self.max_seconds is not None and self.seconds_before >= self.max_seconds:
             self.out_of_time = trainer.should_stop = True  # a kill came before its end
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if not is_step_end(trainer, batch_idx):
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if not is_step_end(trainer):
             return
         check_run_dir(trainer)
         if self.max_seconds is not None:

@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmtemplate import metric_names
+from lmtemplate.callbacks.run_end import told
 from lmtemplate.checkpoint.resume import read_best, steps_saved
 from lmtemplate.data.datamodule import LanguageData
 from lmtemplate.errors import DiskError, NumbersError, SignalError
@@ -20,12 +21,6 @@ from lmtemplate.run_length import RunLength
 
 def card(title: str, rows: dict[str, str]) -> str:
     return "\n".join([f"\n{title}", *(f"  {name:<8} {text}" for name, text in rows.items()), ""])
-
-
-def told(trainer: Trainer, name: str) -> Any:
-    """An attribute of the first callback that has it; None if none has: any file may be gone."""
-    values = (getattr(callback, name, None) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-    return next((value for value in values if value is not None), None)
 
 
 class RunSummary(Callback):
@@ -41,26 +36,27 @@ class RunSummary(Callback):
         self.length = length
         self.allowed = [word for package in allowed for word in ("--allow", package)]
         self.steps_before = steps_before
-        self._interrupted = "interrupted"
-        self._bad_numbers = ""
+        self._stopped = ("interrupted", "interrupted")
         self._has_estimated = False
 
-    def start_rows(
-        self, trainer: Trainer, module: LitLanguageModel, data: LanguageData
-    ) -> dict[str, str]:
-        """Rows of the first card: name -> text."""
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module, data = pl_module, trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(module, LitLanguageModel) and isinstance(data, LanguageData)
+        if not trainer.is_global_zero:
+            return
         net, device, devices = module.net, trainer.strategy.root_device, trainer.world_size
-        per_step = data.batch_size * data.block_size * trainer.accumulate_grad_batches * devices
+        per_batch = data.batch_size * data.block_size * devices
+        per_step = self.tokens_per_step = per_batch * trainer.accumulate_grad_batches
         left = trainer.max_steps - self.steps_before
         tokens = data.sequences * data.block_size + per_step * left
         parameters, flops = net.parameter_count(), net.flops_per_token()
         before = f"{self.steps_before:,} steps before, then " if self.steps_before else ""
-        passes = tokens / data.block_size / data.train_sequences if data.train_sequences else None
-        epochs = f" = {passes:.1f} epochs" if passes is not None else ""
+        of_data = (data.train_sequences or 0) * data.block_size
+        epochs = f" = {tokens / of_data:.1f} epochs" if of_data else ""
         missing = missing_compiler(device) if device.type == "cuda" else None
         compiled = "compiled" if module.compiles(device) else "not compiled"
         compiled += f" (torch.compile needs {missing})" if missing else ""
-        return {
+        rows = {
             "model": f"{type(net).__name__}, {parameters:,} parameters, "
             f"{module.recipe.name}, {module.schedule_name}",
             "data": data.description,
@@ -71,44 +67,32 @@ class RunSummary(Callback):
             "device": f"{f'{devices} x ' if devices > 1 else ''}{device.type} "
             f"({device_name(device)}), precision {trainer.precision}, {compiled}",
         }
+        print(card(f"training in {trainer.default_root_dir}", rows), flush=True)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(pl_module, LitLanguageModel) and isinstance(data, LanguageData)
-        if trainer.is_global_zero:
-            rows = self.start_rows(trainer, pl_module, data)
-            print(card(f"training in {trainer.default_root_dir}", rows), flush=True)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if self._has_estimated or not is_log_step(trainer, batch_idx) or not trainer.is_global_zero:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if self._has_estimated or not is_log_step(trainer) or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, LitLanguageModel)
-        speed = pl_module.latest.get(metric_names.TOKENS_PER_SECOND)
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if speed and isinstance(data, LanguageData):
-            per_step = data.sequences * data.block_size / trainer.global_step
-            left = per_step * (trainer.max_steps - trainer.global_step) / speed
+        if speed := pl_module.latest.get(metric_names.TOKENS_PER_SECOND):
+            left = self.tokens_per_step * (trainer.max_steps - trainer.global_step) / speed
             pl_module.print(f"about {duration(left)} of training to go ({speed:,.0f} tokens/s)")
             self._has_estimated = True
 
     def stop_reason(self, trainer: Trainer) -> tuple[str, str]:
         """Why the run ended: a name, and a sentence."""
-        if self._bad_numbers:
-            return "numbers", self._bad_numbers
+        if self._stopped[0] == "numbers":
+            return self._stopped
         if trainer.global_step >= trainer.max_steps:
             return self.length.limit, f"reached {self.length}"
         if told(trainer, "out_of_time"):
             return "max_seconds", f"{self.length} are over"
         if message := told(trainer, "stopping_reason_message"):
             return "early_stopping", message.strip()
-        return "interrupted", self._interrupted
+        return self._stopped
 
-    def summary(
-        self, trainer: Trainer, module: LitLanguageModel, data: LanguageData
-    ) -> dict[str, Any]:
+    def summary(self, trainer: Trainer, module: LitLanguageModel) -> dict[str, Any]:
         """What summary.json holds; null where a value does not exist or is not finite."""
+        data: LanguageData = trainer.datamodule  # type: ignore[attr-defined]
         parameters, tokens = module.net.parameter_count(), data.sequences * data.block_size
         name, sentence = self.stop_reason(trainer)
         val_loss = module.latest.get(metric_names.VAL_LOSS, math.nan)
@@ -136,12 +120,12 @@ class RunSummary(Callback):
         module, run = pl_module, Path(trainer.default_root_dir)
         if not trainer.is_global_zero or not isinstance(module, LitLanguageModel):
             return
-        summary = self.summary(trainer, module, trainer.datamodule)  # type: ignore[attr-defined]
+        summary = self.summary(trainer, module)
         try:
             write_json(run / "summary.json", summary)
         except DiskError as error:  # the run is safe, and its exit code says what ended it
             module.print(f"no summary: {error}", flush=True)
-        if self._bad_numbers:
+        if summary["stop_reason"] == "numbers":
             return  # the run may go back and continue; if not, the error says more
         rows = {"stopped": f"{summary['stop_message']} at step {summary['step']:,}"}
         if best := summary["best"]:
@@ -165,9 +149,9 @@ class RunSummary(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         if isinstance(exception, NumbersError):
-            self._bad_numbers = str(exception)
+            self._stopped = ("numbers", str(exception))
         if isinstance(exception, SignalError):
-            self._interrupted = f"interrupted by {exception.name}"
+            self._stopped = ("interrupted", f"interrupted by {exception.name}")
         stopped = KeyboardInterrupt | NumbersError | SignalError
         if isinstance(exception, stopped) and trainer.global_step:
             self.on_fit_end(trainer, pl_module)

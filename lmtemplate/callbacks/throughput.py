@@ -40,30 +40,27 @@ class Throughput(Callback):
 
     def mfu(self, trainer: Trainer, tokens_per_second: float) -> float | None:
         """Share of the peak that all devices together reach; None where there is no known peak."""
-        device = trainer.strategy.root_device
+        device, module = trainer.strategy.root_device, trainer.lightning_module
         peak = self.peak_tflops * 1e12 if self.peak_tflops else None
         if peak is None and device.type == "cuda":
             peak = peak_flops(device_name(device), str(trainer.precision))
-        if peak is None:
-            return None
-        module = trainer.lightning_module
         assert isinstance(module, LitLanguageModel)
-        return tokens_per_second * module.net.flops_per_token() / (peak * trainer.world_size)
+        flops = tokens_per_second * module.net.flops_per_token()
+        return flops / (peak * trainer.world_size) if peak else None
 
-    def _pause(self, trainer: Trainer) -> bool:
-        """Stop the clock; returns whether it was running."""
+    def _pause(self, trainer: Trainer) -> None:
         if self._resumed_at is None:
-            return False
+            return
         if trainer.strategy.root_device.type == "cuda":
             torch.cuda.synchronize()
         self.training_seconds += time.perf_counter() - self._resumed_at
         self._resumed_at = None
-        return True
 
     @contextmanager
     def paused(self, trainer: Trainer) -> Iterator[None]:
         """What is done meanwhile does not count."""
-        was_running = self._pause(trainer)
+        was_running = self._resumed_at is not None
+        self._pause(trainer)
         try:
             yield
         finally:
@@ -80,23 +77,20 @@ class Throughput(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pause(trainer)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(pl_module, LitLanguageModel) and isinstance(data, LanguageData)
         if self._warm:
             self.tokens += data.batch_size * data.block_size * trainer.world_size
-        self._warm = self._warm or is_step_end(trainer, batch_idx)  # the first step also compiles
-        if not is_log_step(trainer, batch_idx):
+        self._warm = self._warm or is_step_end(trainer)  # the first step also compiles
+        if not is_log_step(trainer):
             return
         self._pause(trainer)
         values = {metric_names.SECONDS: self.training_seconds}
         seconds, tokens = self.training_seconds - self._logged[0], self.tokens - self._logged[1]
         if seconds:
             speed = values[metric_names.TOKENS_PER_SECOND] = tokens / seconds
-            mfu = self.mfu(trainer, speed)
-            if mfu is not None:
+            if (mfu := self.mfu(trainer, speed)) is not None:
                 values[metric_names.MFU] = mfu
         log_values(pl_module, values)
         self._resumed_at = time.perf_counter()  # reading the next batch counts

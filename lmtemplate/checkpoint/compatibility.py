@@ -33,15 +33,12 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[
 
 
 def _must_stay(description: dict[str, Any]) -> dict[str, Any]:
-    """The settings that may not change within a run. Raises CheckpointError where one is missing.
-
-    The order of the data depends on the seed.
-    """
+    """The settings that may not change within a run. Raises CheckpointError where one is missing."""
     try:
         config, model = description["config"], description["config"]["model"]
         data = ("vocab_size", "block_size", "tokenizer", "fingerprint")
         return {
-            "seed_everything": config["seed_everything"],
+            "seed_everything": config["seed_everything"],  # the order of the data depends on it
             "model.net": model["net"],
             "model.optimizer.class_path": model["optimizer"]["class_path"],
             "data": {key: description[key] for key in data},
@@ -63,8 +60,7 @@ def announce(
 ) -> dict[str, Any] | None:
     """Say where the run goes on, which settings differ, and what else changes the last digits.
 
-    Returns that, for the manifest: {"step": ..., "changed": {key: [before, now]}, "environment":
-    {key: [before, now]}}.
+    Returns that, for the manifest, with (before, now) of each key.
     """
     if before is None:
         if run_dir.is_used(run):
@@ -83,10 +79,7 @@ def announce(
 
 
 def check_same_model_and_data(checkpoint: CheckpointDict, description: dict[str, Any]) -> None:
-    """Refuse to continue with another architecture, optimizer, seed or corpus.
-
-    Raises CheckpointError that names each field, before -> now.
-    """
+    """Raises CheckpointError where architecture, optimizer, seed or corpus differ."""
     if changed := differences(_must_stay(checkpoint), _must_stay(description)):
         if "data.tokenizer" in changed:  # each value is a whole file
             changed["data.tokenizer"] = ("..", "another")
@@ -96,7 +89,8 @@ def check_same_model_and_data(checkpoint: CheckpointDict, description: dict[str,
         run = description["config"].get("run_dir", "RUN")
         raise CheckpointError(
             f"{run} holds a run with another model, optimizer, seed or corpus ({fields}); set it "
-            f"back, name another run (make train RUN=runs/NAME), or delete this one (rm -r {shlex.quote(run)})"
+            "back, name another run (make train RUN=runs/NAME), or delete this one "
+            f"(rm -r {shlex.quote(run)})"
         )
 
 
@@ -126,8 +120,7 @@ def load_net(net: nn.Module, checkpoint: CheckpointDict) -> None:
 def build_net(checkpoint: CheckpointDict, allowed: Sequence[str] = ()) -> LanguageModel:
     """The net that a checkpoint describes, with its weights, ready for evaluation.
 
-    Raises CheckpointError where it cannot be built, and ConfigError where its class is of a package
-    that is not allowed; nothing of that is imported.
+    Nothing is imported of a package that is not allowed (ConfigError).
     """
     try:
         described = checkpoint["config"]["model"]["net"]
@@ -136,9 +129,8 @@ def build_net(checkpoint: CheckpointDict, allowed: Sequence[str] = ()) -> Langua
         if "tokenizer" not in checkpoint:  # nobody could read what the net writes
             raise KeyError("tokenizer")
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            "the checkpoint does not describe its net (no config or tokenizer in it)"
-        ) from error
+        what = "the checkpoint does not describe its net (no config or tokenizer in it)"
+        raise CheckpointError(what) from error
     module, _, name = class_path.rpartition(".")
     package = module.partition(".")[0]
     if package not in ("lmtemplate", *allowed):

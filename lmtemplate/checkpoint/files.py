@@ -2,8 +2,8 @@
 
 A checkpoint is a dictionary of tensors and plain types. To Lightning's keys (state_dict,
 global_step, optimizer_states ...) it adds the run's description: config, tokenizer, vocab_size,
-block_size, fingerprint, length, environment, and the number of its format. SHA256SUMS beside the files has their checksums, in the format of
-`sha256sum -c`.
+block_size, fingerprint, length, environment, and the number of its format. SHA256SUMS beside the
+files has their checksums, in the format of `sha256sum -c`.
 """
 
 import contextlib
@@ -60,15 +60,11 @@ class _Digesting:
 def _read_sums(folder: Path) -> dict[str, str]:
     path = folder / SUMS
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    rows = re.findall(r"^([0-9a-f]{64}) [ *](.+)$", text, re.MULTILINE)
-    return {name: digest for digest, name in rows}
+    return {name: digest for digest, name in re.findall(r"^([0-9a-f]{64}) [ *](.+)$", text, re.M)}
 
 
 def set_sum(folder: Path, name: str = "", digest: str | None = None) -> None:
-    """List a file's checksum (None: no longer), and forget those of deleted files.
-
-    Raises DiskError.
-    """
+    """List a file's checksum (None: no longer), and forget those of deleted files."""
     sums = {k: v for k, v in _read_sums(folder).items() if k != name and (folder / k).is_file()}
     if digest is not None:
         sums[name] = digest
@@ -94,21 +90,6 @@ def check_room(run: Path, net: nn.Module) -> None:
         )
 
 
-def _save(content: CheckpointDict, path: Path) -> str:
-    """Write a file, fsync it, read it back; returns its SHA-256. Raises OSError."""
-    with path.open("wb") as file:
-        digesting = _Digesting(file)
-        torch.save(content, digesting)  # type: ignore[arg-type]
-        if digesting.error is not None:
-            raise digesting.error
-        file.flush()
-        os.fsync(file.fileno())
-    digest = digesting.sha256.hexdigest()
-    if file_sha256(path) != digest:
-        raise OSError("it does not read back as it was written; check the disk")
-    return digest
-
-
 def write(checkpoint: CheckpointDict, path: Path) -> None:
     """Write atomically, durably, and read back. A file under its final name is always whole.
 
@@ -117,7 +98,17 @@ def write(checkpoint: CheckpointDict, path: Path) -> None:
     temporary, folder = path.parent / f".{path.name}.tmp", path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        digest = _save({**checkpoint, "format": NEWEST_FORMAT, "version": __version__}, temporary)
+        with temporary.open("wb") as file:
+            digesting = _Digesting(file)
+            own = {"format": NEWEST_FORMAT, "version": __version__}
+            torch.save({**checkpoint, **own}, digesting)  # type: ignore[arg-type]
+            if digesting.error is not None:
+                raise digesting.error
+            file.flush()
+            os.fsync(file.fileno())
+        digest = digesting.sha256.hexdigest()
+        if file_sha256(temporary) != digest:
+            raise OSError("it does not read back as it was written; check the disk")
         replaces = path.exists()
         # Write the checksum before a new file gets its name. While a file is replaced, list no
         # checksum for it, so that a crash cannot leave a wrong one.
@@ -188,19 +179,16 @@ def _unpickle(path: Path) -> Any:
 
 
 def load_sound(path: Path) -> CheckpointDict:
-    """Load a file that `damage` found sound onto the CPU; nothing in the file is ever run.
-
-    Raises CheckpointError if it holds more than tensors and plain types, or no checkpoint, or one
-    of a later format.
-    """
+    """Load a file that `damage` found sound onto the CPU; nothing in the file is ever run."""
     try:
-        content = _unpickle(path)
+        loaded = _unpickle(path)
     except Exception as error:  # a hostile file can raise any error in these parsers
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"it contains the global {found[1]}" if found else "it is not a torch checkpoint"
         text = f"{path} is refused: {what}; only tensors and plain types load"
         raise CheckpointError(text) from error
-    written = content.get("format") if isinstance(content, dict) else None
+    content = loaded if isinstance(loaded, dict) else {}
+    written = content.get("format")
     if isinstance(written, int) and written > NEWEST_FORMAT:
         later = str(content.get("version"))[:20]
         raise CheckpointError(
@@ -208,7 +196,7 @@ def load_sound(path: Path) -> CheckpointDict:
             f"{NEWEST_FORMAT}; use lmtemplate {later}, which wrote it, or newer"
         )
     for key in ("state_dict", "global_step"):
-        if not isinstance(content, dict) or key not in content:
+        if key not in content:
             raise CheckpointError(f"{path} is not a checkpoint: it has no {key}")
     wrong = [k for k, kind in TYPES.items() if not isinstance(content.get(k, kind()), kind)]
     if wrong or not all(isinstance(v, torch.Tensor) for v in content["state_dict"].values()):

@@ -31,11 +31,10 @@ def read_best(run: Path) -> dict[str, Any] | None:
     path = folder_of(run) / "best.json"
     if not path.is_file():
         return None
-    best = read_json(path, {"step": int, "val_loss": float}) or {}
-    step, value = best.get("step"), best.get("val_loss")
-    if step is None or step < 0 or value is None:
-        raise CheckpointError(f"{path} names no checkpoint; remove it, and the latest one is taken")
-    return {"step": step, "val_loss": value, "file": file_name(step)}
+    match read_json(path):
+        case {"step": int(n), "val_loss": float(loss)} if 0 <= n < 2**53 and abs(loss) < 1e300:
+            return {"step": n, "val_loss": loss, "file": file_name(n)}
+    raise CheckpointError(f"{path} names no checkpoint; remove it, and the latest one is taken")
 
 
 def write_best(run: Path, step: int, val_loss: float) -> None:
@@ -48,7 +47,6 @@ def prune(run: Path, newest: int, best: int | None, keep: int = 2) -> None:
     """Delete all checkpoints up to step `newest` but the last `keep` and `best`.
 
     Later steps were written before a resume that could not read them: they stay, and do not count.
-    Milestones are in a folder of their own. Raises DiskError.
     """
     steps = [step for step in steps_saved(run) if step <= newest]
     kept = {*steps[-keep:], best}
@@ -94,10 +92,8 @@ def _newest_sound(run: Path) -> Resumed | None:
             aside = bad.with_name(f"{bad.name}.corrupt")  # a name that nothing reads
             with contextlib.suppress(OSError):  # another process of this run was faster
                 bad.replace(aside)
-            print(
-                f"checkpoint {bad} is damaged ({why}); going on from step {step:,}, "
-                f"it is {aside.name}"
-            )
+            goes_on = f"going on from step {step:,}, it is {aside.name}"
+            print(f"checkpoint {bad} is damaged ({why}); {goes_on}")
         return Resumed(path, load_sound(path))
     lost = f"damaged (the newest: {next(iter(damaged.values()))})" if damaged else "gone"
     if damaged or (folder_of(run) / "best.json").exists():
@@ -110,11 +106,7 @@ def _newest_sound(run: Path) -> Resumed | None:
 
 
 def resume_from(run: Path, mode: ResumeMode) -> Resumed | None:
-    """The checkpoint that a new start in this directory continues; None to begin at step 0.
-
-    Raises ConfigError for `never` in a used directory, CheckpointError for `must` without a
-    checkpoint, or where all are damaged or gone.
-    """
+    """The checkpoint that a new start in this directory continues; None to begin at step 0."""
     if mode == "never" and is_used(run):
         raise ConfigError(
             f"run directory {run} holds a run already; continue it with "

@@ -13,7 +13,7 @@ from lmtemplate.data.formats import PRESETS
 from lmtemplate.data.sampler import permute
 from lmtemplate.data.shard_writer import Event, new_folder, recover, write_index, write_splits
 from lmtemplate.data.shards import Shards, dtype_for, file_sha256, read_index
-from lmtemplate.data.tokenizer import Tokenizer
+from lmtemplate.data.tokenizer import Tokenizer, to_bytes
 from lmtemplate.data.train_tokenizer import MOST_BYTES, automatic_vocab_size, train_tokenizer
 from lmtemplate.errors import ConfigError, DataError, DiskError
 from lmtemplate.run_dir import Lock, parse_yaml, write_text
@@ -141,7 +141,7 @@ def _asked_by(config: Path) -> tuple[str, Path]:
 def _train(text: SplitCorpus, kind: str, vocab_size: int | None) -> Tokenizer:
     pieces = text.training()
     if kind == "bpe":
-        size = sum(len(piece.encode()) for piece in pieces)
+        size = sum(len(to_bytes(piece)) for piece in pieces)
         pieces = islice(text.training(), 0, None, 1 + size // MOST_BYTES)
         vocab_size = vocab_size or automatic_vocab_size(size)
     return train_tokenizer(kind, pieces, vocab_size)

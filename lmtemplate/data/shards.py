@@ -69,9 +69,10 @@ def fingerprint(index: Index) -> str:
 
 def _check_index(index: Index) -> None:
     """Raises ValueError where files could lie outside the folder or sizes contradict each other."""
-    texts = [index["tokenizer"][name] for name in ("kind", "sha256")]
-    if type(index["vocab_size"]) is not int or not all(isinstance(text, str) for text in texts):
-        raise ValueError("vocab_size is not a whole number, or tokenizer not described by texts")
+    if {type(index["tokenizer"][name]) for name in ("kind", "sha256")} != {str}:
+        raise ValueError("kind or sha256 of the tokenizer is not a text")
+    if type(index["vocab_size"]) is not int:
+        raise ValueError(f"vocab_size is {index['vocab_size']!r:.60}")
     if index["dtype"] != dtype_for(index["vocab_size"]):
         raise ValueError(f"dtype is {index['dtype']!r:.60} for {index['vocab_size']:,} ids")
     if not 0 <= index["eot_id"] < index["vocab_size"]:
@@ -84,10 +85,9 @@ def _check_index(index: Index) -> None:
             names.append(shard["file"])
             if not isinstance(shard["sha256"], str):
                 raise ValueError(f"sha256 of {shard['file']!r:.60} is {shard['sha256']!r:.60}")
-            if (
-                type(shard["tokens"]) is not int or not 0 < shard["tokens"] < 2**31
-            ):  # the header's count is an int32
-                raise ValueError(f"tokens of {shard['file']!r:.60} is {shard['tokens']!r:.60}")
+            tokens = shard["tokens"]  # the header's count is an int32
+            if type(tokens) is not int or not 0 < tokens < 2**31:
+                raise ValueError(f"tokens of {shard['file']!r:.60} is {tokens!r:.60}")
             if len(shard["crc32"].split(" ")) != -(-shard["tokens"] * width // BLOCK_BYTES):
                 raise ValueError(f"crc32 of {shard['file']!r:.60} is not one sum for each block")
         if not entry["shards"] or entry["tokens"] != sum(s["tokens"] for s in entry["shards"]):

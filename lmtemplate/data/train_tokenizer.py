@@ -18,7 +18,7 @@ from lmtemplate.data.tokenizer import (
     code_points,
     load_tokenizer,
 )
-from lmtemplate.errors import ConfigError
+from lmtemplate.errors import ConfigError, DataError
 
 LARGEST_AUTOMATIC_VOCABULARY = 32768
 MOST_BYTES = 2**25  # of text that a BPE is trained on: more changes little, and takes minutes
@@ -62,9 +62,19 @@ def _train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    work = Thread(target=library.train_from_iterator, args=(list(texts), trainer), daemon=True)
-    work.start()
-    work.join()
+    failed = list[BaseException]()
+
+    def work(read: list[str]) -> None:
+        try:
+            library.train_from_iterator(read, trainer)
+        except BaseException as error:  # a panic of the library is no Exception
+            failed.append(error)
+
+    thread = Thread(target=work, args=(list(texts),), daemon=True)
+    thread.start()
+    thread.join()
+    for error in failed:
+        raise DataError(f"no BPE can be trained on this text: {error}") from error
     library.pre_tokenizer = words
     return LibraryTokenizer(library.to_str())
 

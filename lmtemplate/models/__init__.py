@@ -6,11 +6,6 @@ import pkgutil
 from lmtemplate.models.base import LanguageModel
 
 for _file in pkgutil.iter_modules(__path__):
-    _module = importlib.import_module(f"{__name__}.{_file.name}")
-    globals().update(
-        {
-            name: kind
-            for name, kind in vars(_module).items()
-            if isinstance(kind, type) and issubclass(kind, LanguageModel)
-        }
-    )
+    for _name, _kind in vars(importlib.import_module(f"{__name__}.{_file.name}")).items():
+        if isinstance(_kind, type) and issubclass(_kind, LanguageModel):
+            globals()[_name] = _kind

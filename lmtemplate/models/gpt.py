@@ -107,9 +107,7 @@ class GPT(LanguageModel):
     @torch.no_grad()
     def _initialise(self) -> None:
         """Fan-in scaled matrices; what a block adds, and the logits, begin at zero (Zhang et al.
-        2019).
-
-        So the first loss is ln V and depth does not change the scale of the residual stream.
+        2019), so that the first loss is ln V and depth does not change the scale of the stream.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):

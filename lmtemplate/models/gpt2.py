@@ -80,19 +80,15 @@ class GPT2(LanguageModel):
                 nn.init.normal_(parameter, std=0.02 / depth)
 
     def new_caches(self, batch_size: int) -> list[KVCache]:
-        weight = self.embedding.weight.detach()
-        head_size = weight.size(1) // self.n_head
-        return [
-            KVCache(batch_size, self.n_head, self.block_size, head_size, weight)
-            for _ in self.blocks
-        ]
+        like = self.embedding.weight.detach()
+        sizes = (batch_size, self.n_head, self.block_size, like.size(1) // self.n_head)
+        return [KVCache(*sizes, like) for _ in self.blocks]
 
     def flops_per_token(self) -> float:
         """6N + 12 L C T, N without the positions, which are only looked up (PaLM, appendix B)."""
-        looked_up = self.positions.weight.numel()
+        multiplied = self.parameter_count() - self.positions.weight.numel()
         width = self.embedding.embedding_dim
-        attention = 12.0 * len(self.blocks) * width * self.block_size
-        return 6.0 * (self.parameter_count() - looked_up) + attention
+        return 6.0 * multiplied + 12.0 * len(self.blocks) * width * self.block_size
 
     def forward(self, tokens: Tensor, caches: list[KVCache] | None = None) -> Tensor:
         first = 0 if caches is None else caches[0].length
@@ -101,5 +97,4 @@ class GPT2(LanguageModel):
         for layer, block in enumerate(self.blocks):
             cache = None if caches is None else caches[layer]
             x = run_block(block, x, cache, recompute=self.gradient_checkpointing)
-        logits: Tensor = nn.functional.linear(self.norm(x), self.embedding.weight)  # (B, T, V)
-        return logits
+        return nn.functional.linear(self.norm(x), self.embedding.weight)  # (B, T, V)

@@ -1,5 +1,6 @@
 """The bricks of a transformer: (B, T, C) -> (B, T, C)."""
 
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -37,21 +38,14 @@ def check_head_sizes(n_embd: int, n_head: int, n_kv_head: int) -> None:
         )
     if n_head % n_kv_head:
         raise ConfigError(
-            f"model.net.n_head={n_head} is not divisible by model.net.n_kv_head={n_kv_head}; "
-            f"n_kv_head has to divide n_head"
+            f"model.net.n_head={n_head} is not divisible by model.net.n_kv_head={n_kv_head}"
         )
 
 
 class KVCache:
-    """Keys and values that one attention layer has computed for the tokens so far (generation
-    only).
+    """In generation, keys and values of the tokens so far, for one attention layer.
 
-    Args:
-        batch_size: B.
-        n_kv_head: key and value heads.
-        block_size: tokens that fit.
-        head_size: D.
-        like: a parameter whose device and dtype the cache takes over.
+    It holds (B, n_kv_head, block_size, D) each, with the device and dtype of the tensor `like`.
     """
 
     def __init__(
@@ -91,10 +85,9 @@ class TokenShift(nn.Module):
         self.share = nn.Parameter(torch.zeros(n_embd))
 
     def forward(self, x: Tensor, cache: TokenCache | None = None) -> Tensor:
-        before = None if cache is None else cache.token
-        if before is None:
-            before = torch.zeros_like(x[:, :1])
+        before = torch.zeros_like(x[:, :1])
         if cache is not None:
+            before = before if cache.token is None else cache.token
             cache.token = x[:, -1:]
         return x + self.share * torch.cat((before, x[:, :-1]), dim=1)
 
@@ -141,22 +134,17 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, dropout: flo
     mask = None
     if 1 < new < known:
         mask = torch.ones(new, known, dtype=torch.bool, device=queries.device).tril(known - new)
-    is_causal = 1 < new == known
+    attend = partial(
+        F.scaled_dot_product_attention,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=1 < new == known,
+    )
     if queries.device.type != "cpu":
-        return F.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=mask, dropout_p=dropout, is_causal=is_causal
-        )
+        return attend(queries, keys, values)
     with torch.autocast("cpu", enabled=False):  # bf16 attention on CPU is up to 4 times slower
         wide = torch.promote_types(queries.dtype, torch.float32)
-        attended = F.scaled_dot_product_attention(
-            queries.to(wide),
-            keys.to(wide),
-            values.to(wide),
-            attn_mask=mask,
-            dropout_p=dropout,
-            is_causal=is_causal,
-        )
-    return attended.to(queries.dtype)
+        return attend(queries.to(wide), keys.to(wide), values.to(wide)).to(queries.dtype)
 
 
 class Attention(nn.Module):
@@ -250,14 +238,10 @@ class MLP(nn.Module):
 
 
 def run_block(block: nn.Module, x: Tensor, cache: Any, *, recompute: bool) -> Tensor:
-    """One block of the stack, (B, T, C) -> (B, T, C).
+    """One block of the stack, (B, T, C) -> (B, T, C); cache is this layer's, in generation.
 
-    Args:
-        block: takes x and a cache.
-        x: the residual stream.
-        cache: of this layer, in generation.
-        recompute: keep only x for the backward pass, and compute the block again there (Chen et al.
-            2016, section 3).
+    With `recompute` the backward pass keeps only x, and computes the block again (Chen et al. 2016,
+    section 3).
     """
     if recompute and torch.is_grad_enabled():
         return checkpoint(block, x, cache, use_reentrant=False)

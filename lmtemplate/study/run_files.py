@@ -1,10 +1,16 @@
 """Run directory -> what its plain files say, each key that is read checked for its type."""
 
+import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lmtemplate.checkpoint.compatibility import flatten
-from lmtemplate.run_dir import check_kinds, read_checked
+from lmtemplate.errors import CheckpointError
+from lmtemplate.run_dir import parse_yaml
 
 SUMMARY = {
     **dict.fromkeys(("stop_reason", "stop_message"), str),
@@ -27,6 +33,60 @@ SETTINGS = {
     "model.optimizer.class_path": str,
     "model.schedule.init_args.warmup_steps": float,
 }
+KIND_NAMES = {
+    bool: "true or false",
+    dict: "a mapping",
+    float: "a number",
+    int: "a whole number",
+    list: "a list",
+    str: "text",
+}
+
+
+def _not_of_kind(value: Any, kind: Any, key: str) -> str:
+    """What is wrong below a key, in words; empty where every value is of its kind."""
+    plain = kind if isinstance(kind, type) else type(kind)
+    if value is None and plain not in (dict, list):
+        return ""
+    if plain in (int, float):
+        limit = 2**53 if plain is int else 1e300  # beyond these, arrays of numbers fail
+        sound = type(value) in (int, plain) and abs(value) < limit
+    else:
+        sound = isinstance(value, plain)
+    if not sound:
+        return f"{key or 'its content'} is not {KIND_NAMES[plain]}"
+    below: list[tuple[str, Any, Any]] = []
+    if isinstance(kind, dict):
+        below = [(f"{key}.{k}".strip("."), value[k], kind[k]) for k in kind if k in value]
+    elif isinstance(kind, list):
+        below = [(f"{key}[{number}]", item, kind[0]) for number, item in enumerate(value)]
+    return next(filter(None, (_not_of_kind(item, inner, at) for at, item, inner in below)), "")
+
+
+def check_kinds(content: Any, kinds: dict[str, Any], path: Path) -> None:
+    """Raises CheckpointError, with file and key, where a value is of another kind.
+
+    Args:
+        content: of the file.
+        kinds: key -> type of its value (int, str ...), a dictionary of the keys below it, or a list
+            that holds the kind of all items. A key may be absent; a text or a number may be null.
+        path: the file.
+    """
+    if problem := _not_of_kind(content, kinds, ""):
+        raise CheckpointError(f"{path} is damaged: {problem}; restore it, or move it away")
+
+
+def read_checked(path: Path, kinds: dict[str, Any]) -> dict[str, Any]:
+    """A JSON or YAML file of a run, checked; {} where there is none. Raises CheckpointError."""
+    parse = parse_yaml if path.suffix == ".yaml" else json.loads
+    try:
+        content = parse(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:200]
+        says = f"{path} cannot be read ({reason}); restore it, or move it away"
+        raise CheckpointError(says) from error
+    check_kinds(content, kinds, path)
+    return dict(content)
 
 
 def read_summary(run: Path) -> dict[str, Any]:
@@ -45,3 +105,9 @@ def read_settings(run: Path) -> dict[str, Any]:
     settings = flatten(read_checked(path, {}))
     check_kinds(settings, SETTINGS, path)
     return settings
+
+
+def command(*words: str) -> list[str]:
+    """This program as another process, which imports from no folder that this one does not."""
+    unsafe = os.getcwd() in sys.path  # where `python -m` would look first
+    return [sys.executable, *([] if unsafe else ["-P"]), "-m", "lmtemplate", *words]

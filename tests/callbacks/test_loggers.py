@@ -52,10 +52,10 @@ def test_every_curve_of_the_charts_is_logged(run: Path) -> None:
 
 def test_the_settings_stand_in_the_hparams_tab(run: Path) -> None:
     settings = hparams(run)
-    assert settings["model.optimizer.lr"] == 0.01
+    assert settings["model.optimizer.init_args.lr"] == 0.01
     assert settings["trainer.max_steps"] == 12
     assert settings["data.block_size"] == 16
-    assert settings["model.net"] == "GPT"
+    assert settings["model.net.class_path"] == "lmtemplate.models.GPT"
 
 
 def test_the_hparams_tab_shows_the_best_validation_loss(run: Path) -> None:

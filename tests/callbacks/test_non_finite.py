@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -237,8 +236,10 @@ def test_settings_out_of_range_are_refused(setting: dict[str, int]) -> None:
 
 def test_in_float16_only_a_scaler_that_never_finds_its_scale_ends_the_run() -> None:
     guard = NonFiniteGuard()
-    trainer: Any = SimpleNamespace(precision="16-mixed", loggers=[])
-    for step in range(SCALER_SKIPS):
-        guard._judge(trainer, Mock(), step, math.inf)
+    now = {"accumulate_grad_batches": 1, "log_every_n_steps": 1, "fit_loop.batch_idx": 0}
+    trainer = Mock(precision="16-mixed", loggers=[], val_check_interval=1, global_step=40, **now)
+    guard.norms = [torch.tensor(math.inf)] * SCALER_SKIPS
+    guard.on_train_batch_end(trainer, Mock())
+    guard.norms = [torch.tensor(math.inf)]
     with pytest.raises(NumbersError, match=f"{SCALER_SKIPS + 1} times"):
-        guard._judge(trainer, Mock(), SCALER_SKIPS, math.inf)
+        guard.on_train_batch_end(trainer, Mock())

@@ -138,3 +138,8 @@ def test_a_pretrained_file_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(trained.to_json(), encoding="utf-8")
     taken = train_tokenizer(str(tmp_path / "tokenizer.json"), [], None)
     assert taken.digest == trained.digest
+
+
+def test_what_the_library_objects_to_while_it_trains_is_told() -> None:
+    with pytest.raises(DataError, match=r"no BPE can be trained on this text: .*surrogates"):
+        train_tokenizer("bpe", ["half of a pair: \ud800"], 300)

@@ -12,9 +12,9 @@ from lmtemplate.checkpoint.compatibility import differences
 from lmtemplate.data.shards import read_index
 from lmtemplate.errors import CheckpointError, ConfigError, DataError
 from lmtemplate.record import read_lines
-from lmtemplate.run_dir import command, manifest
+from lmtemplate.run_dir import manifest
 from lmtemplate.run_length import LIMITS
-from lmtemplate.study.run_files import read_manifest, read_summary
+from lmtemplate.study.run_files import command, read_manifest, read_summary
 
 # Settings that no loss depends on.
 HARMLESS = ("run_dir", "report", "checkpoint", "samples", "signals", "throughput", "watch")

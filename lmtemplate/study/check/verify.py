@@ -11,8 +11,8 @@ from lmtemplate.checkpoint.resume import read_best
 from lmtemplate.data.shards import Shard, file_sha256, read_index
 from lmtemplate.data.tokenizer import load_tokenizer
 from lmtemplate.errors import CheckpointError, ConfigError, DataError, UserError
-from lmtemplate.run_dir import folder_of, read_checked
-from lmtemplate.study.run_files import read_manifest, read_settings, read_summary
+from lmtemplate.run_dir import folder_of
+from lmtemplate.study.run_files import read_checked, read_manifest, read_settings, read_summary
 
 COLUMNS = ("steps", "train_loss", "val_loss", "learning_rate", "epochs")  # of equal length
 State = tuple[str, str, str]  # a file, its damage, and what else is worth knowing of a sound one

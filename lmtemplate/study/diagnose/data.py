@@ -53,17 +53,15 @@ def overfitting(trend: Trend, facts: Facts) -> Finding | None:
 def validation_lost(trend: Trend, facts: Facts) -> Finding | None:
     """Every validation is worse than the untrained model; needs no trend."""
     losses, start = trend.val_loss, trend.record.initial_val_loss
-    if not len(losses) or start is None:
-        return None
-    if losses.min() <= start + (limit.WORSE if len(losses) > 1 else limit.FEW_WORSE):
+    least = limit.WORSE if len(losses) > 1 else limit.FEW_WORSE
+    if not len(losses) or start is None or losses.min() <= start + least:
         return None
     says = (
         f"every validation is worse than the untrained model ({start:.2f} nats): the best is "
         f"{losses.min():.2f}, the last {losses[-1]:.2f}, while training is at {trend.final:.2f}"
     )
-    if trend.final > start:
-        return conclude("learning_rate_too_high", f"{says}, no better.", 0, trend.last_step)
-    return conclude("validation_lost", f"{says}.", 0, trend.last_step)
+    name = "learning_rate_too_high" if trend.final > start else "validation_lost"
+    return conclude(name, f"{says}.", 0, trend.last_step)
 
 
 def memorising(trend: Trend, facts: Facts) -> Finding | None:
@@ -71,9 +69,7 @@ def memorising(trend: Trend, facts: Facts) -> Finding | None:
     text, tokens = facts.copied_text or "", facts.copied_tokens or 0
     if tokens >= limit.COPIED_TOKENS and len(text.encode()) >= limit.COPIED_BYTES:
         begin = " ".join(text.split())[:60]
-        says = (
-            f'a sample repeats {tokens} tokens of the training text word for word: "{begin} ...".'
-        )
+        says = f'a sample repeats {tokens} tokens of the training text in a row: "{begin} ...".'
     elif len(trend.val_loss) and trend.final < limit.BY_HEART < trend.val_loss[-1] - limit.FOREIGN:
         says = (
             f"the training loss ends at {trend.final:.3f} nats, so the model predicts almost every "

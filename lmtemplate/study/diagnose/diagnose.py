@@ -90,17 +90,12 @@ def _finding_text(finding: Finding) -> str:
 
 def verdict_sentences(verdict: Verdict) -> list[str]:
     """The verdict alone: a headline; faults with what to try; phases; notes."""
-    faults = [finding for finding in verdict.findings if finding.fault]
-    notes = [finding for finding in verdict.findings if not finding.fault]
-    return [
-        f"verdict: {verdict.headline}",
-        *map(_finding_text, faults),
-        *(
-            _wrapped(f"steps {p.first_step:,} to {p.last_step:,}, {p.name}: {p.says}")
-            for p in verdict.phases
-        ),
-        *map(_finding_text, notes),
-    ]
+    faults = [_finding_text(found) for found in verdict.findings if found.fault]
+    notes = [_finding_text(found) for found in verdict.findings if not found.fault]
+    spans = (
+        f"steps {p.first_step:,} to {p.last_step:,}, {p.name}: {p.says}" for p in verdict.phases
+    )
+    return [f"verdict: {verdict.headline}", *faults, *map(_wrapped, spans), *notes]
 
 
 def sentences(examination: Examination) -> str:

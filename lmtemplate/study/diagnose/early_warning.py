@@ -147,7 +147,7 @@ class Watch(Callback):
     ) -> None:
         """Look at the losses up to the log point before: this one is not logged yet."""
         assert isinstance(pl_module, LitLanguageModel)
-        if not trainer.is_global_zero or not is_log_step(trainer, batch_idx):
+        if not trainer.is_global_zero or not is_log_step(trainer):
             return
         if is_due(trainer, trainer.global_step):
             self._log_vitals(trainer, pl_module, batch)

@@ -111,9 +111,8 @@ def adam_held_at_unigram(trend: Trend, facts: Facts) -> Finding | None:
     recovered = has_no_warmup(trend, facts) and trend.final < unigram - limit.RISE
     first, last = (0.15, 0.3) if recovered else (0.3, 0.5)
     level = trend.level(first, last)
-    if rate <= limit.ADAM_RATE or not learns_unigrams(trend, unigram):
-        return None
-    if level < unigram - limit.UP_TO_UNIGRAM:
+    is_held = level >= unigram - limit.UP_TO_UNIGRAM and learns_unigrams(trend, unigram)
+    if rate <= limit.ADAM_RATE or not is_held:
         return None
     steps = (trend.step_at(first), trend.step_at(last))
     says = (

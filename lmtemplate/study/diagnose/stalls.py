@@ -24,9 +24,8 @@ def flat_at_unigram(trend: Trend, facts: Facts) -> Finding | None:
     late, count = trend.level(0.5, 1.0), len(trend.val_loss)
     if count >= limit.VALIDATIONS:
         late = float(np.median(trend.val_loss[count // 2 :]))
-    if not (learns_unigrams(trend, unigram) and is_flat(trend)):
-        return None
-    if late < unigram - limit.NEAR_UNIGRAM:
+    is_stuck = late >= unigram - limit.NEAR_UNIGRAM and is_flat(trend)
+    if not (is_stuck and learns_unigrams(trend, unigram)):
         return None
     first, last = trend.step_at(0.5), trend.last_step
     says = (
@@ -56,38 +55,26 @@ def model_too_small(trend: Trend, facts: Facts) -> Finding | None:
     return conclude("model_too_small", says, trend.step_at(0.5), trend.last_step)
 
 
-def _last_third(trend: Trend) -> tuple[float, float]:
-    """Fall of the loss and of its last third, in nats; zeros if it did not fall."""
-    fall = trend.start - trend.final
+def pace(trend: Trend, facts: Facts) -> Finding | None:
+    """The loss has stopped falling, or still falls fast, over the last third."""
+    fall, last = trend.start - trend.final, trend.last_step
+    late = trend.level(0.6, 0.7) - trend.final
     if trend.rows < limit.ROWS or fall <= 0:
-        return 0.0, 0.0
-    return fall, trend.level(0.6, 0.7) - trend.final
-
-
-def plateau(trend: Trend, facts: Facts) -> Finding | None:
-    """The loss has stopped falling: converged, at this learning rate."""
-    fall, late = _last_third(trend)
-    if not fall or late > limit.PLATEAU * fall:
         return None
-    first = trend.step_at(0.6)
-    says = (
-        f"from step {first:,} to {trend.last_step:,} the training loss falls by only {late:.2f} "
-        f"nats, of {fall:.2f} in all: converged, or stuck."
-    )
-    return conclude("plateau", says, first, trend.last_step)
-
-
-def too_slow(trend: Trend, facts: Facts) -> Finding | None:
-    """The loss still falls fast at the end."""
-    fall, late = _last_third(trend)
-    if not fall or late < limit.TOO_SLOW * fall:
+    if late <= limit.PLATEAU * fall:
+        first = trend.step_at(0.6)
+        says = (
+            f"from step {first:,} to {last:,} the training loss falls by only {late:.2f} nats, of "
+            f"{fall:.2f} in all: converged, or stuck."
+        )
+        return conclude("plateau", says, first, last)
+    if late < limit.TOO_SLOW * fall:
         return None
-    first, last = trend.step_at(0.65), trend.last_step
+    first, fresh = trend.step_at(0.65), fresh_tokens(facts)
     says = (
         f"the training loss still falls by {100 * late / max(1, last - first):.2g} nats per 100 "
         f"steps between steps {first:,} and {last:,} ({fall / last * 100:.2g} over the whole run)"
     )
-    fresh = fresh_tokens(facts)
     if fresh and facts.parameters:
         says += (
             f", after {fresh / facts.parameters:,.2g} fresh tokens per parameter "

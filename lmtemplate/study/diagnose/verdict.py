@@ -42,8 +42,7 @@ NOTE_RULES: tuple[VerdictRule, ...] = (
     spikes.spike_recovered,
     loss_values.noise,
     data.overtrained,
-    stalls.plateau,
-    stalls.too_slow,
+    stalls.pace,
 )
 PACE = ("overtrained", "plateau", "too_slow")
 
@@ -118,10 +117,9 @@ def judge(record: Record, facts: Facts) -> Verdict:
     found = [finding for finding in _found(record, facts, trend) if finding is not None]
     faults = [finding for finding in found if finding.fault]
     notes = [finding for finding in found if not finding.fault]
-    names = {finding.name for finding in notes}
-    pace = [finding for finding in notes if finding.name in PACE]
-    if pace:  # advice on the pace is one, and none where something else comes first
-        kept = [] if faults or names & {"gap", "rereading"} else pace[:1]
-        notes = [note for note in notes if note.name not in PACE] + kept
+    if faults or {"gap", "rereading"} & {note.name for note in notes}:
+        notes = [note for note in notes if note.name not in PACE]  # something else comes first
+    elif any(note.name == "overtrained" for note in notes):
+        notes = [note for note in notes if note.name not in PACE[1:]]
     is_judged = trend is not None and not faults and trend.rows >= limit.ROWS
     return Verdict((*faults, *notes), phases_of(trend) if trend and is_judged else ())

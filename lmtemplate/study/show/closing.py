@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lmtemplate.record import is_recorded
-from lmtemplate.run_dir import command
 from lmtemplate.study.diagnose.diagnose import examine, sentences
+from lmtemplate.study.run_files import command
 from lmtemplate.study.show.report import write_report
 from lmtemplate.study.show.summary import summary
 

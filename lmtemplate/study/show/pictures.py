@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmtemplate.errors import ConfigError
 from lmtemplate.record import is_recorded
-from lmtemplate.run_dir import command
+from lmtemplate.study.run_files import command
 
 
 class Pictures(Callback):

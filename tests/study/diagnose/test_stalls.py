@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lmtemplate.study.diagnose.finding import Facts
-from lmtemplate.study.diagnose.stalls import flat_at_unigram, model_too_small, plateau, too_slow
+from lmtemplate.study.diagnose.stalls import flat_at_unigram, model_too_small, pace
 from tests.study.records import BIGRAM, FACTS, START, UNIGRAM, name, power_law, stopping, trend
 
 
@@ -43,7 +43,7 @@ def test_without_facts_no_model_is_too_small(missing: str) -> None:
 
 
 def test_a_loss_that_falls_as_fast_as_ever_says_by_how_much() -> None:
-    finding = too_slow(trend(np.linspace(START, START - 0.99, 100)), FACTS)
+    finding = pace(trend(np.linspace(START, START - 0.99, 100)), FACTS)
     assert finding is not None
     assert "(0.19 over the whole run)" in finding.says  # per 100 of 500 steps
 
@@ -51,5 +51,4 @@ def test_a_loss_that_falls_as_fast_as_ever_says_by_how_much() -> None:
 @pytest.mark.parametrize("loss", [np.full(100, 2.0), np.linspace(2, 3, 100)])
 def test_a_loss_that_does_not_fall_is_neither_a_plateau_nor_slow(loss: np.ndarray) -> None:
     found = trend(loss, Facts(), initial=None)
-    assert plateau(found, Facts()) is None
-    assert too_slow(found, Facts()) is None
+    assert pace(found, Facts()) is None

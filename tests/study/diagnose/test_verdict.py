@@ -173,3 +173,14 @@ def test_what_validation_does_after_it_turned_is_not_blamed_on_the_rate() -> Non
     turned = np.append(np.linspace(4, 2, 5), 3 + 0.5 * (np.arange(10) % 2))
     found = judge(record(np.linspace(START, 0.5, 100), val=turned), FACTS)
     assert faults(found) == ["overfitting"]
+
+
+def test_no_note_advises_more_steps_where_the_text_was_read_again_and_a_gap_is_left() -> None:
+    loss, many = np.linspace(START, 1.0, 100), replace(FACTS, tokens=2_000_000, passes=3.7)
+    alone, with_gap = (judge(record(loss, val=val), many) for val in (None, np.full(3, 2.5)))
+    assert "too_slow" in notes(alone)
+    assert "gap" in notes(with_gap)
+    assert not {"too_slow", "plateau", "overtrained"} & {*notes(with_gap)}
+    fresh = judge(record(loss), replace(FACTS, tokens=2_000_000, passes=0.9))
+    assert "overtrained" in notes(fresh)
+    assert "too_slow" not in notes(fresh)

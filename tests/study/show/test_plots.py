@@ -1,5 +1,6 @@
 """Records -> figures, whose axes and lines are looked at; files; text."""
 
+import json
 import os
 import struct
 import subprocess
@@ -18,7 +19,7 @@ from matplotlib.text import Text
 
 from lmtemplate.errors import CheckpointError, DiskError
 from lmtemplate.metric_names import EPOCH, LEARNING_RATE, TRAIN_LOSS, VAL_LOSS
-from lmtemplate.record import Record, from_lines, line
+from lmtemplate.record import Record, from_lines
 from lmtemplate.run_dir import folder_of
 from lmtemplate.study.show.plots import (
     draw_curves,
@@ -52,7 +53,7 @@ def record(rows: int = 40, passes: float = 3.5) -> Record:
 
 def write(run: Path, rows: int = 40) -> Path:
     folder_of(run).mkdir(parents=True)
-    text = "".join(line(int(entry.pop("step")), entry) for entry in entries(rows))
+    text = "".join(json.dumps(entry) + "\n" for entry in entries(rows))
     (folder_of(run) / "training_metrics.jsonl").write_text(text)
     return run
 
