@@ -173,6 +173,8 @@ def explain(error: Exception) -> tuple[str, int]:
 def main() -> None:
     """Entry point: every error is one line on standard error and an exit code."""
     terminal.prepare_streams()
+    if not {"", os.getcwd()} & {*sys.path}:  # nor may Python find modules there in a child process
+        os.environ["PYTHONSAFEPATH"] = "1"
     try:
         run(sys.argv[1:])
         print(end="", flush=True)

@@ -18,6 +18,7 @@ from lmtemplate.cli_classes import (
     OPEN,
     callback_classes,
     check_classes,
+    check_values,
     chosen_class,
     class_spec,
     configure_parsing,
@@ -99,6 +100,7 @@ class TrainingCLI(LightningCLI):
 
     def __init__(self, words: list[str], allowed: Sequence[str] = (), verb: str = "fit") -> None:
         self.made, self.allowed = settings_made(words), allowed
+        check_values(self.made)
         self.callback_classes = callback_classes()
         self.classes = {group: chosen_class(group, self.made, allowed) for group in OPEN}
         configure_parsing(allowed, self.classes["data"])
