@@ -6,7 +6,6 @@ of their own; a reader merges the lines of one step. The JSON file is made from 
 validation: the arrays that scripts and plots read.
 """
 
-import contextlib
 import errno
 import json
 import math
@@ -36,13 +35,17 @@ def is_recorded(run: Path) -> bool:
     return (folder_of(run) / LINES).is_file()
 
 
-def _is_line(content: Any) -> bool:
-    """Whether `Writer` could have written it; a file may come from a stranger."""
+def parse_line(text: str) -> Line | None:
+    """What `Writer` has written; None for anything else, cut by a kill or sent by a stranger."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
     if not isinstance(content, dict):
-        return False
+        return None
     numbers = {"step": None, "samples": {}, "nonfinite": [], **content}
     step, samples, bad = (numbers.pop(name) for name in ("step", "samples", "nonfinite"))
-    return (
+    sound = (
         type(step) is int
         and 0 <= step < 2**53
         and isinstance(samples, dict)
@@ -51,6 +54,7 @@ def _is_line(content: Any) -> bool:
         and all(type(v) in (int, float) and abs(v) < 1e300 for v in numbers.values())
         and abs(numbers.get(metric_names.EPOCH, 0)) < 2**53
     )
+    return content if sound else None
 
 
 def read_lines(run: Path) -> Iterator[Line]:
@@ -58,10 +62,7 @@ def read_lines(run: Path) -> Iterator[Line]:
     if not is_recorded(run):
         return
     with (folder_of(run) / LINES).open(encoding="utf-8", errors="replace") as file:
-        for text in file:
-            with contextlib.suppress(ValueError, RecursionError):
-                if _is_line(content := json.loads(text)):
-                    yield content
+        yield from filter(None, map(parse_line, file))
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,7 @@ VERBS = {
     "compare": (f"{_HERE}.show.compare", "compare", "RUN RUN ...: a table and one plot of all"),
     "reproduce": (f"{_HERE}.check.reproduce", "reproduce", "RUN: repeat it, compare bit for bit"),
     "verify": (f"{_HERE}.check.verify", "verify", "PATH: every checksum of a corpus or a run"),
-    "doctor": (
-        f"{_HERE}.check.doctor",
-        "doctor",
-        "check environment, corpus, run, and a config's net",
-    ),
+    "doctor": (f"{_HERE}.check.doctor", "doctor", "check machine, corpus, run and a config's net"),
     "landscape": (f"{_HERE}.show.landscape", "landscape", "a page: optimizers at work"),
 }
 

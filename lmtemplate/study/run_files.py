@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import yaml
 
 from lmtemplate.checkpoint.compatibility import flatten
 from lmtemplate.errors import CheckpointError
-from lmtemplate.run_dir import parse_yaml
 
+MOST_VALUES = 100_000  # in a YAML file
 SUMMARY = {
     **dict.fromkeys(("stop_reason", "stop_message"), str),
     **dict.fromkeys(("step", "max_steps", "tokens", "parameters", "devices"), int),
@@ -43,37 +44,50 @@ KIND_NAMES = {
 }
 
 
-def _not_of_kind(value: Any, kind: Any, key: str) -> str:
-    """What is wrong below a key, in words; empty where every value is of its kind."""
+def _not_of_kind(value: Any, kind: Any, key: str) -> Iterator[str]:
+    """What is wrong below a key, in words."""
     plain = kind if isinstance(kind, type) else type(kind)
     if value is None and plain not in (dict, list):
-        return ""
+        return
     if plain in (int, float):
         limit = 2**53 if plain is int else 1e300  # beyond these, arrays of numbers fail
         sound = type(value) in (int, plain) and abs(value) < limit
     else:
         sound = isinstance(value, plain)
     if not sound:
-        return f"{key or 'its content'} is not {KIND_NAMES[plain]}"
-    below: list[tuple[str, Any, Any]] = []
-    if isinstance(kind, dict):
-        below = [(f"{key}.{k}".strip("."), value[k], kind[k]) for k in kind if k in value]
+        yield f"{key or 'its content'} is not {KIND_NAMES[plain]}"
+    elif isinstance(kind, dict):
+        for name in (name for name in kind if name in value):
+            yield from _not_of_kind(value[name], kind[name], f"{key}.{name}".strip("."))
     elif isinstance(kind, list):
-        below = [(f"{key}[{number}]", item, kind[0]) for number, item in enumerate(value)]
-    return next(filter(None, (_not_of_kind(item, inner, at) for at, item, inner in below)), "")
+        for number, item in enumerate(value):
+            yield from _not_of_kind(item, kind[0], f"{key}[{number}]")
 
 
 def check_kinds(content: Any, kinds: dict[str, Any], path: Path) -> None:
     """Raises CheckpointError, with file and key, where a value is of another kind.
 
-    Args:
-        content: of the file.
-        kinds: key -> type of its value (int, str ...), a dictionary of the keys below it, or a list
-            that holds the kind of all items. A key may be absent; a text or a number may be null.
-        path: the file.
+    Kinds are types, dictionaries of the keys below, or a list that holds the kind of all items. A
+    key may be absent; a text or a number may be null.
     """
-    if problem := _not_of_kind(content, kinds, ""):
+    if problem := next(_not_of_kind(content, kinds, ""), ""):
         raise CheckpointError(f"{path} is damaged: {problem}; restore it, or move it away")
+
+
+def parse_yaml(text: str) -> Any:
+    """Raises yaml.YAMLError, also where anchors make a few lines into more than anyone can read."""
+    try:
+        content = yaml.safe_load(text)
+    except (ValueError, RecursionError) as error:  # a date that is none; [[[[...
+        raise yaml.YAMLError(str(error)[:100]) from error
+    waiting = [content]
+    for _ in range(MOST_VALUES):
+        if not waiting:
+            return content
+        item = waiting.pop()
+        if isinstance(item, dict | list):
+            waiting += item.values() if isinstance(item, dict) else item
+    raise yaml.YAMLError(f"it has more than {MOST_VALUES:,} values, counting what anchors repeat")
 
 
 def read_checked(path: Path, kinds: dict[str, Any]) -> dict[str, Any]:

@@ -67,6 +67,6 @@ def test_a_pass_has_the_average_of_its_batches() -> None:
         {"step": step, "train/loss": loss, "data/epoch": step / 3}
         for step, loss in enumerate(batches, start=1)
     ]
-    means = [of.loss for of in epoch_averages(from_lines(lines))]
+    means = [loss for _, loss, _ in epoch_averages(from_lines(lines))]
     assert means == pytest.approx([sum(batches[:3]) / 3, sum(batches[3:]) / 3])
     assert means == pytest.approx([3.05, 2.65], abs=0.05)

@@ -10,7 +10,7 @@ from lmtemplate.checkpoint.files import ROOM
 from lmtemplate.errors import LockedError, UserError
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.study.check import environment
-from lmtemplate.study.check.environment import Check, probe
+from lmtemplate.study.check.environment import Check, judged, probe
 
 
 class Config(NamedTuple):
@@ -109,11 +109,8 @@ def run_directory(run: Path | None) -> Iterator[Check]:
             yield Check("problem", "run", text)
     free = shutil.disk_usage(place).free
     text = f"{free / 1e6:,.0f} MB free, {what} has {size / 1e6:,.0f} MB"
-    if free < ROOM * size:
-        need = f"saving needs {ROOM * size / 1e6:,.0f} MB: make room, or name another --run_dir"
-        yield Check("problem", "disk", f"{text}; {need}")
-    else:
-        yield Check("ok", "disk", text)
+    need = f"saving needs {ROOM * size / 1e6:,.0f} MB: make room, or name another --run_dir"
+    yield judged(free >= ROOM * size, "disk", text, need)
 
 
 def guarded(name: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+Status = Literal["ok", "warning", "problem"]
 SIGNS = {"ok": "✓", "warning": "!", "problem": "✗"}
 PROJECT = Path(__file__).parents[3] / "pyproject.toml"
 MALWARE = {"lightning": ("2.6.2", "2.6.3")}
@@ -27,12 +28,19 @@ TRIAL_BATCH, BLOCK, VOCABULARY = 16, 256, 4096  # of the trial step, as in a run
 class Check:
     """Result of one check: its subject, what was found and, for a problem, what to do."""
 
-    status: Literal["ok", "warning", "problem"]
+    status: Status
     subject: str
     text: str
 
     def __str__(self) -> str:
         return f"{SIGNS[self.status]} {self.subject:<11} {self.text}"
+
+
+def judged(
+    sound: bool, subject: str, text: str, advice: str, otherwise: Status = "problem"
+) -> Check:
+    """What was found, and the advice where it is not sound."""
+    return Check("ok", subject, text) if sound else Check(otherwise, subject, f"{text}; {advice}")
 
 
 def versions() -> Iterator[Check]:
@@ -42,10 +50,8 @@ def versions() -> Iterator[Check]:
 
     project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
     wanted, found, sound = project["requires-python"], platform.python_version(), list[str]()
-    if SpecifierSet(wanted).contains(found, prereleases=True):
-        yield Check("ok", "python", found)
-    else:
-        yield Check("problem", "python", f"{found}; install one that is {wanted}")
+    fits = SpecifierSet(wanted).contains(found, prereleases=True)
+    yield judged(fits, "python", found, f"install one that is {wanted}")
     for requirement in map(Requirement, project["dependencies"]):
         name, install = requirement.name, f"pip install '{requirement.name}{requirement.specifier}'"
         try:
@@ -97,11 +103,8 @@ def threads() -> Iterator[Check]:
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     text = f"{torch.get_num_threads()} for {cores} cores"
-    if torch.get_num_threads() <= (cores or 1):
-        yield Check("ok", "threads", text)
-    else:
-        text += "; more threads than cores are slower: lower OMP_NUM_THREADS"
-        yield Check("warning", "threads", text)
+    advice = "more threads than cores are slower: lower OMP_NUM_THREADS"
+    yield judged(torch.get_num_threads() <= (cores or 1), "threads", text, advice, "warning")
 
 
 def probe(folder: Path) -> None:
@@ -119,19 +122,16 @@ def probe(folder: Path) -> None:
 
 def temporary() -> Iterator[Check]:
     """Where compilers and worker processes put files; checkpoints never pass through it."""
-    folder, advice = Path(os.environ.get("TMPDIR") or tempfile.gettempdir()), "set TMPDIR to"
+    folder = Path(os.environ.get("TMPDIR") or tempfile.gettempdir())
     try:
         probe(folder)
     except OSError as error:
-        text = f"{folder} cannot be written ({error.strerror}); {advice} a folder that can"
+        text = f"{folder} cannot be written ({error.strerror}); set TMPDIR to a folder that can"
         yield Check("problem", "TMPDIR", text)
         return
-    free = shutil.disk_usage(folder).free
-    if free < TEMPORARY_BYTES:
-        text = f"{folder} has {free / 1e6:,.0f} MB free, and compiling may fail; {advice} another"
-        yield Check("warning", "TMPDIR", text)
-    else:
-        yield Check("ok", "TMPDIR", f"{folder}, {free / 1e9:,.1f} GB free")
+    free, advice = shutil.disk_usage(folder).free, "compiling may fail: set TMPDIR to another"
+    text = f"{folder}, {free / 1e9:,.1f} GB free"
+    yield judged(free >= TEMPORARY_BYTES, "TMPDIR", text, advice, "warning")
 
 
 def trial_step() -> Iterator[Check]:
@@ -153,10 +153,8 @@ def trial_step() -> Iterator[Check]:
         seconds = time.perf_counter() - start
     finite = all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
     text = f"{TRIAL_BATCH} x {BLOCK} tokens on {device}: {seconds:.3f} s, loss {value:.3f}"
-    if finite and 0 < value < 100:
-        yield Check("ok", "step", text)
-    else:
-        yield Check("problem", "step", f"{text}, NaN or inf: the device or torch is broken")
+    sound = finite and 0 < value < 100
+    yield judged(sound, "step", text, "NaN or inf: the device or torch is broken")
 
 
 CHECKS = (versions, devices, threads, temporary, trial_step)

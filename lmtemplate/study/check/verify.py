@@ -1,6 +1,5 @@
 """A prepared corpus, or a run directory -> each of its files: sound, or damaged and how."""
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from lmtemplate import record
 from lmtemplate.checkpoint.files import SUMS, damage
 from lmtemplate.checkpoint.resume import read_best
-from lmtemplate.data.shards import Shard, check_not_a_pointer, file_sha256, read_index
+from lmtemplate.data.shards import Shard, file_sha256, read_index
 from lmtemplate.data.tokenizer import load_tokenizer
 from lmtemplate.errors import CheckpointError, ConfigError, DataError, UserError
 from lmtemplate.run_dir import folder_of
@@ -36,13 +35,6 @@ def check_shard(folder: Path, index: dict[str, Any], entry: dict[str, Any]) -> N
         raise DataError(f"sha256 is {found}, the index says another")
 
 
-def check_tokenizer(path: Path, sha256: str) -> None:
-    """Whether it made the shards. Raises DataError."""
-    if path.is_file():
-        check_not_a_pointer(path)
-    load_tokenizer(path, sha256)
-
-
 def corpus_files(folder: Path) -> Iterator[State]:
     """Index, shards, tokenizer."""
     problem = problem_of(read_index, folder)
@@ -54,7 +46,7 @@ def corpus_files(folder: Path) -> Iterator[State]:
         problem = problem_of(check_shard, folder, index, entry)
         yield entry["file"], problem, f"{entry['tokens']:,} tokens"
     name, digest = index["tokenizer"]["file"], index["tokenizer"]["sha256"]
-    yield name, problem_of(check_tokenizer, folder / name, digest), f"{index['vocab_size']:,} ids"
+    yield name, problem_of(load_tokenizer, folder / name, digest), f"{index['vocab_size']:,} ids"
 
 
 def listed(folder: Path) -> set[str]:
@@ -94,26 +86,14 @@ def check_best(run: Path) -> None:
         raise CheckpointError(f"it points at {name}, which is not there")
 
 
-def strict_json(text: str) -> dict[str, Any]:
-    """Raises ValueError for what is no strict JSON object: NaN, or a number too large."""
-    content = json.loads(text)
-    json.dumps(content, allow_nan=False)
-    if not isinstance(content, dict):
-        raise ValueError("not a JSON object")
-    return content
-
-
 def check_record(run: Path) -> None:
-    """Lines are strict JSON, and steps never go back. Raises ValueError, OSError."""
+    """Lines are what a run writes, and steps never go back. Raises ValueError, OSError."""
     last, text = 0, (folder_of(run) / record.LINES).read_text(encoding="utf-8")
     *rows, _ = text.split("\n")  # a kill cut the last short; a resume drops it, as the reader does
     for number, row in enumerate(rows, 1):
-        try:
-            entry = strict_json(row)
-        except ValueError as error:
-            raise ValueError(f"line {number}: {error}") from error
-        if type(entry.get("step")) is not int:
-            raise ValueError(f"line {number} has no step")
+        entry = record.parse_line(row)
+        if entry is None:
+            raise ValueError(f"line {number} is damaged: {row[:60]}")
         if "nonfinite" in entry:  # what a rewound run keeps of the steps that it left
             continue
         if entry["step"] < last:

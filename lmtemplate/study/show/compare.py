@@ -3,9 +3,8 @@
 import json
 import shutil
 from collections.abc import Sequence
-from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +18,7 @@ from lmtemplate.study.show import page
 from lmtemplate.study.show.page import BITS, NONE, RunFiles, style_figure
 from lmtemplate.study.show.plots import SERIES, Curve, curves_of
 
-Axis = Literal["steps", "tokens", "flops", "seconds"]
-AXES: dict[Axis, tuple[str, str]] = {  # the button's word, the axis' title
+AXES = {  # the button's word, the axis' title
     "steps": ("steps", "optimizer steps"),
     "tokens": ("tokens", "tokens trained on"),
     "flops": ("FLOPs", "training FLOPs"),
@@ -29,7 +27,7 @@ AXES: dict[Axis, tuple[str, str]] = {  # the button's word, the axis' title
 DASHES = ("solid", "dot", "dash", "dashdot")  # more runs than colors differ in these
 TRAIN_LABEL, VAL_LABEL = "train loss", "validation loss"
 Rows = list[tuple[str, list[str]]]
-Places = dict[Axis, list[float | None]]  # a curve's points on each axis
+Places = dict[str, list[float | None]]  # a curve's points on each axis
 
 
 def verdict_of(run: RunFiles, allow: Sequence[str] = ()) -> str:
@@ -40,18 +38,6 @@ def verdict_of(run: RunFiles, allow: Sequence[str] = ()) -> str:
         return verdict.headline if len(run.record) else NONE
     more = f" (+{len(faults) - 1})" if len(faults) > 1 else ""
     return faults[0].name.replace("_", " ") + more
-
-
-def read_runs(folders: list[Path]) -> list[RunFiles]:
-    """Raises ConfigError for fewer than two or a repeated one, CheckpointError for no run."""
-    if len(folders) < 2:
-        raise ConfigError(
-            f"compare needs two runs or more, got {len(folders)}: lmtemplate compare RUN RUN"
-        )
-    for one, other in combinations(folders, 2):
-        if one.resolve() == other.resolve():
-            raise ConfigError(f"{one} and {other} are the same run; name each once")
-    return [page.read_run(folder) for folder in folders]
 
 
 def labels_of(runs: list[RunFiles]) -> list[str]:
@@ -122,8 +108,8 @@ def lines_of(run: RunFiles, in_bits: bool) -> dict[str, Curve]:
     return {VAL_LABEL: (steps, bits)}
 
 
-def axis_menu(places: list[Places], first: Axis) -> dict[str, Any]:
-    """Plotly's buttons, one for each axis, which move all curves; the first one is pressed."""
+def axis_menu(places: list[Places]) -> dict[str, Any]:
+    """Plotly's buttons, one for each axis, which move all curves."""
     buttons = [
         {
             "label": word,
@@ -134,10 +120,10 @@ def axis_menu(places: list[Places], first: Axis) -> dict[str, Any]:
     ]
     look = {"type": "buttons", "direction": "right", "bgcolor": "rgba(128,128,128,0.15)"}
     place = {"x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
-    return {"buttons": buttons, "active": list(AXES).index(first), **look, **place}
+    return {"buttons": buttons, **look, **place}
 
 
-def overlay(runs: list[RunFiles], labels: list[str], first: Axis) -> Any:
+def overlay(runs: list[RunFiles], labels: list[str]) -> Any:
     """The figure: train thin, val thick, a color for each run, buttons for the x axis."""
     import plotly.graph_objects as go
     from markupsafe import escape
@@ -150,7 +136,7 @@ def overlay(runs: list[RunFiles], labels: list[str], first: Axis) -> Any:
             thick = name == VAL_LABEL
             places.append(positions(run, steps))
             figure.add_scatter(
-                x=places[-1][first],
+                x=places[-1]["steps"],
                 y=values,
                 name=str(escape(label)),  # plotly reads some HTML in a name
                 legendgroup=str(index),
@@ -162,10 +148,10 @@ def overlay(runs: list[RunFiles], labels: list[str], first: Axis) -> Any:
             )
     style_figure(figure, 500 + 25 * len(runs))
     figure.update_layout(
-        updatemenus=[axis_menu(places, first)],
+        updatemenus=[axis_menu(places)],
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
         margin={"t": 80, "b": 90},
-        xaxis_title=AXES[first][1],
+        xaxis_title=AXES["steps"][1],
         yaxis_title="bits per byte" if in_bits else "loss (nats per token)",
     )
     return figure
@@ -187,7 +173,6 @@ def as_text(rows: Rows, labels: list[str], width: int) -> str:
 
 def compare(
     runs: list[Path],
-    x: Axis = "steps",
     output: Path = Path("compare.html"),
     allow: list[str] | None = None,
 ) -> None:
@@ -195,11 +180,13 @@ def compare(
 
     Args:
         runs: run directories, two or more.
-        x: the x axis at first; buttons in the page switch it.
         output: the page to write; it opens without a network.
         allow: packages outside lmtemplate whose classes the checkpoints may name.
     """
-    found = read_runs(runs)
+    if len({run.resolve() for run in runs}) < max(2, len(runs)):
+        named = " ".join(map(str, runs))
+        raise ConfigError(f"compare needs two runs or more, each named once, got: {named}")
+    found = [page.read_run(run) for run in runs]
     labels = labels_of(found)
     results = [{**page.figures_of(run), "verdict": verdict_of(run, allow or ())} for run in found]
     rows = setting_rows(found) + [(name, [one[name] for one in results]) for name in results[0]]
@@ -210,7 +197,7 @@ def compare(
         "rows": [(name, *cells) for name, cells in rows],
         "head": ["", *labels],
         "notes": notes,
-        "curves": page.plot_html(overlay(found, labels, x)),
+        "curves": page.plot_html(overlay(found, labels)),
     }
     write_text(output, page.render("compare", f"{len(found)} runs beside each other", parts))
     print(f"curves: {output}")

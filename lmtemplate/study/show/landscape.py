@@ -73,30 +73,24 @@ def roll(recipe: OptimizerRecipe, noise: float = NOISE) -> Tensor:
     return descend(START, loss_at, recipe, noise * normal)
 
 
-def numbers(values: Tensor) -> list[Any]:
-    """A tensor as nested lists of short numbers: the page holds many thousands of them."""
-    return values.double().round(decimals=5).tolist()
-
-
 def map_data() -> dict[str, Any]:
     """The square root of the loss from above, so that the valley's floor has colors, too."""
     x, y = torch.linspace(-2.5, 3.0, 60), torch.linspace(-2.6, 3.6, 60)
     loss = loss_at(torch.stack(torch.meshgrid(x, y, indexing="xy"), -1))
-    return {"x": numbers(x), "y": numbers(y), "z": numbers(loss.sqrt())}
+    return {"x": x.tolist(), "y": y.tolist(), "z": loss.sqrt().tolist()}
 
 
 def path_data(recipe: OptimizerRecipe) -> dict[str, list[float]]:
     """Both weights and the loss at each step."""
     path = roll(recipe)
-    return {"x": numbers(path[:, 0]), "y": numbers(path[:, 1]), "loss": numbers(loss_at(path))}
+    x, y = path.T.tolist()
+    return {"x": x, "y": y, "loss": loss_at(path).tolist()}
 
 
 def schedule_data(warmup: int) -> dict[str, list[float]]:
     """Schedule -> share of the peak rate at each of DRAWN_STEPS."""
     return {
-        shape.__name__: [
-            round(shape(warmup_steps=warmup).factor(step, RUN_STEPS), 4) for step in DRAWN_STEPS
-        ]
+        shape.__name__: [shape(warmup_steps=warmup).factor(step, RUN_STEPS) for step in DRAWN_STEPS]
         for shape in schedules.Schedule.__subclasses__()
         if shape.__module__ == schedules.__name__  # not those of whoever imports this
     }
@@ -106,8 +100,8 @@ def word_data() -> dict[str, Any]:
     """Probabilities of the next word: at each step of training, and for each temperature."""
     guess = torch.tensor(GUESS, dtype=torch.float64).log()
     logits = descend(guess, word_loss, SGD(0.5, momentum=0.0), torch.zeros(20, len(WORDS)))
-    heated = {str(heat): numbers(logits_to_probs(guess, heat)) for heat in TEMPERATURES}
-    trained, losses = numbers(logits.softmax(-1)), numbers(word_loss(logits))
+    heated = {str(heat): logits_to_probs(guess, heat).tolist() for heat in TEMPERATURES}
+    trained, losses = logits.softmax(-1).tolist(), word_loss(logits).tolist()
     return {"words": WORDS, "trained": trained, "losses": losses, "heated": heated}
 
 

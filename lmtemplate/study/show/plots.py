@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import redirect_stderr, suppress
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,16 +32,8 @@ MOST_POINTS = 2000  # a line has two for each pixel across: the lowest and the h
 MOST_MARKERS = 60  # more markers would hide the line
 
 
-class EpochAverage(NamedTuple):
-    """One pass over the data: its number from 0, nats per token, whether it was completed."""
-
-    epoch: int
-    loss: float
-    complete: bool
-
-
-def epoch_averages(record: Record) -> list[EpochAverage]:
-    """The mean training loss of each pass over the data, in order.
+def epoch_averages(record: Record) -> list[tuple[int, float, bool]]:
+    """Each pass over the data: its number from 0, mean training loss, whether it was completed.
 
     A row is weighted by the number of steps since the row before, and belongs to the pass that its
     last sequence is in. A pass without a row has no average. Only the last can be incomplete.
@@ -53,7 +45,7 @@ def epoch_averages(record: Record) -> list[EpochAverage]:
     losses = np.bincount(which, steps * record.train_loss) / np.bincount(which, steps)
     made = np.nanmax(record.values.get(metric_names.EPOCH, record.epochs))  # passes, as 3.72
     complete = (epochs < epochs[-1]) | (epochs + 1 <= made)
-    return list(map(EpochAverage, epochs.tolist(), losses.tolist(), complete.tolist()))
+    return list(zip(epochs.tolist(), losses.tolist(), complete.tolist(), strict=True))
 
 
 def thin(steps: Ints, values: Floats) -> Curve:

@@ -13,8 +13,6 @@ from lmtemplate.run_dir import duration
 from lmtemplate.study.run_files import read_summary
 from lmtemplate.study.show.plots import epoch_averages, in_terminal
 
-LINE_WIDTH = 100
-
 
 def _loss_lines(record: Record) -> Iterator[str]:
     losses, steps, rows = record.train_loss, record.steps, len(record)
@@ -36,7 +34,7 @@ def _loss_lines(record: Record) -> Iterator[str]:
         yield f"Gap: {gap:.4f} (last validation - final training; above 0.5, suspect overfitting)"
     passes = epoch_averages(record)
     if len(passes) <= 12:
-        shown = (f"{of.loss:.3f}" + ("" if of.complete else " (unfinished)") for of in passes)
+        shown = (f"{loss:.3f}{'' if complete else ' (unfinished)'}" for _, loss, complete in passes)
         yield f"Average loss per epoch: {', '.join(shown)}"
 
 
@@ -83,16 +81,12 @@ def before_and_after(record: Record) -> str:
     common = [prompt for prompt in written[-1] if prompt in written[0]] if written[1:] else []
     if not common:
         return ""
-    first, last, prompt = written[0], written[-1], common[-1]
-
-    def quoted(title: str, texts: dict[str, str]) -> str:
+    prompt = common[-1]
+    lines = [f'"{prompt}", continued' if prompt else "the start of a document, continued"]
+    for title, texts in (("  before   ", written[0]), ("  after    ", written[-1])):
         text = " ".join(f"{prompt}{texts[prompt]}".split())
-        return textwrap.fill(
-            text, LINE_WIDTH, initial_indent=f"  {title:<9}", subsequent_indent=" " * 11
-        )
-
-    name = f'"{prompt}"' if prompt else "the start of a document"
-    return "\n".join([f"{name}, continued", quoted("before", first), quoted("after", last)])
+        lines += textwrap.wrap(text, 100, initial_indent=title, subsequent_indent=" " * len(title))
+    return "\n".join(lines)
 
 
 def costs(summary: dict[str, Any]) -> str:

@@ -147,7 +147,7 @@ def test_little_temporary_room_is_a_warning(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.delenv("TMPDIR", raising=False)
     monkeypatch.setattr(environment, "TEMPORARY_BYTES", 2**80)
-    assert "MB free, and compiling may fail" in lines("warning", environment.temporary)[0]
+    assert "GB free; compiling may fail: set TMPDIR" in lines("warning", environment.temporary)[0]
 
 
 def test_a_trial_step_starts_at_the_loss_of_chance(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,4 +163,4 @@ def test_a_device_that_computes_nonsense_is_a_problem(monkeypatch: pytest.Monkey
     monkeypatch.setattr(environment, "BLOCK", 8)
     monkeypatch.setattr(torch.Tensor, "item", lambda _: math.nan)
     (problem,) = lines("problem", environment.trial_step)
-    assert "loss nan, NaN or inf" in problem
+    assert "loss nan; NaN or inf" in problem

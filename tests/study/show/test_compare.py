@@ -85,7 +85,7 @@ def test_no_two_runs_look_the_same(runs: list[RunFiles]) -> None:
     many = runs[:1] * 20
     looks = [
         (trace.line.color, trace.line.dash)
-        for trace in study.overlay(many, [str(n) for n in range(20)], "steps").data
+        for trace in study.overlay(many, [str(n) for n in range(20)]).data
         if trace.mode == "lines+markers"
     ]
     assert len({*looks}) == len(many)
@@ -109,12 +109,12 @@ def test_a_run_that_has_logged_nothing_has_no_verdict(tmp_path: Path) -> None:
 
 
 def test_one_run_cannot_be_compared(folders: list[Path]) -> None:
-    with pytest.raises(ConfigError, match="two runs or more, got 1"):
+    with pytest.raises(ConfigError, match=f"two runs or more, .* got: {folders[0]}$"):
         study.compare(folders[:1])
 
 
 def test_the_same_run_twice_is_refused(folders: list[Path]) -> None:
-    with pytest.raises(ConfigError, match="the same run"):
+    with pytest.raises(ConfigError, match=r"each named once, got: .*slow .*slow"):
         study.compare([folders[0], folders[0] / ".." / "slow"])
 
 
@@ -123,28 +123,19 @@ def test_a_folder_that_is_no_run_is_named(folders: list[Path], tmp_path: Path) -
         study.compare([folders[0], tmp_path / "nothing_here"])
 
 
-@pytest.mark.parametrize("axis", PER_STEP)
-def test_curves_stand_where_steps_times_their_cost_are(
-    runs: list[RunFiles], axis: study.Axis
-) -> None:
-    for trace in study.overlay(runs, ["slow", "fast"], axis).data:
-        steps = [0, *LOSSES] if trace.mode == "lines+markers" else range(5, 41, 5)
-        assert list(trace.x) == pytest.approx([step * PER_STEP[axis] for step in steps])
-
-
-def test_buttons_put_the_same_curves_over_the_other_axes(runs: list[RunFiles]) -> None:
-    for button, axis in zip(
-        study.overlay(runs, ["slow", "fast"], "steps").layout.updatemenus[0].buttons,
-        study.AXES,
-        strict=True,
-    ):
-        other = study.overlay(runs, ["slow", "fast"], axis)
-        assert [list(x) for x in button.args[0]["x"]] == [list(trace.x) for trace in other.data]
-        assert button.args[1]["xaxis.title.text"] == other.layout.xaxis.title.text
+def test_buttons_move_curves_to_where_steps_times_their_cost_are(runs: list[RunFiles]) -> None:
+    figure = study.overlay(runs, ["slow", "fast"])
+    buttons = dict(zip(PER_STEP, figure.layout.updatemenus[0].buttons, strict=True))
+    for axis, button in buttons.items():
+        for trace, x in zip(figure.data, button.args[0]["x"], strict=True):
+            steps = [0, *LOSSES] if trace.mode == "lines+markers" else range(5, 41, 5)
+            assert list(x) == pytest.approx([step * PER_STEP[axis] for step in steps])
+        assert button.args[1]["xaxis.title.text"].startswith(("training FLOPs", "optimizer", axis))
+    assert [list(x) for x in buttons["steps"].args[0]["x"]] == [list(t.x) for t in figure.data]
 
 
 def test_validation_is_thick_and_training_thin_in_one_colour(runs: list[RunFiles]) -> None:
-    train, val, *others = study.overlay(runs, ["slow", "fast"], "steps").data
+    train, val, *others = study.overlay(runs, ["slow", "fast"]).data
     assert list(val.y) == [INITIAL, *LOSSES.values()]
     assert val.line.width > train.line.width
     assert val.line.color == train.line.color
@@ -154,7 +145,7 @@ def test_validation_is_thick_and_training_thin_in_one_colour(runs: list[RunFiles
 def test_runs_of_different_tokenizers_are_compared_in_bits_per_byte(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / name, tokenizer=name) for name in "ab"]
     runs = [read_run(folder) for folder in folders]
-    figure = study.overlay(runs, ["a", "b"], "steps")
+    figure = study.overlay(runs, ["a", "b"])
     assert figure.layout.yaxis.title.text == "bits per byte"
     assert len(figure.data) == 2  # the training loss is in nats per token
     bits = [runs[0].record.initial[study.BITS], *runs[0].logged(study.BITS)[1]]
@@ -171,7 +162,8 @@ def test_other_data_under_the_same_tokenizer_is_said(runs: list[RunFiles]) -> No
 def test_an_unfinished_run_is_not_drawn_over_flops(runs: list[RunFiles], tmp_path: Path) -> None:
     unfinished = read_run(write_run(tmp_path / "young", finished=False))
     labels = ["slow", "young"]
-    assert {*study.overlay([runs[0], unfinished], labels, "flops").data[-1].x} == {None}
+    buttons = study.overlay([runs[0], unfinished], labels).layout.updatemenus[0].buttons
+    assert {*buttons[[*PER_STEP].index("flops")].args[0]["x"][-1]} == {None}
     assert "young" in study.notes_on([runs[0], unfinished], labels)[0]
 
 
@@ -198,6 +190,6 @@ def test_the_verb_prints_the_table_and_writes_the_page(
 def test_a_browser_opens_the_page_and_runs_no_name(folders: list[Path], tmp_path: Path) -> None:
     evil = write_run(tmp_path / EVIL.replace("/", "\u2215"))
     written = tmp_path / "compare.html"
-    study.compare([*folders, evil], x="seconds", output=written)
+    study.compare([*folders, evil], output=written)
     assert open_offline(written, tmp_path / "compare.png") == []
     assert (tmp_path / "compare.png").stat().st_size > 10_000

@@ -189,8 +189,7 @@ def test_the_average_of_a_pass_is_the_mean_over_its_steps() -> None:
     ]
     each_step = [6.0] * 5 + [5.0] * 2 + [4.0] * 5
     first, second = epoch_averages(from_lines(lines))
-    assert (first.epoch, first.complete) == (0, True)
-    assert first.loss == pytest.approx(np.mean(each_step))
+    assert first == (0, pytest.approx(np.mean(each_step)), True)
     assert second == (1, 3.0, False)
 
 
@@ -200,7 +199,7 @@ def test_the_average_of_a_pass_is_the_mean_over_its_steps() -> None:
 def test_only_a_last_pass_that_ended_early_is_incomplete(
     passes: float, complete: list[bool]
 ) -> None:
-    assert [each.complete for each in epoch_averages(record(passes=passes))] == complete
+    assert [complete for *_, complete in epoch_averages(record(passes=passes))] == complete
 
 
 def test_an_empty_record_has_no_averages() -> None:
@@ -209,10 +208,10 @@ def test_an_empty_record_has_no_averages() -> None:
 
 @pytest.mark.parametrize("passes", [1.0, 3.5, 4.0])
 def test_the_epoch_picture_has_one_point_for_each_pass(passes: float) -> None:
-    averages = epoch_averages(record(passes=passes))
+    epochs, losses, _ = zip(*epoch_averages(record(passes=passes)), strict=True)
     drawn = named(draw_epochs(record(passes=passes), "run").axes[0])["average train loss"]
-    assert list(drawn.get_xdata()) == list(range(int(np.ceil(passes))))
-    assert list(drawn.get_ydata()) == [each.loss for each in averages]
+    assert list(drawn.get_xdata()) == list(epochs) == list(range(int(np.ceil(passes))))
+    assert list(drawn.get_ydata()) == list(losses)
 
 
 def test_only_a_partial_pass_is_hollow() -> None:
