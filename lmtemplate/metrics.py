@@ -65,10 +65,6 @@ class Measures:
         self.tokens = TokenMetrics()
         self.more = {snake_case(type(metric).__name__): metric for metric in more}
 
-    @property
-    def names(self) -> list[str]:
-        return [*NAMES, *self.more]
-
     def update(self, nats: Tensor, logits: Tensor, targets: Tensor) -> None:
         """Add a batch: summed nats, logits (B, T, V), targets (B, T), negative where ignored."""
         # Apple's MPS has no float64
@@ -84,8 +80,8 @@ class Measures:
 
     def compute(self) -> dict[str, Tensor]:
         """Name -> value over all batches since the last time, on all ranks."""
-        values = {name: metric.compute() for name, metric in self.more.items()}
-        values = {**self.tokens.compute(), **values}
+        more = {name: metric.compute() for name, metric in self.more.items()}
+        values = {**self.tokens.compute(), **more}
         for metric in (self.tokens, *self.more.values()):
             metric.reset()
         return values

@@ -197,8 +197,7 @@ def build_trainer(
     user added stand beside those given; the callbacks are all of them, in the order they act.
     """
     plugins = [*as_list(settings["plugins"]), checkpoint_io]
-    if SLURMEnvironment.detect():
-        # Lightning's requeueing saves inside a signal handler, in the middle of a step
+    if SLURMEnvironment.detect():  # its requeueing saves in a signal handler, amid a step
         plugins.append(SLURMEnvironment(auto_requeue=False))
     is_saved = any(isinstance(one, lightning.callbacks.Checkpoint) for one in callbacks)
     is_logged = settings["logger"] is not False
