@@ -78,6 +78,9 @@ def call_with_flags(
     if "runs" in taken:
         parser.add_argument("runs", type=Path, nargs="+", help="run directories")
     parser.add_function_arguments(function, skip={"allow", "run", "runs"}, sub_configs=False)
+    given = [place.key for place in flags_in(words)]
+    if twice := [f"--{key}" for key in given if given.count(key) > 1]:
+        raise ConfigError(f"{twice[0]} (command line) is there twice; keep one")
     for place, word in enumerate(words):  # --train-loss is --train_loss, --json is --json=true
         flag, equals, value = word.removeprefix("--").partition("=")
         flag = flag.replace("-", "_")

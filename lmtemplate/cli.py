@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import jsonargparse
+import torch
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -34,7 +35,7 @@ from lmtemplate.cli_errors import (
     split_configs,
 )
 from lmtemplate.errors import ConfigError, UserError
-from lmtemplate.hardware import missing_compiler
+from lmtemplate.hardware import device_name, missing_compiler
 from lmtemplate.models.gpt import GPT
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.optimizers import AdamW
@@ -94,11 +95,6 @@ class TrainingCLI(LightningCLI):
     """LightningCLI that parses and instantiates; fit.py does the rest.
 
     Stock `--ckpt_path` lets the checkpoint's settings beat the command line, hence no subcommands.
-
-    Args:
-        words: of the command line, after the verb.
-        allowed: packages outside lmtemplate whose classes a config may name.
-        verb: whose help it is.
     """
 
     def __init__(self, words: list[str], allowed: Sequence[str] = (), verb: str = "fit") -> None:
@@ -123,14 +119,8 @@ class TrainingCLI(LightningCLI):
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name, (kind, default, says) in RUN_SETTINGS.items():
             parser.add_argument(f"--{name}", type=kind, default=default, help=says)
-        parser.add_class_arguments(
-            Trainer,
-            "trainer",
-            skip=set(OWNED),
-            instantiate=False,
-            sub_configs=True,
-            fail_untyped=False,
-        )
+        how = {"instantiate": False, "sub_configs": True, "fail_untyped": False}
+        parser.add_class_arguments(Trainer, "trainer", skip=set(OWNED), **how)
         parser.add_lightning_class_args(self.classes["model"], "model")
         parser.add_lightning_class_args(self.classes["data"], "data")
 
@@ -139,13 +129,8 @@ class TrainingCLI(LightningCLI):
         for name, kind in self.callback_classes.items():
             default = None if name in OFF else class_spec(kind)
             parser.add_argument(f"--{name}", type=kind | None, default=default, help="null: off")
-        parser.set_defaults(
-            {
-                "model.net": class_spec(GPT),
-                "model.optimizer": class_spec(AdamW),
-                "model.schedule": class_spec(WarmupCosine),
-            }
-        )
+        for name, kind in (("net", GPT), ("optimizer", AdamW), ("schedule", WarmupCosine)):
+            parser.set_defaults({f"model.{name}": class_spec(kind)})
         for name in ("block_size", "vocab_size"):
             target = f"model.net.init_args.{name}"
             parser.link_arguments(f"data.{name}", target, apply_on="instantiate")
@@ -191,6 +176,19 @@ class TrainingCLI(LightningCLI):
         return find_machine(self.trainer_settings)
 
     @property
+    def hardware(self) -> dict[str, Any]:
+        """What the last digits of a loss depend on: device, processor, threads."""
+        return {
+            "device": self.machine.device.type,
+            "name": device_name(self.machine.device),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "devices": self.machine.world_size,
+            "precision": self.machine.precision,
+            "compiled": self.model.compiles(self.machine.device),
+            "threads": torch.get_num_threads(),
+        }
+
+    @property
     def callbacks(self) -> list[Any]:
         """Those that have a key of their own and are not switched off, in the list's order."""
         return [self.config_init[key] for key in self.callback_classes if self.config_init[key]]
@@ -206,56 +204,39 @@ class TrainingCLI(LightningCLI):
 def check_settings(cli: TrainingCLI, steps: int) -> None:
     """Raises ConfigError for settings that contradict each other, before anything is written."""
     trainer, warmup = cli.config.trainer, getattr(cli.model.schedule, "warmup_steps", 0)
-    interval, share, clip = (
-        trainer[name] for name in ("val_check_interval", "limit_val_batches", "gradient_clip_val")
-    )
-    batches = share
+    for name in ("val_check_interval", "log_every_n_steps", "gradient_clip_val"):
+        if trainer[name] is not None and trainer[name] <= 0:
+            says = "has to be above 0" + (", or null" if name == "gradient_clip_val" else "")
+            raise ConfigError(f"trainer.{name}={trainer[name]} {says}")
+    if warmup > steps:
+        raise ConfigError(
+            f"model.schedule.warmup_steps={warmup} is longer than the run of {steps} steps; "
+            "lower it"
+        )
+    if cli.model.compile_net is True and (missing := missing_compiler(cli.machine.device)):
+        raise ConfigError(f"model.compile: true needs {missing}; install it, or give auto or false")
+    batches = share = trainer.limit_val_batches
     if isinstance(share, float) and share < 1:
         batches *= len(cli.datamodule.val_dataloader())
-    compiles = cli.model.compile_net is True
-    missing = missing_compiler(cli.machine.device) if compiles else None
-    for is_wrong, says in (
-        (interval < 1, f"trainer.val_check_interval={interval} has to be 1 or more"),
-        (
-            trainer.log_every_n_steps < 1,
-            f"trainer.log_every_n_steps={trainer.log_every_n_steps} has to be 1 or more",
-        ),
-        (
-            clip is not None and clip <= 0,
-            f"trainer.gradient_clip_val={clip} has to be above 0, or null",
-        ),
-        (
-            warmup > steps,
-            f"model.schedule.warmup_steps={warmup} is longer than the run of {steps} steps; "
-            "lower it",
-        ),
-        (missing, f"model.compile: true needs {missing}; install it, or give auto or false"),
-        (
-            batches is not None and batches < 1,
+    if batches is not None and batches < 1:
+        raise ConfigError(
             f"validation would never happen: trainer.limit_val_batches={share} is less than one "
-            "batch; for a short validation lower data.max_val_blocks",
-        ),
-        (
-            interval > steps,
-            f"validation would never happen: trainer.val_check_interval={interval} in a run of "
-            f"{steps} steps; lower it to {max(1, steps // 10)}, say",
-        ),
-    ):
-        if is_wrong:
-            raise ConfigError(says)
+            "batch; for a short validation lower data.max_val_blocks"
+        )
+    if trainer.val_check_interval > steps:
+        raise ConfigError(
+            f"validation would never happen: trainer.val_check_interval="
+            f"{trainer.val_check_interval} in a run of {steps} steps; lower it"
+        )
     check_callbacks(as_list(cli.trainer_settings["callbacks"]))
     check_monitor(cli)
 
 
 def check_monitor(cli: TrainingCLI) -> None:
-    """Raises ConfigError where early stopping waits for a value that nothing logs.
-
-    A module, a net or a callback of the user's own may log any value.
-    """
+    """Raises ConfigError where early stopping waits for a value that nothing logs."""
     stopping = cli.config_init.get("early_stopping")
-    is_own = type(cli.model) is LitLanguageModel and not cli.config.trainer.callbacks
-    if stopping is None or not is_own:
-        return
+    if type(cli.model) is not LitLanguageModel or cli.config.trainer.callbacks or not stopping:
+        return  # a module or a callback of the user's own may log any value
     logged = [f"val/{name}" for name in cli.model.metrics.names]
     others = (metric_names.TRAIN_LOSS, metric_names.LEARNING_RATE, metric_names.GRAD_NORM)
     if stopping.monitor not in (*logged, *others):

@@ -131,17 +131,15 @@ def check_classes(key: str, value: Any, made: list[Place], allowed: Sequence[str
             check_class(key, kind := load_class(path), made, allowed)
         for name, below in value.items():
             if name == "init_args" and kind and isinstance(below, dict):
-                check_classes(key, without_defaults(kind, below), made, allowed)
+                taken = inspect.signature(kind).parameters  # their defaults may be functions
+                own = {
+                    k: v for k, v in below.items() if k not in taken or v is not taken[k].default
+                }
+                check_classes(key, own, made, allowed)
             else:
                 check_classes(f"{key}.{name}".removeprefix("."), below, made, allowed)
     elif callable(value):
         check_class(key, value, made, allowed)
-
-
-def without_defaults(kind: type, settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a class that are not its own defaults, which may be functions."""
-    taken = inspect.signature(kind).parameters
-    return {k: v for k, v in settings.items() if k not in taken or v is not taken[k].default}
 
 
 def flat_words(words: list[str]) -> list[str]:

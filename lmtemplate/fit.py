@@ -30,16 +30,8 @@ from lmtemplate.checkpoint.resume import ResumeMode, resolve, resume_from
 from lmtemplate.cli import TrainingCLI, check_settings
 from lmtemplate.cli_classes import to_yaml
 from lmtemplate.errors import SIGNALS, ConfigError, NumbersError, SignalError
-from lmtemplate.hardware import device_name
 from lmtemplate.record import last_points
-from lmtemplate.run_length import (
-    RUN_LENGTHS,
-    RunLength,
-    accumulation,
-    measure_step,
-    only_limit,
-    run_length,
-)
+from lmtemplate.run_length import RunLength, accumulation, measure_step, only_limit, run_length
 from lmtemplate.terminal import forgiving
 from lmtemplate.trainer import as_list, build_trainer, mistake_in, quieten
 
@@ -67,8 +59,7 @@ def make_plan(cli: TrainingCLI, before: files.CheckpointDict | None = None) -> P
     config, trainer, data = cli.config, cli.config.trainer, cli.datamodule
     per_batch = data.batch_size * data.block_size * cli.machine.world_size
     accumulate = accumulation(config.tokens_per_step, trainer.accumulate_grad_batches, per_batch)
-    limits = {"trainer.max_steps": None if trainer.max_steps == -1 else trainer.max_steps}
-    limit, value = only_limit({**limits, **{name: config[name] for name in RUN_LENGTHS}})
+    limit, value = only_limit(config)
     known = before["length"] if before else {}
     if limit == "max_seconds" and (known.get("limit"), known.get("value")) == (limit, value):
         # measured when the run began, and the schedule depends on it
@@ -86,20 +77,6 @@ def make_plan(cli: TrainingCLI, before: files.CheckpointDict | None = None) -> P
     return Plan(accumulate, length)
 
 
-def hardware(cli: TrainingCLI) -> dict[str, Any]:
-    """What the last digits of a loss depend on: device, processor, threads."""
-    machine = cli.machine
-    return {
-        "device": machine.device.type,
-        "name": device_name(machine.device),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "devices": machine.world_size,
-        "precision": machine.precision,
-        "compiled": cli.model.compiles(machine.device),
-        "threads": torch.get_num_threads(),
-    }
-
-
 def describe(cli: TrainingCLI, length: RunLength) -> dict[str, Any]:
     """What joins every checkpoint, so that one file is enough to use it or to go on."""
     data = cli.datamodule
@@ -110,7 +87,7 @@ def describe(cli: TrainingCLI, length: RunLength) -> dict[str, Any]:
         "tokenizer": data.tokenizer_json,
         "fingerprint": data.fingerprint or "",
         "length": asdict(length),
-        "environment": run_dir.environment(hardware(cli)),
+        "environment": run_dir.environment(cli.hardware),
     }
 
 
@@ -151,12 +128,9 @@ def write_run_files(cli: TrainingCLI, run: Path, start: dict[str, Any] | None) -
     data = cli.datamodule
     (run / "summary.json").unlink(missing_ok=True)  # it describes the start before
     run_dir.write_text(run / "config.yaml", to_yaml(cli.settings))
-    source = {
-        "path": data.name,
-        "fingerprint": data.fingerprint,
-        "tokenizer_sha256": data.tokenizer.digest if data.tokenizer else None,
-    }
-    manifest = run_dir.manifest(cli.config.seed_everything, hardware(cli), source)
+    source = {"path": data.name, "fingerprint": data.fingerprint}
+    source["tokenizer_sha256"] = data.tokenizer.digest if data.tokenizer else None
+    manifest = run_dir.manifest(cli.config.seed_everything, cli.hardware, source)
     manifest.update(settings=cli.settings, command=redact.words(manifest["command"]))
     run_dir.write_manifest(run, manifest, start)
 

@@ -20,7 +20,7 @@ from lmtemplate.hardware import auto_compile
 from lmtemplate.loss import LossFunction, cross_entropy
 from lmtemplate.metrics import Measures
 from lmtemplate.models.base import LanguageModel
-from lmtemplate.optimizers import Group, OptimizerCallable, OptimizerRecipe, recipe_of, settings_of
+from lmtemplate.optimizers import Group, OptimizerCallable, OptimizerRecipe, recipe_of
 from lmtemplate.schedules import Schedule
 
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
@@ -144,7 +144,8 @@ class LitLanguageModel(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.recipe.build(self.net)
-        self._settings = settings_of(optimizer)
+        groups = optimizer.param_groups
+        self._settings = [{k: v for k, v in one.items() if k != "params"} for one in groups]
         if isinstance(self.schedule, Schedule):
             factor = partial(self.schedule.factor, total=self.trainer.max_steps)
             scheduler: Any = LambdaLR(optimizer, factor)

@@ -72,45 +72,24 @@ class OptimizerRecipe(ABC):
     `model.optimizer` can name one of these, or any class with torch's interface.
     """
 
-    @property
-    def name(self) -> str:
-        """What the card calls it."""
-        return type(self).__name__
-
     @abstractmethod
     def build(self, net: nn.Module) -> torch.optim.Optimizer:
         """Make the optimizer. Every parameter group carries a `name` for the logs."""
 
 
 class _AnyOptimizer(OptimizerRecipe):
-    """Any optimizer with torch's interface, over all trainable parameters in one group.
-
-    Args:
-        build_from: parameters -> optimizer (Lightning's OptimizerCallable).
-    """
+    """Any optimizer with torch's interface, over all trainable parameters in one group."""
 
     def __init__(self, build_from: OptimizerCallable) -> None:
         self.build_from = build_from
-        self._built = type(self).__name__
-
-    @property
-    def name(self) -> str:
-        return self._built
 
     def build(self, net: nn.Module) -> torch.optim.Optimizer:
-        optimizer = self.build_from(trainable(net))
-        self._built = type(optimizer).__name__
-        return optimizer
+        return self.build_from(trainable(net))
 
 
 def recipe_of(optimizer: OptimizerRecipe | OptimizerCallable) -> OptimizerRecipe:
     """A recipe as it is; a class of torch's kind as a recipe."""
     return optimizer if isinstance(optimizer, OptimizerRecipe) else _AnyOptimizer(optimizer)
-
-
-def settings_of(optimizer: torch.optim.Optimizer) -> list[Group]:
-    """What each parameter group says beside its parameters."""
-    return [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
 
 
 class AdamW(OptimizerRecipe):

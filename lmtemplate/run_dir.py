@@ -13,13 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
 from lmtemplate.errors import ConfigError, DiskError, LockedError
 
 LOCK = ".lock"
-MOST_VALUES = 100_000  # in a YAML file
 YAML_NUMBERS = {"NaN": ".nan", "Infinity": ".inf", "-Infinity": "-.inf"}  # JSON has none of these
 # A file system that has no such call answers with one of these.
 MISSING = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
@@ -110,32 +108,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return {}
 
 
-def parse_yaml(text: str) -> Any:
-    """Raises yaml.YAMLError, also where anchors make a few lines into more than anyone can read."""
-    try:
-        content = yaml.safe_load(text)
-    except (ValueError, RecursionError) as error:  # a date that is none; [[[[...
-        raise yaml.YAMLError(str(error)[:100]) from error
-    waiting = [content]
-    for _ in range(MOST_VALUES):
-        if not waiting:
-            return content
-        item = waiting.pop()
-        if isinstance(item, dict | list):
-            waiting += item.values() if isinstance(item, dict) else item
-    raise yaml.YAMLError(f"it has more than {MOST_VALUES:,} values, counting what anchors repeat")
-
-
 class Lock:
     """Keeps a folder to one process; the system frees it however that process dies.
 
     The library closes its file in forked processes, so a data worker never keeps the lock.
     Entering it raises LockedError, with who has it, and DiskError where there can be no lock file.
-
-    Args:
-        folder: the run directory, or another folder that nobody else may write to meanwhile.
-        path: the lock's file; FOLDER/.lock if not given.
-        flag: names another folder, on the command line.
+    `flag` names another folder on the command line.
     """
 
     def __init__(self, folder: Path, path: Path | None = None, flag: str = "--run_dir") -> None:

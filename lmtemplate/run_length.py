@@ -3,6 +3,7 @@
 import copy
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -36,9 +37,11 @@ class RunLength:
         return f"{self.limit} {self.value:,.10g}"
 
 
-def only_limit(limits: dict[str, float | None]) -> tuple[str, float]:
+def only_limit(settings: Any) -> tuple[str, float]:
     """Name and value of the limit that was given. Raises ConfigError unless it is exactly one."""
-    given = {name: value for name, value in limits.items() if value is not None}
+    given = {name: value for name in LIMITS if (value := settings[name]) is not None}
+    if given.get("trainer.max_steps") == -1:  # Lightning's word for none
+        del given["trainer.max_steps"]
     if not given:
         flags = ", ".join(f"--{name}" for name in LIMITS)
         raise ConfigError(f"the run has no length; give one of {flags}")

@@ -133,10 +133,8 @@ def find_machine(settings: dict[str, Any]) -> Machine:
         )
         strategy, device = probe.strategy, probe.strategy.root_device
     except LookupError as error:  # the list of devices is shorter than that
-        raise ConfigError(
-            f"LOCAL_RANK={os.environ.get('LOCAL_RANK')} in the environment is of no process of this "
-            "run; unset LOCAL_RANK, or raise trainer.devices"
-        ) from error
+        says = "is of no process of this run; unset LOCAL_RANK, or raise trainer.devices"
+        raise ConfigError(f"LOCAL_RANK={os.environ.get('LOCAL_RANK')} {says}") from error
     except (MisconfigurationException, TypeError, ValueError, RuntimeError, ImportError) as error:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         hidden = "" if visible is None else f" (CUDA_VISIBLE_DEVICES is {visible!r})"
@@ -185,8 +183,8 @@ def check_callbacks(callbacks: Sequence[lightning.Callback]) -> None:
 
 def choose_strategy(strategy: Any, world_size: int) -> Any:
     """The strategy, with our timeout if a word chose it; one built by the user keeps its own."""
-    chosen_by_word = strategy in ("auto", "ddp") and world_size > 1
-    return DDPStrategy(timeout=LONGEST_WAIT) if chosen_by_word else strategy
+    by_word = strategy in ("auto", "ddp") and world_size > 1
+    return DDPStrategy(timeout=LONGEST_WAIT) if by_word else strategy
 
 
 def build_trainer(
@@ -202,15 +200,8 @@ def build_trainer(
 ) -> Trainer:
     """Lightning's Trainer in Lightning's units. Raises ConfigError for settings that it refuses.
 
-    Args:
-        settings: as the user gave them, in optimizer steps.
-        machine: what `auto` means here.
-        run: the run directory.
-        max_steps: of the whole run.
-        accumulate: micro-batches per optimizer step.
-        loggers: of the run itself; those that the user added stand beside them.
-        callbacks: all of them, in the order in which they act.
-        checkpoint_io: reads and writes checkpoint files.
+    The settings are the user's, in optimizer steps of `accumulate` micro-batches. Loggers that the
+    user added stand beside those given; the callbacks are all of them, in the order they act.
     """
     plugins = [*as_list(settings["plugins"]), checkpoint_io]
     if SLURMEnvironment.detect():

@@ -281,3 +281,8 @@ def test_a_file_that_the_system_refuses_is_named(
 ) -> None:
     assert run_main(monkeypatch, PermissionError(13, "Permission denied", "/a/b")) == 5
     assert "error: Permission denied: /a/b; the traceback is in" in capsys.readouterr().err
+
+
+def test_a_flag_that_is_there_twice_is_not_half_forgotten(command: Command) -> None:
+    told = command("doctor", "--config", "a.yaml", "--config=b.yaml")
+    assert (told.code, told.error) == (2, "--config (command line) is there twice; keep one")

@@ -84,7 +84,7 @@ def test_no_limit_lists_all_that_could_be_given() -> None:
 @pytest.mark.parametrize("value", [0, -5])
 def test_a_limit_has_to_be_above_zero(value: float) -> None:
     with pytest.raises(ConfigError, match=rf"max_epochs={value} has to be above 0"):
-        only_limit({"max_epochs": value})
+        only_limit({**dict.fromkeys(LIMITS), "max_epochs": value})
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import LightningModule, Trainer, callbacks
 
 from lmtemplate import metric_names
-from lmtemplate.callbacks.run_end import check_run_dir, told
+from lmtemplate.callbacks.run_end import any_rank, check_run_dir, told
 from lmtemplate.checkpoint import files, resume
 from lmtemplate.errors import ConfigError, DiskError, NumbersError
-from lmtemplate.module import LitLanguageModel, is_logged
+from lmtemplate.module import LitLanguageModel
 from lmtemplate.run_dir import folder_of
 
 MOST_FAILURES = 3  # saves in a row
@@ -55,13 +55,6 @@ def all_finite(trainer: Trainer) -> bool:
     # smallest and largest show what is not finite, and `isfinite` would copy each tensor first
     extremes = (torch.stack(tensor.aminmax()) for tensor in tensors if tensor.numel())
     return all(bool(extreme.isfinite().all()) for extreme in extremes)
-
-
-def any_rank(trainer: Trainer, wants: bool) -> bool:
-    """Whether a rank wants it; several ranks, which wait for each other here, ask at log steps."""
-    if trainer.world_size > 1 and not is_logged(trainer, trainer.global_step):
-        return False
-    return trainer.strategy.reduce_boolean_decision(wants, all=False)
 
 
 def milestone_steps(count: int, max_steps: int) -> set[int]:
@@ -128,14 +121,11 @@ class Checkpoint(callbacks.Checkpoint):
         self.saved_at, problem, step = time.monotonic(), "", trainer.global_step
         try:
             for logger in trainer.loggers:  # first: a resume can cut a curve, but not fill a gap
-                try:
-                    getattr(logger, "sync", logger.save)()
-                except OSError as error:
-                    trainer.lightning_module.print(f"{type(logger).__name__} cannot save: {error}")
+                getattr(logger, "sync", logger.save)()
             self._write(trainer, folder_of(self.run) / files.file_name(step))
             if trainer.is_global_zero:
                 resume.prune(self.run, newest=step, best=self._point_at_best(), keep=self.keep)
-        except DiskError as error:
+        except (DiskError, OSError) as error:  # OSError: of a logger of one's own
             problem = str(error)
         if not trainer.strategy.reduce_boolean_decision(bool(problem), all=False):
             self.saved_step, self.failures = step, 0

@@ -77,10 +77,6 @@ class TensorBoard(TensorBoardLogger):
             self._last_step = step
             super().log_metrics(values, step)
 
-    @rank_zero_only
-    def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        pass  # they stand beside the best loss, which is known at the end
-
     def save(self) -> None:
         pass  # Lightning calls this whenever it logs; no hparams.yaml: config.yaml says it already
 
@@ -96,7 +92,7 @@ class TensorBoard(TensorBoardLogger):
                 settings = flatten(self.settings).items()
                 shown = {key: value for key, value in settings if key.startswith(COMPARED)}
                 loss = {"best/val_loss": best["val_loss"]}
-                super().log_hyperparams(shown, loss, step=self._last_step)
+                self.log_hyperparams(shown, loss, step=self._last_step)
             super().finalize(status)
         threading.excepthook = self._excepthook
 

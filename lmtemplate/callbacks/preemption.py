@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lmtemplate.callbacks.checkpointing import Checkpoint, any_rank
+from lmtemplate.callbacks.run_end import any_rank, told
 from lmtemplate.errors import SIGNALS, SignalError
 
 SAME_SECONDS = 0.3  # `timeout`, `make` and schedulers send one signal to process and group
@@ -28,12 +28,9 @@ class Preemption(Callback):
     def __init__(self) -> None:
         self.received: str | None = None  # name of the first signal
         self._received_at = 0.0
-        self._process = os.getpid()
         self._ignores_term = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:
-            return  # a data worker, which its parent ends
         now = time.monotonic()
         if self.received is None:
             self.received, self._received_at = signal.Signals(number).name, now
@@ -46,7 +43,7 @@ class Preemption(Callback):
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread may set handlers
             return
-        self.received, self._process = None, os.getpid()
+        self.received = None
         known = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]  # not Windows
         handlers = {number: signal.getsignal(number) for number in known}
         # nohup and a shell's & tell a program to ignore some
@@ -77,7 +74,6 @@ class Preemption(Callback):
         if not any_rank(trainer, self.received is not None):
             return
         trainer.should_stop = True  # a save that fails now is an error
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Checkpoint):
-                callback.save_if_new(trainer)
+        if save := told(trainer, "save_if_new"):
+            save(trainer)
         raise SignalError(self.received or "SIGTERM")

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmtemplate.errors import DiskError
-from lmtemplate.module import is_step_end
+from lmtemplate.module import is_logged, is_step_end
 
 
 def check_run_dir(trainer: Trainer) -> None:
@@ -26,15 +26,18 @@ def told(trainer: Trainer, name: str) -> Any:
     return next((value for value in values if value is not None), None)
 
 
-class RunEnd(Callback):
-    """End the run after its last step, or when its time is over, with a last validation.
+def any_rank(trainer: Trainer, wants: bool) -> bool:
+    """Whether a rank wants it; several ranks, which wait for each other here, ask at log steps."""
+    if trainer.world_size > 1 and not is_logged(trainer, trainer.global_step):
+        return False
+    return trainer.strategy.reduce_boolean_decision(wants, all=False)
 
-    Args:
-        max_seconds: of training and validation, over all restarts; None for no limit.
-    """
+
+class RunEnd(Callback):
+    """End the run after its last step, or when its time is over, with a last validation."""
 
     def __init__(self, max_seconds: float | None = None) -> None:
-        self.max_seconds = max_seconds
+        self.max_seconds = max_seconds  # of training and validation, over all restarts
         self.seconds_before = 0.0
         self.out_of_time = False
 

@@ -24,18 +24,13 @@ def card(title: str, rows: dict[str, str]) -> str:
 
 
 class RunSummary(Callback):
-    """Prints both cards and writes summary.json.
-
-    Args:
-        length: what gave the run its length.
-        steps_before: steps that earlier starts of the run have made.
-        allowed: packages that the run's classes are from, to be named in the next command.
-    """
+    """Prints both cards and writes summary.json."""
 
     def __init__(self, length: RunLength, steps_before: int, allowed: Sequence[str] = ()) -> None:
         self.length = length
+        self.steps_before = steps_before  # that earlier starts of the run have made
+        # of the next command, which needs the packages that the run's classes are from
         self.allowed = [word for package in allowed for word in ("--allow", package)]
-        self.steps_before = steps_before
         self._stopped = ("interrupted", "interrupted")
         self._has_estimated = False
 
@@ -56,9 +51,10 @@ class RunSummary(Callback):
         missing = missing_compiler(device) if device.type == "cuda" else None
         compiled = "compiled" if module.compiles(device) else "not compiled"
         compiled += f" (torch.compile needs {missing})" if missing else ""
+        optimizer = type(trainer.optimizers[0]).__name__.removesuffix("Optimizer")
         rows = {
-            "model": f"{type(net).__name__}, {parameters:,} parameters, "
-            f"{module.recipe.name}, {module.schedule_name}",
+            "model": f"{type(net).__name__}, {parameters:,} parameters, {optimizer}, "
+            f"{module.schedule_name}",
             "data": data.description,
             "length": f"{before}{left:,} steps x {per_step:,} tokens = {tokens:,} tokens"
             f"{epochs} (from {self.length})",

@@ -37,7 +37,6 @@ class Samples(Callback):
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
         self.seed = seed
-        self.latest: dict[str, str] = {}  # prompt -> continuation
 
     def write(self, module: LitLanguageModel, data: LanguageData) -> dict[str, str]:
         """Prompt -> continuation, for all prompts; none where the data has no tokenizer."""
@@ -65,14 +64,14 @@ class Samples(Callback):
         if trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, LitLanguageModel) and isinstance(data, LanguageData)
-        self.latest = self.write(pl_module, data)
+        texts = self.write(pl_module, data)
         for logger in trainer.loggers:
             if isinstance(logger, RecordLogger):
-                logger.log_samples(self.latest, trainer.global_step)
+                logger.log_samples(texts, trainer.global_step)
             board: Any = getattr(logger, "experiment", None)
             if not hasattr(board, "add_text"):
                 continue
-            for number, (prompt, text) in enumerate(self.latest.items(), start=1):
+            for number, (prompt, text) in enumerate(texts.items(), start=1):
                 lines = (textwrap.wrap(line, 100) for line in f"{prompt}{text}".splitlines())
                 # indented, so that Markdown keeps the text's characters as they are
                 quoted = "\n".join(f"    {part}" for line in lines for part in line or [""])

@@ -16,7 +16,7 @@ from lmtemplate.data.shards import Shards, dtype_for, file_sha256, read_index
 from lmtemplate.data.tokenizer import Tokenizer, to_bytes
 from lmtemplate.data.train_tokenizer import MOST_BYTES, automatic_vocab_size, train_tokenizer
 from lmtemplate.errors import ConfigError, DataError, DiskError
-from lmtemplate.run_dir import Lock, parse_yaml, write_text
+from lmtemplate.run_dir import Lock, write_text
 
 
 class SplitCorpus:
@@ -123,8 +123,8 @@ def _asked_by(config: Path) -> tuple[str, Path]:
     Raises ConfigError without data.path, DataError, with what to type, for any other name.
     """
     try:
-        folder = Path(parse_yaml(config.read_text(encoding="utf-8"))["data"]["path"])
-    except (KeyError, TypeError, OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        folder = Path(yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["path"])
+    except (LookupError, TypeError, OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"{config} has no data.path to read ({reason}); give --input and --output"

@@ -15,7 +15,6 @@ from lmtemplate.models.layers import (
     Rotary,
     TokenCache,
     TokenShift,
-    check_dropout,
     check_head_sizes,
     check_sizes,
     run_block,
@@ -78,8 +77,7 @@ class GPT(LanguageModel):
     ) -> None:
         super().__init__(vocab_size, block_size)
         n_kv_head = n_head if n_kv_head is None else n_kv_head
-        check_sizes(n_layer=n_layer)
-        check_dropout(dropout)
+        check_sizes(n_layer=n_layer, dropout=dropout)
         check_head_sizes(n_embd, n_head, n_kv_head)
         self.n_kv_head = n_kv_head
         self.head_size = n_embd // n_head

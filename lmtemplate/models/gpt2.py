@@ -8,7 +8,6 @@ from lmtemplate.models.layers import (
     MLP,
     Attention,
     KVCache,
-    check_dropout,
     check_head_sizes,
     check_sizes,
     run_block,
@@ -57,8 +56,7 @@ class GPT2(LanguageModel):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__(vocab_size, block_size)
-        check_sizes(n_layer=n_layer)
-        check_dropout(dropout)
+        check_sizes(n_layer=n_layer, dropout=dropout)
         check_head_sizes(n_embd, n_head, n_head)
         self.n_head = n_head
         self.gradient_checkpointing = gradient_checkpointing

@@ -13,15 +13,11 @@ from lmtemplate.errors import ConfigError
 Activation = Literal["relu2", "swiglu", "gelu"]
 
 
-def check_sizes(**sizes: int) -> None:
-    """Raises ConfigError for a size below 1."""
+def check_sizes(*, dropout: float = 0.0, **sizes: int) -> None:
+    """Raises ConfigError for a size below 1, and for a dropout that is no probability."""
     for name, size in sizes.items():
         if size < 1:
             raise ConfigError(f"model.net.{name}={size} has to be 1 or more")
-
-
-def check_dropout(dropout: float) -> None:
-    """Raises ConfigError for what is no probability."""
     if not 0 <= dropout < 1:
         raise ConfigError(f"model.net.dropout={dropout} has to be 0 or more, and below 1")
 

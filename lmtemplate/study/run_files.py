@@ -11,8 +11,8 @@ import yaml
 
 from lmtemplate.checkpoint.compatibility import flatten
 from lmtemplate.errors import CheckpointError
-from lmtemplate.run_dir import parse_yaml
 
+MOST_VALUES = 100_000  # in a YAML file
 SUMMARY = {
     **dict.fromkeys(("stop_reason", "stop_message"), str),
     **dict.fromkeys(("step", "max_steps", "tokens", "parameters", "devices"), int),
@@ -72,6 +72,22 @@ def check_kinds(content: Any, kinds: dict[str, Any], path: Path) -> None:
     """
     if problem := next(_not_of_kind(content, kinds, ""), ""):
         raise CheckpointError(f"{path} is damaged: {problem}; restore it, or move it away")
+
+
+def parse_yaml(text: str) -> Any:
+    """Raises yaml.YAMLError, also where anchors make a few lines into more than anyone can read."""
+    try:
+        content = yaml.safe_load(text)
+    except (ValueError, RecursionError) as error:  # a date that is none; [[[[...
+        raise yaml.YAMLError(str(error)[:100]) from error
+    waiting = [content]
+    for _ in range(MOST_VALUES):
+        if not waiting:
+            return content
+        item = waiting.pop()
+        if isinstance(item, dict | list):
+            waiting += item.values() if isinstance(item, dict) else item
+    raise yaml.YAMLError(f"it has more than {MOST_VALUES:,} values, counting what anchors repeat")
 
 
 def read_checked(path: Path, kinds: dict[str, Any]) -> dict[str, Any]:

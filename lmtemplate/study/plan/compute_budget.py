@@ -35,7 +35,7 @@ def gpu_peak(name: str) -> float:
     """Dense 16-bit FLOP/s of a GPU. Raises ConfigError for one that is not in the table."""
     peak = peak_flops(name, "16")
     if peak is None:
-        known = ", ".join(" ".join(words) for words, _, _ in PEAK_TFLOPS)
+        known = ", ".join(names.replace("|", ", ") for names, _, _ in PEAK_TFLOPS)
         raise ConfigError(f"--gpu {name!r} is not known; give its --speed in FLOP/s, or: {known}")
     return peak
 
