@@ -79,6 +79,9 @@ def test_every_command_runs(
         shutil.copytree(corpus, f"data/{preset}")
     for typed in shell_lines(page):
         for words in behind(typed) if typed[0] in ("make", "lmtemplate") else []:
+            words = [
+                part for word in words for part in re.sub(r"^(--\w+)=", r"\1\0", word).split("\0")
+            ]
             if "--input" in words:
                 source = Path(words[words.index("--input") + 1])
                 if not source.exists() and str(source) not in PRESETS:
