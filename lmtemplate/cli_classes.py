@@ -53,17 +53,20 @@ PLUGINS = (Accelerator, Strategy, Precision, ClusterEnvironment, LayerSync)
 KINDS = (LanguageModel, Metric, Callback, Logger, Profiler, *PLUGINS, *sum(KINDS_OF.values(), ()))
 
 
-def load_class(path: str) -> Any:
-    """What stands at a dotted path. Raises ImportError, AttributeError or ValueError."""
+def load_class(path: str, where: str) -> Any:
+    """What stands at a dotted path. Raises ConfigError, with the place, where nothing does."""
     module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{where}: cannot import {path!r}: {error}") from error
 
 
 def callback_classes() -> dict[str, type]:
     """Config key -> callback, in the order in which they act, without those whose file is gone."""
     listed = {**CALLBACKS, **plug.callbacks()}
     kept = {key: path for key, path in listed.items() if find_spec(path.rpartition(".")[0])}
-    return {key: load_class(path) for key, path in kept.items()}
+    return {key: load_class(path, key) for key, path in kept.items()}
 
 
 def class_spec(kind: type) -> dict[str, Any]:
@@ -85,10 +88,7 @@ def chosen_class(group: str, made: list[Place], allowed: Sequence[str]) -> type:
         raise ConfigError(f"{where}: {says}")
     if package not in ("lmtemplate", *allowed):
         raise ConfigError(f"{where}: {path} is not of lmtemplate; add --allow {package}")
-    try:
-        found = load_class(path)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{where}: cannot import {path!r}: {error}") from error
+    found = load_class(path, where)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigError(f"{where}: {path} is not a subclass of {base.__name__}")
     return found
@@ -128,15 +128,11 @@ def check_values(made: list[Place]) -> None:
     A private module may act when it is imported, and Lightning takes addresses for folders.
     """
     for place in made:
-        if PRIVATE.fullmatch(place.value):
-            raise ConfigError(
-                f"{place.key} ({place.where}): {place.value} is private; name a public class"
-            )
+        says = "is private; name a public class" if PRIVATE.fullmatch(place.value) else ""
         if place.key.endswith(("dir", "dirpath")) and re.search(r"::|://", place.value):
-            raise ConfigError(
-                f"{place.key} ({place.where}): {place.value} is an address; give a folder of this "
-                "machine"
-            )
+            says = "is an address; give a folder of this machine"
+        if says:
+            raise ConfigError(f"{place.key} ({place.where}): {place.value} {says}")
 
 
 def check_classes(key: str, value: Any, made: list[Place], allowed: Sequence[str]) -> None:
@@ -149,11 +145,7 @@ def check_classes(key: str, value: Any, made: list[Place], allowed: Sequence[str
         if isinstance(path, str):
             if (package := path.partition(".")[0]) not in (*PACKAGES, *allowed):
                 raise ConfigError(f"{key}: {path} is not allowed; add --allow {package}")
-            try:
-                kind = load_class(path)
-            except (ImportError, AttributeError, ValueError) as error:
-                raise ConfigError(f"{key}: cannot import {path!r}: {error}") from error
-            check_class(key, kind, made, allowed)
+            check_class(key, kind := load_class(path, key), made, allowed)
         for name, below in value.items():
             if name == "init_args" and kind and isinstance(below, dict):
                 taken = inspect.signature(kind).parameters  # their defaults may be functions

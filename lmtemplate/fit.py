@@ -47,12 +47,11 @@ class Plan:
 
 def measured_seconds(cli: TrainingCLI) -> float:
     """Seconds that one micro-batch takes here. Raises ConfigError on several devices."""
-    machine, size = cli.machine, cli.datamodule.batch_size
+    machine, model, size = cli.machine, cli.model, cli.datamodule.batch_size
     if machine.world_size > 1:  # each would measure its own speed
         raise ConfigError("max_seconds works on one device; give trainer.max_steps or max_tokens")
     dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(machine.precision)
-    net, recipe = cli.model.net, cli.model.recipe
-    return measure_step(net, recipe, machine.device, batch_size=size, autocast=dtype)
+    return measure_step(model.net, model.recipe, machine.device, batch_size=size, autocast=dtype)
 
 
 def make_plan(cli: TrainingCLI, before: files.CheckpointDict | None = None) -> Plan:
@@ -63,8 +62,7 @@ def make_plan(cli: TrainingCLI, before: files.CheckpointDict | None = None) -> P
     limit, value = only_limit(config)
     known = before["length"] if before else {}
     if limit == "max_seconds" and (known.get("limit"), known.get("value")) == (limit, value):
-        # measured when the run began, and the schedule depends on it
-        return Plan(accumulate, RunLength(**known))
+        return Plan(accumulate, RunLength(**known))  # as measured when the run began
     seconds = accumulate * measured_seconds(cli) if limit == "max_seconds" else None
     length = run_length(
         limit,
@@ -187,8 +185,7 @@ def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> No
         # Lightning says what to install for a callback or a logger, or which setting cannot be
         raise ConfigError(f"trainer: {' '.join(str(error).split())[:300]}") from error
     except (TypeError, LookupError, AttributeError, ValueError) as error:
-        places = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-        if not any(place.endswith("checkpoint_connector.py") for place in places):
+        if "checkpoint_connector.py" not in str(traceback.extract_tb(error.__traceback__)):
             raise
         raise CheckpointError(f"{path} holds a state that cannot be restored: {error!r}") from error
     except (RuntimeError, MemoryError) as error:
@@ -235,10 +232,7 @@ def check_and_assemble(
 
 
 def train_on(cli: TrainingCLI, words: list[str], allowed: list[str], run: Path) -> bool:
-    """Train; where numbers turn bad, go back to the last checkpoint and skip what led there.
-
-    Returns whether there was anything to do. Raises NumbersError when going back has not helped.
-    """
+    """Train, going back where numbers turn bad; returns whether there was anything to do."""
     resume: ResumeMode = cli.config.resume if cli.machine.is_first else "auto"
     gone_back = 0
     while True:
