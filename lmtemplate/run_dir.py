@@ -36,9 +36,8 @@ def check_name(name: str) -> Path:
         pass
     except (OSError, ValueError, RuntimeError) as error:  # too long; a NUL, not UTF-8; ~nobody
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(
-            f"run directory {ascii(name)[:60]}: {reason}; name another with --run_dir"
-        ) from error
+        says = f"run directory {ascii(name)[:60]}: {reason}; name another with --run_dir"
+        raise ConfigError(says) from error
     return run
 
 

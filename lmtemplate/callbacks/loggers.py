@@ -43,8 +43,7 @@ def put_before_now(run: Path) -> None:
 def at_true_step(metrics: Mapping[str, float], step: int | None) -> tuple[dict[str, float], int]:
     """Values, and the optimizer step that they belong to, the first being 1.
 
-    What comes through `self.log` at the end of an epoch carries Lightning's own epoch, and a step
-    that Lightning counts from 0. Its epoch, which is always 0 here, is left out (see data/epoch).
+    `self.log` at the end of an epoch adds Lightning's own (always 0), and counts steps from 0.
     """
     values = {name: value for name, value in metrics.items() if name != "epoch"}
     return values, (step or 0) + ("epoch" in metrics)
