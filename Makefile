@@ -74,7 +74,7 @@ help: ## this list
 	@echo 'Settings, as in: make train CONFIG=configs/mine.yaml ARGS="--data.batch_size 8"'
 	@$(foreach s,$(SETTINGS),$(s)=$(call quote,$($(s)))) awk -F '[ ?:]*= *' \
 		'/^## / { text = substr($$0, 4) } /^[A-Z_]+ *[?:]?=/ && text { \
-		value = ENVIRON[$$1]; gsub(/[\001-\037\177]/, "?", value); printf "  %-11s%s%s\n", $$1, text, value == "" ? "" : " [" value "]"; text = "" }' $(call quote,$(MAKEFILE))
+		value = ENVIRON[$$1]; gsub(/[\001-\037\177-\377]/, "?", value); printf "  %-11s%s%s\n", $$1, text, value == "" ? "" : " [" value "]"; text = "" }' $(call quote,$(MAKEFILE))
 
 install: $(INSTALLED) ## set up .venv; everything below does so by itself
 
@@ -109,7 +109,7 @@ report: install ## RUN -> RUN/report.html, everything about it in one page
 	$(PY) -m $(PACKAGE) report $(call quote,$(RUN)) $(args)
 
 compare: install ## RUNS -> a table, and all their curves in compare.html
-	$(PY) -m $(PACKAGE) compare $(call split,RUNS,files) $(args)
+	@$(PY) -m $(PACKAGE) compare $(call split,RUNS,files) $(args)
 
 reproduce: install ## RUN again, from its manifest: the same bit for bit?
 	$(PY) -m $(PACKAGE) reproduce $(call quote,$(RUN)) $(args)

@@ -16,7 +16,6 @@ from lmtemplate.errors import ConfigError, DiskError, UserError
 from lmtemplate.plug import Verb
 
 LOG = "lmtemplate-crash.log"  # tracebacks of errors that nobody expected
-RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")
 
 # The core's own verbs. A function with a signature gets its flags from it; one that takes the words
 # themselves parses configs with Lightning.
@@ -106,7 +105,7 @@ def run(words: list[str]) -> None:
         meant = f"; did you mean {close[0].replace('train', 'fit')}?" if close else ""
         raise ConfigError(f"no verb {name!r}{meant} (there are: {', '.join(known)})")
     verb = known[name]
-    for rank in RANKS if verb.reads_configs else ():
+    for rank in ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE") if verb.reads_configs else ():
         if not (value := os.environ.get(rank, "0")).isdecimal():
             raise ConfigError(f"{rank}={value} in the environment is not a number; unset {rank}")
     allowed, rest = take_allowed(rest)
@@ -173,6 +172,8 @@ def explain(error: Exception) -> tuple[str, int]:
 def main() -> None:
     """Entry point: every error is one line on standard error and an exit code."""
     terminal.prepare_streams()
+    if not {"", os.getcwd()} & {*sys.path}:  # nor may Python find modules there in a child process
+        os.environ["PYTHONSAFEPATH"] = "1"
     try:
         run(sys.argv[1:])
         print(end="", flush=True)

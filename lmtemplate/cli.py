@@ -18,6 +18,7 @@ from lmtemplate.cli_classes import (
     OPEN,
     callback_classes,
     check_classes,
+    check_values,
     chosen_class,
     class_spec,
     configure_parsing,
@@ -36,6 +37,7 @@ from lmtemplate.cli_errors import (
 )
 from lmtemplate.errors import ConfigError, UserError
 from lmtemplate.hardware import device_name, missing_compiler
+from lmtemplate.metrics import NAMES
 from lmtemplate.models.gpt import GPT
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.optimizers import AdamW
@@ -99,6 +101,7 @@ class TrainingCLI(LightningCLI):
 
     def __init__(self, words: list[str], allowed: Sequence[str] = (), verb: str = "fit") -> None:
         self.made, self.allowed = settings_made(words), allowed
+        check_values(self.made)
         self.callback_classes = callback_classes()
         self.classes = {group: chosen_class(group, self.made, allowed) for group in OPEN}
         configure_parsing(allowed, self.classes["data"])
@@ -237,7 +240,7 @@ def check_monitor(cli: TrainingCLI) -> None:
     stopping = cli.config_init.get("early_stopping")
     if type(cli.model) is not LitLanguageModel or cli.config.trainer.callbacks or not stopping:
         return  # a module or a callback of the user's own may log any value
-    logged = [f"val/{name}" for name in cli.model.metrics.names]
+    logged = [f"val/{name}" for name in (*NAMES, *cli.model.metrics.more)]
     others = (metric_names.TRAIN_LOSS, metric_names.LEARNING_RATE, metric_names.GRAD_NORM)
     if stopping.monitor not in (*logged, *others):
         raise ConfigError(

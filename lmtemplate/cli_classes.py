@@ -38,6 +38,7 @@ OPEN: dict[str, tuple[type, type]] = {
 
 PACKAGES = ("lmtemplate", "lightning", "torch", "torchmetrics")  # whose classes may be named
 
+PRIVATE = re.compile(rf"({'|'.join(PACKAGES)})(\.\w+)*\._\w*(\.\w+)*")
 LAYERS = ("lmtemplate.", "torch.nn.modules.")  # where a torch.nn.Module may come from
 
 # Key whose class is of fewer kinds: a callable, for jsonargparse, which takes any class there.
@@ -102,13 +103,16 @@ def check_class(key: str, found: Any, made: list[Place], allowed: Sequence[str])
     name, module = getattr(found, "__name__", str(found)), str(getattr(found, "__module__", ""))
     place, kinds = find(key, made), KINDS_OF.get(key, KINDS)
     is_class = isinstance(found, type)
-    if is_class and issubclass(found, kinds):
+    # a run has its own loggers; others could be told to write to another run
+    is_inner = module.startswith("lmtemplate.") and is_class and issubclass(found, Logger)
+    if is_class and issubclass(found, kinds) and not is_inner:
         return
     if key in KINDS_OF:
         names = " nor ".join(kind.__name__ for kind in kinds)
         raise ConfigError(f"{key} ({place.where}): {place.value or name} is neither {names}")
     is_layer = is_class and issubclass(found, torch.nn.Module) and module.startswith(LAYERS)
-    typed = (p.key for p in made if p.where == "command line" and name in p.value)
+    word = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
+    typed = (p.key for p in made if p.where == "command line" and word.search(p.value))
     is_typed = any(f"{key}.".startswith(f"{above.rstrip('+')}.") for above in typed)
     if not (is_layer or is_typed or module.partition(".")[0] in allowed):
         raise ConfigError(
@@ -116,6 +120,23 @@ def check_class(key: str, found: Any, made: list[Place], allowed: Sequence[str])
             "layers, optimizers, schedules, metrics, callbacks, loggers, profilers, strategies, "
             f"plugins); if you trust it, name it on the command line: --{key} {module}.{name}"
         )
+
+
+def check_values(made: list[Place]) -> None:
+    """Raises ConfigError for private classes and addresses, before anything of them is imported.
+
+    A private module may act when it is imported, and Lightning takes addresses for folders.
+    """
+    for place in made:
+        if PRIVATE.fullmatch(place.value):
+            raise ConfigError(
+                f"{place.key} ({place.where}): {place.value} is private; name a public class"
+            )
+        if place.key.endswith(("dir", "dirpath")) and re.search(r"::|://", place.value):
+            raise ConfigError(
+                f"{place.key} ({place.where}): {place.value} is an address; give a folder of this "
+                "machine"
+            )
 
 
 def check_classes(key: str, value: Any, made: list[Place], allowed: Sequence[str]) -> None:
@@ -128,7 +149,11 @@ def check_classes(key: str, value: Any, made: list[Place], allowed: Sequence[str
         if isinstance(path, str):
             if (package := path.partition(".")[0]) not in (*PACKAGES, *allowed):
                 raise ConfigError(f"{key}: {path} is not allowed; add --allow {package}")
-            check_class(key, kind := load_class(path), made, allowed)
+            try:
+                kind = load_class(path)
+            except (ImportError, AttributeError, ValueError) as error:
+                raise ConfigError(f"{key}: cannot import {path!r}: {error}") from error
+            check_class(key, kind, made, allowed)
         for name, below in value.items():
             if name == "init_args" and kind and isinstance(below, dict):
                 taken = inspect.signature(kind).parameters  # their defaults may be functions

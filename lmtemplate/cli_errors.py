@@ -43,7 +43,7 @@ SYNONYMS = {
     "steps": "max_steps",
 }
 
-TYPES = {"NoneType": "null", "bool": "true or false", "float": "a number", "int": "a whole number"}
+SPOKEN = {"NoneType": "null", "bool": "true or false", "float": "a number", "int": "a whole number"}
 GROUPS = ("data", "model", "trainer")
 MOST_SETTINGS = 10_000  # in one config, with what its anchors repeat
 
@@ -265,7 +265,7 @@ def wrong_value(message: str, made: list[Place]) -> str | None:
     got = (value[1] or value[2] or "nothing") if value else ""
     place = find(keys[-1], made, got)
     types = [a or c or f"one of {b}".replace("'", "") for a, b, c in TYPE.findall(problem)]
-    expected = " or ".join(dict.fromkeys(TYPES.get(name, name) for name in types))
+    expected = " or ".join(dict.fromkeys(SPOKEN.get(name, name) for name in types))
     says = f"expected {expected}, got {got[:100]}" if expected and got else problem[:400]
     return f"{place.key} ({place.where}): {says}"
 

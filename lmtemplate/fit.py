@@ -8,6 +8,7 @@ came of the run.
 import json
 import os
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -29,7 +30,7 @@ from lmtemplate.checkpoint import compatibility, files
 from lmtemplate.checkpoint.resume import ResumeMode, resolve, resume_from
 from lmtemplate.cli import TrainingCLI, check_settings
 from lmtemplate.cli_classes import to_yaml
-from lmtemplate.errors import SIGNALS, ConfigError, NumbersError, SignalError
+from lmtemplate.errors import SIGNALS, CheckpointError, ConfigError, NumbersError, SignalError
 from lmtemplate.record import last_points
 from lmtemplate.run_length import RunLength, accumulation, measure_step, only_limit, run_length
 from lmtemplate.terminal import forgiving
@@ -185,6 +186,11 @@ def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> No
             raise
         # Lightning says what to install for a callback or a logger, or which setting cannot be
         raise ConfigError(f"trainer: {' '.join(str(error).split())[:300]}") from error
+    except (TypeError, LookupError, AttributeError, ValueError) as error:
+        places = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+        if not any(place.endswith("checkpoint_connector.py") for place in places):
+            raise
+        raise CheckpointError(f"{path} holds a state that cannot be restored: {error!r}") from error
     except (RuntimeError, MemoryError) as error:
         if signals and signals.received and "DataLoader worker" in str(error):
             sys.exit(SIGNALS[signals.received])  # the worker, just started, got it as well
@@ -222,7 +228,7 @@ def check_and_assemble(
         files.check_room(run, cli.model.net)
     if before is None and cli.config.init_from:
         load_first_weights(cli.config.init_from, cli)
-    trainer = assemble(cli, plan, run, SafeCheckpointIO(description, resumed))
+    trainer = assemble(cli, plan, run, SafeCheckpointIO(run, description, resumed))
     if cli.machine.is_first:
         write_run_files(cli, run, compatibility.announce(run, before, description))
     return trainer, resumed.path if resumed else None

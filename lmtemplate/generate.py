@@ -25,15 +25,10 @@ def logits_to_probs(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> Tensor:
-    """(V,) logits -> (V,) probabilities to draw from.
+    """(V,) logits of the next token -> (V,) probabilities to draw from; see `generate`.
 
-    Args:
-        logits: of the next token.
-        temperature: below 1 sharpens, above 1 flattens. One below COLDEST puts everything on the
-            likeliest.
-        top_k: keep the k likeliest tokens.
-        top_p: keep the fewest likeliest tokens that together reach this probability (Holtzman et
-            al. 2020, section 3.1); taken after temperature and top_k.
+    A temperature below COLDEST puts everything on the likeliest. top_p (Holtzman et al. 2020,
+    section 3.1) is taken after temperature and top_k.
     """
     logits = logits.float()
     if temperature < COLDEST:
@@ -71,17 +66,14 @@ def generate_tokens(
     # `net.forward` below, not `net`: a compiled net would be compiled anew for each length
     device = next(net.parameters()).device
     generator = torch.Generator().manual_seed(seed)
-    known = list(prompt)[-net.block_size :]
+    known = fresh = list(prompt)[-net.block_size :]  # fresh: what the caches have not seen
     caches = net.new_caches(1) if use_cache else None
-    fresh = known  # what the caches have not seen
     for _ in range(max_new_tokens):
         if len(known) > net.block_size:
-            known = known[-max(1, net.block_size // 2) :]
-            caches, fresh = (net.new_caches(1) if use_cache else None), known
-        if caches is None:
-            logits = net.forward(torch.tensor([known], device=device))
-        else:
-            logits = net.forward(torch.tensor([fresh], device=device), caches)
+            known = fresh = known[-max(1, net.block_size // 2) :]
+            caches = net.new_caches(1) if use_cache else None
+        shown = torch.tensor([known if caches is None else fresh], device=device)
+        logits = net.forward(shown, caches) if caches is not None else net.forward(shown)
         probabilities = logits_to_probs(logits[0, -1], temperature, top_k, top_p)
         token = int(torch.multinomial(probabilities.cpu(), 1, generator=generator))
         if token == stop_id:

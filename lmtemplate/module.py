@@ -43,17 +43,9 @@ def is_logged(trainer: Trainer, step: int) -> bool:
 
 def is_log_step(trainer: Trainer) -> bool:
     """Whether this micro-batch ended an optimizer step whose training values are logged."""
-    if not is_step_end(trainer):
-        return False
     # Ctrl-C and the clock end a run, with a validation, at a step that nobody planned
-    return is_logged(trainer, trainer.global_step) or trainer.should_stop
-
-
-def check_finite(values: Mapping[str, float], step: int) -> None:
-    """Raises NumbersError where a loss is not finite: what follows would be lost time."""
-    for name, value in values.items():
-        if name.endswith("/loss") and not math.isfinite(value):
-            raise NumbersError(f"{name} is {value} at step {step:,}")
+    is_last = trainer.should_stop
+    return is_step_end(trainer) and (is_last or is_logged(trainer, trainer.global_step))
 
 
 def monitored(values: Mapping[str, float]) -> dict[str, Tensor]:
@@ -65,13 +57,16 @@ def log_values(module: "LitLanguageModel", values: Mapping[str, Tensor | float])
     """Log at the optimizer step just made, for loggers and for callbacks that monitor a value.
 
     This is how lmtemplate itself logs; `self.log`, which costs 0.3 ms a key, ends at the same step.
+    Raises NumbersError where a loss is not finite: what follows would be lost time.
     """
     plain = {name: float(value) for name, value in values.items()}
     module.latest.update(plain)
     module.trainer.callback_metrics.update(monitored(plain))
     for logger in module.loggers:
         logger.log_metrics(plain, step=module.global_step)
-    check_finite(plain, module.global_step)
+    for name, value in plain.items():
+        if name.endswith("/loss") and not math.isfinite(value):
+            raise NumbersError(f"{name} is {value} at step {module.global_step:,}")
 
 
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:

@@ -163,10 +163,14 @@ def is_used(run: Path) -> bool:
     return run.is_dir() and any(path.name != LOCK for path in run.iterdir())
 
 
-def git_state() -> dict[str, Any]:
-    """Commit of the working directory, and whether it had changes; nulls outside a repository."""
+def git_state(folder: Path = Path(__file__).parent) -> dict[str, Any]:
+    """Commit of the code in a folder, and whether it had changes; nulls outside a repository.
+
+    Not of the working directory: it may be a stranger's, whose git settings can name programs.
+    """
     asked = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
     options: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "timeout": 10}
+    options["cwd"] = folder
     try:
         commit, status = (subprocess.run(["git", *q], **options).stdout.strip() for q in asked)
     except (OSError, subprocess.SubprocessError):

@@ -77,9 +77,6 @@ def accumulation(tokens_per_step: int | None, accumulate: int, tokens_per_batch:
     return tokens_per_step // tokens_per_batch
 
 
-MOST_STEPS = 2**53  # a float counts no further
-
-
 def run_length(
     limit: str,
     value: float,
@@ -110,7 +107,7 @@ def run_length(
     else:
         assert seconds_per_step is not None
         steps = (1 - VALIDATION_SHARE) * value / seconds_per_step
-    if steps >= MOST_STEPS:
+    if steps >= 2**53:  # a float counts no further
         says = f"comes to {steps:.1e} steps, more than anyone can make"
         raise ConfigError(f"{limit}={value:g} {says}")
     return RunLength(limit, value, max(1, int(steps)))

@@ -24,8 +24,7 @@ from lmtemplate.hardware import auto_precision, is_out_of_memory
 
 Precision = Literal["auto", "bf16-mixed", "16-mixed", "32-true", "bf16-true", "16-true", "64-true"]
 
-# A process that waits longer for the others has lost one. Lightning's own limit is 30 minutes; the
-# longest wait of a sound run is the one for the first process to save.
+# Longer than a sound run waits for its first process to save; Lightning's own limit is 30 minutes.
 LONGEST_WAIT = timedelta(minutes=10)
 
 # Callbacks of Lightning that cannot work here -> what to use instead, and why.
@@ -50,16 +49,10 @@ def quieten() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # tips; the card says what counts
     harmless = (
-        ".*LeafSpec",
-        ".*many workers",
-        ".*dataloader is not resumable",
-        ".*sync_dist=True",
-        ".*smaller than the logging interval",
-        ".*overrides the configure_model",
-        ".*callbacks used to create the checkpoint",  # a setting was changed, which is announced
+        "LeafSpec|many workers|dataloader is not resumable|sync_dist=True|overrides the configure_"
+        "model|smaller than the logging interval|callbacks used to create the checkpoint"
     )
-    for message in harmless:
-        warnings.filterwarnings("ignore", message)
+    warnings.filterwarnings("ignore", f".*({harmless})")
 
 
 class Trainer(lightning.Trainer):
@@ -204,8 +197,7 @@ def build_trainer(
     user added stand beside those given; the callbacks are all of them, in the order they act.
     """
     plugins = [*as_list(settings["plugins"]), checkpoint_io]
-    if SLURMEnvironment.detect():
-        # Lightning's requeueing saves inside a signal handler, in the middle of a step
+    if SLURMEnvironment.detect():  # its requeueing saves in a signal handler, amid a step
         plugins.append(SLURMEnvironment(auto_requeue=False))
     is_saved = any(isinstance(one, lightning.callbacks.Checkpoint) for one in callbacks)
     is_logged = settings["logger"] is not False

@@ -286,3 +286,16 @@ def test_a_file_that_the_system_refuses_is_named(
 def test_a_flag_that_is_there_twice_is_not_half_forgotten(command: Command) -> None:
     told = command("doctor", "--config", "a.yaml", "--config=b.yaml")
     assert (told.code, told.error) == (2, "--config (command line) is there twice; keep one")
+
+
+@pytest.mark.parametrize("has_folder", [False, True])
+def test_a_child_finds_no_module_in_a_folder_where_its_parent_does_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, has_folder: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path[1:], *([str(tmp_path)] if has_folder else [])])
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    monkeypatch.setattr(sys, "argv", ["lmtemplate", "--version"])
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+    program.main()
+    assert os.environ["PYTHONSAFEPATH"] == ("" if has_folder else "1")

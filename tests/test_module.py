@@ -18,7 +18,7 @@ from lmtemplate.data.sampler import block_at
 from lmtemplate.errors import NumbersError
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models import GPT, LanguageModel
-from lmtemplate.module import LitLanguageModel, check_finite
+from lmtemplate.module import LitLanguageModel, log_values
 from lmtemplate.optimizers import SGD, MuonAdamW, OptimizerRecipe
 from lmtemplate.schedules import Constant, Schedule, WarmupCosine
 
@@ -286,12 +286,18 @@ def test_a_resumed_loss_average_contains_what_was_not_logged_yet(world_size: int
     assert total.tolist() == [12.5 * world_size, 64.0 * world_size]
 
 
+def log_at(step: int, values: dict[str, float]) -> None:
+    trainer = SimpleNamespace(callback_metrics={})
+    module: Any = SimpleNamespace(latest={}, trainer=trainer, loggers=[], global_step=step)
+    log_values(module, values)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(value: float) -> None:
     with pytest.raises(NumbersError, match=f"val/loss is {value} at step 1,200") as end:
-        check_finite({"val/perplexity": value, "val/loss": value}, 1200)
+        log_at(1200, {"val/perplexity": value, "val/loss": value})
     assert "\n" not in str(end.value)
 
 
 def test_only_losses_have_to_be_finite() -> None:
-    check_finite({"val/loss": 900.0, "val/perplexity": math.inf, "optim/grad_norm": math.nan}, 1)
+    log_at(1, {"val/loss": 900.0, "val/perplexity": math.inf, "optim/grad_norm": math.nan})

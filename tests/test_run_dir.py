@@ -141,9 +141,9 @@ def test_the_commit_and_whether_it_was_changed_are_told(
     (tmp_path / "a").write_text("1")
     git(tmp_path, "add", "a")
     git(tmp_path, "commit", "-m", "first")
-    assert git_state() == {"commit": git(tmp_path, "rev-parse", "HEAD"), "dirty": False}
+    assert git_state(tmp_path) == {"commit": git(tmp_path, "rev-parse", "HEAD"), "dirty": False}
     (tmp_path / "a").write_text("2")
-    assert git_state()["dirty"] is True
+    assert git_state(tmp_path)["dirty"] is True
 
 
 def test_outside_a_repository_there_is_no_commit(
@@ -151,7 +151,7 @@ def test_outside_a_repository_there_is_no_commit(
 ) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.chdir(tmp_path)
-    assert git_state() == {"commit": None, "dirty": None}
+    assert git_state(tmp_path) == {"commit": None, "dirty": None}
 
 
 def test_without_git_there_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:

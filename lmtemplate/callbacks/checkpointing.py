@@ -26,14 +26,27 @@ class SafeCheckpointIO(CheckpointIO):
     """Lightning's way to checkpoint files. Its own writes pass through TMPDIR without fsync.
 
     `description` joins every checkpoint, so that one file is enough to use it; `resumed` is the
-    checkpoint that the run continues, which is loaded already.
+    checkpoint that the run continues, which is loaded already. Nothing outside the run directory is
+    written or removed: a stranger's config or checkpoint may name any path to ModelCheckpoint.
     """
 
-    def __init__(self, description: dict[str, Any], resumed: resume.Resumed | None = None) -> None:
+    def __init__(
+        self, run: Path, description: dict[str, Any], resumed: resume.Resumed | None = None
+    ) -> None:
+        self.run = run.resolve()
         self.description = description
         self.resumed = resumed
 
+    def check_inside(self, path: Any) -> None:
+        """Raises ConfigError for a path outside the run directory."""
+        if not Path(path).resolve().is_relative_to(self.run):
+            raise ConfigError(
+                f"trainer.callbacks: {path} is outside the run directory {self.run}; give "
+                "ModelCheckpoint a dirpath inside it, or none"
+            )
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
+        self.check_inside(path)
         files.write({**self.description, **checkpoint}, Path(path))
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
@@ -44,6 +57,7 @@ class SafeCheckpointIO(CheckpointIO):
         return files.read(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
+        self.check_inside(path)
         Path(path).unlink(missing_ok=True)
 
 

@@ -71,9 +71,6 @@ class TokenShift(nn.Module):
 
     The token shift of RWKV (Peng et al. 2023, section 3.1), once, at the bottom: pairs of tokens
     are then known before the first attention. Begins with a share of zero.
-
-    Args:
-        n_embd: C.
     """
 
     def __init__(self, n_embd: int) -> None:
@@ -108,10 +105,8 @@ class Rotary(nn.Module):
             )
         frequencies = base ** (-torch.arange(0, head_size, 2) / head_size)
         angles = torch.outer(torch.arange(block_size), frequencies)  # (T, D/2)
-        self.register_buffer("cosines", angles.cos(), persistent=False)
-        self.register_buffer("sines", angles.sin(), persistent=False)
-        self.cosines: Tensor
-        self.sines: Tensor
+        self.cosines = nn.Buffer(angles.cos(), persistent=False)
+        self.sines = nn.Buffer(angles.sin(), persistent=False)
 
     def forward(self, x: Tensor, first_position: int = 0) -> Tensor:
         """x (B, H, T, D), whose first token stands at `first_position`."""

@@ -289,7 +289,7 @@ def test_a_resumed_checkpoint_is_hashed_once_and_loaded_once(
 def test_a_handed_over_checkpoint_is_let_go_of(tmp_path: Path) -> None:
     files.write({"state_dict": {}, "global_step": 1}, tmp_path / "a.ckpt")
     loaded = {"global_step": 1}
-    door = SafeCheckpointIO({}, resume.Resumed(tmp_path / "a.ckpt", loaded))
+    door = SafeCheckpointIO(tmp_path, {}, resume.Resumed(tmp_path / "a.ckpt", loaded))
     assert door.load_checkpoint(str(tmp_path / "a.ckpt")) is loaded
     assert door.resumed is None
     assert door.load_checkpoint(tmp_path / "a.ckpt").items() >= {"global_step": 1}.items()
@@ -318,7 +318,7 @@ def test_a_milestone_leaves_the_last_room_to_checkpoints(
 
 
 def test_lightning_can_neither_leave_a_torn_file_nor_load_one(tmp_path: Path) -> None:
-    door = SafeCheckpointIO({"config": {"a": 1}})
+    door = SafeCheckpointIO(tmp_path, {"config": {"a": 1}})
     door.save_checkpoint({"state_dict": {}, "global_step": 1}, str(tmp_path / "a.ckpt"))
     assert contents(tmp_path).keys() == {"a.ckpt", "SHA256SUMS"}
     loaded = door.load_checkpoint(str(tmp_path / "a.ckpt"), map_location="cpu")

@@ -60,8 +60,10 @@ def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def ask(command: Command, tmp_path: Path, canary: Path) -> Command:
+def ask(command: Command, tmp_path: Path, canary: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Call `lmtemplate WORDS ...` and see that nothing happens."""
+
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")  # as `main` does
 
     def call(*words: object) -> Result:
         with watching(tmp_path) as events, within(60):

@@ -61,7 +61,7 @@ class Spy:
 
     def _is_ours_to_worry(self, event: str, arguments: tuple[Any, ...]) -> bool:
         if event == "subprocess.Popen" and list(arguments[1][1:]) == ASKS_PATH:
-            return False
+            return not os.environ.get("PYTHONSAFEPATH")  # else it may find modules in the folder
         if event in ALARMS:
             return True
         if event == "import":

@@ -62,6 +62,17 @@ YAMLS: dict[str, str] = {
     "lightning.pytorch.strategies.DDPStrategy, init_args: {ddp_comm_hook: torch.compile}}}",
     "a reader of checkpoints": "trainer: {plugins: {class_path: "
     "lightning.pytorch.plugins.TorchCheckpointIO}}",
+    "a module that acts when it is imported": "model: {net: {class_path: lmtemplate.models.GPT, "
+    "dict_kwargs: {x: {class_path: torch.utils.model_dump.__main__.X}}}}",
+    "a class that is not there": "model: {net: {class_path: lmtemplate.models.GPT, dict_kwargs: "
+    "{x: {class_path: torch.nope}}}}",
+    "a logger of another run": "trainer: {logger: {class_path: "
+    "lmtemplate.callbacks.loggers.RecordLogger, init_args: {run_dir: other, first_step: 1}}}",
+    "a logger's folder on the network": "trainer: {logger: {class_path: "
+    "lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: 'http://127.0.0.1:9/x'}}}",
+    "a folder of another protocol": "run_dir: 'github::a'",
+    "a schedule whose types nobody wrote down": "model: {schedule: {class_path: "
+    "torch.optim.swa_utils.SWALR, init_args: {swa_lr: 0.1, anneal_epochs: no}}}",
     "a callable of a stranger": "trainer: {callbacks: {class_path: "
     "lightning.pytorch.callbacks.LambdaCallback, init_args: {setup: canary_module.thing}}}",
 }

@@ -25,9 +25,9 @@ AXES = {  # the button's word, the axis' title
     "seconds": ("seconds", "seconds of training"),
 }
 DASHES = ("solid", "dot", "dash", "dashdot")  # more runs than colors differ in these
-TRAIN_LABEL, VAL_LABEL = "train loss", "validation loss"
+VAL_LABEL = "validation loss"
 Rows = list[tuple[str, list[str]]]
-Places = dict[str, list[float | None]]  # a curve's points on each axis
+Places = dict[str, list[float]]  # a curve's points on each axis
 
 
 def verdict_of(run: RunFiles, allow: Sequence[str] = ()) -> str:
@@ -86,22 +86,20 @@ def notes_on(runs: list[RunFiles], labels: list[str]) -> list[str]:
 
 
 def positions(run: RunFiles, steps: Ints) -> Places:
-    """The places of a run's steps on each axis; None where that is not known."""
+    """The places of a run's steps on each axis; NaN where that is not known."""
     tokens = run.counted(metric_names.TOKENS, steps)
-    places = {
-        "steps": steps.astype(np.float64),
-        "tokens": tokens,
-        "flops": tokens * (run.flops_per_token or np.nan),
-        "seconds": run.counted(metric_names.SECONDS, steps),
+    return {
+        "steps": steps.tolist(),
+        "tokens": tokens.tolist(),
+        "flops": (tokens * (run.flops_per_token or np.nan)).tolist(),
+        "seconds": run.counted(metric_names.SECONDS, steps).tolist(),
     }
-    return {axis: [None if np.isnan(x) else float(x) for x in places[axis]] for axis in AXES}
 
 
 def lines_of(run: RunFiles, in_bits: bool) -> dict[str, Curve]:
     """The curves to draw of a run; in bits per byte there is no training loss."""
     if not in_bits:
-        curves = curves_of(run.record)
-        return {name: curves[name] for name in (TRAIN_LABEL, VAL_LABEL) if name in curves}
+        return {k: curve for k, curve in curves_of(run.record).items() if k != "learning rate"}
     steps, bits = run.logged(BITS)
     if BITS in run.record.initial:
         steps, bits = np.insert(steps, 0, 0), np.insert(bits, 0, run.record.initial[BITS])
@@ -161,12 +159,13 @@ def as_text(rows: Rows, labels: list[str], width: int) -> str:
     """The table for a terminal: one column for each run, in blocks that fit `width` characters."""
     names = ["", *(name for name, _ in rows)]
     first = max(map(len, names))
-    blocks = [[f"{name:<{first}}" for name in names]]
+    left = [f"{name:<{first}}" for name in names]
+    blocks = [left]
     for index, label in enumerate(labels):
         column = [label, *(cells[index] for _, cells in rows)]
         wide = max(map(len, column))
         if first < len(blocks[-1][0]) > width - wide - 2:
-            blocks.append([f"{name:<{first}}" for name in names])
+            blocks.append(left)
         blocks[-1] = [f"{a}  {b:>{wide}}" for a, b in zip(blocks[-1], column, strict=True)]
     return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from lmtemplate import metric_names
 from lmtemplate.errors import ConfigError
+from lmtemplate.record import Floats
 from lmtemplate.run_dir import duration, write_text
 from lmtemplate.study.diagnose.diagnose import MARKS, Examination, examine
 from lmtemplate.study.show import page
@@ -24,22 +25,19 @@ FILES = {
 }
 
 
-def steps_at(run: RunFiles) -> list[float] | None:
+def steps_at(run: RunFiles) -> Floats | None:
     """The steps at which BOUNDS of the improvement of the validation loss were reached.
 
     Between two validations that set a new best, the loss is taken to fall in a straight line. None
     where it was not measured before step 1, or never fell.
     """
-    steps, losses = run.record.validations
-    initial = run.record.initial_val_loss
-    reached, gains = [0.0], [0.0]
-    for step, loss in zip(steps, losses, strict=True):
-        if initial is not None and initial - loss > gains[-1]:
-            reached.append(float(step))
-            gains.append(initial - loss)
-    if len(gains) == 1:
+    initial, (steps, losses) = run.record.initial_val_loss, run.record.validations
+    if initial is None or not (losses < initial).any():
         return None
-    return [float(np.interp(bound * gains[-1], gains, reached)) for bound in BOUNDS]
+    best = np.minimum.accumulate(np.insert(losses, 0, initial))
+    gains, first = np.unique(initial - best, return_index=True)
+    reached = np.insert(steps, 0, 0)[first]
+    return np.asarray(np.interp(np.array(BOUNDS) * gains[-1], gains, reached))
 
 
 def costs_of(run: RunFiles, price_per_hour: float | None) -> dict[str, Any] | None:
