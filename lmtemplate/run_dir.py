@@ -46,14 +46,6 @@ def folder_of(run: Path) -> Path:
     return run / "checkpoints"
 
 
-def duration(seconds: float) -> str:
-    """75 -> "1 min 15 s"."""
-    minutes, seconds = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
 @functools.cache
 def say_once(text: str) -> None:
     """Print what is true of the whole process."""
