@@ -25,9 +25,8 @@ class RunReader(argparse.ArgumentParser):
 def evaluate(words: list[str], allowed: list[str], verb: Literal["validate", "test"]) -> None:
     """Print the metrics of a run's checkpoint on one split, in its training precision."""
     quieten()
-    reader = RunReader(
-        prog=f"lmtemplate {verb}", description="Any flag of `lmtemplate fit` may follow, too."
-    )
+    says = "Any flag of `lmtemplate fit` may follow, too."
+    reader = RunReader(prog=f"lmtemplate {verb}", description=says)
     reader.add_argument("run", metavar="RUN", type=Path, help="run directory")
     reader.add_argument("--checkpoint", default="best", help="best, latest, or a file")
     asked, flags = reader.parse_known_args(words)

@@ -1,7 +1,4 @@
-"""What is logged -> its name, in TensorBoard, in the record and for callbacks that monitor it.
-
-docs/runs.md says what each one is.
-"""
+"""What is logged -> its name, for TensorBoard, record and callbacks; docs/runs.md explains each."""
 
 TRAIN_LOSS = "train/loss"
 VAL_LOSS = "val/loss"

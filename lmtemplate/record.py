@@ -143,9 +143,8 @@ def read_record(run: str | Path) -> Record:
     """A run's record. Raises CheckpointError where there is none."""
     run = Path(run)
     if not is_recorded(run):
-        raise CheckpointError(
-            f"no record {folder_of(run) / LINES}; a run directory is what `lmtemplate fit` has made"
-        )
+        where = f"no record {folder_of(run) / LINES}"
+        raise CheckpointError(f"{where}; a run directory is what `lmtemplate fit` has made")
     return from_lines(read_lines(run))
 
 

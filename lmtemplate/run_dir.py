@@ -36,23 +36,14 @@ def check_name(name: str) -> Path:
         pass
     except (OSError, ValueError, RuntimeError) as error:  # too long; a NUL, not UTF-8; ~nobody
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(
-            f"run directory {ascii(name)[:60]}: {reason}; name another with --run_dir"
-        ) from error
+        says = f"run directory {ascii(name)[:60]}: {reason}; name another with --run_dir"
+        raise ConfigError(says) from error
     return run
 
 
 def folder_of(run: Path) -> Path:
     """Where a run keeps its checkpoints and its record."""
     return run / "checkpoints"
-
-
-def duration(seconds: float) -> str:
-    """75 -> "1 min 15 s"."""
-    minutes, seconds = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 @functools.cache

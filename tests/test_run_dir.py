@@ -17,7 +17,6 @@ import pytest
 from lmtemplate.errors import DiskError, LockedError
 from lmtemplate.run_dir import (
     Lock,
-    duration,
     git_state,
     manifest,
     read_json,
@@ -26,28 +25,6 @@ from lmtemplate.run_dir import (
     write_manifest,
     write_text,
 )
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.4, "0 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min 0 s"),
-        (60, "1 min 0 s"),
-        (75, "1 min 15 s"),
-        (3599.4, "59 min 59 s"),
-        (3600, "1 h 0 min"),
-        (90_000, "25 h 0 min"),
-    ],
-)
-def test_seconds_are_told_as_a_person_would(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
-@pytest.mark.parametrize("seconds", [59.6, 3599.6])
-def test_no_duration_says_sixty(seconds: float) -> None:
-    assert "60" not in duration(seconds)
 
 
 def test_a_text_reads_back_as_it_was_written(tmp_path: Path) -> None:

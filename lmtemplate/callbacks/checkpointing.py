@@ -107,9 +107,6 @@ class Checkpoint(callbacks.Checkpoint):
         self.failures = 0  # in a row
         self._due_milestones = set[int]()
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.run = Path(trainer.default_root_dir)
-
     def _write(self, trainer: Trainer, path: Path, *, weights_only: bool = False) -> None:
         """Save while the clock of tokens per second is paused. Raises NumbersError, DiskError."""
         if not all_finite(trainer):
@@ -178,6 +175,7 @@ class Checkpoint(callbacks.Checkpoint):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finish what a kill interrupted."""
+        self.run = Path(trainer.default_root_dir)
         if not trainer.is_global_zero:
             return
         resume.clear_leftovers(self.run)

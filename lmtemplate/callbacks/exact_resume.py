@@ -60,10 +60,7 @@ def loops_at(trainer: Trainer, step: int) -> dict[str, Any]:
 
 
 class ExactResume(Callback):
-    """Saves and restores what Lightning does not, in every run, whichever callbacks are off.
-
-    It comes last, so that no other callback draws a random number after it at the start.
-    """
+    """Saves and restores what Lightning does not; last, so that no callback draws numbers after it."""
 
     def __init__(self) -> None:
         self._random_states: list[dict[str, Any]] = []  # of each rank, from the loaded checkpoint

@@ -20,9 +20,6 @@ from lmtemplate.checkpoint.resume import read_best
 from lmtemplate.record import Writer
 from lmtemplate.run_dir import say_once
 
-LOSSES = [metric_names.TRAIN_LOSS, metric_names.VAL_LOSS]
-CHARTS = {"losses": {"train and validation loss": ["Multiline", LOSSES]}}
-
 EVENTS = "events.out.tfevents."  # and the second in which the file was begun
 COMPARED = ("model.", "data.", "trainer.", "seed_everything")  # settings in the hparams tab
 
@@ -43,15 +40,14 @@ def put_before_now(run: Path) -> None:
 def at_true_step(metrics: Mapping[str, float], step: int | None) -> tuple[dict[str, float], int]:
     """Values, and the optimizer step that they belong to, the first being 1.
 
-    What comes through `self.log` at the end of an epoch carries Lightning's own epoch, and a step
-    that Lightning counts from 0. Its epoch, which is always 0 here, is left out (see data/epoch).
+    `self.log` at the end of an epoch adds Lightning's own (always 0), and counts steps from 0.
     """
     values = {name: value for name, value in metrics.items() if name != "epoch"}
     return values, (step or 0) + ("epoch" in metrics)
 
 
 class TensorBoard(TensorBoardLogger):
-    """Writes events into the run directory: curves, a chart of both losses, and the hparams tab.
+    """Writes events into the run directory: curves, and the hparams tab.
 
     What an earlier, killed start wrote from `first_step` on is hidden.
     """
@@ -64,7 +60,7 @@ class TensorBoard(TensorBoardLogger):
         threading.excepthook = self._leave_to_main_thread
         self.run = run_dir
         self.settings = settings
-        self._last_step: int | None = None  # None until the charts are written
+        self._last_step = 0
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # type: ignore[override]
@@ -72,8 +68,6 @@ class TensorBoard(TensorBoardLogger):
         if not values:
             return
         with self.forgiving():
-            if self._last_step is None:
-                self.experiment.add_custom_scalars(CHARTS)
             self._last_step = step
             super().log_metrics(values, step)
 

@@ -44,10 +44,9 @@ class Preemption(Callback):
             yield  # only the main thread may set handlers
             return
         self.received = None
-        known = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]  # not Windows
-        handlers = {number: signal.getsignal(number) for number in known}
+        known = (getattr(signal, name) for name in SIGNALS if hasattr(signal, name))  # not Windows
         # nohup and a shell's & tell a program to ignore some
-        heard = {number: old for number, old in handlers.items() if old != signal.SIG_IGN}
+        heard = {n: old for n in known if (old := signal.getsignal(n)) != signal.SIG_IGN}
         self._ignores_term = signal.SIGTERM not in heard
         for number in heard:
             signal.signal(number, self._note)

@@ -30,10 +30,8 @@ class ProgressBar(TQDMProgressBar):
         self.on_terminal = sys.stdout.isatty()
         super().__init__(refresh_rate=20 if self.on_terminal else 0)
 
-    def get_metrics(
-        self, trainer: Trainer, pl_module: LightningModule
-    ) -> dict[str, int | str | float | dict[str, float]]:
-        return dict(shown(pl_module))
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Any:
+        return shown(pl_module)
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         if self.on_terminal:

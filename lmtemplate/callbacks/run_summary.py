@@ -14,8 +14,8 @@ from lmtemplate.checkpoint.resume import read_best, steps_saved
 from lmtemplate.data.datamodule import LanguageData
 from lmtemplate.errors import DiskError, NumbersError, SignalError
 from lmtemplate.hardware import device_name, missing_compiler
-from lmtemplate.module import LitLanguageModel, is_log_step
-from lmtemplate.run_dir import duration, write_json
+from lmtemplate.module import LitLanguageModel
+from lmtemplate.run_dir import write_json
 from lmtemplate.run_length import RunLength
 
 
@@ -32,7 +32,6 @@ class RunSummary(Callback):
         # of the next command, which needs the packages that the run's classes are from
         self.allowed = [word for package in allowed for word in ("--allow", package)]
         self._stopped = ("interrupted", "interrupted")
-        self._has_estimated = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module, data = pl_module, trainer.datamodule  # type: ignore[attr-defined]
@@ -41,7 +40,7 @@ class RunSummary(Callback):
             return
         net, device, devices = module.net, trainer.strategy.root_device, trainer.world_size
         per_batch = data.batch_size * data.block_size * devices
-        per_step = self.tokens_per_step = per_batch * trainer.accumulate_grad_batches
+        per_step = per_batch * trainer.accumulate_grad_batches
         left = trainer.max_steps - self.steps_before
         tokens = data.sequences * data.block_size + per_step * left
         parameters, flops = net.parameter_count(), net.flops_per_token()
@@ -64,15 +63,6 @@ class RunSummary(Callback):
             f"({device_name(device)}), precision {trainer.precision}, {compiled}",
         }
         print(card(f"training in {trainer.default_root_dir}", rows), flush=True)
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if self._has_estimated or not is_log_step(trainer) or not trainer.is_global_zero:
-            return
-        assert isinstance(pl_module, LitLanguageModel)
-        if speed := pl_module.latest.get(metric_names.TOKENS_PER_SECOND):
-            left = self.tokens_per_step * (trainer.max_steps - trainer.global_step) / speed
-            pl_module.print(f"about {duration(left)} of training to go ({speed:,.0f} tokens/s)")
-            self._has_estimated = True
 
     def stop_reason(self, trainer: Trainer) -> tuple[str, str]:
         """Why the run ended: a name, and a sentence."""

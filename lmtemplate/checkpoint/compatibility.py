@@ -58,10 +58,7 @@ def check_described(checkpoint: CheckpointDict) -> None:
 def announce(
     run: Path, before: CheckpointDict | None, description: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """Say where the run goes on, which settings differ, and what else changes the last digits.
-
-    Returns that, for the manifest, with (before, now) of each key.
-    """
+    """Say where the run goes on and what differs from before; returns that, for the manifest."""
     if before is None:
         if run_dir.is_used(run):
             print(f"no checkpoint in {run} yet: starting at step 0")
@@ -118,10 +115,7 @@ def load_net(net: nn.Module, checkpoint: CheckpointDict) -> None:
 
 
 def build_net(checkpoint: CheckpointDict, allowed: Sequence[str] = ()) -> LanguageModel:
-    """The net that a checkpoint describes, with its weights, ready for evaluation.
-
-    Nothing is imported of a package that is not allowed (ConfigError).
-    """
+    """The net that a checkpoint describes; no package is imported that is not allowed."""
     try:
         described = checkpoint["config"]["model"]["net"]
         class_path, settings = str(described["class_path"]), dict(described.get("init_args", {}))

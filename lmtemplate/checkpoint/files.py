@@ -91,10 +91,7 @@ def check_room(run: Path, net: nn.Module) -> None:
 
 
 def write(checkpoint: CheckpointDict, path: Path) -> None:
-    """Write atomically, durably, and read back. A file under its final name is always whole.
-
-    Raises DiskError; a file that stood there before is then untouched.
-    """
+    """Write atomically, durably, and read back. Raises DiskError; an older file is then untouched."""
     temporary, folder = path.parent / f".{path.name}.tmp", path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -130,13 +127,10 @@ def write(checkpoint: CheckpointDict, path: Path) -> None:
 
 
 def _lies(archive: zipfile.ZipFile, path: Path) -> bool:
-    """Whether a zip directory says what `torch.save` never writes.
-
-    Entries that unpack to more than the file holds would fill the memory; torch reads an entry that
-    a flipped bit has marked as a folder as no numbers at all, without an error.
-    """
+    """Whether a zip directory says what `torch.save` never writes."""
     entries = archive.infolist()
-    unpacked = sum(entry.file_size for entry in entries)
+    unpacked = sum(entry.file_size for entry in entries)  # more than the file would fill the memory
+    # torch reads an entry that a flipped bit has marked as a folder as no numbers, without an error
     return unpacked > path.stat().st_size or any(entry.external_attr for entry in entries)
 
 

@@ -44,10 +44,8 @@ def write_best(run: Path, step: int, val_loss: float) -> None:
 
 
 def prune(run: Path, newest: int, best: int | None, keep: int = 2) -> None:
-    """Delete all checkpoints up to step `newest` but the last `keep` and `best`.
-
-    Later steps were written before a resume that could not read them: they stay, and do not count.
-    """
+    """Delete all checkpoints up to step `newest` but the last `keep` and `best`."""
+    # later steps were written before a resume that could not read them: they stay
     steps = [step for step in steps_saved(run) if step <= newest]
     kept = {*steps[-keep:], best}
     gone = [folder_of(run) / file_name(step) for step in steps if step not in kept]

@@ -125,3 +125,11 @@ def command(*words: str) -> list[str]:
     """This program as another process, which imports from no folder that this one does not."""
     unsafe = os.getcwd() in sys.path  # where `python -m` would look first
     return [sys.executable, *([] if unsafe else ["-P"]), "-m", "lmtemplate", *words]
+
+
+def duration(seconds: float) -> str:
+    """75 -> "1 min 15 s"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -59,11 +59,6 @@ def test_the_first_card_says_what_will_be_trained_on_what(
 
 
 @pytest.mark.slow
-def test_the_time_to_go_is_estimated_once(shown: Callable[..., str]) -> None:
-    assert len(re.findall(r"about \S+ s of training to go \([\d,]+ tokens/s\)", shown())) == 1
-
-
-@pytest.mark.slow
 def test_the_last_card_says_why_where_and_what_to_type(
     shown: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -9,7 +9,13 @@ import pytest
 import yaml
 
 from lmtemplate.errors import CheckpointError
-from lmtemplate.study.run_files import read_checked, read_manifest, read_settings, read_summary
+from lmtemplate.study.run_files import (
+    duration,
+    read_checked,
+    read_manifest,
+    read_settings,
+    read_summary,
+)
 from tests.conftest import Command
 from tests.runs import check_line
 
@@ -129,3 +135,25 @@ def test_what_is_wrong_in_a_file_is_named_with_its_key(
     assert str(path) in str(mistake.value)
     assert says in str(mistake.value)
     assert len(str(mistake.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 0 s"),
+        (60, "1 min 0 s"),
+        (75, "1 min 15 s"),
+        (3599.4, "59 min 59 s"),
+        (3600, "1 h 0 min"),
+        (90_000, "25 h 0 min"),
+    ],
+)
+def test_seconds_are_told_as_a_person_would(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("seconds", [59.6, 3599.6])
+def test_no_duration_says_sixty(seconds: float) -> None:
+    assert "60" not in duration(seconds)

@@ -13,10 +13,11 @@ import torch
 
 from lmtemplate.errors import ConfigError
 from lmtemplate.models.gpt import GPT
-from lmtemplate.run_dir import duration, write_text
+from lmtemplate.run_dir import write_text
 from lmtemplate.study.plan import compute_budget as budgets
 from lmtemplate.study.plan import scaling_laws as laws
 from lmtemplate.study.plan.compute_budget import CorpusSize, read_corpus, short
+from lmtemplate.study.run_files import duration
 
 ASSUMED_MFU = 0.4  # large runs reach 0.38 to 0.43 (Llama 3 405B: Llama Team 2024, table 4)
 SMALLEST = (2, 64)  # layers, width: a smaller net learns little more than pairs of tokens

@@ -10,8 +10,7 @@ import numpy as np
 
 from lmtemplate import metric_names
 from lmtemplate.record import Floats, Ints, Record, read_record
-from lmtemplate.run_dir import duration
-from lmtemplate.study.run_files import read_manifest, read_settings, read_summary
+from lmtemplate.study.run_files import duration, read_manifest, read_settings, read_summary
 from lmtemplate.study.show.plots import COLORS, GRID, INK, Curve, curves_of, thin
 
 BITS = metric_names.VAL_BITS_PER_BYTE

@@ -10,8 +10,9 @@ import numpy as np
 from lmtemplate import metric_names
 from lmtemplate.errors import ConfigError
 from lmtemplate.record import Floats
-from lmtemplate.run_dir import duration, write_text
+from lmtemplate.run_dir import write_text
 from lmtemplate.study.diagnose.diagnose import MARKS, Examination, examine
+from lmtemplate.study.run_files import duration
 from lmtemplate.study.show import page
 from lmtemplate.study.show.page import NONE, RunFiles, number
 from lmtemplate.study.show.plots import notes

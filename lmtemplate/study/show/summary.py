@@ -9,8 +9,7 @@ import numpy as np
 
 from lmtemplate import metric_names
 from lmtemplate.record import Record, read_record
-from lmtemplate.run_dir import duration
-from lmtemplate.study.run_files import read_summary
+from lmtemplate.study.run_files import duration, read_summary
 from lmtemplate.study.show.plots import epoch_averages, in_terminal
 
 
