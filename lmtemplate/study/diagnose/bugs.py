@@ -139,7 +139,9 @@ def of_checkpoint(trend: Trend, facts: Facts) -> Iterator[Finding]:
     near = record.train_loss[max(0, place - 2) : place + 3]
     dropout = facts.settings.get("model.net.init_args.dropout") or 0.0
     room = max(limit.TRAINING_DIFFERS + dropout, limit.ERRORS * (facts.train_error or 0.0))
-    if len(near) and not near.min() - room <= train <= near.max() + room:
+    # what has been read since is known by heart a little: less than training is below validation
+    known = max(0.0, val - float(np.median(near))) if len(near) else 0.0
+    if len(near) and not near.min() - room - known <= train <= near.max() + room:
         says = (
             f"about step {step:,} the run recorded a training loss of {np.median(near):.2f} nats; "
             f"its checkpoint has {train:.2f} on the training text: something else was trained."

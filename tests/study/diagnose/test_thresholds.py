@@ -348,7 +348,7 @@ CASES: list[tuple[str, Draw, str, Any, Any]] = [
     ("ERRORS", lambda x: measured(val_measured=2.7, val_error=x), "reload_differs", 0.26, 0.24),
     (
         "TRAINING_DIFFERS",
-        lambda x: measured(train_measured=SMOOTH[-1] - x),
+        lambda x: measured(train_measured=SMOOTH[-1] - x, val_measured=SMOOTH[-1]),
         "training_differs",
         0.29,
         0.31,
@@ -404,3 +404,9 @@ def test_a_finding_appears_where_its_threshold_is_crossed(
 ) -> None:
     assert expected not in draw(without)
     assert expected in draw(with_it)
+
+
+def test_what_was_learned_by_heart_is_no_other_training() -> None:
+    """As quickstart's run of 3.7 passes: 3.40 recorded, 3.06 of the checkpoint, 4.13 validated."""
+    gap = measured(train_measured=SMOOTH[-1] - 0.34, val_measured=SMOOTH[-1] + 0.73)
+    assert "training_differs" not in gap
