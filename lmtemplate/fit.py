@@ -184,15 +184,14 @@ def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> No
             raise
         # Lightning says what to install for a callback or a logger, or which setting cannot be
         raise ConfigError(f"trainer: {' '.join(str(error).split())[:300]}") from error
-    except (TypeError, LookupError, AttributeError, ValueError) as error:
-        if "checkpoint_connector.py" not in str(traceback.extract_tb(error.__traceback__)):
-            raise
-        raise CheckpointError(f"{path} holds a state that cannot be restored: {error!r}") from error
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, TypeError, LookupError, AttributeError, ValueError) as error:
         if signals and signals.received and "DataLoader worker" in str(error):
             sys.exit(SIGNALS[signals.received])  # the worker, just started, got it as well
         if mistake := mistake_in(error, trainer, cli.datamodule):
             raise mistake from error
+        if "checkpoint_connector.py" in str(traceback.extract_tb(error.__traceback__)):
+            problem = f"holds a state that cannot be restored: {error!r:.200}"
+            raise CheckpointError(f"{path} {problem}") from error
         raise
     if trainer.is_global_zero and cli.config.trainer.profiler:
         print(trainer.profiler.summary())  # type: ignore[attr-defined]

@@ -325,6 +325,18 @@ def test_lightning_can_neither_leave_a_torn_file_nor_load_one(tmp_path: Path) ->
     assert {**loaded, "config": {"a": 1}, "state_dict": {}, "global_step": 1} == loaded
 
 
+def test_nothing_outside_the_run_is_written_or_removed(tmp_path: Path) -> None:
+    (tmp_path / "victim.txt").write_text("mine")
+    door = SafeCheckpointIO(tmp_path / "run", {})
+    for path in (tmp_path / "victim.txt", tmp_path / "run/own/../../victim.txt"):
+        with pytest.raises(ConfigError, match="is outside the run directory"):
+            door.remove_checkpoint(str(path))
+        with pytest.raises(ConfigError, match="is outside the run directory"):
+            door.save_checkpoint({}, str(path))
+    assert contents(tmp_path).keys() == {"victim.txt"}
+    assert (tmp_path / "victim.txt").read_text() == "mine"
+
+
 @pytest.mark.parametrize("place", ["weights", "moments"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_one_number_that_is_not_finite_is_found(place: str, bad: float) -> None:

@@ -119,3 +119,23 @@ def test_only_a_file_is_a_checkpoint(ask: Command, run: Path, address: str) -> N
     words[words.index("--init_from") + 1] = address
     check_line(ask(*words), 2, 3)
     assert not run.with_name("new").exists()
+
+
+STATES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a number for a callback": lambda saved: saved["callbacks"].update(Throughput=1),
+    "a text for a callback": lambda saved: saved["callbacks"].update(Checkpoint="nan"),
+    "a list for the data": lambda saved: saved.update(TokenData=[1, "a"]),
+    "moments of no kind": lambda saved: saved["optimizer_states"][0]["state"].update({0: 1.5}),
+    "a best score without a tensor": lambda saved: saved["callbacks"]["early_stopping"].update(
+        best_score=None
+    ),
+}
+
+
+@pytest.mark.parametrize("change", STATES.values(), ids=STATES)
+def test_a_state_of_no_kind_is_the_fault_of_its_checkpoint(
+    ask: Command, run: Path, change: Callable[[dict[str, Any]], Any]
+) -> None:
+    rewrite(run / LAST, change)
+    words = ["--config", run / "config.yaml", "--run_dir", run, "--resume", "must"]
+    check_line(ask("fit", *words, "--trainer.max_steps=6"), 3)
