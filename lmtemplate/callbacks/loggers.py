@@ -20,6 +20,9 @@ from lmtemplate.checkpoint.resume import read_best
 from lmtemplate.record import Writer
 from lmtemplate.run_dir import say_once
 
+LOSSES = [metric_names.TRAIN_LOSS, metric_names.VAL_LOSS]
+CHARTS = {"losses": {"train and validation loss": ["Multiline", LOSSES]}}
+
 EVENTS = "events.out.tfevents."  # and the second in which the file was begun
 COMPARED = ("model.", "data.", "trainer.", "seed_everything")  # settings in the hparams tab
 
@@ -47,7 +50,7 @@ def at_true_step(metrics: Mapping[str, float], step: int | None) -> tuple[dict[s
 
 
 class TensorBoard(TensorBoardLogger):
-    """Writes events into the run directory: curves, and the hparams tab.
+    """Writes events into the run directory: curves, a chart of both losses, and the hparams tab.
 
     What an earlier, killed start wrote from `first_step` on is hidden.
     """
@@ -60,7 +63,7 @@ class TensorBoard(TensorBoardLogger):
         threading.excepthook = self._leave_to_main_thread
         self.run = run_dir
         self.settings = settings
-        self._last_step = 0
+        self._last_step: int | None = None  # None until the charts are written
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # type: ignore[override]
@@ -68,6 +71,8 @@ class TensorBoard(TensorBoardLogger):
         if not values:
             return
         with self.forgiving():
+            if self._last_step is None:
+                self.experiment.add_custom_scalars(CHARTS)
             self._last_step = step
             super().log_metrics(values, step)
 

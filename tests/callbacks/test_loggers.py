@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from lmtemplate.callbacks.loggers import RecordLogger, TensorBoard
@@ -32,6 +33,21 @@ def hparams(run: Path) -> dict[str, Any]:
     content = plugin_data_pb2.HParamsPluginData.FromString(metadata.plugin_data.content)
     values = content.session_start_info.hparams.items()
     return {key: getattr(value, value.WhichOneof("kind")) for key, value in values}
+
+
+@pytest.mark.slow
+def test_both_losses_stand_in_one_chart(run: Path) -> None:
+    (event,) = events(run).Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    charts = [chart for category in layout.category for chart in category.chart]
+    assert ["train/loss", "val/loss"] in [list(chart.multiline.tag) for chart in charts]
+
+
+def test_every_curve_of_the_charts_is_logged(run: Path) -> None:
+    (event,) = events(run).Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    tags = {tag for cat in layout.category for chart in cat.chart for tag in chart.multiline.tag}
+    assert tags <= set(events(run).Tags()["scalars"])
 
 
 def test_the_settings_stand_in_the_hparams_tab(run: Path) -> None:
