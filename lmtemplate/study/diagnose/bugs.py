@@ -139,7 +139,7 @@ def of_checkpoint(trend: Trend, facts: Facts) -> Iterator[Finding]:
     near = record.train_loss[max(0, place - 2) : place + 3]
     dropout = facts.settings.get("model.net.init_args.dropout") or 0.0
     room = max(limit.TRAINING_DIFFERS + dropout, limit.ERRORS * (facts.train_error or 0.0))
-    # what has been read since is known by heart a little: less than training is below validation
+    # text that was read before is partly known by heart: by at most what validation lies above
     known = max(0.0, val - float(np.median(near))) if len(near) else 0.0
     if len(near) and not near.min() - room - known <= train <= near.max() + room:
         says = (

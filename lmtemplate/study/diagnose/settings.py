@@ -24,10 +24,8 @@ SMALL = {
     NET_KEY + "logit_cap": (3.0, "lets no token become likely"),
     "data.block_size": (2, "leaves no context"),
 }
-CLIP, CLIPPED = (
-    "trainer.gradient_clip_val",
-    30.0,
-)  # half of all gradients are longer than the clip by this factor
+CLIP = "trainer.gradient_clip_val"
+CLIPPED = 30.0  # half of all gradients are longer than the clip by this factor
 
 
 def _number(value: object) -> float:

@@ -12,9 +12,7 @@ SAMPLED = 64  # weights that are looked at in each parameter tensor
 
 NEXT = "data/targets_next"  # share of targets that are the token after their input
 UNCOUNTED = "data/targets_ignored"  # share of targets that carry no loss
-LONGEST_RUN = (
-    "data/longest_run"  # share of a sequence that is one token again and again, at its longest
-)
+LONGEST_RUN = "data/longest_run"  # longest stretch of one token, as a share of its sequence
 TWICE = "data/sequences_repeated"  # share of sequences that the batch holds already
 UNIGRAM = "data/unigram_loss"  # nats per target that carries loss, by frequencies of the corpus
 LEFT = "optim/grad_left"  # logged, as 1, only where gradients were not set to zero
