@@ -115,6 +115,7 @@ reproduce: install ## RUN again, from its manifest: the same bit for bit?
 	$(PY) -m $(PACKAGE) reproduce $(call quote,$(RUN)) $(args)
 
 board: install ## all of runs/ in TensorBoard, on 127.0.0.1:PORT
+	@echo "curves as they are, without smoothing: http://127.0.0.1:"$(call quote,$(PORT))"/?smoothing=0"
 	$(PY) -m tensorboard.main --logdir runs --host 127.0.0.1 --port=$(call quote,$(PORT)) $(args)
 
 test: install ## the tests of a minute and a half

@@ -20,6 +20,7 @@ VERBS = {
 # Key of a config -> class of the callback that it configures.
 CALLBACKS = {
     "watch": f"{_HERE}.diagnose.early_warning.Watch",
+    "early_validation": f"{_HERE}.show.early_validation.EarlyValidation",
     "pictures": f"{_HERE}.show.pictures.Pictures",
 }
 
