@@ -180,7 +180,7 @@ def save(figure: "Figure", path: Path) -> None:
         raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _text_plot(
+def text_plot(
     curves: Iterable[tuple[Ints | Floats, Floats]], marks: str, width: int, **options: object
 ) -> str:
     """Curves over steps from 0 on, each with its own mark: the first a line, the others points."""
@@ -199,7 +199,7 @@ def _text_plot(
 def rate_in_terminal(steps: Ints, rates: Floats, width: int = 72, height: int = 6) -> str:
     """(N,) steps and their learning rates on a linear axis from 0, in ASCII."""
     highest = float(np.nanmax(rates)) or 1.0
-    return _text_plot([thin(steps, rates)], "#", width, height=height, y_min=0, y_max=highest)
+    return text_plot([thin(steps, rates)], "#", width, height=height, y_min=0, y_max=highest)
 
 
 def data_in_terminal(record: Record, width: int = 72, height: int = 6) -> str:
@@ -214,7 +214,7 @@ def data_in_terminal(record: Record, width: int = 72, height: int = 6) -> str:
     amounts, losses = np.log10(tokens), losses[steps > 0]
     first, last = (f"{tokens[i]:,.0f} tokens: {losses[i]:.3f}" for i in (0, -1))
     ends = {"x_min": amounts[0], "x_max": amounts[-1]}
-    plot = _text_plot([(amounts, losses)], "o", width, height=height, **ends)
+    plot = text_plot([(amounts, losses)], "o", width, height=height, **ends)
     return f"validation loss against data, log axis (10^x tokens): {first} -> {last}\n{plot}"
 
 
@@ -228,7 +228,7 @@ def in_terminal(record: Record, width: int = 72, height: int = 12) -> str:
     rate = curves.pop("learning rate", None)
     says = [f"{name} {span(values)}" for name, (_, values) in curves.items()]
     parts = [f"{record.steps[-1]:,} steps: * {', o '.join(says)}"]
-    parts += [_text_plot(curves.values(), "*o", width, height=height)]
+    parts += [text_plot(curves.values(), "*o", width, height=height)]
     if rate is not None:
         parts += [f"learning rate {span(record.learning_rate)}, highest {np.nanmax(rate[1]):.4g}"]
         parts += [rate_in_terminal(record.steps, record.learning_rate, width, max(3, height // 2))]
