@@ -11,6 +11,7 @@ VERBS = {
     "plot": (f"{_HERE}.show.plots", "plot", "RUN: draw its curves as PNG files"),
     "report": (f"{_HERE}.show.report", "report", "RUN: everything about it in one HTML file"),
     "compare": (f"{_HERE}.show.compare", "compare", "RUN RUN ...: a table and one plot of all"),
+    "scaling": (f"{_HERE}.experiments.scaling", "scaling", "loss by net and data: a law", True),
     "find-lr": (f"{_HERE}.experiments.find_lr", "find_lr", "a config -> its learning rate", True),
     "sweep": (f"{_HERE}.experiments.sweep", "sweep", "many runs over settings: the best", True),
     "reproduce": (f"{_HERE}.check.reproduce", "reproduce", "RUN: repeat it, compare bit for bit"),

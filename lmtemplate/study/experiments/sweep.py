@@ -44,6 +44,7 @@ class Plan:
     prune: bool
     words: list[str]  # of every trial's fit
     allowed: list[str]  # packages outside lmtemplate whose classes a config may name
+    points: list[dict[str, str]]  # settings of each trial, where they are known before
 
 
 def parse(words: list[str], allowed: list[str]) -> tuple[Plan, bool]:
@@ -68,12 +69,13 @@ def parse(words: list[str], allowed: list[str]) -> tuple[Plan, bool]:
         raise ConfigError("a sweep needs --run_dir, a folder for its trials")
     if sampler != "grid" or given.prune:
         spaces.load_optuna()
-    count = len(spaces.grid(space)) if sampler == "grid" else given.trials or TRIALS
+    points = spaces.grid(space) if sampler == "grid" else []
+    count = len(points) if sampler == "grid" else given.trials or TRIALS
     if count < 1 or given.jobs < 1:
         raise ConfigError("--trials and --jobs have to be 1 or more")
     folder = run_dir.check_name(given.run_dir)
     chosen = (folder, space, sampler, count, given.jobs, given.sampler_seed, given.prune)
-    return Plan(*chosen, ["--report=false", *rest], allowed), given.json
+    return Plan(*chosen, ["--report=false", *rest], allowed, points), given.json
 
 
 def fit_words(plan: Plan, trial: Trial) -> list[str]:
@@ -146,7 +148,7 @@ class Book:
 
 def next_settings(plan: Plan, trials: list[Trial], number: int) -> dict[str, str]:
     if plan.sampler == "grid":
-        return spaces.grid(plan.space)[number]
+        return plan.points[number]
     return spaces.suggest(plan.space, trials, number, plan.sampler, plan.seed)
 
 
