@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from lmtemplate.data import IGNORED
@@ -122,6 +123,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return sums
 
     @staticmethod
+    @once_differentiable
     def backward(context: Any, gradient: Tensor) -> Any:
         of_features, of_weight = context.saved_tensors
         return of_features * gradient[0], of_weight * gradient[0], None, None

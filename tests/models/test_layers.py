@@ -250,10 +250,13 @@ def test_heads_that_do_not_share_out_evenly_are_refused(
 
 
 @pytest.mark.parametrize("name", ["rms_norm", "relu2"])
-def test_gradients_written_by_hand_are_those_of_autograd(name: str) -> None:
+def test_gradients_written_by_hand_are_those_of_autograd_and_so_are_theirs(name: str) -> None:
+    """Second derivatives are what the sharpness of a loss is measured with."""
     layer = MLP(4, "relu2").double()
     x = torch.linspace(-2, 2.1, 24, dtype=torch.float64).view(2, 3, 4).requires_grad_()
-    assert torch.autograd.gradcheck({"rms_norm": rms_norm, "relu2": layer}[name], (x,))
+    function = {"rms_norm": rms_norm, "relu2": layer}[name]
+    assert torch.autograd.gradcheck(function, (x,))
+    assert torch.autograd.gradgradcheck(function, (x,))
 
 
 def test_rms_norm_is_that_of_torch() -> None:
