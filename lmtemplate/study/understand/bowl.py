@@ -1,4 +1,4 @@
-"""Optimizers and schedules -> one web page that opens offline: balls that roll down a landscape.
+"""Optimizers and schedules -> paths of balls that roll down a textbook's landscape, for a page.
 
 The landscape is a bowl with one steep axis. Plain descent at rate lr keeps the share 1 - lr * c of
 the distance along an axis of curvature c: at lr = 1 / c a step lands on the bottom, above 2 / c
@@ -7,7 +7,6 @@ at 0.05, and 0.1 diverges. As in training, each gradient has the noise of its ba
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +15,6 @@ from torch import Tensor, nn
 from lmtemplate import schedules
 from lmtemplate.generate import logits_to_probs
 from lmtemplate.optimizers import SGD, Adam, AdamW, OptimizerRecipe
-from lmtemplate.run_dir import write_text
-from lmtemplate.study.show.page import render
 from lmtemplate.study.show.plots import ON_A_MAP
 
 CURVATURES = torch.tensor([1.0, 20.1], dtype=torch.float64)
@@ -105,12 +102,8 @@ def word_data() -> dict[str, Any]:
     return {"words": WORDS, "trained": trained, "losses": losses, "heated": heated}
 
 
-def landscape(output: Path = Path("landscape.html")) -> None:
-    """Write a web page, to be opened offline, on which a ball rolls down a loss landscape.
-
-    Args:
-        output: HTML file to write.
-    """
+def bowl_parts() -> dict[str, Any]:
+    """What the page's first panels draw."""
     every_path = {
         f"{rate:.3f}": {name: path_data(recipe(rate)) for name, recipe in OPTIMIZERS.items()}
         for rate in RATES
@@ -124,6 +117,4 @@ def landscape(output: Path = Path("landscape.html")) -> None:
         "steps": STEPS,
         "run_steps": DRAWN_STEPS,
     }
-    parts = {"data": data, "edge": 2 / CURVATURES.max().item()}
-    write_text(output, render("landscape", "Training on a loss landscape", parts))
-    print(output)
+    return {"data": data, "edge": 2 / CURVATURES.max().item()}
