@@ -6,7 +6,7 @@ each step ends further out. The steep curvature is slightly above 20, so that th
 at 0.05, and 0.1 diverges. As in training, each gradient has the noise of its batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ OPTIMIZERS: dict[str, Callable[[float], OptimizerRecipe]] = {
     "Adam": lambda lr: Adam(lr),
     "AdamW, decay 0.5": lambda lr: AdamW(lr, betas=(0.9, 0.999), weight_decay=0.5),
 }
+ON_A_DARK_MAP = ("#ffffff", "#8cc4ff", "#f3a8ff", "#ffd591")
 RUN_STEPS = 1000
 DRAWN_STEPS = (*range(0, RUN_STEPS, 4), RUN_STEPS - 1)
 WARMUPS = (0, 20, 50, 100, 200)
@@ -84,10 +85,12 @@ def path_data(recipe: OptimizerRecipe) -> dict[str, list[float]]:
     return {"x": x, "y": y, "loss": loss_at(path).tolist()}
 
 
-def schedule_data(warmup: int) -> dict[str, list[float]]:
-    """Schedule -> share of the peak rate at each of DRAWN_STEPS."""
+def schedule_data(
+    warmup: int, steps: Iterable[int] = DRAWN_STEPS, total: int = RUN_STEPS
+) -> dict[str, list[float]]:
+    """Schedule -> share of the peak rate at these steps of a run of `total`."""
     return {
-        shape.__name__: [shape(warmup_steps=warmup).factor(step, RUN_STEPS) for step in DRAWN_STEPS]
+        shape.__name__: [shape(warmup_steps=warmup).factor(step, total) for step in steps]
         for shape in schedules.Schedule.__subclasses__()
         if shape.__module__ == schedules.__name__  # not those of whoever imports this
     }
@@ -113,7 +116,7 @@ def bowl_parts() -> dict[str, Any]:
         "map": map_data(),
         "schedules": {str(warmup): schedule_data(warmup) for warmup in WARMUPS},
         "words": word_data(),
-        "colors": ON_A_MAP,
+        "colors": {"light": ON_A_MAP, "dark": ON_A_DARK_MAP},
         "steps": STEPS,
         "run_steps": DRAWN_STEPS,
     }

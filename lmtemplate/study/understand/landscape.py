@@ -8,11 +8,16 @@ from typing import Any, Literal
 
 from lmtemplate.errors import ConfigError
 from lmtemplate.run_dir import write_text
-from lmtemplate.study.show.page import render
-from lmtemplate.study.understand.bowl import bowl_parts
+from lmtemplate.study.show.page import NONE, render
+from lmtemplate.study.understand.bowl import bowl_parts, schedule_data
 from lmtemplate.study.understand.path import Landscape, explore
 
 Grid = Literal[5, 9, 17, 33, 65]
+
+BALL_STEPS = 100
+BALL_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
+RANDOM_START = (-0.75, 0.6)  # on the map of random directions
+HEAD = ["step", "loss", "on the plane", "off the plane", "sharpness", "2 / sharpness"]
 
 
 def finite(value: Any) -> Any:
@@ -24,26 +29,51 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def sentences(found: Landscape) -> str:
-    """The numbers of a landscape, for a terminal."""
-    first, second, third = found.through
-    where = f"step {third:,}" if third is not None else "a random direction"
-    head = f"{'step':>8}  {'loss':>7}  {'on plane':>8}  {'off plane':>9}  {'sharpness':>15}  2/sharpness"
-    rows = [
-        f"{s.step:8,}  {s.loss:7.4f}  {s.loss_on_plane:8.4f}  {s.off_plane:9.3f}  "
-        f"{s.sharpness:8.4g} ± {s.sharpness_error:4.2g}  {s.largest_stable_rate or math.nan:11.3g}"
+def rows_of(found: Landscape) -> list[list[str]]:
+    """The numbers of each snapshot, in the order of HEAD."""
+    return [
+        [
+            f"{s.step:,}",
+            f"{s.loss:.4f}",
+            f"{s.loss_on_plane:.4f}",
+            f"{s.off_plane:.3f}",
+            f"{s.sharpness:.4g} ± {s.sharpness_error:.2g}",
+            NONE if s.largest_stable_rate is None else f"{s.largest_stable_rate:.3g}",
+        ]
         for s in found.snapshots
     ]
-    return "\n".join(
-        [
-            f"plane through the weights of steps {first:,} and {second:,}, and {where}; 1 is the "
-            f"distance of the first two, {found.surfaces[0].unit:.4g}",
-            f"{found.share_in_plane:.1%} of the way from snapshot to snapshot lies in the plane",
-            f"loss: nats per token over {found.tokens:,} validation tokens ({found.windows} windows)",
-            head,
-            *rows,
-        ]
-    )
+
+
+def in_words(found: Landscape) -> str:
+    """What was measured, for a terminal."""
+    first, second, third = found.through
+    where = "a random direction" if third is None else f"step {third:,}"
+    tokens = f"{found.tokens:,} validation tokens ({found.windows} windows)"
+    lines = [
+        f"the plane goes through the weights of steps {first:,} and {second:,}, "
+        f"{found.surfaces[0].unit:.4g} apart, and {where}",
+        f"{found.share_in_plane:.1%} of the way from snapshot to snapshot lies in it",
+        f"losses are means over {tokens}, in nats",
+    ]
+    table = [HEAD, *rows_of(found)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        lines.append("  ".join(f"{text:>{w}}" for text, w in zip(row, widths, strict=True)))
+    return "\n".join(lines)
+
+
+def surface_data(found: Landscape) -> dict[str, Any]:
+    """What the panel of a run draws: all that was measured, and what the balls need."""
+    path = found.snapshots[0].x, found.snapshots[0].y
+    warmup, steps = BALL_STEPS // 10, range(BALL_STEPS)
+    return finite(asdict(found)) | {
+        "starts": [path, RANDOM_START],
+        "steps": BALL_STEPS,
+        "rates": BALL_RATES,
+        "factors": {"none": [1.0] * BALL_STEPS, **schedule_data(warmup, steps, BALL_STEPS)},
+        "head": HEAD,
+        "rows": rows_of(found),
+    }
 
 
 def landscape(
@@ -76,13 +106,12 @@ def landscape(
         raise ConfigError("--json prints the numbers of a run: name its directory")
     output = output or (run or Path()) / "landscape.html"
     found = explore(run, grid, windows, prompt, allow or ()) if run else None
-    parts = {**bowl_parts(), "run": None, "found": None}
-    if run and found:
-        parts |= {"run": run.resolve().name, "found": finite(asdict(found))}
+    parts = {**bowl_parts(), "run": run and run.resolve().name}
+    parts["found"] = surface_data(found) if found else None
     write_text(output, render("landscape", "Training on a loss landscape", parts))
     if found and json:
         print(strict_json.dumps(finite(asdict(found)), indent=2, allow_nan=False))
         return
     if found:
-        print(sentences(found))
+        print(in_words(found))
     print(output)

@@ -17,9 +17,9 @@ from lmtemplate.generate import encode_prompt, generate_tokens, stream_text
 from lmtemplate.run_dir import folder_of
 from lmtemplate.study.diagnose.artifacts import Model, open_model, open_run_corpus
 from lmtemplate.study.understand.surface import (
-    SEED,
+    DRAW_SEED,
     Kept,
-    Measured,
+    NetOnText,
     Plane,
     Surface,
     measure_surface,
@@ -30,8 +30,8 @@ from lmtemplate.study.understand.surface import (
 
 CACHE = "landscape_numbers.json"  # in the run directory
 OFF_LINE = 1e-3  # a third point is at least this share of the first two's distance off their line
-MARGIN = 0.3  # of a map around the path, as a share of the path's extent
-SAMPLE_TOKENS = 60
+MARGIN = 0.4  # of a map around the path, as a share of the path's extent
+TEXT_TOKENS = 60
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def snapshots_of(run: Path) -> dict[int, Path]:
 
 
 def choose_plane(
-    measured: Measured, files: dict[int, Path], best: int
+    measured: NetOnText, files: dict[int, Path], best: int
 ) -> tuple[Plane, tuple[int, int, int | None]]:
     """The plane through start, best and end of a path, and the steps that it goes through.
 
@@ -94,7 +94,7 @@ def choose_plane(
             f"the weights of steps {steps[0]:,} and {second:,} are {unit:g} apart: no plane is there"
         )
     line = (goal - start) / unit
-    third, step = goal + random_direction(measured.net, SEED), None  # of the net just read
+    third, step = goal + random_direction(measured.net, DRAW_SEED), None  # of the net just read
     furthest = OFF_LINE * unit
     for other in steps[-1:] + steps[1:-1]:
         weights = measured.read(files[other])
@@ -107,7 +107,7 @@ def choose_plane(
 
 
 def follow(
-    measured: Measured, sharp: Measured, files: dict[int, Path], plane: Plane, kept: Kept
+    measured: NetOnText, sharp: NetOnText, files: dict[int, Path], plane: Plane, kept: Kept
 ) -> tuple[list[Snapshot], float]:
     """Each snapshot, and the share of the way from one to the next that lies in the plane."""
     snapshots, before = list[Snapshot](), Tensor()
@@ -141,14 +141,14 @@ def follow(
 
 
 def write_texts(
-    model: Model, measured: Measured, files: dict[int, Path], prompt: str
+    model: Model, measured: NetOnText, files: dict[int, Path], prompt: str
 ) -> dict[int, str]:
     """Step -> the prompt, and what the weights of that step write after it; one seed for all."""
     start, texts = encode_prompt(model.tokenizer, prompt), dict[int, str]()
     for step, path in files.items():
         measured.read(path)
         tokens = generate_tokens(
-            model.net, start, SAMPLE_TOKENS, seed=SEED, stop_id=model.tokenizer.eot_id
+            model.net, start, TEXT_TOKENS, seed=DRAW_SEED, stop_id=model.tokenizer.eot_id
         )
         texts[step] = prompt + "".join(stream_text(model.tokenizer, start, tokens))
     return texts
@@ -172,8 +172,8 @@ def explore(
     """Measure what the landscape of a run shows. Raises UserError where something is missing."""
     files, model, corpus = snapshots_of(run), open_model(run, "best", allow), open_run_corpus(run)
     inputs, targets, _ = corpus.batch("val", model.net.block_size, windows)
-    measured = Measured(model.net, inputs, targets)
-    sharp = Measured(model.net, inputs[::2], targets[::2])  # a product costs six times a loss
+    measured = NetOnText(model.net, inputs, targets)
+    sharp = NetOnText(model.net, inputs[::2], targets[::2])  # a product costs six times a loss
     depends = {
         "weights": {str(step): file_sha256(path) for step, path in files.items()},
         "corpus": corpus.index["fingerprint"],
@@ -185,7 +185,7 @@ def explore(
     x, y = square([s.x for s in snapshots], [s.y for s in snapshots], grid)
     surfaces = [measure_surface("the run's path", measured, plane, x, y, kept)]
     best = measured.read(files[model.step])
-    axes = torch.stack([random_direction(model.net, SEED + n) for n in (1, 2)])
+    axes = torch.stack([random_direction(model.net, DRAW_SEED + n) for n in (1, 2)])
     wide = torch.linspace(-1, 1, grid // 2 + 1, dtype=torch.float64).tolist()
     around = Plane(best, axes)
     surfaces.append(measure_surface("random directions", measured, around, wide, wide, kept))

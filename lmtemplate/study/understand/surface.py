@@ -26,7 +26,7 @@ from lmtemplate.optimizers import trainable
 from lmtemplate.run_dir import read_json, write_json
 
 LOGITS_AT_ONCE = 2**24  # floats in one forward pass
-SEED = 1337  # of random directions, and of the first vector of an eigenvalue's search
+DRAW_SEED = 1337  # of random directions, and of the first vector of an eigenvalue's search
 PRODUCTS = 12  # with the Hessian for one eigenvalue, at most
 PRECISE = 0.02  # an eigenvalue's error may be this share of it
 SAVE_EVERY = 32  # losses; a landscape that is interrupted goes on from there
@@ -42,10 +42,9 @@ class Kept:
         self.path, self.depends = path, depends
         self.numbers = {name: value for name, value in known.items() if type(value) is float}
 
-    def get(self, name: str, compute: Callable[[Tensor], float], weights: Tensor) -> float:
-        """A number of these weights."""
+    def get(self, name: str, compute: Callable[..., float], *arguments: object) -> float:
         if name not in self.numbers:
-            self.numbers[name] = compute(weights)
+            self.numbers[name] = compute(*arguments)
         return self.numbers[name]
 
     def save(self) -> None:
@@ -53,7 +52,7 @@ class Kept:
         write_json(self.path, {"depends": self.depends, "numbers": self.numbers}, indent=None)
 
 
-class Measured:
+class NetOnText:
     """A net and the windows of text on which its loss is measured.
 
     Args:
@@ -104,7 +103,7 @@ class Measured:
     def sharpness(self, weights: Tensor) -> tuple[float, float]:
         """The largest eigenvalue of the Hessian at (P,) weights, and by how much it may be off."""
         self.set(weights)
-        generator = torch.Generator().manual_seed(SEED)
+        generator = torch.Generator().manual_seed(DRAW_SEED)
         start = torch.randn(len(weights), generator=generator).to(weights)
         return largest_eigenvalue(self.hessian_product, start)
 
@@ -207,14 +206,18 @@ def coarse_to_fine(size: int) -> list[tuple[int, int]]:
 
 
 def measure_surface(
-    name: str, measured: Measured, plane: Plane, x: list[float], y: list[float], kept: Kept
+    name: str, measured: NetOnText, plane: Plane, x: list[float], y: list[float], kept: Kept
 ) -> Surface:
     """The loss at all points of a grid; those that `kept` knows are not computed again."""
+
+    def loss_at(*place: float) -> float:
+        return measured.loss(plane.at(*place))
+
     loss = [[math.nan] * len(x) for _ in y]
     points = tqdm(coarse_to_fine(len(x)), f"loss on the plane: {name}", mininterval=1)
     for count, (row, column) in enumerate(points):
         place = f"{name}: {x[column]:.9g}, {y[row]:.9g}"
-        loss[row][column] = kept.get(place, measured.loss, plane.at(x[column], y[row]))
+        loss[row][column] = kept.get(place, loss_at, x[column], y[row])
         if count % SAVE_EVERY == 0:
             kept.save()
     kept.save()

@@ -13,7 +13,7 @@ from lmtemplate.checkpoint.compatibility import build_net
 from lmtemplate.checkpoint.files import read
 from lmtemplate.errors import CheckpointError, DataError
 from lmtemplate.study.understand import path as study
-from lmtemplate.study.understand.surface import Measured
+from lmtemplate.study.understand.surface import NetOnText
 from tests.conftest import Command
 
 GRID, WINDOWS = 5, 3
@@ -47,6 +47,7 @@ def loss_of(path: Path, corpus: Path) -> float:
     return sums / 16 / WINDOWS
 
 
+@pytest.mark.slow
 def test_at_the_corners_of_the_plane_the_loss_is_the_checkpoints_own(
     run: Path, corpus: Path, found: study.Landscape
 ) -> None:
@@ -60,6 +61,7 @@ def test_at_the_corners_of_the_plane_the_loss_is_the_checkpoints_own(
     assert found.tokens == 16 * WINDOWS
 
 
+@pytest.mark.slow
 def test_the_plane_goes_through_start_best_and_end_of_the_path(
     run: Path, found: study.Landscape
 ) -> None:
@@ -72,6 +74,7 @@ def test_the_plane_goes_through_start_best_and_end_of_the_path(
     assert (at[best].x, at[best].y) == pytest.approx((1, 0), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_snapshots_lie_where_linear_algebra_puts_them(run: Path, found: study.Landscape) -> None:
     files = study.snapshots_of(run)
     assert [s.step for s in found.snapshots] == [*files]
@@ -93,6 +96,7 @@ def test_snapshots_lie_where_linear_algebra_puts_them(run: Path, found: study.La
     assert 0 < found.share_in_plane < 1
 
 
+@pytest.mark.slow
 def test_both_maps_hold_what_is_drawn_on_them(found: study.Landscape) -> None:
     path, around = found.surfaces
     assert min(path.x) < min(s.x for s in found.snapshots)
@@ -104,6 +108,7 @@ def test_both_maps_hold_what_is_drawn_on_them(found: study.Landscape) -> None:
     assert around.loss[middle][middle] == pytest.approx(best.loss, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_decay_pulls_towards_the_weights_that_are_all_0(run: Path, found: study.Landscape) -> None:
     files = study.snapshots_of(run)
     first, second = (vector(files[step or 0]) for step in found.through[:2])
@@ -111,19 +116,21 @@ def test_decay_pulls_towards_the_weights_that_are_all_0(run: Path, found: study.
     assert found.surfaces[0].zero[0] == pytest.approx(-(first @ line).item(), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_each_snapshot_writes_what_generate_writes_with_it(
     run: Path, found: study.Landscape, command: Command
 ) -> None:
     path = study.snapshots_of(run)[4]
-    words = ("--prompt", "ab", "--max_new_tokens", study.SAMPLE_TOKENS, "--checkpoint", path)
+    words = ("--prompt", "ab", "--max_new_tokens", study.TEXT_TOKENS, "--checkpoint", path)
     assert command("generate", run, *words).out == f"{found.texts[4]}\n"
 
 
+@pytest.mark.slow
 def test_a_second_look_computes_no_loss_again(
     run: Path, found: study.Landscape, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("loss", "sharpness"):
-        monkeypatch.setattr(Measured, name, None)
+        monkeypatch.setattr(NetOnText, name, None)
     assert study.explore(run, GRID, WINDOWS, "ab") == found
 
 
@@ -138,6 +145,7 @@ def only(finished: Path, folder: Path, *steps: int) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_two_snapshots_and_a_random_direction_make_a_plane(finished: Path, tmp_path: Path) -> None:
     found = study.explore(only(finished, tmp_path, 0, 12), 5, 1, "")
     assert found.through == (0, 12, None)
@@ -149,6 +157,7 @@ def test_one_snapshot_is_too_few(finished: Path, tmp_path: Path) -> None:
         study.explore(only(finished, tmp_path, 12), 5, 1, "")
 
 
+@pytest.mark.slow
 def test_weights_that_never_moved_have_no_plane(finished: Path, tmp_path: Path) -> None:
     run = only(finished, tmp_path, 0, 12)
     for path in (run / "checkpoints").glob("step-*.ckpt"):

@@ -40,12 +40,12 @@ def windows(count: int, vocab_size: int, length: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture
-def small() -> study.Measured:
+def small() -> study.NetOnText:
     torch.manual_seed(0)
     net = GPT(VOCABULARY, 8, n_layer=1, n_head=2, n_embd=8).eval()
     for weight in net.parameters():
         nn.init.normal_(weight, std=0.3)
-    return study.Measured(net, *windows(3, VOCABULARY, 8))
+    return study.NetOnText(net, *windows(3, VOCABULARY, 8))
 
 
 def test_sharpness_is_that_of_a_net_whose_hessian_is_known() -> None:
@@ -53,7 +53,7 @@ def test_sharpness_is_that_of_a_net_whose_hessian_is_known() -> None:
     net = OneDistribution()
     shares = (SCALE * net.bias).softmax(-1).detach().double()
     known = np.linalg.eigvalsh(SCALE**2 * (torch.diag(shares) - torch.outer(shares, shares)))
-    measured = study.Measured(net, *windows(3, VOCABULARY, 4))
+    measured = study.NetOnText(net, *windows(3, VOCABULARY, 4))
     value, error = measured.sharpness(parameters_to_vector(net.parameters()).detach())
     assert abs(value - known[-1]) <= error + 1e-5
     assert value == pytest.approx(known[-1], rel=study.PRECISE)
@@ -72,7 +72,7 @@ def test_the_largest_eigenvalue_is_found_where_negative_ones_are_as_large(
     assert error <= study.PRECISE * abs(found)
 
 
-def test_a_hessian_product_is_torchs_own(small: study.Measured) -> None:
+def test_a_hessian_product_is_torchs_own(small: study.NetOnText) -> None:
     names = [name for name, _ in small.net.named_parameters()]
     shapes = [weight.shape for weight in small.parameters]
     inputs, targets = windows(3, VOCABULARY, 8)
@@ -91,7 +91,7 @@ def test_a_hessian_product_is_torchs_own(small: study.Measured) -> None:
 
 
 def test_the_loss_is_the_mean_over_the_tokens_that_count(
-    small: study.Measured, monkeypatch: pytest.MonkeyPatch
+    small: study.NetOnText, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs, targets = windows(3, VOCABULARY, 8)
     weights = parameters_to_vector(small.parameters).detach() * 1.5
@@ -102,7 +102,7 @@ def test_the_loss_is_the_mean_over_the_tokens_that_count(
     assert small.tokens == len(nats) == 22
     assert small.loss(weights) == pytest.approx(nats.mean().item(), rel=1e-6)
     monkeypatch.setattr(study, "LOGITS_AT_ONCE", 1)  # one window after the other
-    alone = study.Measured(small.net, inputs, targets)
+    alone = study.NetOnText(small.net, inputs, targets)
     assert len(alone.parts) == 3
     assert alone.loss(weights) == pytest.approx(nats.mean().item(), rel=1e-6)
 
@@ -146,7 +146,7 @@ def test_a_coarse_grid_is_computed_before_what_lies_between() -> None:
     assert {*order[:25]} == {(row, column) for row in range(0, 9, 2) for column in range(0, 9, 2)}
 
 
-def test_a_loss_that_is_kept_is_not_computed_again(small: study.Measured, tmp_path: Path) -> None:
+def test_a_loss_that_is_kept_is_not_computed_again(small: study.NetOnText, tmp_path: Path) -> None:
     origin = parameters_to_vector(small.parameters).detach()
     axes = torch.stack([study.random_direction(small.net, seed) for seed in (1, 2)])
     asked = list[Tensor]()
@@ -179,7 +179,7 @@ def test_a_damaged_cache_is_an_empty_one(tmp_path: Path, content: str) -> None:
     path = tmp_path / "numbers.json"
     path.write_text(content)
     kept = study.Kept(path, {"a": 1})
-    assert kept.get("x", lambda weights: math.e, torch.zeros(1)) == math.e
+    assert kept.get("x", lambda: math.e) == math.e
     kept.numbers["bad"] = math.nan  # is not kept: JSON has no such number
     kept.save()
     assert study.Kept(path, {"a": 1}).numbers == {"x": math.e}
