@@ -17,7 +17,7 @@ Grid = Literal[5, 9, 17, 33, 65]
 BALL_STEPS = 100
 BALL_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
 RANDOM_START = (-0.75, 0.6)  # on the map of random directions
-HEAD = ["step", "loss", "on the plane", "off the plane", "sharpness", "2 / sharpness"]
+SNAPSHOT_COLUMNS = ["step", "loss", "on the plane", "off the plane", "sharpness", "2 / sharpness"]
 
 
 def finite(value: Any) -> Any:
@@ -29,8 +29,8 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def rows_of(found: Landscape) -> list[list[str]]:
-    """The numbers of each snapshot, in the order of HEAD."""
+def snapshot_rows(found: Landscape) -> list[list[str]]:
+    """The numbers of each snapshot, in the order of SNAPSHOT_COLUMNS."""
     return [
         [
             f"{s.step:,}",
@@ -55,7 +55,7 @@ def in_words(found: Landscape) -> str:
         f"{found.share_in_plane:.1%} of the way from snapshot to snapshot lies in it",
         f"losses are means over {tokens}, in nats",
     ]
-    table = [HEAD, *rows_of(found)]
+    table = [SNAPSHOT_COLUMNS, *snapshot_rows(found)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         lines.append("  ".join(f"{text:>{w}}" for text, w in zip(row, widths, strict=True)))
@@ -71,8 +71,8 @@ def surface_data(found: Landscape) -> dict[str, Any]:
         "steps": BALL_STEPS,
         "rates": BALL_RATES,
         "factors": {"none": [1.0] * BALL_STEPS, **schedule_data(warmup, steps, BALL_STEPS)},
-        "head": HEAD,
-        "rows": rows_of(found),
+        "head": SNAPSHOT_COLUMNS,
+        "rows": snapshot_rows(found),
     }
 
 

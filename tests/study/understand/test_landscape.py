@@ -66,6 +66,7 @@ const trace = (id, name) => element(id).data.find(each => each.name === name && 
 const ball = (id, name) => { const {x, y} = trace(id, name); return [x.at(-1), y.at(-1)]; };
 const length = id => trace(id, "SGD").x.length;
 const wait = seconds => new Promise(done => setTimeout(done, 1000 * seconds));
+const rolled = async (id, steps) => { for (let n = 0; n < 20 && length(id) <= steps; n++) await wait(.1); };
 async function use() {
   seen.says = element("surface-says").textContent;
   seen.opening = Number(found.rates[element("surface-rate").value]);
@@ -73,7 +74,7 @@ async function use() {
   click("surface-step"); click("surface-step");
   seen.stepped = length("surface");
   click("surface-start");
-  await wait(.5);
+  await rolled("surface", 5);
   seen.rolled = length("surface");
   click("surface-start");
   seen.paused = length("surface");
@@ -105,7 +106,7 @@ async function use() {
   choose("surface-map", 1);
   seen.other = [ball("surface", "SGD"), element("surface").data.map(each => each.name)];
   click("bowl-start");
-  await wait(.5);
+  await rolled("bowl", 3);
   seen.bowl = length("bowl");
   const root = document.documentElement;
   seen.width = root.scrollWidth - root.clientWidth;
@@ -130,6 +131,7 @@ def used(folder: Path, *flags: str) -> dict[str, Any]:
     for name, value in numbers.items():
         script = re.sub(rf"\b{name}\b", json.dumps(value), script)
     html = render("landscape", "page", parts)
+    assert "<b>run" not in html
     page.write_text(html.replace("</body>", f"<script>{script}</script></body>"), "utf-8")
     lines = open_offline(page, picture, *flags)
     assert [line for line in lines if "rror" in line] == []
