@@ -16,7 +16,11 @@ VERBS = {
     "reproduce": (f"{_HERE}.check.reproduce", "reproduce", "RUN: repeat it, compare bit for bit"),
     "verify": (f"{_HERE}.check.verify", "verify", "PATH: every checksum of a corpus or a run"),
     "doctor": (f"{_HERE}.check.doctor", "doctor", "check machine, corpus, run and a config's net"),
-    "landscape": (f"{_HERE}.show.landscape", "landscape", "a page: optimizers at work"),
+    "landscape": (
+        f"{_HERE}.understand.landscape",
+        "landscape",
+        "[RUN]: a page: optimizers at work, the loss around a run's weights",
+    ),
 }
 
 # Key of a config -> class of the callback that it configures.
