@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_no
 
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.study.understand.compared import Comparisons
-from lmtemplate.study.understand.forward import Text, loss_at
+from lmtemplate.study.understand.forward import Text, text_loss
 from lmtemplate.study.understand.update import Values, adam_update, formula_of, nearly_orthogonal
 
 NUDGE = 1e-5  # by which weights are moved, in float64, to measure a slope
@@ -49,7 +49,7 @@ class Slopes:
         for move in (NUDGE, -NUDGE):
             for name, part in direction.items():
                 self.weights[name].copy_(before[name] + move * part.double())
-            losses.append(loss_at(self.net, self.text, self.by_hand))
+            losses.append(text_loss(self.net, self.text, self.by_hand))
         for name, weights in before.items():
             self.weights[name].copy_(weights)
         return (losses[0] - losses[1]) / (2 * NUDGE)
@@ -162,7 +162,7 @@ def make_step(
     weights = {name: p for name, p in net.named_parameters() if p.grad is not None}
     before = {name: p.detach().clone() for name, p in weights.items()}
     raw = {name: p.grad.clone() for name, p in weights.items() if p.grad is not None}
-    slopes, loss = Slopes(net, text, by_hand), loss_at(net, text, by_hand)
+    slopes, loss = Slopes(net, text, by_hand), text_loss(net, text, by_hand)
     layers = norms_of(raw, slopes, compared)
     gradients, norm = clipped(raw, clip)
     clip_by_torch([*weights.values()], clip)
@@ -182,7 +182,7 @@ def make_step(
         row["slope"] = hold_slope(slopes, {name: one}, raw[name][place], compared)
         row["gradient_before_clipping"] = raw[name][place].item()
         row["after_by_torch"] = weights[name][place].item()
-    loss_after, by_torch = loss_at(net, text, by_hand), loss_at(net, text, by_hand=False)
+    loss_after, by_torch = text_loss(net, text, by_hand), text_loss(net, text, by_hand=False)
     compared.hold("loss after the step", torch.tensor(loss_after), torch.tensor(by_torch))
     losses = {"loss_before": loss, "loss_after": loss_after, "foretold": foretold}
     return {"gradient_norms": layers, "gradient_norm": norm, "updates": rows, "after": losses}

@@ -20,9 +20,10 @@ from lmtemplate.optimizers import OptimizerRecipe, recipe_of
 from lmtemplate.run_dir import folder_of
 from lmtemplate.study.diagnose.artifacts import open_run_corpus
 from lmtemplate.study.understand.one_step import explain_step
-from lmtemplate.study.understand.tell import as_text
+from lmtemplate.study.understand.story import write_story
+from lmtemplate.study.understand.tell import walk_through
 
-TOKENS = 12  # of the run's own text that the step is made on, where none is given
+OWN_TOKENS = 12  # of the run's own text that the step is made on, where none is given
 
 
 def newest_that_steps(run: Path) -> tuple[CheckpointDict, Path]:
@@ -101,7 +102,7 @@ def ids_of(text: str, run: Path, tokenizer: Tokenizer, block_size: int) -> list[
             inputs, *_ = open_run_corpus(run).batch("val", block_size, 3)
         except UserError as error:
             raise type(error)(f"{error}; or give a text of your own: --text") from error
-        ids: list[int] = inputs[len(inputs) // 2, : TOKENS + 1].tolist()
+        ids: list[int] = inputs[len(inputs) // 2, : OWN_TOKENS + 1].tolist()
         return ids
     ids = [int(token) for token in tokenizer.encode([text])[0]]
     if len(ids) < 2:
@@ -120,7 +121,7 @@ def clip_of(config: dict[str, Any]) -> tuple[float, str] | None:
     return (float(limit), kind or "norm") if limit else None
 
 
-def notes_on(
+def step_notes(
     state: CheckpointDict, net: LanguageModel, found: dict[str, Any], paths: tuple[Path, Path]
 ) -> list[str]:
     """In what this step differs from the run's own, in sentences."""
@@ -156,7 +157,7 @@ def notes_on(
     return notes
 
 
-def explain_run(run: Path, text: str, allow: Sequence[str]) -> dict[str, Any]:
+def step_of_run(run: Path, text: str, allow: Sequence[str]) -> dict[str, Any]:
     """All numbers of one training step from a run's newest checkpoint; see `explain_step`."""
     state, path = newest_that_steps(run)
     if "current_model_state" in state:
@@ -178,29 +179,30 @@ def explain_run(run: Path, text: str, allow: Sequence[str]) -> dict[str, Any]:
         "net": f"{kind.__module__}.{kind.__qualname__}",
         "optimizer": state["config"]["model"]["optimizer"]["class_path"],
         "text": tokenizer.decode(ids),
-        "notes": notes_on(state, net, found, (path, resolve(run, "latest"))),
+        "notes": step_notes(state, net, found, (path, resolve(run, "latest"))),
         **found,
     }
 
 
-def explain(
+def explain_training(
     run: Path,
     text: str = "",
     json: bool = False,
     allow: list[str] | None = None,
 ) -> None:
-    """Walk through one training step of a run.
+    """Walk through one training step of a run, and write it as a page: RUN/explain.html.
 
-    The step is a what-if from the newest checkpoint: nothing in the run directory changes.
+    The step is a what-if from the newest checkpoint: nothing else in the run directory changes.
 
     Args:
         run: run directory.
         text: the text that the step is made on; a piece of the validation text if left out.
-        json: print one JSON object and nothing else.
+        json: print one JSON object and nothing else, and write no page.
         allow: packages outside lmtemplate whose classes the checkpoint may name.
     """
-    found = explain_run(run, text, allow or ())
+    found = step_of_run(run, text, allow or ())
     if json:
         print(json_text.dumps(found, indent=2))
         return
-    print(as_text(found))
+    print(walk_through(found))
+    print(f"\npage: {write_story(found, run)}")

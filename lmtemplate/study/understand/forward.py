@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.models.layers import MLP, Attention, Rotary
 
-SMALLEST = torch.finfo(torch.float32).eps  # what torch adds in an RMS norm of float32
+RMS_EPS = torch.finfo(torch.float32).eps  # what torch adds in an RMS norm of float32
 
 
 class Stage(NamedTuple):
     """One step of the forward pass: what it is called, how it is computed, what comes out.
 
-    `module` is the one of the net whose output this is; empty for a stage inside a module.
+    `module` is the one of the net whose output this is, or "logits"; empty inside of a module.
     """
 
     name: str
@@ -52,7 +52,7 @@ def logit_gradient(probabilities: Tensor, targets: Tensor) -> Tensor:
 
 
 def _rms(x: Tensor) -> Tensor:
-    return x / (x.square().mean(-1, keepdim=True) + SMALLEST).sqrt()
+    return x / (x.square().mean(-1, keepdim=True) + RMS_EPS).sqrt()
 
 
 def _layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ def _gpt(net: Any, tokens: Tensor) -> Stages:
     logits, formula = _rms(x) @ net.head.weight.T, "W_head (x / RMS)"
     if (cap := net.logit_cap) is not None:
         logits, formula = cap * (logits / cap).tanh(), f"{cap:g} tanh({formula} / {cap:g})"
-    yield Stage("logits", formula, logits)
+    yield Stage("logits", formula, logits, "logits")
 
 
 def _gpt2(net: Any, tokens: Tensor) -> Stages:
@@ -157,7 +157,7 @@ def _gpt2(net: Any, tokens: Tensor) -> Stages:
         yield stage
         x = stage.value
     logits = _layer_norm(net.norm, x) @ net.embedding.weight.T
-    yield Stage("logits", "E LayerNorm(x)", logits)
+    yield Stage("logits", "E LayerNorm(x)", logits, "logits")
 
 
 # Class of a net -> its formulas. By name: a clone may have deleted one of the files.
@@ -197,7 +197,7 @@ def stages_by_hand(net: LanguageModel, tokens: Tensor) -> list[Stage]:
 
 
 @torch.no_grad()
-def loss_at(net: LanguageModel, text: Text, by_hand: bool) -> float:
+def text_loss(net: LanguageModel, text: Text, by_hand: bool) -> float:
     """Mean nats of a text, by formulas from the tokens on, or else from the net's logits on."""
     logits = stages_by_hand(net, text[0])[-1].value if by_hand else net(text[0][None])[0]
     return nats_of(softmax_of(logits), text[1]).mean().item()

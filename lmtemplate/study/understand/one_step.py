@@ -26,7 +26,7 @@ from lmtemplate.study.understand.forward import (
 
 OTHER_NET = 1e-2  # difference of logits above which the formulas are those of another net
 TOP = 5  # tokens in a table of predictions
-SHOWN = 12  # tokens whose attention is shown; they see no others
+ATTENDED = 12  # tokens whose attention is shown; they see no others
 FIRST = 4  # numbers of a vector that are shown
 Spell = Callable[[int], str]
 
@@ -39,7 +39,7 @@ def statistics(stage: Stage) -> dict[str, Any]:
     row |= {"smallest": value.min().item(), "largest": value.max().item()}
     row["last"] = value.reshape(-1, value.shape[-1] if value.dim() else 1)[-1, :FIRST].tolist()
     if stage.name.endswith((" scores", " attention")):
-        row["values"] = value[:, :SHOWN, :SHOWN].tolist()
+        row["values"] = value[:, :ATTENDED, :ATTENDED].tolist()
     return row
 
 
@@ -56,7 +56,7 @@ def forward_part(
     logits = stages[-1].value if stages else by_torch.detach()
     known = bool(stages) and Comparisons().hold("", logits, by_torch) < OTHER_NET
     if known:
-        compared.hold("logits", logits, by_torch)
+        outputs["logits"] = by_torch
         rows = []
         for stage in stages:
             row = statistics(stage)

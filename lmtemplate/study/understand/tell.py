@@ -6,8 +6,8 @@ from typing import Any
 
 from lmtemplate.study.understand.update import FORMULAS
 
-WIDTH = 110
-HEAD = ("", "p", "onehot", "p - onehot")
+LINE = 110
+GRADIENT_HEAD = ("", "p", "onehot", "p - onehot")
 Found = dict[str, Any]
 
 
@@ -85,11 +85,12 @@ def update_rows(update: Found) -> Iterator[tuple[str, str]]:
     values = dict(update["values"])
     if values["gradient"] != update["gradient_before_clipping"]:
         before = update["gradient_before_clipping"]
-        yield "gradient before clipping", figure_of(before)
-    yield "the same, measured: (L(w + h) - L(w - h)) / 2h", figure_of(update["slope"])
+        yield "gradient, before clipping", figure_of(before)
     for name, value in values.items():
         long = name in ("weight", "after")
         yield FORMULAS[name], f"{value:.9f}" if long else figure_of(value)
+        if name == "gradient":
+            yield "  measured: (L(w + h) - L(w - h)) / 2h", figure_of(update["slope"])
     yield "w, after the optimizer of torch", f"{update['after_by_torch']:.9f}"
     if first := update.get("first_step"):
         yield "were it the first step of a run (t = 1): step", figure_of(first[0])
@@ -103,7 +104,7 @@ def update_rows(update: Found) -> Iterator[tuple[str, str]]:
 def worked_lines(found: Found) -> Iterator[str]:
     example = found["worked_example"]
     yield 'First, by the same code, five made-up words after "The cat sat"; "on" follows:'
-    yield from aligned([HEAD, *(row[:4] for row in gradient_table(example))])
+    yield from aligned([GRADIENT_HEAD, *(row[:4] for row in gradient_table(example))])
     yield f"  loss = -ln 0.20 = {example['loss']:.2f}"
 
 
@@ -112,7 +113,7 @@ def gradient_lines(found: Found) -> Iterator[str]:
     read, follows = found["tokens"][gradient["place"] : gradient["place"] + 2]
     yield "4 Gradient at the logits, where the loss is largest: p - onehot"
     yield f"  after {read!r}, when {follows!r} follows; over {count} places for the mean loss"
-    yield from aligned([(*HEAD, f"/ {count}"), *gradient_table(gradient)])
+    yield from aligned([(*GRADIENT_HEAD, f"/ {count}"), *gradient_table(gradient)])
     yield f"  over all {found['vocab_size']:,} tokens they add up to {gradient['sum']:.1e}"
 
 
@@ -141,10 +142,10 @@ def difference_lines(found: Found) -> Iterator[str]:
 
 
 def wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
+    return textwrap.wrap(text, LINE, initial_indent="  ", subsequent_indent="  ")
 
 
-def as_text(found: Found) -> str:
+def walk_through(found: Found) -> str:
     """The whole walk for a terminal."""
     net, optimizer = (found[key].rpartition(".")[2] for key in ("net", "optimizer"))
     loss, perplexity = found["loss"], found["perplexity"]

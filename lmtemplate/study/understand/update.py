@@ -12,7 +12,7 @@ from torch import Tensor
 from lmtemplate.muon import MuonAdamWOptimizer
 
 Values = dict[str, Tensor]
-State = dict[str, Any]
+Saved = dict[str, Any]
 
 # Name of a value -> what it is, and its formula.
 FORMULAS = {
@@ -70,7 +70,7 @@ def nearly_orthogonal(matrix: Tensor) -> Spectrum:
     return Spectrum(result.to(matrix.dtype), before.flip(0), values.flip(0))
 
 
-def adam_update(w: Tensor, g: Tensor, state: State, group: dict[str, Any]) -> Values:
+def adam_update(w: Tensor, g: Tensor, state: Saved, group: dict[str, Any]) -> Values:
     """Adam and AdamW (Loshchilov and Hutter 2019, algorithm 2), with torch's signs and names."""
     (b1, b2), lr, eps = group["betas"], group["lr"], group["eps"]
     step, decay = int(state.get("step", 0)) + 1, group["weight_decay"]
@@ -94,7 +94,7 @@ def adam_update(w: Tensor, g: Tensor, state: State, group: dict[str, Any]) -> Va
     return {**values, "after": after}
 
 
-def sgd_update(w: Tensor, g: Tensor, state: State, group: dict[str, Any]) -> Values:
+def sgd_update(w: Tensor, g: Tensor, state: Saved, group: dict[str, Any]) -> Values:
     """Stochastic gradient descent: theta <- theta - lr · gradient, with momentum if it has any."""
     lr, mu, decay = group["lr"], group.get("momentum", 0.0), group.get("weight_decay", 0.0)
     values = {"weight": w, "gradient": g}
@@ -113,7 +113,7 @@ def sgd_update(w: Tensor, g: Tensor, state: State, group: dict[str, Any]) -> Val
     return {**values, "after": w - moved}
 
 
-def muon_update(w: Tensor, g: Tensor, state: State, group: dict[str, Any]) -> Values:
+def muon_update(w: Tensor, g: Tensor, state: Saved, group: dict[str, Any]) -> Values:
     """Muon (Jordan et al. 2024) with Nesterov momentum."""
     lr, mu, decay = group["lr"], group["momentum"], group["weight_decay"]
     before = state.get("momentum", torch.zeros_like(w))

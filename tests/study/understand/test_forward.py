@@ -75,7 +75,7 @@ def test_logits_and_all_that_modules_put_out_are_the_nets_own(name: str) -> None
     outputs, logits = outputs_of(net, TOKENS)
     stages = stages_by_hand(net, TOKENS)
     torch.testing.assert_close(stages[-1].value, logits.detach(), atol=2e-6, rtol=1e-5)
-    compared = [stage for stage in stages if stage.module]
+    compared = [stage for stage in stages[:-1] if stage.module]
     assert len(compared) >= 1 + 3 * 2  # the embedding; attention, MLP and stream of each block
     for stage in compared:
         torch.testing.assert_close(stage.value, outputs[stage.module], atol=2e-6, rtol=1e-5)
