@@ -14,13 +14,13 @@ from lmtemplate.module import LitLanguageModel
 
 
 class Samples(Callback):
-    """Let the model continue the same prompts with the same seed, so that only the weights differ.
+    """Let the model continue the same prompts with the same seeds, so that only the weights differ.
 
     Args:
         prompts: texts to continue; an empty one begins a new document.
         max_new_tokens: tokens to write for each.
         temperature: below 1 sharpens the distribution, above 1 flattens it.
-        seed: of the random draws.
+        seed: of the first prompt's draws; the next has the next, for untrained nets read no prompt.
     """
 
     def __init__(
@@ -45,14 +45,14 @@ class Samples(Callback):
             return {}
         module.net.eval()
         texts = {}
-        for prompt in self.prompts:
+        for number, prompt in enumerate(self.prompts):
             start = encode_prompt(tokenizer, prompt)
             tokens = generate_tokens(
                 module.net,
                 start,
                 self.max_new_tokens,
                 temperature=self.temperature,
-                seed=self.seed,
+                seed=self.seed + number,
                 stop_id=tokenizer.eot_id,
             )
             texts[prompt] = "".join(stream_text(tokenizer, start, tokens))

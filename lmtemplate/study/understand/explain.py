@@ -19,6 +19,8 @@ from lmtemplate.muon import MuonAdamWOptimizer
 from lmtemplate.optimizers import OptimizerRecipe, recipe_of
 from lmtemplate.run_dir import folder_of
 from lmtemplate.study.diagnose.artifacts import open_run_corpus
+from lmtemplate.study.understand.before_after import film_of
+from lmtemplate.study.understand.film import film_text, write_film
 from lmtemplate.study.understand.one_step import explain_step
 from lmtemplate.study.understand.story import write_story
 from lmtemplate.study.understand.tell import walk_through
@@ -187,6 +189,7 @@ def step_of_run(run: Path, text: str, allow: Sequence[str]) -> dict[str, Any]:
 def explain_training(
     run: Path,
     text: str = "",
+    before_after: bool = False,
     json: bool = False,
     allow: list[str] | None = None,
 ) -> None:
@@ -197,12 +200,14 @@ def explain_training(
     Args:
         run: run directory.
         text: the text that the step is made on; a piece of the validation text if left out.
+        before_after: instead of the step, let all snapshots of the run read the same prompts (with
+            --text, that one), and write RUN/before_after.html.
         json: print one JSON object and nothing else, and write no page.
         allow: packages outside lmtemplate whose classes the checkpoint may name.
     """
-    found = step_of_run(run, text, allow or ())
+    found = (film_of if before_after else step_of_run)(run, text, allow or ())
     if json:
         print(json_text.dumps(found, indent=2))
         return
-    print(walk_through(found))
-    print(f"\npage: {write_story(found, run)}")
+    print(film_text(found) if before_after else walk_through(found))
+    print(f"\npage: {(write_film if before_after else write_story)(found, run)}")
