@@ -14,11 +14,7 @@ VERBS = {
     "reproduce": (f"{_HERE}.check.reproduce", "reproduce", "RUN: repeat it, compare bit for bit"),
     "verify": (f"{_HERE}.check.verify", "verify", "PATH: every checksum of a corpus or a run"),
     "doctor": (f"{_HERE}.check.doctor", "doctor", "check machine, corpus, run and a config's net"),
-    "explain": (
-        f"{_HERE}.understand.explain",
-        "explain_training",
-        "RUN: one training step, in numbers",
-    ),
+    "explain": (f"{_HERE}.understand.explain", "explain_training", "RUN: one step, in numbers"),
     "landscape": (f"{_HERE}.show.landscape", "landscape", "a page: optimizers at work"),
 }
 

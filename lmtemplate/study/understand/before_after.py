@@ -71,10 +71,11 @@ def word_probability(
 ) -> float | None:
     """That the text goes on with these characters: the product over the word's tokens.
 
-    None where the tokens of the prompt are others when the word follows.
+    None where the tokens of the prompt are others when the word follows, or there are too many.
     """
     before, all_ids = encode_prompt(tokenizer, prompt), encode_prompt(tokenizer, prompt + word)
-    if all_ids[: len(before)] != before or len(all_ids) == len(before):
+    too_long = len(all_ids) > net.block_size + 1
+    if all_ids[: len(before)] != before or len(all_ids) == len(before) or too_long:
         return None
     logs = net(torch.tensor([all_ids[:-1]]))[0].log_softmax(-1)
     places = range(len(before) - 1, len(all_ids) - 1)
@@ -155,7 +156,7 @@ def film_notes(
 
 
 def film_of(run: Path, given: str, allow: Sequence[str]) -> dict[str, Any]:
-    """All numbers of a run's way from untrained to its best.
+    """All numbers of a run's way from untrained to its best; of prompts that the model can read.
 
     Raises CheckpointError with fewer than two snapshots, ConfigError for a prompt that the model
     cannot read at once.
@@ -167,11 +168,13 @@ def film_of(run: Path, given: str, allow: Sequence[str]) -> dict[str, Any]:
         text = training_text(run, tokenizer)
     except UserError as error:
         text, missing = "", [f"What follows in the training text is not known: {error}."]
-    prompts = prompts_in(text, choose_prompts(text, given, state["config"]))
-    if (longest := max(len(encode_prompt(tokenizer, one)) for one in prompts)) > net.block_size:
-        raise ConfigError(
-            f"--text has {longest} tokens, and the model reads at most {net.block_size}; shorten it"
-        )
+    chosen = choose_prompts(text, given, state["config"])
+    sizes = {prompt: len(encode_prompt(tokenizer, prompt)) for prompt in chosen}
+    fitting = [prompt for prompt, size in sizes.items() if size <= net.block_size]
+    if not fitting:
+        shortest, most = min(sizes.values()), net.block_size
+        raise ConfigError(f"--text has {shortest} tokens, and the model reads at most {most}")
+    prompts = prompts_in(text, fitting)
     words = frequent_words(Counter(re.findall(r"\w+", text)))
     compared, rows = Comparisons(), list[dict[str, Any]]()
     for shot in shots:

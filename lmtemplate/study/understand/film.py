@@ -26,18 +26,23 @@ def share_of(value: float | None) -> str:
     return f"{value:.1%}" if value >= 1e-3 else f"{100 * value:.2g}%"
 
 
-def told(pairs: Iterable[Any]) -> str:
+def as_shares(pairs: Iterable[Any]) -> str:
     """[" are", 0.83] ... -> "' are' 83.0%, ..."."""
     return ", ".join(f"{word!r} {share_of(value)}" for word, value in pairs)
 
 
 def prompt_lines(found: dict[str, Any], prompt: str) -> Iterator[str]:
     about, shots = found["prompts"][prompt], spread_over(found["snapshots"], SHOWN_SNAPSHOTS)
-    follow = f", followed by {told(about['in_text'])}" if about["in_text"] else ""
+    follow = f", followed by {as_shares(about['in_text'])}" if about["in_text"] else ""
     yield f"\n{prompt!r}: {about['count']:,} times in the training text{follow}"
     looks = [(shot["name"], shot["prompts"][prompt]) for shot in shots]
     yield from aligned(
-        (name, f"{look['entropy']:.2f}", told(look["top"][:3]), told(look["words"].items()))
+        (
+            name,
+            f"{look['entropy']:.2f}",
+            as_shares(look["top"][:3]),
+            as_shares(look["words"].items()),
+        )
         for name, look in looks
     )
     for name, look in (looks[0], looks[-1]):
@@ -110,7 +115,9 @@ def before_and_after_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
     rows = []
     for prompt, about in found["prompts"].items():
         looks = (shot["prompts"][prompt]["top"][:3] for shot in (first, last))
-        rows.append((f"“{prompt}”", *map(told, looks), told(about["in_text"][:3]) or page.NONE))
+        rows.append(
+            (f"“{prompt}”", *map(as_shares, looks), as_shares(about["in_text"][:3]) or page.NONE)
+        )
     return rows
 
 

@@ -46,6 +46,7 @@ def test_a_word_s_probability_is_the_product_over_its_tokens() -> None:
     expected = float(rows[1, 2] * rows[2, 3])  # b -> c -> d
     assert word_probability(net, letters, "ab", "cd") == pytest.approx(expected)
     assert word_probability(net, letters, "ab", "") is None
+    assert word_probability(net, letters, "ab", "c" * 16) is None  # longer than the block
 
 
 def test_a_run_without_milestones_has_nothing_to_compare(
@@ -59,6 +60,13 @@ def test_a_run_without_milestones_has_nothing_to_compare(
 def test_a_prompt_longer_than_the_block_is_one_line(command: Command, finished: Path) -> None:
     words = ["--before_after", "--text", "a text of more than 16 bytes"]
     assert "at most 16" in check_line(command("explain", finished, *words), 2)
+
+
+@pytest.mark.slow
+def test_prompts_of_the_lesson_that_are_too_long_are_left_out(finished: Path) -> None:
+    prompts = film_of(finished, "", ())["prompts"]
+    assert "you" in prompts
+    assert all(len(prompt) <= 16 for prompt in prompts)
 
 
 def test_some_snapshots_are_spread_over_all() -> None:

@@ -3,16 +3,16 @@
 from lmtemplate.study.understand.prompts import (
     as_in,
     choose_prompts,
-    followers,
     own_prompts,
     prompts_in,
+    what_follows,
 )
 
 TEXT = "you are late.\nyou are warm.\nthe cat near the dogs is late.\nthe dogs are here.\n" * 30
 
 
 def test_followers_are_counted_word_by_word() -> None:
-    count, found = followers("you are. you were. you, too. yours is. thank you\n", "you", 4)
+    count, found = what_follows("you are. you were. you, too. yours is. thank you\n", "you", 4)
     assert count == 4
     assert dict(found) == {" are": 0.25, " were": 0.25, ",": 0.25, "\n": 0.25}
 
