@@ -21,6 +21,7 @@ VERBS = {
         "landscape",
         "[RUN]: a page: optimizers at work, the loss around a run's weights",
     ),
+    "explain": (f"{_HERE}.understand.explain", "explain_training", "RUN: one step, in numbers"),
 }
 
 # Key of a config -> class of the callback that it configures.
