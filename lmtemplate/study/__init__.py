@@ -14,6 +14,11 @@ VERBS = {
     "reproduce": (f"{_HERE}.check.reproduce", "reproduce", "RUN: repeat it, compare bit for bit"),
     "verify": (f"{_HERE}.check.verify", "verify", "PATH: every checksum of a corpus or a run"),
     "doctor": (f"{_HERE}.check.doctor", "doctor", "check machine, corpus, run and a config's net"),
+    "temperature": (
+        f"{_HERE}.understand.temperature",
+        "temperature",
+        "RUN: the next token, hot and cold",
+    ),
     "landscape": (f"{_HERE}.show.landscape", "landscape", "a page: optimizers at work"),
 }
 
