@@ -19,6 +19,11 @@ VERBS = {
         "temperature",
         "RUN: the next token, hot and cold",
     ),
+    "probe": (
+        f"{_HERE}.understand.probe",
+        "probe_model",
+        "RUN: inside of the model, layer by layer",
+    ),
     "landscape": (f"{_HERE}.show.landscape", "landscape", "a page: optimizers at work"),
 }
 

@@ -1,6 +1,7 @@
 """A run and a prompt -> the next token at each temperature, and whether its probabilities hold."""
 
 import dataclasses
+import html
 import json as json_text
 import textwrap
 from collections.abc import Iterator
@@ -159,12 +160,12 @@ def next_figure(found: Heated) -> Any:
     """Bars of the likeliest tokens and of all others together, with a slider of temperatures."""
     import plotly.graph_objects as go
 
-    figure = go.Figure()
+    figure, labels = go.Figure(), [html.escape(token, quote=False) for token in found.tokens]
     for heat in found.heats:
         figure.add_bar(
-            x=[*found.tokens, "all others"],
+            x=[*labels, "all others"],
             y=[*heat.probabilities, max(0.0, 1 - sum(heat.probabilities))],
-            marker_color=[SERIES[0]] * len(found.tokens) + [INK],
+            marker_color=[SERIES[0]] * len(labels) + [INK],
             texttemplate="%{y:.1%}",
             textposition="outside",
             hovertemplate="%{x} %{y:.3%}<extra></extra>",
