@@ -31,6 +31,7 @@ VERBS = {
 CALLBACKS = {
     "watch": f"{_HERE}.diagnose.early_warning.Watch",
     "pictures": f"{_HERE}.show.pictures.Pictures",
+    "dynamics": f"{_HERE}.understand.dynamics.Dynamics",  # off: it cannot do without a setting
 }
 
 # Called with the run directory and the allowed packages when a run has ended.

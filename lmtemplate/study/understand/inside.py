@@ -14,8 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lmtemplate.study.diagnose.vitals import update_size
-
 MAP_TOKENS = 32  # tokens of the first sequence whose attention is kept
 RELUS = (F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
 
@@ -200,13 +198,13 @@ class PartFigures:
 def figures_of_parts(net: nn.Module) -> list[PartFigures]:
     """Of each part that has a gradient."""
     named, found = dict(net.named_parameters()), list[PartFigures]()
+    norm = nn.utils.get_total_norm
     for part, names in parameters_by_part(net).items():
-        gradients = [g.flatten() for name in names if (g := named[name].grad) is not None]
+        weights = [named[name].detach() for name in names]
+        gradients = [g for name in names if (g := named[name].grad) is not None]
         if gradients:
-            gradient = torch.cat(gradients).float()
-            weights = torch.cat([named[name].detach().flatten() for name in names])
-            size = rms_of(gradient)
-            found.append(PartFigures(part, rms_of(weights), float(gradient.norm()), size))
+            root, size = sum(w.numel() for w in weights) ** 0.5, float(norm(gradients))
+            found.append(PartFigures(part, float(norm(weights)) / root, size, size / root))
     return found
 
 
@@ -215,15 +213,12 @@ def update_ratios(
 ) -> dict[str, float]:
     """Part -> size of the change between two states of the weights, as a share of the weights.
 
-    Parts that were all zeros are left out.
+    That of `vitals.update_size`, of all weights. Parts that were all zeros are left out.
     """
-
-    def joined(state: Mapping[str, Tensor], names: list[str]) -> Any:
-        return torch.cat([state[name].flatten().float() for name in names]).cpu().numpy()
-
-    parts = {part: joined(before, names) for part, names in parameters_by_part(net).items()}
-    return {
-        part: update_size(old, joined(after, names))
-        for (part, names), old in zip(parameters_by_part(net).items(), parts.values(), strict=True)
-        if old.any()
-    }
+    norm, ratios = nn.utils.get_total_norm, dict[str, float]()
+    for part, names in parameters_by_part(net).items():
+        old = [before[name].detach() for name in names]
+        moved = [after[name].detach() - was for name, was in zip(names, old, strict=True)]
+        if size := float(norm(old)):
+            ratios[part] = float(norm(moved)) / size
+    return ratios
