@@ -22,6 +22,16 @@ VERBS = {
         "[RUN]: a page: optimizers at work, the loss around a run's weights",
     ),
     "explain": (f"{_HERE}.understand.explain", "explain_training", "RUN: one step, in numbers"),
+    "temperature": (
+        f"{_HERE}.understand.temperature",
+        "temperature",
+        "RUN: the next token, hot and cold",
+    ),
+    "probe": (
+        f"{_HERE}.understand.probe",
+        "probe_model",
+        "RUN: inside of the model, layer by layer",
+    ),
 }
 
 # Key of a config -> class of the callback that it configures.
@@ -29,6 +39,7 @@ CALLBACKS = {
     "watch": f"{_HERE}.diagnose.early_warning.Watch",
     "early_validation": f"{_HERE}.show.early_validation.EarlyValidation",
     "pictures": f"{_HERE}.show.pictures.Pictures",
+    "dynamics": f"{_HERE}.understand.dynamics.Dynamics",  # off: it cannot do without a setting
 }
 
 # Called with the run directory and the allowed packages when a run has ended.
