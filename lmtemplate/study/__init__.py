@@ -10,7 +10,11 @@ VERBS = {
     "summary": (f"{_HERE}.show.summary", "summary", "RUN: its losses and rates in figures"),
     "plot": (f"{_HERE}.show.plots", "plot", "RUN: draw its curves as PNG files"),
     "report": (f"{_HERE}.show.report", "report", "RUN: everything about it in one HTML file"),
-    "compare": (f"{_HERE}.show.compare", "compare", "RUN RUN ...: a table and one plot of all"),
+    "compare": (
+        f"{_HERE}.show.compare",
+        "compare",
+        "ARM ARM ...: is one better? a table, one plot",
+    ),
     "reproduce": (f"{_HERE}.check.reproduce", "reproduce", "RUN: repeat it, compare bit for bit"),
     "verify": (f"{_HERE}.check.verify", "verify", "PATH: every checksum of a corpus or a run"),
     "doctor": (f"{_HERE}.check.doctor", "doctor", "check machine, corpus, run and a config's net"),
