@@ -4,6 +4,13 @@ _HERE = "lmtemplate.study"
 
 # Verb -> module, function, what it does, whether it parses configs as `fit` does.
 VERBS = {
+    # the core's own, with --seeds
+    "fit": (
+        f"{_HERE}.experiments.seeds",
+        "fit_seeds",
+        "train: shards -> checkpoints, curves",
+        True,
+    ),
     "plan": (f"{_HERE}.plan.plan", "plan", "a budget -> model, tokens, batch, rate, a config"),
     "schedule": (f"{_HERE}.show.schedule", "schedule", "draw a config's learning rate", True),
     "diagnose": (f"{_HERE}.diagnose.diagnose", "diagnose", "RUN: healthy, or what is wrong, why"),

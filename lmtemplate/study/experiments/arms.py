@@ -13,8 +13,8 @@ from lmtemplate.record import Ints, is_recorded
 from lmtemplate.study.check.reproduce import HARMLESS
 from lmtemplate.study.show.page import BITS, RunFiles, read_run
 
-SEED = "seed_everything"
-NO_MATTER = (*HARMLESS, SEED, "pictures", "tensorboard", "trainer.enable_progress_bar")
+SEED_KEY = "seed_everything"
+NO_MATTER = (*HARMLESS, SEED_KEY, "pictures", "tensorboard", "trainer.enable_progress_bar")
 Places = dict[str, list[float]]  # a curve's points on each axis
 
 
@@ -28,7 +28,7 @@ class Arm:
 
     @property
     def seeds(self) -> list[Any]:
-        return [run.settings.get(SEED) for run in self.runs]
+        return [run.settings.get(SEED_KEY) for run in self.runs]
 
 
 def recipe_settings(run: RunFiles) -> dict[str, Any]:
@@ -52,13 +52,15 @@ def by_recipe(runs: list[RunFiles]) -> list[list[RunFiles]]:
     for run in runs:
         for group in groups:
             same = run.settings and recipe_settings(run) == recipe_settings(group[0])
-            if same and run.settings.get(SEED) not in [one.settings.get(SEED) for one in group]:
+            if same and run.settings.get(SEED_KEY) not in [
+                one.settings.get(SEED_KEY) for one in group
+            ]:
                 group.append(run)
                 break
         else:
             groups.append([run])
     return [
-        sorted(group, key=lambda run: str(run.settings.get(SEED)).zfill(12)) for group in groups
+        sorted(group, key=lambda run: str(run.settings.get(SEED_KEY)).zfill(12)) for group in groups
     ]
 
 

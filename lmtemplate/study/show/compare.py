@@ -135,7 +135,9 @@ def as_text(rows: Rows, labels: list[str], width: int) -> str:
     return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks)
 
 
-def as_json(arms: list[Arm], scores: list[Scores], found: list[Comparison], **more: Any) -> str:
+def comparison_json(
+    arms: list[Arm], scores: list[Scores], found: list[Comparison], **more: Any
+) -> str:
     """All that was found, as one object of strict JSON."""
     described = [
         {
@@ -198,7 +200,7 @@ def compare(
     write_text(output, page.render("compare", f"{len(arms)} arms beside each other", parts))
     if json:
         basis = {"at": at, "budget": budget if at else None, "page": str(output)}
-        print(as_json(arms, scores, found, **basis, notes=notes))
+        print(comparison_json(arms, scores, found, **basis, notes=notes))
         return
     print(as_text(rows, labels, shutil.get_terminal_size().columns), "", sep="\n")
     print(*sentences, *notes, f"curves: {output}", sep="\n")
