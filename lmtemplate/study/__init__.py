@@ -22,6 +22,7 @@ VERBS = {
         "compare",
         "ARM ARM ...: is one better? a table, one plot",
     ),
+    "ledger": (f"{_HERE}.experiments.ledger", "ledger", "FOLDER: its runs, what each changed"),
     "reproduce": (f"{_HERE}.check.reproduce", "reproduce", "RUN: repeat it, compare bit for bit"),
     "verify": (f"{_HERE}.check.verify", "verify", "PATH: every checksum of a corpus or a run"),
     "doctor": (f"{_HERE}.check.doctor", "doctor", "check machine, corpus, run and a config's net"),
@@ -32,7 +33,8 @@ VERBS = {
 CALLBACKS = {
     "watch": f"{_HERE}.diagnose.early_warning.Watch",
     "pictures": f"{_HERE}.show.pictures.Pictures",
+    "uncommitted": f"{_HERE}.experiments.uncommitted.Uncommitted",
 }
 
-# Called with the run directory and the allowed packages when a run has ended.
-CLOSING = f"{_HERE}.show.closing.explain_run"
+# Called with the run directory, the allowed packages and `report` when a run has ended.
+CLOSING = f"{_HERE}.experiments.ledger.close_run"

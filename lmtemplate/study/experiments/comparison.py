@@ -1,10 +1,12 @@
 """Scores of two arms -> whether one is better, in a sentence that claims no more than was seen."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from lmtemplate.record import Floats
 from lmtemplate.study.experiments.statistics import (
     FEWEST_PAIRS,
     LEVEL,
@@ -152,15 +154,24 @@ def compare_arms(
 
 
 def compare_all(
-    labels: list[str], scores: list[Scores], unit: str, effect: float
+    labels: list[str],
+    scores: list[Scores],
+    unit: str,
+    effect: float,
+    others: Callable[[], list[Floats]] = list,
 ) -> list[Comparison]:
-    """Every arm against the first, at a level that lets all intervals hold together."""
+    """Every arm against the first, at a level that lets all intervals hold together.
+
+    `others` gives scores of earlier runs like these, where one seed an arm says nothing of noise.
+    """
     values = [np.array([*of_arm.values()]) for of_arm in scores]
     found = []
     for b in range(1, len(labels)):
         noise, source = pool([values[0], values[b]]), labels[b if len(values[0]) < 2 else 0]
         if noise is None:
             noise, source = pool(values), "the other arms"
+        if noise is None:
+            noise, source = pool(others()), "earlier seeds in the ledger"
         found.append(
             compare_arms(
                 (labels[0], scores[0]),

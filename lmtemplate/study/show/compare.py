@@ -11,8 +11,9 @@ import numpy as np
 
 from lmtemplate.checkpoint.compatibility import differences
 from lmtemplate.errors import ConfigError
+from lmtemplate.record import Floats
 from lmtemplate.run_dir import write_text
-from lmtemplate.study.diagnose.diagnose import examine
+from lmtemplate.study.diagnose.diagnose import examine, few_words
 from lmtemplate.study.experiments.arms import (
     Arm,
     common_budget,
@@ -22,6 +23,7 @@ from lmtemplate.study.experiments.arms import (
     scores_of,
 )
 from lmtemplate.study.experiments.comparison import Comparison, Scores, compare_all
+from lmtemplate.study.experiments.ledger import seeds_in_ledger
 from lmtemplate.study.experiments.statistics import pool
 from lmtemplate.study.show import page
 from lmtemplate.study.show.overlay import overlay
@@ -36,12 +38,7 @@ Rows = list[tuple[str, list[str]]]
 
 def verdict_of(run: RunFiles, allow: Sequence[str] = ()) -> str:
     """That of `diagnose`, in a few words: the first fault and how many more there are."""
-    verdict = examine(run.folder, allow=allow).verdict
-    faults = [found for found in verdict.findings if found.fault]
-    if not faults:
-        return verdict.headline if len(run.record) else NONE
-    more = f" (+{len(faults) - 1})" if len(faults) > 1 else ""
-    return faults[0].name.replace("_", " ") + more
+    return few_words(examine(run.folder, allow=allow)) if len(run.record) else NONE
 
 
 def labels_of(arms: list[Arm]) -> list[str]:
@@ -183,7 +180,12 @@ def compare(
     scores = [scores_of(arm, name, at, budget) for arm in arms]
     if name != BITS and differ(arms, "tokenizer_sha256"):
         scores = [{} for _ in arms]  # nats per token of other tokens
-    found = compare_all(labels, scores, UNITS.get(name, "nats per token"), effect)
+
+    def earlier() -> list[Floats]:
+        known = name == BITS and at is None
+        return [seeds_in_ledger(arm.runs[0]) for arm in arms] if known else []
+
+    found = compare_all(labels, scores, UNITS.get(name, "nats per token"), effect, earlier)
     verdicts = [[verdict_of(run, allow or ()) for run in arm.runs] for arm in arms]
     rows = setting_rows(arms) + result_rows(arms, scores, verdicts)
     notes += notes_on(arms, labels, verdicts, at)
