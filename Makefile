@@ -18,7 +18,7 @@ ARGS ?=
 ## the folder of the run
 RUN ?= runs/$(subst |, ,$(basename $(notdir $(subst $(space),|,$(CONFIG)))))
 ## the folders of the runs to compare
-RUNS ?= runs/*
+RUNS ?= runs/*/
 ## overhead, batches, house; or verdicts, reliability (half an hour)
 BENCH ?= overhead
 ## the port of `make board`

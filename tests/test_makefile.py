@@ -424,7 +424,9 @@ def test_the_verbs_that_look_at_a_run_look_at_run(verb: str) -> None:
 
 def test_compare_takes_several_runs_or_all() -> None:
     assert commands("compare", "RUNS=runs/a runs/b") == [["compare", "runs/a", "runs/b"]]
-    runs = sorted(map(str, Path("runs").glob("*"))) or ["runs/*"]  # where no folder fits
+    runs = sorted(f"{run}/" for run in Path("runs").glob("*/")) or [
+        "runs/*/"
+    ]  # where no folder fits
     assert [[words[0], *sorted(words[1:])] for words in commands("compare")] == [["compare", *runs]]
 
 

@@ -4,13 +4,25 @@ _HERE = "lmtemplate.study"
 
 # Verb -> module, function, what it does, whether it parses configs as `fit` does.
 VERBS = {
+    # the core's own, with --seeds
+    "fit": (
+        f"{_HERE}.experiments.seeds",
+        "fit_seeds",
+        "train: shards -> checkpoints, curves",
+        True,
+    ),
     "plan": (f"{_HERE}.plan.plan", "plan", "a budget -> model, tokens, batch, rate, a config"),
     "schedule": (f"{_HERE}.show.schedule", "schedule", "draw a config's learning rate", True),
     "diagnose": (f"{_HERE}.diagnose.diagnose", "diagnose", "RUN: healthy, or what is wrong, why"),
     "summary": (f"{_HERE}.show.summary", "summary", "RUN: its losses and rates in figures"),
     "plot": (f"{_HERE}.show.plots", "plot", "RUN: draw its curves as PNG files"),
     "report": (f"{_HERE}.show.report", "report", "RUN: everything about it in one HTML file"),
-    "compare": (f"{_HERE}.show.compare", "compare", "RUN RUN ...: a table and one plot of all"),
+    "compare": (
+        f"{_HERE}.show.compare",
+        "compare",
+        "ARM ARM ...: is one better? a table, one plot",
+    ),
+    "ledger": (f"{_HERE}.experiments.ledger", "ledger", "FOLDER: its runs, what each changed"),
     "find-lr": (f"{_HERE}.experiments.find_lr", "find_lr", "a config -> its learning rate", True),
     "sweep": (f"{_HERE}.experiments.sweep", "sweep", "many runs over settings: the best", True),
     "reproduce": (f"{_HERE}.check.reproduce", "reproduce", "RUN: repeat it, compare bit for bit"),
@@ -40,7 +52,8 @@ CALLBACKS = {
     "early_validation": f"{_HERE}.show.early_validation.EarlyValidation",
     "pictures": f"{_HERE}.show.pictures.Pictures",
     "dynamics": f"{_HERE}.understand.dynamics.Dynamics",  # off: it cannot do without a setting
+    "uncommitted": f"{_HERE}.experiments.uncommitted.Uncommitted",
 }
 
-# Called with the run directory and the allowed packages when a run has ended.
-CLOSING = f"{_HERE}.show.closing.explain_run"
+# Called with the run directory, the allowed packages and `report` when a run has ended.
+CLOSING = f"{_HERE}.experiments.ledger.close_run"

@@ -12,6 +12,7 @@ import yaml
 from lmtemplate.checkpoint.compatibility import flatten
 from lmtemplate.errors import CheckpointError
 
+DIFF = "uncommitted.diff"  # what the code had beyond its commit
 MOST_VALUES = 100_000  # in a YAML file
 SUMMARY = {
     **dict.fromkeys(("stop_reason", "stop_message"), str),
