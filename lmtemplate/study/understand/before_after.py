@@ -18,10 +18,11 @@ from lmtemplate.checkpoint.files import read
 from lmtemplate.checkpoint.resume import resolve
 from lmtemplate.data.tokenizer import Tokenizer, parse_tokenizer
 from lmtemplate.errors import CheckpointError, ConfigError, UserError
-from lmtemplate.generate import encode_prompt, generate_tokens, stream_text
+from lmtemplate.generate import encode_prompt
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.run_dir import folder_of
 from lmtemplate.study.understand.compared import Comparisons
+from lmtemplate.study.understand.continuation import continuation
 from lmtemplate.study.understand.embedding import (
     NEAREST,
     WordVectors,
@@ -101,14 +102,11 @@ def look_at_prompt(
     likeliest = probabilities.topk(min(LIKELIEST, len(probabilities)))
     pairs = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
     entropy = -(probabilities * probabilities.clamp(min=1e-30).log()).sum()
-    drawn = generate_tokens(
-        net, start, SAMPLE_LENGTH, temperature=HEAT, seed=seed, stop_id=tokenizer.eot_id
-    )
     return {
         "top": [[tokenizer.decode([token]), share] for token, share in pairs],
         "words": {word: word_probability(net, tokenizer, prompt, word) for word in words},
         "entropy": entropy.item(),
-        "sample": "".join(stream_text(tokenizer, start, drawn)),
+        "sample": continuation(net, tokenizer, prompt, SAMPLE_LENGTH, temperature=HEAT, seed=seed),
     }
 
 

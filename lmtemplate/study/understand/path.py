@@ -13,9 +13,9 @@ from lmtemplate.checkpoint.files import file_name
 from lmtemplate.checkpoint.resume import resolve, steps_saved
 from lmtemplate.data.shards import file_sha256
 from lmtemplate.errors import CheckpointError
-from lmtemplate.generate import encode_prompt, generate_tokens, stream_text
 from lmtemplate.run_dir import folder_of
 from lmtemplate.study.diagnose.artifacts import Model, open_model, open_run_corpus
+from lmtemplate.study.understand.continuation import continuation
 from lmtemplate.study.understand.surface import (
     DRAW_SEED,
     Kept,
@@ -144,13 +144,11 @@ def write_texts(
     model: Model, measured: NetOnText, files: dict[int, Path], prompt: str
 ) -> dict[int, str]:
     """Step -> the prompt, and what the weights of that step write after it; one seed for all."""
-    start, texts = encode_prompt(model.tokenizer, prompt), dict[int, str]()
+    texts = dict[int, str]()
     for step, path in files.items():
         measured.read(path)
-        tokens = generate_tokens(
-            model.net, start, TEXT_TOKENS, seed=DRAW_SEED, stop_id=model.tokenizer.eot_id
-        )
-        texts[step] = prompt + "".join(stream_text(model.tokenizer, start, tokens))
+        net, tokenizer = model.net, model.tokenizer
+        texts[step] = prompt + continuation(net, tokenizer, prompt, TEXT_TOKENS, seed=DRAW_SEED)
     return texts
 
 

@@ -17,15 +17,14 @@ from lmtemplate.errors import ConfigError, UserError
 from lmtemplate.generate import (
     check_draw,
     encode_prompt,
-    generate_tokens,
     logits_to_probs,
-    stream_text,
 )
 from lmtemplate.run_dir import write_text
 from lmtemplate.study.diagnose.artifacts import Model, open_model, open_run_corpus
 from lmtemplate.study.show.page import NONE, number, plot_html, render, style_figure
 from lmtemplate.study.show.plots import INK, SERIES
 from lmtemplate.study.understand.calibration import Calibration, calibrate, predict_text
+from lmtemplate.study.understand.continuation import continuation
 
 HEATS = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
 LISTED = 12  # the likeliest next tokens that are shown
@@ -77,10 +76,7 @@ def heat_up(model: Model, prompt: str, max_new_tokens: int, seed: int) -> Heated
     listed, heats = logits.topk(min(LISTED, len(logits))).indices, list[Heat]()
     for heat in HEATS:
         likely = logits_to_probs(logits, heat)
-        written = generate_tokens(
-            net, start, max_new_tokens, temperature=heat, seed=seed, stop_id=tokenizer.eot_id
-        )
-        text = "".join(stream_text(tokenizer, start, written))
+        text = continuation(net, tokenizer, prompt, max_new_tokens, temperature=heat, seed=seed)
         entropy = torch.special.entr(likely.double()).sum().item()
         heats.append(Heat(heat, entropy, likely[listed].tolist(), text))
     tokens = [quoted(tokenizer, token) for token in listed.tolist()]
@@ -223,7 +219,7 @@ def temperature(
         json: print one JSON object and nothing else.
         allow: packages outside lmtemplate whose classes the checkpoint may name.
     """
-    check_draw(max_new_tokens, 1.0, None, None, seed)
+    check_draw(max_new_tokens, 1.0, None, None)
     model = open_model(run, checkpoint, allow or ())
     found = add_calibration(heat_up(model, prompt, max_new_tokens, seed), run, model)
     parts = {
