@@ -58,7 +58,8 @@ def _rms(x: Tensor) -> Tensor:
 def _layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     centred = x - x.mean(-1, keepdim=True)
     spread = (centred.square().mean(-1, keepdim=True) + norm.eps).sqrt()
-    return centred / spread * norm.weight + norm.bias
+    scaled = centred / spread * norm.weight
+    return scaled if norm.bias is None else scaled + norm.bias
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
@@ -68,7 +69,8 @@ def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
 
 def _rotate(rotary: Rotary, x: Tensor) -> Tensor:
     """Each pair of channels as a complex number, times e^(i angle of its position)."""
-    turn = torch.complex(rotary.cosines, rotary.sines)[: x.size(-2)]
+    half = x.size(-1) // 2
+    turn = torch.complex(rotary.cosines[:, :half], rotary.sines[:, half:])[: x.size(-2)]
     turned = torch.complex(*x.contiguous().chunk(2, dim=-1)) * turn
     return torch.cat((turned.real, turned.imag), dim=-1)
 
@@ -105,6 +107,9 @@ def _mlp(brick: MLP, x: Tensor, block: str) -> Stage:
     elif brick.activation == "gelu":
         inner = math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3)
         hidden, formula = 0.5 * hidden * (1 + inner.tanh()), "W_out gelu(W_up x)"
+    elif brick.activation == "exact_gelu":
+        hidden = 0.5 * hidden * (1 + (hidden / math.sqrt(2)).erf())
+        formula = "W_out gelu(W_up x)"
     else:
         hidden, formula = hidden.clamp(min=0) ** 2, "W_out max(0, W_up x)^2"
     return Stage(f"{block} MLP", formula, _linear(brick.output, hidden), f"{block}.mlp")

@@ -25,6 +25,7 @@ NETS = {
         **SIZES, mlp="swiglu", tied=True, qk_norm=False, token_shift=False
     ),
     "GPT2": lambda: GPT2(**SIZES),
+    "GPT2 as nanoGPT": lambda: GPT2(**SIZES, mlp="exact_gelu", bias=False),
 }
 
 

@@ -125,9 +125,9 @@ def test_formulas_of_a_net_that_was_changed_since_are_not_believed() -> None:
             return 2 * super().forward(x)
 
     net: Any = trained("GPT")
-    changed = Doubled(32, 50, bias=False)
-    changed.weight = net.head.weight
-    net.head = changed
+    changed = Doubled(128, 32, bias=False)
+    changed.weight = net.blocks[0].mlp.output.weight
+    net.blocks[0].mlp.output = changed
     found = explained(net, AdamW(), steps=1)
     assert not found["by_hand"]
     assert found["largest_difference"] < 1e-5
