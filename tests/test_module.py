@@ -250,17 +250,34 @@ def test_a_module_saves_its_net_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "on_cpu", "on_cuda"),
-    [("auto", False, True), (True, True, True), (False, False, False)],
+    ("setting", "on_cpu", "on_cuda", "accumulating"),
+    [
+        ("auto", "off", "graphs", "compile"),
+        ("graphs", "compile", "graphs", "compile"),
+        (True, "compile", "compile", "compile"),
+        (False, "off", "off", "off"),
+    ],
 )
 def test_compilation_is_chosen_for_the_device(
-    setting: Any, on_cpu: bool, on_cuda: bool, monkeypatch: pytest.MonkeyPatch
+    setting: Any, on_cpu: str, on_cuda: str, accumulating: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(hardware, "missing_compiler", lambda device: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     module = LitLanguageModel(build_net(), SGD(), Constant(), compile=setting)
-    assert module.compiles(torch.device("cpu")) is on_cpu
-    assert module.compiles(torch.device("cuda")) is on_cuda
+    assert module.compile_mode(torch.device("cpu"), 1000) == on_cpu
+    assert module.compile_mode(torch.device("cuda"), 1000) == on_cuda
+    assert module.compile_mode(torch.device("cuda"), 1000, accumulate=2) == accumulating
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(hardware.missing_compiler(torch.device("cpu")) is not None, reason="no g++")
+def test_a_compiled_step_is_the_plain_one_and_leaves_the_names_of_weights(corpus: Path) -> None:
+    plain, compiled = build_net().double(), build_net().double()
+    losses = train(corpus, plain, MuonAdamW(), compile=False).values["train/loss"]
+    assert train(corpus, compiled, MuonAdamW(), compile=True).values["train/loss"] == pytest.approx(
+        losses, rel=1e-9
+    )
+    torch.testing.assert_close(compiled.state_dict(), plain.state_dict(), rtol=0, atol=1e-9)
 
 
 def attached(world_size: int = 1, rank: int = 0) -> LitLanguageModel:
