@@ -217,7 +217,9 @@ def check_settings(cli: TrainingCLI, steps: int) -> None:
         )
     wanted, missing = cli.model.compile_net, missing_compiler(cli.machine.device)
     if wanted in (True, "graphs") and missing:
-        raise ConfigError(f"model.compile: {wanted!s:.6} needs {missing}; give auto or false")
+        raise ConfigError(
+            f"model.compile: {str(wanted).lower()} needs {missing}; give auto or false"
+        )
     batches = share = trainer.limit_val_batches
     if isinstance(share, float) and share < 1:
         batches *= len(cli.datamodule.val_dataloader())
