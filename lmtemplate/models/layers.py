@@ -214,19 +214,17 @@ class Attention(nn.Module):
         self.value = nn.Linear(n_embd, n_kv_head * self.head_size, bias=bias)
         self.output = nn.Linear(n_embd, n_embd, bias=bias)
 
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)  # (B, H, T, D)
+
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
-        # one product is faster than three; three matrices are what Muon and other tools expect
-        parts = (self.query, self.key, self.value)
-        weight = torch.cat([part.weight for part in parts])
-        bias = None if self.query.bias is None else torch.cat([part.bias for part in parts])
-        heads = F.linear(x, weight, bias).unflatten(-1, (-1, self.head_size)).transpose(1, 2)
-        n_kv_head = self.key.out_features // self.head_size
-        turned, values = heads.split((heads.size(1) - n_kv_head, n_kv_head), dim=1)
+        queries = self._heads(self.query(x))
+        keys, values = self._heads(self.key(x)), self._heads(self.value(x))
         if self.qk_norm:
-            turned = rms_norm(turned)
+            queries, keys = rms_norm(queries), rms_norm(keys)
         if self.rotary is not None:
-            turned = self.rotary(turned, 0 if cache is None else cache.length)
-        queries, keys = turned.split((turned.size(1) - n_kv_head, n_kv_head), dim=1)
+            first = 0 if cache is None else cache.length
+            queries, keys = self.rotary(queries, first), self.rotary(keys, first)
         if cache is not None:
             keys, values = cache.extend(keys, values)
         if self.shared_by > 1:
