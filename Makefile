@@ -19,7 +19,7 @@ ARGS ?=
 RUN ?= runs/$(subst |, ,$(basename $(notdir $(subst $(space),|,$(CONFIG)))))
 ## the folders of the runs to compare
 RUNS ?= runs/*
-## overhead, house; or verdicts, reliability (half an hour)
+## overhead, house, text, generation; or verdicts, reliability (half an hour)
 BENCH ?= overhead
 ## the port of `make board`
 PORT ?= 6006
