@@ -293,6 +293,6 @@ def fit(words: list[str], allowed: list[str]) -> Path:
             has_trained = True
             raise
         finally:
-            if has_trained and is_first and cli.config.report:
-                plug.closing_words(run, allowed)
+            if has_trained and is_first:
+                plug.closing_words(run, allowed, cli.config.report)
     return run

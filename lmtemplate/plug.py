@@ -38,9 +38,10 @@ def callbacks() -> dict[str, str]:
     return getattr(load(), "CALLBACKS", {})
 
 
-def closing_words(run: Path, allowed: list[str]) -> None:
-    """Say what came of a finished run, in the terminal and in its report."""
+def closing_words(run: Path, allowed: list[str], report: bool) -> None:
+    """Note what came of a finished run, and say it in the terminal and in its report if wanted."""
     if study := load():
         module, _, name = study.CLOSING.rpartition(".")
-        explain: Callable[[Path, list[str]], None] = getattr(importlib.import_module(module), name)
-        explain(run, allowed)
+        close: Callable[[Path, list[str], bool], None]
+        close = getattr(importlib.import_module(module), name)
+        close(run, allowed, report)

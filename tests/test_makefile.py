@@ -424,7 +424,9 @@ def test_the_verbs_that_look_at_a_run_look_at_run(verb: str) -> None:
 
 def test_compare_takes_several_runs_or_all() -> None:
     assert commands("compare", "RUNS=runs/a runs/b") == [["compare", "runs/a", "runs/b"]]
-    runs = sorted(map(str, Path("runs").glob("*"))) or ["runs/*"]  # where no folder fits
+    runs = sorted(f"{run}/" for run in Path("runs").glob("*/")) or [
+        "runs/*/"
+    ]  # where no folder fits
     assert [[words[0], *sorted(words[1:])] for words in commands("compare")] == [["compare", *runs]]
 
 
@@ -451,7 +453,7 @@ def test_a_folder_with_spaces_or_a_command_in_its_name_is_one_run(
 def test_every_benchmark_that_is_named_is_there() -> None:
     shown = make("help").stdout
     line = next(line for line in shown.splitlines() if line.startswith("  BENCH "))
-    for name in ("overhead", "house", "text", "generation", "verdicts", "reliability"):
+    for name in ("overhead", "batches", "text", "generation", "house", "verdicts", "reliability"):
         assert name in line
         assert (ROOT / "benchmarks" / f"{name}.py").is_file()
 

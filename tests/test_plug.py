@@ -20,7 +20,7 @@ def test_without_study_there_are_no_verbs_no_callbacks_and_no_words(
 ) -> None:
     assert plug.study_verbs() == {}
     assert plug.callbacks() == {}
-    plug.closing_words(tmp_path, [])
+    plug.closing_words(tmp_path, [], True)
     assert capsys.readouterr() == ("", "")
     assert not any(tmp_path.iterdir())
 

@@ -14,13 +14,13 @@ from lmtemplate.module import LitLanguageModel
 
 
 class Samples(Callback):
-    """Let the model continue the same prompts with the same seed, so that only the weights differ.
+    """Let the model continue the same prompts with the same seeds, so that only the weights differ.
 
     Args:
         prompts: texts to continue; an empty one begins a new document.
         max_new_tokens: tokens to write for each.
         temperature: below 1 sharpens the distribution, above 1 flattens it.
-        seed: of the random draws.
+        seed: of the first prompt's draws; the next has the next, for untrained nets read no prompt.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Samples(Callback):
             starts,
             self.max_new_tokens,
             temperature=self.temperature,
-            seeds=[self.seed] * len(starts),
+            seeds=[self.seed + number for number in range(len(starts))],
             stop_id=tokenizer.eot_id,
         )
         texts = {

@@ -13,6 +13,7 @@ import yaml
 from lmtemplate.checkpoint.compatibility import flatten
 from lmtemplate.errors import CheckpointError
 
+DIFF = "uncommitted.diff"  # what the code had beyond its commit
 MOST_VALUES = 100_000  # in a YAML file
 SUMMARY = {
     **dict.fromkeys(("stop_reason", "stop_message"), str),
@@ -31,7 +32,8 @@ MANIFEST = {
 }
 SETTINGS = {
     "data.path": str,
-    **dict.fromkeys(("data.block_size", "data.max_val_blocks", "trainer.max_steps"), int),
+    **dict.fromkeys(("seed_everything", "data.batch_size", "data.block_size"), int),
+    **dict.fromkeys(("data.max_train_blocks", "data.max_val_blocks", "trainer.max_steps"), int),
     "model.optimizer.class_path": str,
     "model.schedule.init_args.warmup_steps": float,
 }
