@@ -453,7 +453,7 @@ def test_a_folder_with_spaces_or_a_command_in_its_name_is_one_run(
 def test_every_benchmark_that_is_named_is_there() -> None:
     shown = make("help").stdout
     line = next(line for line in shown.splitlines() if line.startswith("  BENCH "))
-    for name in ("overhead", "batches", "house", "verdicts", "reliability"):
+    for name in ("overhead", "batches", "text", "generation", "house", "verdicts", "reliability"):
         assert name in line
         assert (ROOT / "benchmarks" / f"{name}.py").is_file()
 
