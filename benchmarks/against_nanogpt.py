@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,11 +39,12 @@ SCORE = """
 import sys, numpy, torch
 from model import GPT, GPTConfig
 checkpoint = torch.load(sys.argv[1], map_location="cpu", weights_only=True)
-net = GPT(GPTConfig(**checkpoint["model_args"])).eval()
+device = "cuda" if torch.cuda.is_available() else "cpu"
+net = GPT(GPTConfig(**checkpoint["model_args"])).eval().to(device)
 net.load_state_dict(checkpoint["model"])
-tokens = torch.from_numpy(numpy.fromfile(sys.argv[2], numpy.uint16).astype(numpy.int64))
+tokens = torch.from_numpy(numpy.fromfile(sys.argv[2], numpy.uint16).astype(numpy.int64)).to(device)
 size, total = checkpoint["model_args"]["block_size"], 0.0
-blocks = tokens.unfold(0, size + 1, size)  # each begins with the last token of the one before
+blocks = tokens.unfold(0, size + 1, size)[: int(sys.argv[3]) or None]
 with torch.no_grad():
     for part in blocks.split(64):
         total += len(part) * net(part[:, :-1], part[:, 1:].contiguous())[1].item()
@@ -107,63 +108,61 @@ def summary(rounds: Sequence[Round], bits: float) -> list[str]:
 
 def row(seed: int, one: Round) -> str:
     """A round as one line."""
-    nano = one.nano
-    text = f"seed {seed}: nanoGPT {nano.loss:.4f} in {nano.training:.1f} of {nano.whole:.1f} s"
+    loss, seconds, whole = one.nano
+    text = f"seed {seed}: nanoGPT {loss:.4f} in {seconds:.1f} of {whole:.1f} s"
     for ours in (one.ours, one.equal):
-        step, loss, seconds = ours.validations[-1]
-        text += f"; ours {loss:.4f} in {step:,} steps, {seconds:.1f} of {ours.whole:.1f} s"
+        n, loss, seconds = ours.validations[-1]
+        text += f"; ours {loss:.4f} in {n:,} steps, {seconds:.1f} of {ours.whole:.1f} s"
     return text
 
 
-def run(words: Sequence[object], folder: Path) -> tuple[str, float]:
-    """What a process printed, and its seconds. Ends everything where it fails."""
+def run(words: Sequence[object], folder: Path, limit: float | None = None) -> tuple[str, float]:
+    """What a process printed, and its seconds, no more than `limit`. Ends all where it fails."""
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     command, start = [sys.executable, *map(str, words)], time.perf_counter()
-    shown = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    shown = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=limit
+    )
     if shown.returncode:
         sys.exit(f"{command[1:4]} failed:\n{shown.stdout[-1000:]}{shown.stderr[-2000:]}")
     return shown.stdout, time.perf_counter() - start
 
 
-def prepare(text: Path, folder: Path) -> float:
-    """Tokens for both of them, split where nanoGPT splits; returns bits per byte of a nat."""
-    size = len(text.read_text(encoding="utf-8"))
-    share = 1 - int(size * 0.9) / size
+def prepare(text: Path, folder: Path, *flags: object) -> float:
+    """The same tokens for both of them; returns bits per byte of a nat."""
     words = ["-m", "lmtemplate", "prepare", "--input", text.resolve(), "--output", folder / "data"]
-    run([*words, "--tokenizer", "char", "--val_ratio", share], ROOT)
-    index = read_index(folder / "data")
+    run([*words, *flags], ROOT)
+    index, vocab_size = read_index(folder / "data"), 0
     for split in ("train", "val"):
         tokens = Shards(folder / "data", split, index)
         ids = tokens.gather(np.arange(tokens.tokens))
-        ids[ids != index["eot_id"]].astype(np.uint16).tofile(folder / f"{split}.bin")
-    # ours has two ids more: for unknown characters, and for the end of a text
-    (folder / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": index["vocab_size"] - 2}))
+        ids = ids[ids != index["eot_id"]]
+        ids.astype(np.uint16).tofile(folder / f"{split}.bin")
+        vocab_size = max(vocab_size, int(ids.max()) + 1)  # ours has an end of text as well
+    (folder / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": vocab_size}))
     validation = index["splits"]["val"]
     return float(validation["tokens"] / validation["bytes"] / math.log(2))
 
 
-def train_nano(nano: Path, folder: Path, steps: int) -> Nano:
-    """nanoGPT's recipe of so many steps; its files go to our folder."""
+def train_nano(
+    nano: Path, folder: Path, flags: str, steps: int, blocks: int = 0, limit: float | None = None
+) -> Nano:
+    """nanoGPT's train.py for so many steps; its loss is over all blocks, or over the first ones."""
     length = f"--max_iters={steps} --lr_decay_iters={steps} --eval_interval={min(steps, 250)}"
-    words = [
-        "train.py",
-        *f"{README} {length}".split(),
-        f"--dataset={folder}",
-        f"--out_dir={folder}",
-    ]
-    log, seconds = run(words, nano)
-    scored, _ = run(["-c", SCORE, folder / "ckpt.pt", folder / "val.bin"], nano)
+    where = [f"--dataset={folder}", f"--out_dir={folder}"]
+    log, seconds = run(["train.py", *f"{flags} {length}".split(), *where], nano, limit)
+    scored, _ = run(["-c", SCORE, folder / "ckpt.pt", folder / "val.bin", blocks], nano, limit)
     return Nano(float(scored.split()[-1]), nano_seconds(log), seconds)
 
 
-def train_ours(folder: Path, name: str, seed: int, steps: int | None) -> Ours:
-    """The config as it is; with a number of steps, so long, validated at the end alone."""
-    words: list[Any] = ["-m", "lmtemplate", "fit", "--config", "configs/shakespeare_char.yaml"]
-    words += ["--data.path", folder / "data", "--run_dir", folder / name]
-    words += ["--seed_everything", seed]
+def train_ours(
+    folder: Path, name: str, *flags: object, steps: int | None = None, limit: float | None = None
+) -> Ours:
+    """A config as it is; with a number of steps, so long, validated at the end alone."""
+    words = ["-m", "lmtemplate", "fit", *flags, "--data.path", folder / "data"]
     if steps:
         words += ["--trainer.max_steps", steps, "--trainer.val_check_interval", steps]
-    _, seconds = run(words, ROOT)
+    _, seconds = run([*words, "--run_dir", folder / name], ROOT, limit)
     record = read_record(folder / name)
     clock = dict(zip(record.steps.tolist(), record.values[metric_names.SECONDS], strict=True))
     losses = zip(*(column.tolist() for column in record.validations), strict=True)
@@ -177,17 +176,18 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed instead of three")
     parser.add_argument("--nano_steps", type=int, default=2000, help="of nanoGPT's recipe")
     parser.add_argument("--steps", type=int, help="of ours; the config's own if not given")
-    asked = parser.parse_args()
-    rounds = []
+    asked, rounds = parser.parse_args(), list[Round]()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        bits = prepare(asked.data, folder)
+        folder, size = Path(temporary), len(asked.data.read_text(encoding="utf-8"))
+        share = 1 - int(size * 0.9) / size  # where nanoGPT splits
+        bits = prepare(asked.data, folder, "--tokenizer=char", f"--val_ratio={share}")
         for seed in (1,) if asked.quick else (1, 2, 3):
-            nano = train_nano(asked.nanogpt.resolve(), folder, asked.nano_steps)
-            ours = train_ours(folder, f"first-{seed}", seed, asked.steps)
+            flags = ["--config", "configs/shakespeare_char.yaml", "--seed_everything", seed]
+            nano = train_nano(asked.nanogpt.resolve(), folder, README, asked.nano_steps)
+            ours = train_ours(folder, f"first-{seed}", *flags, steps=asked.steps)
             steps, _, seconds = ours.validations[-1]
             steps = max(2, int(steps * nano.training / seconds))
-            equal = train_ours(folder, f"equal-{seed}", seed, steps)
+            equal = train_ours(folder, f"equal-{seed}", *flags, steps=steps)
             rounds.append(Round(nano, ours, equal))
             print(row(seed, rounds[-1]), flush=True)
         hardware = json.loads((folder / "first-1" / "manifest.json").read_text())["hardware"]
