@@ -26,8 +26,8 @@ QUICK = ["--config=configs/quickstart.yaml", "--report=false", "--checkpoint=nul
 LARGE = [
     *("--config=configs/gpt2_124m.yaml", "--report=false", "--checkpoint=null", "--allow=examples"),
     *("--early_stopping=null", "--samples=null", "--tokens_per_step=null"),
-    *("--model.net.dropout=0", "--data.class_path=examples.token_files.TokenFiles"),
-    *("--data.vocab_size=50304",),
+    *("--model.net.dropout=0", "--model.schedule.warmup_steps=0", "--data.vocab_size=50304"),
+    "--data.class_path=examples.token_files.TokenFiles",
 ]
 
 
