@@ -81,9 +81,10 @@ def gpt_muon(session: Session) -> str:
 def quickstart(session: Session) -> str:
     """`make train` twice: from an empty cache of compiled code, and from a full one."""
     steps, told = session.size(620, 10), list[str]()
+    more = ["--report=true", f"--trainer.val_check_interval={session.size(124, 5)}"]
     for name in ("cold", "warm"):
         start = time.monotonic()
-        run, _ = session.fit(name, session.quick, "--report=true", steps=steps)
+        run, _ = session.fit(name, session.with_checkpoints, *more, steps=steps)
         told.append(f"{time.monotonic() - start:.0f} s {name}")
     summary = json.loads((run / "summary.json").read_text())
     rate = session.found["quickstart"] = summary["tokens_per_second"]
@@ -112,6 +113,8 @@ def enwik8(session: Session) -> str:
     """nanoGPT's steps, and half as many of the config's; who has which loss after which time."""
     if session.nanogpt is None or session.data is None:
         raise NotRunError("needs --nanogpt and --data")
+    if session.left < 240:
+        raise NotRunError("out of time")
     folder, steps = session.folder / "enwik8", session.size(4000, 20)
     folder.mkdir()
     bits = prepare(
@@ -135,11 +138,11 @@ def text_124m(session: Session) -> str:
 
 def syncs(session: Session) -> str:
     """Waits for the GPU from one logging step to the next, with a NaN in one gradient."""
-    first, last = (110, 190) if not session.dry else (11, 19)
+    first, last = (210, 290) if not session.dry else (11, 19)
     more = [f"--trainer.log_every_n_steps={session.size(100, 10)}", "--allow=benchmarks"]
     more += ["--trainer.callbacks+=benchmarks.gpu_work.CountSyncs"]
     more += [f"--trainer.callbacks.first={first}", f"--trainer.callbacks.last={last}"]
-    _, shown = session.fit("syncs", session.quick, *more, steps=session.size(200, 20))
+    _, shown = session.fit("syncs", session.quick, *more, steps=session.size(300, 20))
     told = [line for line in shown.splitlines() if line.startswith(("syncs", "finite"))]
     return f"{'; '.join(told)}; {shown.count('update skipped')} updates skipped"
 
@@ -149,7 +152,7 @@ def precision(session: Session) -> str:
     records = []
     for kind in ("bf16-mixed", "32-true"):
         more = f"--trainer.precision={kind}"
-        run, _ = session.fit(kind, session.quick, more, steps=session.size(124, 10))
+        run, _ = session.fit(kind, session.quick, more, steps=session.size(250, 10))
         records.append(read_record(run))
     half, full = records
     apart = np.abs(half.train_loss - full.train_loss).max()
@@ -159,8 +162,7 @@ def precision(session: Session) -> str:
 
 def resume(session: Session) -> str:
     """SIGTERM in the middle, compiled, and on: are the weights those of the run left alone?"""
-    flags = [flag for flag in session.quick if not flag.startswith("--checkpoint")]
-    steps = session.size(1500, 60)
+    flags, steps = session.with_checkpoints, session.size(1500, 60)
     whole, _ = session.fit("whole", flags, steps=steps)
     stopped = session.folder / "stopped"
     words = session.words(stopped, flags, steps)

@@ -46,10 +46,14 @@ class Session:
     begin: float = field(default_factory=time.monotonic)
     found: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return 3600 if self.dry else BUDGET_SECONDS + self.begin - time.monotonic()
+
     def run(self, *words: object, folder: Path = ROOT, code: int = 0) -> str:
-        """What a process printed. Raises NotRunError where it fails or takes too long."""
-        left = BUDGET_SECONDS + self.begin - time.monotonic() if not self.dry else 3600
-        if left < 20:
+        """What a process printed. Raises NotRunError where it fails or there is no time for it."""
+        if (left := self.left) < 20:
             raise NotRunError("out of time")
         environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
         shown = subprocess.run(
@@ -108,7 +112,9 @@ class Session:
             f"--data.block_size={self.size(1024, 16)}",
             f"--data.batch_size={self.size(32, 2)}",
         ]
-        return [*LARGE, *(f"--data.{n}={self.folder / n}.bin" for n in ("train", "val")), *sizes]
+        compiled = [] if self.dry else ["--model.compile=true"]  # auto does not in so few steps
+        paths = [f"--data.{name}={self.folder / name}.bin" for name in ("train", "val")]
+        return [*LARGE, *paths, *sizes, *compiled]
 
     @property
     def quick(self) -> list[str]:
@@ -117,6 +123,11 @@ class Session:
             words = ["prepare", "--input=sotu-tiny", f"--output={self.folder / 'sotu'}"]
             self.run("-m", "lmtemplate", *words)
         return [*QUICK, f"--data.path={self.folder / 'sotu'}"]
+
+    @property
+    def with_checkpoints(self) -> list[str]:
+        """The same, saved as `make train` does."""
+        return [flag for flag in self.quick if not flag.startswith("--checkpoint")]
 
     def nano(self, flags: str) -> str:
         """What nanoGPT's train.py printed, and its peak memory."""
