@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from benchmarks.against_nanogpt import ROOT, prepare, train_nano, train_ours
-from benchmarks.gpu_session import LIMIT_SECONDS, TOY, NotRunError, Session
+from benchmarks.gpu_session import TOY, NotRunError, Session
 from lmtemplate.checkpoint import files
 from lmtemplate.record import LINES, read_record
 
@@ -113,8 +113,6 @@ def enwik8(session: Session) -> str:
     """nanoGPT's steps, and half as many of the config's; who has which loss after which time."""
     if session.nanogpt is None or session.data is None:
         raise NotRunError("needs --nanogpt and --data")
-    if session.left < 240:
-        raise NotRunError("out of time")
     folder, steps = session.folder / "enwik8", session.size(4000, 20)
     folder.mkdir()
     bits = prepare(
@@ -125,8 +123,8 @@ def enwik8(session: Session) -> str:
         flags += " --device=cpu --compile=False --n_layer=2 --n_head=2 --n_embd=32 --batch_size=2"
         more += [*TOY, "--data.max_val_blocks=8", "--data.batch_size=2"]
     blocks = session.size(2000, 8)
-    nano = train_nano(session.nanogpt, folder, flags, steps, blocks, LIMIT_SECONDS)
-    ours = train_ours(folder, "run", *more, steps=steps // 2, limit=LIMIT_SECONDS)
+    nano = train_nano(session.nanogpt, folder, flags, steps, blocks, session.limit)
+    ours = train_ours(folder, "run", *more, steps=steps // 2, limit=session.limit)
     _, loss, seconds = ours.validations[-1]
     text = f"ours {loss * bits:.4f} bits per byte after {seconds:.0f} s ({ours.whole:.0f} in all)"
     return f"{text}; nanoGPT {nano.loss * bits:.4f} after {nano.training:.0f} ({nano.whole:.0f})"
@@ -168,13 +166,16 @@ def resume(session: Session) -> str:
     words = session.words(stopped, flags, steps)
     command = [sys.executable, "-m", "lmtemplate", "fit", *words]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    record, end = stopped / "checkpoints" / LINES, time.monotonic() + LIMIT_SECONDS
-    while time.monotonic() < end and process.poll() is None:
-        if record.exists() and len(record.read_bytes().splitlines()) > 5:
-            process.send_signal(signal.SIGTERM)
-            break
-        time.sleep(0.02)
-    code = process.wait(LIMIT_SECONDS)
+    record, end = stopped / "checkpoints" / LINES, time.monotonic() + session.limit
+    try:
+        while time.monotonic() < end and process.poll() is None:
+            if record.exists() and len(record.read_bytes().splitlines()) > 5:
+                process.send_signal(signal.SIGTERM)
+                break
+            time.sleep(0.02)
+        code = process.wait(session.limit)
+    finally:
+        process.kill()  # if it did not end by itself
     step = read_record(stopped).steps[-1]
     session.fit("stopped", flags, "--resume=must", steps=steps)
     paths = [run / "checkpoints" / files.file_name(steps) for run in (whole, stopped)]

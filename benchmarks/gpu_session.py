@@ -47,14 +47,15 @@ class Session:
     found: dict[str, float] = field(default_factory=dict)
 
     @property
-    def left(self) -> float:
-        """Seconds."""
-        return 3600 if self.dry else BUDGET_SECONDS + self.begin - time.monotonic()
+    def limit(self) -> float:
+        """Seconds that the next process may take. Raises NotRunError if there are too few."""
+        left = 3600 if self.dry else BUDGET_SECONDS + self.begin - time.monotonic()
+        if left < 20:
+            raise NotRunError("out of time")
+        return left if self.dry else min(left, LIMIT_SECONDS)
 
     def run(self, *words: object, folder: Path = ROOT, code: int = 0) -> str:
         """What a process printed. Raises NotRunError where it fails or there is no time for it."""
-        if (left := self.left) < 20:
-            raise NotRunError("out of time")
         environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
         shown = subprocess.run(
             [sys.executable, *map(str, words)],
@@ -62,7 +63,7 @@ class Session:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=left if self.dry else min(left, LIMIT_SECONDS),
+            timeout=self.limit,
         )
         if shown.returncode != code:
             raise NotRunError(f"exit {shown.returncode}: {shown.stderr.strip()[-300:]}")
