@@ -79,8 +79,8 @@ def test_the_newest_checkpoint_with_a_rate_is_taken(changed: Callable[..., Path]
 
     run = changed(end, 12)
     assert newest_that_steps(run)[1].name == "step-000000008.ckpt"
-    note = "The learning rate of step-000000012.ckpt is 0, so the step is made from "
-    assert any(said.startswith(note) for said in step_of_run(run, "the cat", ())["notes"])
+    note = "The rate of step-000000012.ckpt is 0, so the step is made from step-000000008.ckpt."
+    assert any(said == note for said in step_of_run(run, "the cat", ())["notes"])
     state, path = newest_that_steps(changed(end, 8))
     assert path.name == "step-000000012.ckpt"
     groups = state["optimizer_states"][0]["param_groups"]
