@@ -4,6 +4,7 @@ Top tokens, the probability of whole words, entropy, a sample; neighbours of wor
 the table of embeddings. The snapshots are the untrained net, every milestone, and the best one.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -128,6 +129,9 @@ def film_notes(
 ) -> list[str]:
     """What to know of these numbers, in sentences."""
     notes = [f"Samples are drawn at a temperature of {HEAT}, each prompt with a seed of its own."]
+    alike = math.log(net.vocab_size) - 1e-4
+    if all(look["entropy"] > alike for look in shots[0]["prompts"].values()):
+        notes.append(f"Untrained, all {net.vocab_size:,} tokens are equally likely to this net.")
     if not shots[-1]["neighbours"]:
         return [
             *notes,

@@ -200,4 +200,4 @@ def stages_by_hand(net: LanguageModel, tokens: Tensor) -> list[Stage]:
 def text_loss(net: LanguageModel, text: Text, by_hand: bool) -> float:
     """Mean nats of a text, by formulas from the tokens on, or else from the net's logits on."""
     logits = stages_by_hand(net, text[0])[-1].value if by_hand else net(text[0][None])[0]
-    return nats_of(softmax_of(logits), text[1]).mean().item()
+    return nats_of(softmax_of(logits.double()), text[1]).mean().item()
