@@ -31,7 +31,7 @@ from lmtemplate.study.understand.embedding import (
     table_of,
     watched_words,
 )
-from lmtemplate.study.understand.forward import softmax_of, stages_by_hand
+from lmtemplate.study.understand.forward import softmax_of
 from lmtemplate.study.understand.prompts import choose_prompts, prompts_in, training_text
 
 LIKELIEST = 5  # tokens that are shown
@@ -52,16 +52,14 @@ def snapshots_of(run: Path) -> list[Snapshot]:
     Raises CheckpointError where there are fewer than two.
     """
     best = resolve(run, "best")
-    paths = {
-        int(path.stem[5:]): path for path in (folder_of(run) / "milestones").glob("step-*.ckpt")
-    }
+    found = [*(folder_of(run) / "milestones").glob("step-*.ckpt"), best]
+    paths = {int(p.stem[5:]): p for p in reversed(found) if p.stem[5:].isdecimal()}
     last = int(best.stem[5:])
-    if len({*paths, last}) < 2:
+    if len(paths) < 2:
         raise CheckpointError(
             f"{run} has one snapshot, and before and after need two; train with milestones "
             "(checkpoint.milestones, 12 unless set to null)"
         )
-    paths.setdefault(last, best)
     names = {0: "untrained", last: f"best, step {last:,}"}
     return [Snapshot(names.get(n, f"step {n:,}"), n, path) for n, path in sorted(paths.items())]
 
@@ -94,10 +92,8 @@ def look_at_prompt(
 ) -> dict[str, Any]:
     """What a net makes of one prompt."""
     start = encode_prompt(tokenizer, prompt)
-    tokens = torch.tensor(start)
-    logits: Tensor = net(tokens[None])[0, -1]
-    stages = stages_by_hand(net, tokens)
-    probabilities = softmax_of(stages[-1].value[-1] if stages else logits)
+    logits: Tensor = net(torch.tensor([start]))[0, -1]
+    probabilities = softmax_of(logits)
     compared.hold("probabilities", probabilities, logits.softmax(-1))
     likeliest = probabilities.topk(min(LIKELIEST, len(probabilities)))
     pairs = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
