@@ -82,15 +82,15 @@ def _attention(brick: Attention, x: Tensor, block: str) -> Iterator[Stage]:
     queries, keys, values = (  # (H, T, D)
         _linear(layer, x).unflatten(-1, (-1, size)).transpose(0, 1) for layer in projections
     )
-    formula = "q = W_q x, k = W_k x"
+    formula = f"q·k / sqrt({size})"
     if brick.qk_norm:
-        queries, keys, formula = _rms(queries), _rms(keys), f"{formula}, each / its RMS"
+        queries, keys, formula = _rms(queries), _rms(keys), f"{formula}, over their RMS"
     if brick.rotary is not None:
         queries, keys = _rotate(brick.rotary, queries), _rotate(brick.rotary, keys)
-        formula += ", turned by the position"
+        formula += ", turned by position"
     keys, values = (part.repeat_interleave(brick.shared_by, dim=0) for part in (keys, values))
     scores = queries @ keys.mT / math.sqrt(size)  # (H, T, T)
-    yield Stage(f"{block} scores", f"{formula}; q·k / sqrt({size})", scores)
+    yield Stage(f"{block} scores", formula, scores)
     later = torch.ones_like(scores, dtype=torch.bool).triu(1)
     weights = softmax_of(scores.masked_fill(later, -torch.inf))
     yield Stage(f"{block} attention", "mask: later tokens get -inf; softmax", weights)
@@ -205,4 +205,4 @@ def stages_by_hand(net: LanguageModel, tokens: Tensor) -> list[Stage]:
 def text_loss(net: LanguageModel, text: Text, by_hand: bool) -> float:
     """Mean nats of a text, by formulas from the tokens on, or else from the net's logits on."""
     logits = stages_by_hand(net, text[0])[-1].value if by_hand else net(text[0][None])[0]
-    return nats_of(softmax_of(logits), text[1]).mean().item()
+    return nats_of(softmax_of(logits.double()), text[1]).mean().item()
