@@ -84,7 +84,7 @@ def batch_of(run: Path) -> int:
     settings, tokens = read_settings(run), 0.0
     for line in read_lines(run):
         if line.get(metric_names.TOKENS):
-            tokens = line[metric_names.TOKENS] / line["step"]
+            tokens = line[metric_names.TOKENS] / max(1, line["step"])
     return round(tokens / settings["data.block_size"]) or settings.get("data.batch_size") or 1
 
 
@@ -181,7 +181,9 @@ def look_at_model(run: Path, model: Model) -> tuple[Probed, dict[str, Tensor], l
     nats = nats_of(net, inputs, targets)
     found["by_position"] = by_position(nats)
     found["documents"] = by_document(nats, inputs, targets, model.tokenizer)
-    inputs, targets, _ = corpus.batch("val", size, affordable(net, ASKED_TOKENS, LOOKED_AT))
+    count = min(len(held_out), affordable(net, ASKED_TOKENS, LOOKED_AT))
+    spread = np.linspace(0, len(held_out) - 1, count).astype(np.int64)
+    inputs, targets = map(torch.from_numpy, held_out[spread])
     found["knowledge"] = look_into(net, model.tokenizer, inputs, targets, SHOWN_TOKENS)
     found["memorisation"] = None
     try:
