@@ -150,13 +150,13 @@ def cannot_see(found: dict[str, Any]) -> Iterator[str]:
     """What this net, this run and this corpus do not show."""
     layers: list[LayerFigures] = found["layers"]
     if not layers:
-        yield "layers: the net keeps them in no nn.ModuleList"
+        yield "layers: the net keeps them in no list of modules"
     if all(layer.attention_entropy is None for layer in layers):
         yield "attention: no layer calls torch's scaled_dot_product_attention"
     if all(layer.dead_units is None for layer in layers):
         yield "dead units: no layer calls a ReLU of torch"
     if found["knowledge"] is None:
-        yield "what each depth knows: the layers do not hand on one tensor (B, T, C)"
+        yield "what each depth knows: layers that hand on one tensor (B, T, C), or more text"
     if not found["updates"]:
         yield "updates: the run keeps fewer than two snapshots (checkpoint.milestones)"
     yield "loss by source: the prepared corpus does not say which text comes from where"
