@@ -22,6 +22,12 @@ VERBS = {
         "compare",
         "ARM ARM ...: is one better? a table, one plot",
     ),
+    "compare-optimizers": (
+        f"{_HERE}.experiments.optimizers",
+        "compare_optimizers",
+        "a config with SGD, momentum, Adam, AdamW, Muon: a table, one plot",
+        True,
+    ),
     "ledger": (f"{_HERE}.experiments.ledger", "ledger", "FOLDER: its runs, what each changed"),
     "reproduce": (f"{_HERE}.check.reproduce", "reproduce", "RUN: repeat it, compare bit for bit"),
     "verify": (f"{_HERE}.check.verify", "verify", "PATH: every checksum of a corpus or a run"),

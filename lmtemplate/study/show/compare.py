@@ -108,6 +108,9 @@ def notes_on(
     without = [name for name, arm, _ in named if not all(run.flops_per_token for run in arm.runs)]
     if without:
         notes.append(f"The FLOPs of {', '.join(without)} are unknown: no summary.json yet.")
+    ended = (run.summary.get("stop_reason") for arm in arms for run in arm.runs)
+    if unfinished := sum(reason in (None, "interrupted") for reason in ended):
+        notes.append(f"{unfinished} of the runs have not finished.")
     short = [name for name, _, said in named if any(verdict.startswith(SHORT) for verdict in said)]
     if short:
         notes.append(f"{', '.join(short)}: {SHORT}; longer runs may turn out otherwise.")
