@@ -18,7 +18,7 @@ from lmtemplate.errors import NumbersError
 from lmtemplate.run_dir import write_text
 from lmtemplate.study.experiments.arms import Arm, named_arm, positions, runs_in, scores_of
 from lmtemplate.study.experiments.comparison import compare_all
-from lmtemplate.study.experiments.seeds import first_of, take_seeds, train_seed
+from lmtemplate.study.experiments.seeds import first_of, say_help, take_seeds, train_seed
 from lmtemplate.study.experiments.statistics import pool
 from lmtemplate.study.run_files import duration, read_summary
 from lmtemplate.study.show import page
@@ -198,7 +198,8 @@ def compare_optimizers(words: list[str], allowed: list[str]) -> None:
     """
     count, words = take_seeds(words)
     as_object, words = "--json" in words, [word for word in words if word != "--json"]
-    folder, first = first_of(words, allowed)
+    say_help(words, "  --json                print one JSON object and nothing else\n")
+    folder, first = first_of(words, allowed, "compare-optimizers")
     folder.mkdir(parents=True, exist_ok=True)
     tournament = Tournament(words, allowed, folder, first, as_object)
     searches = {name: tournament.search(name) for name in CONTENDERS}

@@ -32,13 +32,19 @@ def take_seeds(words: list[str]) -> tuple[int | None, list[str]]:
     return count, others
 
 
-def first_of(words: list[str], allowed: list[str]) -> tuple[Path, int]:
+def say_help(words: list[str], more: str = "") -> None:
+    """Explain the flags that are no settings of a run, where help is asked for."""
+    if {"-h", "--help"} & {*words}:
+        print(f"{HELP}{more}")
+
+
+def first_of(words: list[str], allowed: list[str], verb: str = "fit") -> tuple[Path, int]:
     """The folder and the seed that a config and its flags name, for several runs one after another.
 
     Raises ConfigError where the folder is a run, or the runs would take several devices.
     """
     quieten()
-    cli = TrainingCLI(words, allowed)
+    cli = TrainingCLI(words, allowed, verb)
     folder = run_dir.check_name(cli.config.run_dir)
     if is_recorded(folder):
         raise ConfigError(f"{folder} is a run; name a folder for several with --run_dir")
@@ -93,8 +99,7 @@ def spread_of(arm: Path) -> str:
 def fit_seeds(words: list[str], allowed: list[str]) -> None:
     """The core's `fit`, and with --seeds once for each."""
     count, others = take_seeds(words)
-    if {"-h", "--help"} & {*words}:
-        print(HELP)
+    say_help(words)
     if count is None:
         fit(words, allowed)
     else:
