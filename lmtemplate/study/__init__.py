@@ -28,6 +28,12 @@ VERBS = {
         "a config with SGD, momentum, Adam, AdamW, Muon: a table, one plot",
         True,
     ),
+    "experiment": (
+        f"{_HERE}.experiments.experiment",
+        "experiment",
+        "a config and a change, with seeds: keep it, or not, and why",
+        True,
+    ),
     "ledger": (f"{_HERE}.experiments.ledger", "ledger", "FOLDER: its runs, what each changed"),
     "reproduce": (f"{_HERE}.check.reproduce", "reproduce", "RUN: repeat it, compare bit for bit"),
     "verify": (f"{_HERE}.check.verify", "verify", "PATH: every checksum of a corpus or a run"),
