@@ -19,7 +19,7 @@ ARGS ?=
 RUN ?= runs/$(subst |, ,$(basename $(notdir $(subst $(space),|,$(CONFIG)))))
 ## the folders of the runs to compare
 RUNS ?= runs/*/
-## overhead, house; or verdicts, reliability (half an hour)
+## overhead, batches, house; or verdicts, reliability (long)
 BENCH ?= overhead
 ## the port of `make board`
 PORT ?= 6006
@@ -66,7 +66,7 @@ own_run_dir = $(or $(findstring --run_dir,$(ARGS)),$(findstring --config,$(ARGS)
 run_dir_and_args = $(if $(RUN_IS_TYPED),$(args) $(run_dir),$(if $(own_run_dir),,$(run_dir)) $(args))
 
 .DEFAULT_GOAL := help
-.PHONY: help install data train resume eval sample diagnose report experiment compare reproduce board test test-all lint bench clean rename name-given
+.PHONY: help install data train resume eval sample diagnose report experiment compare sweep reproduce board test test-all lint bench clean rename name-given
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(call quote,$(MAKEFILE))
@@ -115,10 +115,14 @@ experiment: name-given install ## CONFIG with ARGS and 3 seeds, as NAME: better 
 compare: install ## RUNS -> a table, and all their curves in compare.html
 	@$(PY) -m $(PACKAGE) compare $(call split,RUNS,files) $(args)
 
+sweep: install ## CONFIG for each of ARGS="--over KEY=SPEC": the best
+	$(PY) -m $(PACKAGE) sweep --config=$(call quote,$(CONFIG)) $(run_dir) $(args)
+
 reproduce: install ## RUN again, from its manifest: the same bit for bit?
 	$(PY) -m $(PACKAGE) reproduce $(call quote,$(RUN)) $(args)
 
 board: install ## all of runs/ in TensorBoard, on 127.0.0.1:PORT
+	@echo "curves as they are, without smoothing: http://127.0.0.1:"$(call quote,$(PORT))"/?smoothing=0"
 	$(PY) -m tensorboard.main --logdir runs --host 127.0.0.1 --port=$(call quote,$(PORT)) $(args)
 
 test: install ## the tests of a minute and a half

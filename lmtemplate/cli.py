@@ -130,7 +130,9 @@ class TrainingCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # one key each at the top, so that a second config changes one value and loses none of them
         for name, kind in self.callback_classes.items():
-            default = None if name in OFF else class_spec(kind)
+            taken = inspect.signature(kind).parameters.values()
+            is_off = name in OFF or any(one.default is one.empty for one in taken)
+            default = None if is_off else class_spec(kind)
             parser.add_argument(f"--{name}", type=kind | None, default=default, help="null: off")
         for name, kind in (("net", GPT), ("optimizer", AdamW), ("schedule", WarmupCosine)):
             parser.set_defaults({f"model.{name}": class_spec(kind)})

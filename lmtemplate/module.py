@@ -17,7 +17,7 @@ from lmtemplate import metric_names
 from lmtemplate.data.datamodule import Batch, LanguageData
 from lmtemplate.errors import NumbersError
 from lmtemplate.hardware import auto_compile
-from lmtemplate.loss import LossFunction, cross_entropy
+from lmtemplate.loss import Loss, LossFunction, cross_entropy, training_loss
 from lmtemplate.metrics import Measures
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.optimizers import Group, OptimizerCallable, OptimizerRecipe, recipe_of
@@ -104,9 +104,10 @@ class LitLanguageModel(LightningModule):
         self.net = net
         self.recipe = recipe_of(optimizer)
         self.schedule = schedule
-        self.loss = loss or partial(cross_entropy, label_smoothing=label_smoothing, z_loss=z_loss)
+        self.loss = loss
+        self.regularisers = {"label_smoothing": label_smoothing, "z_loss": z_loss}
         self.compile_net = compile
-        self._is_compiled = False
+        self._objectives = self.objectives  # or that, compiled
         self.metrics = Measures(metrics or [])
         self.latest: dict[str, float] = {}  # the newest value of all that was logged
         self.grad_norm: Tensor | None = None  # of the latest step that measured it, before clipping
@@ -129,10 +130,8 @@ class LitLanguageModel(LightningModule):
         return auto_compile(device) if self.compile_net == "auto" else self.compile_net
 
     def configure_model(self) -> None:
-        # Called once per stage. In place, so that the keys of the weights stay as they are.
-        if self.compiles(self.trainer.strategy.root_device) and not self._is_compiled:
-            self.net.compile()
-            self._is_compiled = True
+        if self.compiles(self.trainer.strategy.root_device):
+            self._objectives = torch.compile(self.objectives, dynamic=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.net(tokens)
@@ -183,13 +182,17 @@ class LitLanguageModel(LightningModule):
             if hasattr(optimizer, mode):
                 getattr(optimizer, mode)()
 
+    def objectives(self, inputs: Tensor, targets: Tensor) -> tuple[Loss, dict[str, Tensor]]:
+        """The loss of a batch (B, T), and the net's own terms; `compile` compiles all of this."""
+        loss = training_loss(self.net, inputs, targets, self.loss, **self.regularisers)
+        return loss, self.net.extra_objectives(targets)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        inputs, targets = batch
-        loss = self.loss(self(inputs), targets)
+        loss, terms = self._objectives(*batch)
         sums = torch.stack((loss.nats, loss.tokens.to(loss.nats.dtype)))
         self.train_sums += torch.where(loss.nats.isfinite(), sums, 0)
         objective = loss.objective
-        for name, term in self.net.extra_objectives(targets).items():
+        for name, term in terms.items():
             self.log(f"train/{name}", term.detach())
             objective = objective + term
         # If the objective is NaN or inf, make every gradient NaN too, so that all ranks skip this

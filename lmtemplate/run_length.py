@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lmtemplate.errors import ConfigError
-from lmtemplate.loss import cross_entropy
+from lmtemplate.loss import training_loss
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.optimizers import OptimizerRecipe
 
@@ -131,7 +131,7 @@ def measure_step(
         for _ in range(steps):
             start = time.perf_counter()
             with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                loss = cross_entropy(trial(tokens), tokens).objective
+                loss = training_loss(trial, tokens, tokens).objective
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()

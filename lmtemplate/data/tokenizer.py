@@ -22,6 +22,10 @@ END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_NAMES = (
     f"{END_OF_TEXT} <|end_of_text|> </s> <eos> <|eos|> [EOS] <|im_end|> <｜end▁of▁sentence｜>"
 )
+# GPT-2's splitting of words, which training gives a BPE, begins a word at each space before a
+# visible character. That needs no Unicode tables, so that all versions of them agree.
+WORD_START = re.compile(" (?=[!-~])")
+MOST_REMEMBERED = 2**21  # characters of words whose ids are kept: about 60 MB
 BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
@@ -185,7 +189,8 @@ class LibraryTokenizer(Tokenizer):
                 f"no end-of-text token (special tokens: {names}): add {END_OF_TEXT} as one"
             )
         self.eot_id = ids[end]
-        model = json.loads(json_text)["model"]
+        content = json.loads(json_text)
+        model = content["model"]
         unknown = model.get("unk_id", ids.get(model.get("unk_token") or ""))
         self.unknown_id = None if unknown == self.eot_id else unknown
         # Documents come out whole, and one that says "<|endoftext|>" does not end there.
@@ -196,10 +201,39 @@ class LibraryTokenizer(Tokenizer):
         added = library.get_added_tokens_decoder()
         self._plain_added = {number for number, token in added.items() if not token.special}
         self._special = added.keys() - self._plain_added - {self.unknown_id}
+        words = content.get("pre_tokenizer") or {}
+        self._by_words = (
+            (words.get("type"), words.get("add_prefix_space")) == ("ByteLevel", False)
+            and words.get("use_regex", True)
+            and not (content.get("normalizer") or self._plain_added or model.get("dropout"))
+            and self.unknown_id is None
+        )
+        self._known: dict[str, bytes] = {}  # word, less the space before it -> its ids, int64
+        self._remembered = 0  # characters of these words
 
     def encode(self, texts: Sequence[str]) -> list[Ints]:
         for text in texts:
             to_bytes(text)
+        return self._encode_words(texts) if self._by_words else self._encode_whole(texts)
+
+    def _encode_words(self, texts: Sequence[str]) -> list[Ints]:
+        """What `_encode_whole` gives, 10 times as fast: most words come again and again."""
+        split = [WORD_START.split(text) for text in texts]
+        firsts = self._encode_whole([words[0] for words in split])  # no space before these
+        if self._remembered > MOST_REMEMBERED:
+            self._known, self._remembered = {}, 0
+        new = list({word for words in split for word in words[1:]} - self._known.keys())
+        for word, ids in zip(new, self._encode_whole([f" {word}" for word in new]), strict=True):
+            self._known[word] = ids.tobytes()
+            self._remembered += len(word)
+        return [
+            np.append(
+                first, np.frombuffer(b"".join(map(self._known.__getitem__, words[1:])), np.int64)
+            )
+            for first, words in zip(firsts, split, strict=True)
+        ]
+
+    def _encode_whole(self, texts: Sequence[str]) -> list[Ints]:
         with _library_errors():
             encodings = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
         arrays = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]

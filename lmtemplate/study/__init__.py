@@ -35,16 +35,35 @@ VERBS = {
         True,
     ),
     "ledger": (f"{_HERE}.experiments.ledger", "ledger", "FOLDER: its runs, what each changed"),
+    "find-lr": (f"{_HERE}.experiments.find_lr", "find_lr", "a config -> its learning rate", True),
+    "sweep": (f"{_HERE}.experiments.sweep", "sweep", "many runs over settings: the best", True),
     "reproduce": (f"{_HERE}.check.reproduce", "reproduce", "RUN: repeat it, compare bit for bit"),
     "verify": (f"{_HERE}.check.verify", "verify", "PATH: every checksum of a corpus or a run"),
     "doctor": (f"{_HERE}.check.doctor", "doctor", "check machine, corpus, run and a config's net"),
-    "landscape": (f"{_HERE}.show.landscape", "landscape", "a page: optimizers at work"),
+    "landscape": (
+        f"{_HERE}.understand.landscape",
+        "landscape",
+        "[RUN]: a page: optimizers at work, the loss around a run's weights",
+    ),
+    "explain": (f"{_HERE}.understand.explain", "explain_training", "RUN: one step, in numbers"),
+    "temperature": (
+        f"{_HERE}.understand.temperature",
+        "temperature",
+        "RUN: the next token, hot and cold",
+    ),
+    "probe": (
+        f"{_HERE}.understand.probe",
+        "probe_model",
+        "RUN: inside of the model, layer by layer",
+    ),
 }
 
 # Key of a config -> class of the callback that it configures.
 CALLBACKS = {
     "watch": f"{_HERE}.diagnose.early_warning.Watch",
+    "early_validation": f"{_HERE}.show.early_validation.EarlyValidation",
     "pictures": f"{_HERE}.show.pictures.Pictures",
+    "dynamics": f"{_HERE}.understand.dynamics.Dynamics",  # off: it cannot do without a setting
     "uncommitted": f"{_HERE}.experiments.uncommitted.Uncommitted",
 }
 

@@ -31,7 +31,8 @@ MANIFEST = {
 }
 SETTINGS = {
     "data.path": str,
-    **dict.fromkeys(("data.block_size", "data.max_val_blocks", "trainer.max_steps"), int),
+    **dict.fromkeys(("seed_everything", "data.batch_size", "data.block_size"), int),
+    **dict.fromkeys(("data.max_train_blocks", "data.max_val_blocks", "trainer.max_steps"), int),
     "model.optimizer.class_path": str,
     "model.schedule.init_args.warmup_steps": float,
 }

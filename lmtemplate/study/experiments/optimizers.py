@@ -140,7 +140,7 @@ def reached(run: RunFiles, target: float) -> tuple[float, float]:
     return at[0], at[1]
 
 
-def table_of(arms: list[Arm], rates: list[float], target: float) -> Rows:
+def tournament_rows(arms: list[Arm], rates: list[float], target: float) -> Rows:
     """The table, a column for each arm; figures are means of the seeds."""
     scores = [np.array([*scores_of(arm, BITS).values()]) for arm in arms]
     noises = [pool([values]) for values in scores]
@@ -164,7 +164,7 @@ def conclude_tournament(
     arms = [named_arm(runs_in(path), path) for path in paths]
     scores = [scores_of(arm, BITS) for arm in arms]
     target = max(score for of_arm in scores for score in of_arm.values())  # every run reached it
-    rows = table_of(arms, rates, target)
+    rows = tournament_rows(arms, rates, target)
     sentences = [one.sentence for one in compare_all(names, scores, UNITS[BITS], 0.01)]
     tried = ", ".join(f"{name} {len(found)}" for name, found in searches.items())
     notes = [f"Rates tried on seed {tournament.first_seed}, of which the best was taken: {tried}."]
