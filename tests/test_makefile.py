@@ -18,8 +18,8 @@ from tests.copies import copy_of_the_project, python_in
 ROOT = Path(__file__).parents[1]
 SET_UP = ("Makefile", "pyproject.toml", "constraints.txt", "requirements.lock")
 TARGETS = (
-    "install data train resume eval sample diagnose report compare reproduce speedrun board test "
-    "test-all lint bench clean rename help"
+    "install data train resume eval sample diagnose report experiment compare sweep reproduce "
+    "speedrun board test test-all lint bench clean rename help"
 )
 SETTINGS = "CONFIG ARGS RUN RUNS BENCH INPUT NAME TOKENIZER VOCAB_SIZE PROMPT PORT"
 
@@ -420,6 +420,17 @@ def test_git_ignores_prepared_data_but_not_the_code_that_prepares(clone: Path) -
 @pytest.mark.parametrize("verb", ["diagnose", "report", "reproduce"])
 def test_the_verbs_that_look_at_a_run_look_at_run(verb: str) -> None:
     assert commands(verb, "RUN=runs/a b") == [[verb, "runs/a b"]]
+
+
+def test_an_experiment_is_trained_in_a_folder_of_its_name() -> None:
+    assert commands("experiment", "NAME=wide net", "ARGS=--model.net.n_embd 160")[-1] == [
+        "experiment",
+        "--config=configs/quickstart.yaml",
+        "--run_dir=runs/experiments/wide net",
+        "--model.net.n_embd",
+        "160",
+    ]
+    assert make("--dry-run", "experiment").returncode != 0
 
 
 def test_compare_takes_several_runs_or_all() -> None:
