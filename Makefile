@@ -19,7 +19,7 @@ ARGS ?=
 RUN ?= runs/$(subst |, ,$(basename $(notdir $(subst $(space),|,$(CONFIG)))))
 ## the folders of the runs to compare
 RUNS ?= runs/*/
-## overhead, batches, step, text, generation, house, gpu, against_nanogpt; or verdicts, reliability (long)
+## a file of benchmarks/, see docs/performance.md
 BENCH ?= overhead
 ## the port of `make board`
 PORT ?= 6006
