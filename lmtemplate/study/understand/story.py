@@ -77,6 +77,7 @@ def grouped_stages(found: Found) -> dict[str, TextRows]:
     for name, formula, *cells in tell.stage_rows(found):
         block, _, rest = name.partition(" ")
         other = "after the blocks" if name == "logits" else "before the blocks"
+        other = other if found["by_hand"] else "what its modules put out"
         part = block if rest and block.startswith("blocks.") else other
         ((_, *numbers),) = minus([("", *cells)])
         groups.setdefault(part, []).append((rest if part == block else name, formula, *numbers))

@@ -104,7 +104,7 @@ def forward_parts(found: Found) -> dict[str, Iterable[str]]:
     """Title -> lines, up to the loss."""
     example, first = found["worked_example"], dict[str, str]()
     for name, formula, *_ in reversed(stage_rows(found)):
-        first[formula] = name
+        first[formula if found["by_hand"] else name] = name
     return {
         'First, by the same code, five made-up words after "The cat sat"; "on" follows': [
             *aligned([GRADIENT_HEAD, *(row[:4] for row in gradient_rows(example, repr))]),
@@ -114,7 +114,7 @@ def forward_parts(found: Found) -> dict[str, Iterable[str]]:
             " ".join(map(repr, found["tokens"]))
         ),
         "2 Forward: stage, formula, shape, mean ± spread, last row, difference from torch": aligned(
-            (name, formula if first[formula] == name else "as above", *cells)
+            (name, "as above" if first.get(formula, name) != name else formula, *cells)
             for name, formula, *cells in stage_rows(found)
         ),
         "3 Predictions: token read, the next one, its probability p, -ln p, likeliest tokens": [
