@@ -20,7 +20,7 @@ class Samples(Callback):
         prompts: texts to continue; an empty one begins a new document.
         max_new_tokens: tokens to write for each.
         temperature: below 1 sharpens the distribution, above 1 flattens it.
-        seed: of the first prompt's draws; the next has the next, for untrained nets read no prompt.
+        seed: of the first prompt's random draws; each further prompt has the next number.
     """
 
     def __init__(

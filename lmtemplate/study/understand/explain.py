@@ -97,16 +97,16 @@ def ids_of(text: str, run: Path, tokenizer: Tokenizer, block_size: int) -> list[
     Raises ConfigError for one that the model cannot read at once, or that leaves nothing to
     predict; DataError where the run's corpus is gone.
     """
-    if not text:
+    if text:
+        ids = [int(token) for token in tokenizer.encode([text])[0]]
+    else:
         try:
             inputs, *_ = open_run_corpus(run).batch("val", block_size, 3)
         except UserError as error:
             raise type(error)(f"{error}; or give a text of your own: --text") from error
-        ids: list[int] = inputs[len(inputs) // 2, : OWN_TOKENS + 1].tolist()
-        return ids
-    ids = [int(token) for token in tokenizer.encode([text])[0]]
+        ids = inputs[len(inputs) // 2, : OWN_TOKENS + 1].tolist()
     if len(ids) < 2:
-        raise ConfigError(f"--text has {len(ids)} token; two or more are needed: one predicts one")
+        raise ConfigError("--text has one token, and a step needs two or more: one predicts one")
     if len(ids) > block_size + 1:
         raise ConfigError(
             f"--text has {len(ids)} tokens, and the model reads at most {block_size} and predicts "

@@ -82,7 +82,7 @@ def prediction(probabilities: Tensor, nats: Tensor, target: int, spell: Spell) -
     }
 
 
-def gradient_rows(probabilities: Tensor, target: int, count: int, spell: Spell) -> dict[str, Any]:
+def gradient_at(probabilities: Tensor, target: int, count: int, spell: Spell) -> dict[str, Any]:
     """p - onehot at one place: the target, and the likeliest tokens beside it."""
     gradient = logit_gradient(probabilities[None], torch.tensor([target]))[0]
     likeliest = probabilities.topk(min(TOP, len(probabilities))).indices.tolist()
@@ -100,7 +100,7 @@ def worked_example() -> dict[str, Any]:
     shares, target = torch.tensor([*words.values()]), [*words].index("on")
     spell = [*words].__getitem__
     loss = nats_of(shares[None], torch.tensor([target])).item()
-    return {"next": "on", "loss": loss, **gradient_rows(shares, target, 1, spell)}
+    return {"next": "on", "loss": loss, **gradient_at(shares, target, 1, spell)}
 
 
 def explain_step(
@@ -147,7 +147,7 @@ def explain_step(
         "logit_gradient": {
             "place": hardest,
             "next": spell(ids[hardest + 1]),
-            **gradient_rows(probabilities[hardest], ids[hardest + 1], count, spell),
+            **gradient_at(probabilities[hardest], ids[hardest + 1], count, spell),
         },
     }
     step = (net, optimizer, (tokens, targets), clip)

@@ -21,7 +21,7 @@ OWN_PROMPTS = 3  # pairs of words of the run's own text, which one word nearly a
 SURE, OFTEN = 0.8, 20  # share of that word, and times that the pair occurs, at least
 READ_TOKENS = 1_000_000  # of the training text, in which words are counted
 FOLLOWERS = 4  # that are shown
-FOLLOWING = r"(\s?\w+|\s?[^\w\s]|\n)"  # what can follow a prompt: a word, a mark, a new line
+CONTINUES = r"(\s?\w+|\s?[^\w\s]|\n)"  # what can follow a prompt: a word, a mark, a new line
 
 
 def training_text(run: Path, tokenizer: Tokenizer) -> str:
@@ -32,7 +32,7 @@ def training_text(run: Path, tokenizer: Tokenizer) -> str:
 def what_follows(text: str, prompt: str, most: int) -> tuple[int, list[tuple[str, float]]]:
     """How often a prompt occurs, and what follows it most often, with its share."""
     begins = "" if prompt[:1].isspace() else r"(?<!\w)"
-    found = re.findall(rf"{begins}{re.escape(prompt)}(?!\w){FOLLOWING}", text)
+    found = re.findall(rf"{begins}{re.escape(prompt)}(?!\w){CONTINUES}", text)
     return len(found), [(n, c / len(found)) for n, c in Counter(found).most_common(most)]
 
 

@@ -8,7 +8,7 @@ from lmtemplate.run_dir import write_text
 from lmtemplate.study.show import page
 from lmtemplate.study.show.plots import INK, SERIES
 from lmtemplate.study.understand import tell
-from lmtemplate.study.understand.tell import Found, Rows
+from lmtemplate.study.understand.tell import Found, TextRows
 
 BLUE, ORANGE, GREEN = SERIES[:3]
 DIGITS = 4  # of a number in a picture
@@ -49,8 +49,8 @@ def shown_token(text: str) -> str:
     return text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥")
 
 
-def minus(rows: Iterable[tuple[str, ...]]) -> Rows:
-    """Rows of numbers behind a name, with a sign at which no browser ends a line."""
+def minus(rows: Iterable[tuple[str, ...]]) -> TextRows:
+    """TextRows of numbers behind a name, with a sign at which no browser ends a line."""
     return [(name, *(cell.replace("-", "−") for cell in cells)) for name, *cells in rows]
 
 
@@ -71,12 +71,13 @@ def attention_data(found: Found) -> dict[str, Any] | None:
     return {"blocks": names, "scores": scores, "weights": weights, "tokens": tokens}
 
 
-def grouped_stages(found: Found) -> dict[str, Rows]:
+def grouped_stages(found: Found) -> dict[str, TextRows]:
     """Part of the net -> rows of its stages."""
-    groups: dict[str, Rows] = {}
+    groups: dict[str, TextRows] = {}
     for name, formula, *cells in tell.stage_rows(found):
         block, _, rest = name.partition(" ")
         other = "after the blocks" if name == "logits" else "before the blocks"
+        other = other if found["by_hand"] else "what its modules put out"
         part = block if rest and block.startswith("blocks.") else other
         ((_, *numbers),) = minus([("", *cells)])
         groups.setdefault(part, []).append((rest if part == block else name, formula, *numbers))

@@ -9,7 +9,7 @@ from lmtemplate.study.understand.update import FORMULAS
 LINE = 110
 GRADIENT_HEAD = ("", "p", "onehot", "p - onehot")
 Found = dict[str, Any]
-Rows = list[tuple[str, ...]]
+TextRows = list[tuple[str, ...]]
 Shown = Callable[[str], str]  # how a token is written, so that its spaces can be seen
 
 
@@ -30,7 +30,7 @@ def wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, LINE, initial_indent="  ", subsequent_indent="  ")
 
 
-def stage_rows(found: Found) -> Rows:
+def stage_rows(found: Found) -> TextRows:
     """Stage by stage: name, formula, shape, mean and spread, numbers of the last row, difference."""
     return [
         (
@@ -45,9 +45,9 @@ def stage_rows(found: Found) -> Rows:
     ]
 
 
-def prediction_rows(found: Found, shown: Shown) -> Rows:
+def prediction_rows(found: Found, shown: Shown) -> TextRows:
     """Place by place: token read, the next one, its probability, -ln of that, likeliest tokens."""
-    rows: Rows = []
+    rows: TextRows = []
     for token, row in zip(found["tokens"][:-1], found["predictions"], strict=True):
         top = ", ".join(f"{shown(word)} {share:.1%}" for word, share in row["top"])
         numbers = figure_of(row["probability"]), f"{row['loss']:.3f}"
@@ -55,7 +55,7 @@ def prediction_rows(found: Found, shown: Shown) -> Rows:
     return rows
 
 
-def gradient_rows(gradient: Found, shown: Shown) -> Rows:
+def gradient_rows(gradient: Found, shown: Shown) -> TextRows:
     """Token by token: p, onehot, p - onehot, and that over the number of places."""
     return [
         (shown(token), figure_of(p), f"{onehot:.0f}", f"{difference:+.4f}", figure_of(share))
@@ -63,7 +63,7 @@ def gradient_rows(gradient: Found, shown: Shown) -> Rows:
     ]
 
 
-def norm_rows(found: Found) -> Rows:
+def norm_rows(found: Found) -> TextRows:
     """Layer by layer: weights, norm of the gradient, slope measured along it."""
     return [
         (row["layer"], f"{row['weights']:,}", figure_of(row["norm"]), figure_of(row["slope"]))
@@ -100,18 +100,12 @@ def update_rows(update: Found) -> Iterator[tuple[str, str]]:
         yield f"singular values of {name}: smallest, largest", ends
 
 
-def walk_through(found: Found) -> str:
-    """The whole step for a terminal."""
-    net, optimizer = (found[key].rpartition(".")[2] for key in ("net", "optimizer"))
-    example, gradient = found["worked_example"], found["logit_gradient"]
-    count, place = len(found["predictions"]), gradient["place"]
-    after, stages = found["after"], {stage["name"] for stage in found["stages"]}
-    change = after["loss_after"] - after["loss_before"]
-    first = {formula: name for name, formula, *_ in reversed(stage_rows(found))}
-    parts: dict[str, Iterable[str]] = {
-        f"One step of {found['run']}, after step {found['step']:,}: {net}, {optimizer}": (
-            line for note in found["notes"] for line in wrapped(note)
-        ),
+def forward_parts(found: Found) -> dict[str, Iterable[str]]:
+    """Title -> lines, up to the loss."""
+    example, first = found["worked_example"], dict[str, str]()
+    for name, formula, *_ in reversed(stage_rows(found)):
+        first[formula if found["by_hand"] else name] = name
+    return {
         'First, by the same code, five made-up words after "The cat sat"; "on" follows': [
             *aligned([GRADIENT_HEAD, *(row[:4] for row in gradient_rows(example, repr))]),
             f"  loss = -ln 0.20 = {example['loss']:.2f}",
@@ -120,7 +114,7 @@ def walk_through(found: Found) -> str:
             " ".join(map(repr, found["tokens"]))
         ),
         "2 Forward: stage, formula, shape, mean ± spread, last row, difference from torch": aligned(
-            (name, formula if first[formula] == name else "as above", *cells)
+            (name, "as above" if first.get(formula, name) != name else formula, *cells)
             for name, formula, *cells in stage_rows(found)
         ),
         "3 Predictions: token read, the next one, its probability p, -ln p, likeliest tokens": [
@@ -128,9 +122,17 @@ def walk_through(found: Found) -> str:
             f"  loss = mean of -ln p = {found['loss']:.4f} nats; "
             f"perplexity = e^loss = {found['perplexity']:.2f}",
         ],
+    }
+
+
+def backward_parts(found: Found) -> dict[str, Iterable[str]]:
+    """Title -> lines, from the gradient at the logits to the loss after the step."""
+    gradient, count, after = found["logit_gradient"], len(found["predictions"]), found["after"]
+    read, follows = found["tokens"][gradient["place"] : gradient["place"] + 2]
+    change = after["loss_after"] - after["loss_before"]
+    return {
         "4 Gradient at the logits, where the loss is largest: p - onehot": [
-            f"  after {found['tokens'][place]!r}, when {found['tokens'][place + 1]!r} follows; "
-            f"over {count} places for the mean loss",
+            f"  after {read!r}, when {follows!r} follows; over {count} places for the mean loss",
             *aligned([(*GRADIENT_HEAD, f"/ {count}"), *gradient_rows(gradient, repr)]),
             f"  over all {found['vocab_size']:,} tokens they add up to {gradient['sum']:.1e}",
         ],
@@ -139,17 +141,30 @@ def walk_through(found: Found) -> str:
             f"  all {figure_of(found['gradient_norm'])}",
         ],
         "6 Update: of each group of the optimizer, the weight with the largest gradient": (
-            line
+            f"  {line}"
             for update in found["updates"]
-            for line in (f"  {update_title(update)}", *aligned(update_rows(update)))
+            for line in (update_title(update), *aligned(update_rows(update)))
         ),
         f"7 After the step: the loss of the same {count} tokens": [
             f"  {after['loss_before']:.6f} -> {after['loss_after']:.6f}, which is {change:+.6f}",
             f"  gradient · movement, summed over all weights, foretold {after['foretold']:+.6f}",
         ],
+    }
+
+
+def walk_through(found: Found) -> str:
+    """The whole step for a terminal."""
+    net, optimizer = (found[key].rpartition(".")[2] for key in ("net", "optimizer"))
+    stages = {stage["name"] for stage in found["stages"]}
+    rest = [(k, f"{v:.1e}") for k, v in found["differences"].items() if k not in stages]
+    parts = {
+        f"One step of {found['run']}, after step {found['step']:,}: {net}, {optimizer}": [
+            line for note in found["notes"] for line in wrapped(note)
+        ],
+        **forward_parts(found),
+        **backward_parts(found),
         "8 By hand and by torch: the largest difference (as a share of numbers above 1)": [
-            *aligned((k, f"{v:.1e}") for k, v in found["differences"].items() if k not in stages),
-            f"  of all: {found['largest_difference']:.1e}",
+            *aligned([*rest, ("of all", f"{found['largest_difference']:.1e}")]),
         ],
     }
     return "\n\n".join("\n".join((title, *lines)) for title, lines in parts.items())

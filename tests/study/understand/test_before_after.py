@@ -37,6 +37,9 @@ def test_one_prompt_through_all_snapshots(command: Command, finished: Path) -> N
     assert untrained["entropy"] == pytest.approx(math.log(257), abs=1e-3)  # bytes, end of text
     assert untrained["top"][0][1] == pytest.approx(1 / 257, rel=1e-3)
     assert found["largest_difference"] < 1e-5
+    notes = " ".join(found["notes"])
+    assert "all 257 tokens are equally likely" in notes
+    assert "analogies do not work here" in notes  # after 12 steps, on bytes
     assert contents(finished) == before
 
 
