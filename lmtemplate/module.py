@@ -226,7 +226,7 @@ class LitLanguageModel(LightningModule):
         self.train_sums += torch.where(loss.nats.isfinite(), sums, 0)
         objective = loss.objective
         for name, term in terms.items():
-            self.log(f"train/{name}", term.detach())
+            self.log(f"train/{name}", term.detach().clone())  # a replay writes over it
             objective = objective + term
         # If the objective is NaN or inf, make every gradient NaN too, so that all ranks skip this
         # step (see NonFiniteGuard). Otherwise this multiplies by 1.
