@@ -19,7 +19,7 @@ ARGS ?=
 RUN ?= runs/$(subst |, ,$(basename $(notdir $(subst $(space),|,$(CONFIG)))))
 ## the folders of the runs to compare
 RUNS ?= runs/*
-## overhead, step, house; or verdicts, reliability (half an hour)
+## overhead, step, house; verdicts, reliability (30 min)
 BENCH ?= overhead
 ## the port of `make board`
 PORT ?= 6006
