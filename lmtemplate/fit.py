@@ -122,16 +122,14 @@ def load_first_weights(source: str, cli: TrainingCLI) -> None:
     compatibility.load_net(cli.model.net, state)
 
 
-def write_run_files(
-    cli: TrainingCLI, run: Path, start: dict[str, Any] | None, hardware: dict[str, Any]
-) -> None:
+def write_run_files(cli: TrainingCLI, run: Path, start: dict[str, Any] | None, steps: int) -> None:
     """config.yaml, as the user gave it but for secrets, and manifest.json."""
     data = cli.datamodule
     (run / "summary.json").unlink(missing_ok=True)  # it describes the start before
     run_dir.write_text(run / "config.yaml", to_yaml(cli.settings))
     source = {"path": data.name, "fingerprint": data.fingerprint}
     source["tokenizer_sha256"] = data.tokenizer.digest if data.tokenizer else None
-    manifest = run_dir.manifest(cli.config.seed_everything, hardware, source)
+    manifest = run_dir.manifest(cli.config.seed_everything, cli.hardware(steps), source)
     manifest.update(settings=cli.settings, command=redact.words(manifest["command"]))
     run_dir.write_manifest(run, manifest, start)
 
@@ -229,7 +227,7 @@ def check_and_assemble(
     trainer = assemble(cli, plan, run, SafeCheckpointIO(run, description, resumed))
     if cli.machine.is_first:
         start = compatibility.announce(run, before, description)
-        write_run_files(cli, run, start, cli.hardware(plan.length.steps))
+        write_run_files(cli, run, start, plan.length.steps)
     return trainer, resumed.path if resumed else None
 
 

@@ -85,21 +85,27 @@ def missing_compiler(device: torch.device) -> str | None:
     return None if found else f"a compiler: {' or '.join(usual)}, or what {variable} names"
 
 
-def auto_compile(device: torch.device, parameters: int, steps: int) -> CompileMode:
-    """What pays in a run of so many steps; the same in a resume, so that it stays bitwise.
+def compile_mode(
+    wanted: str | bool, device: torch.device, parameters: int, steps: int, accumulate: int
+) -> CompileMode:
+    """What `model.compile` comes to; the same in a resume, so that it stays bitwise.
 
-    On a GPU compiling takes 12 to 27 s and saves 10 ms a step or more; a small net waits for its
-    kernels to be launched, which a CUDA graph does at once: 10.7 -> 5.4 ms for 1.8M parameters on an
-    H200. On a CPU it takes 25 s and saves 43 of 115 ms at 1.8M parameters.
+    auto compiles where it pays. On a GPU compiling takes 12 to 27 s and saves 10 ms a step or more;
+    a small net waits for its kernels to be launched, which a CUDA graph does at once: 10.7 -> 5.4 ms
+    for 1.8M parameters on an H200. On a CPU it takes some 25 s and saves 43 of 115 ms at 1.8M.
     """
-    fewest = {"cuda": 250, "cpu": 2_000}.get(device.type)
-    if fewest is None or steps < fewest or missing_compiler(device):
-        return "off"
-    if device.type == "cpu":
-        return "compile"
-    if torch.cuda.get_device_capability(device) < (7, 0):  # Triton knows no GPU before Volta
-        return "off"
-    return "graphs" if parameters < 20_000_000 else "compile"
+    on_cuda = device.type == "cuda"
+    if wanted == "auto":
+        fewest = {"cuda": 250, "cpu": 2_000}.get(device.type)
+        if fewest is None or steps < fewest or missing_compiler(device):
+            return "off"
+        if on_cuda and torch.cuda.get_device_capability(device) < (7, 0):
+            return "off"  # Triton knows no GPU before Volta
+        wanted = "graphs" if parameters < 20_000_000 else True
+    # a graph writes its gradients where those of the micro-batch before it are
+    if wanted == "graphs" and on_cuda and accumulate == 1:
+        return "graphs"
+    return "compile" if wanted else "off"
 
 
 def keep_compiled_code() -> None:

@@ -13,15 +13,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
-from lmtemplate import metric_names
+from lmtemplate import hardware, metric_names
 from lmtemplate.data.datamodule import Batch, LanguageData
 from lmtemplate.errors import NumbersError
-from lmtemplate.hardware import (
-    CompileMode,
-    auto_compile,
-    keep_compiled_code,
-    keep_freed_memory,
-)
 from lmtemplate.loss import Loss, LossFunction, cross_entropy, training_loss
 from lmtemplate.metrics import Measures
 from lmtemplate.models.base import LanguageModel
@@ -126,37 +120,22 @@ class LitLanguageModel(LightningModule):
         self._settings_before: list[Group] | None = None  # and in the start before
         self.train_sums = torch.zeros(2)  # nats, tokens since the last log, of this rank
 
-    @property
-    def schedule_name(self) -> str:
-        """What the card calls the schedule."""
-        is_own = isinstance(self.schedule, Schedule)
-        return type(self.schedule if is_own else self.lr_schedulers()).__name__
-
     def setup(self, stage: str) -> None:
         token_bytes = getattr(getattr(self.trainer, "datamodule", None), "token_bytes", None)
         self.metrics.tokens.token_bytes = torch.zeros(0) if token_bytes is None else token_bytes
 
-    def compile_mode(self, device: torch.device, steps: int, accumulate: int = 1) -> CompileMode:
-        """What `compile` comes to on this device, in a run of so many optimizer steps."""
-        mode: CompileMode
-        if self.compile_net == "auto":
-            mode = auto_compile(device, self.net.parameter_count(), steps)
-        elif self.compile_net == "graphs":
-            mode = "graphs"
-        else:
-            mode = "compile" if self.compile_net else "off"
-        # a graph writes its gradients where those of the micro-batch before it are
-        return "compile" if mode == "graphs" and (accumulate > 1 or device.type != "cuda") else mode
+    def compile_mode(self, device: torch.device, steps: int, accumulate: int = 1) -> str:
+        """What `compile` comes to in a run of so many optimizer steps: see `hardware`."""
+        parameters = self.net.parameter_count()
+        return hardware.compile_mode(self.compile_net, device, parameters, steps, accumulate)
 
     def configure_model(self) -> None:
         trainer, device = self.trainer, self.trainer.strategy.root_device
         if device.type == "cpu" and self.keep_freed_memory:
-            keep_freed_memory()
-        if trainer.state.fn != "fit":  # a validation takes less time than compiling for it
-            return
+            hardware.keep_freed_memory()
         mode = self.compile_mode(device, trainer.max_steps, trainer.accumulate_grad_batches)
-        if mode != "off":
-            keep_compiled_code()
+        if trainer.state.fn == "fit" and mode != "off":  # validation alone is over before
+            hardware.keep_compiled_code()
             self._has_graphs = mode == "graphs"
             tuning = "reduce-overhead" if self._has_graphs else None
             self._objectives = torch.compile(self.objectives, dynamic=False, mode=tuning)
@@ -226,7 +205,7 @@ class LitLanguageModel(LightningModule):
         self.train_sums += torch.where(loss.nats.isfinite(), sums, 0)
         objective = loss.objective
         for name, term in terms.items():
-            self.log(f"train/{name}", term.detach())
+            self.log(f"train/{name}", term.detach().clone())  # a replay writes over it
             objective = objective + term
         # If the objective is NaN or inf, make every gradient NaN too, so that all ranks skip this
         # step (see NonFiniteGuard). Otherwise this multiplies by 1.

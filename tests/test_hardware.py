@@ -12,8 +12,8 @@ import torch
 
 from lmtemplate import hardware
 from lmtemplate.hardware import (
-    auto_compile,
     auto_precision,
+    compile_mode,
     device_name,
     missing_compiler,
     peak_flops,
@@ -125,7 +125,7 @@ def test_a_net_is_compiled_where_the_run_is_long_enough(
 ) -> None:
     monkeypatch.setattr(hardware, "missing_compiler", lambda _: None if compiler else "g++")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert auto_compile(torch.device(kind), int(parameters), steps) == mode
+    assert compile_mode("auto", torch.device(kind), int(parameters), steps, 1) == mode
 
 
 def test_compiled_code_stays_at_home_or_where_the_user_says(

@@ -17,6 +17,7 @@ from lmtemplate.hardware import device_name, missing_compiler
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.run_dir import write_json
 from lmtemplate.run_length import RunLength
+from lmtemplate.schedules import Schedule
 
 
 def card(title: str, rows: dict[str, str]) -> str:
@@ -54,10 +55,12 @@ class RunSummary(Callback):
             mode, "compiled"
         )
         compiled += f" (torch.compile needs {missing})" if missing else ""
+        is_own = isinstance(module.schedule, Schedule)
+        schedule = module.schedule if is_own else module.lr_schedulers()
         optimizer = type(trainer.optimizers[0]).__name__.removesuffix("Optimizer")
         rows = {
             "model": f"{type(net).__name__}, {parameters:,} parameters, {optimizer}, "
-            f"{module.schedule_name}",
+            f"{type(schedule).__name__}",
             "data": data.description,
             "length": f"{before}{left:,} steps x {per_step:,} tokens = {tokens:,} tokens"
             f"{epochs} (from {self.length})",
