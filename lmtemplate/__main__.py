@@ -35,7 +35,7 @@ def verbs() -> dict[str, Verb]:
 
 
 def usage() -> str:
-    rows = "\n".join(f"  {name:<11} {verb.says}" for name, verb in verbs().items())
+    rows = "\n".join(f"  {name:<18} {verb.says}" for name, verb in verbs().items())
     return (
         f"lmtemplate {__version__}: text in, a trained language model out\n\n"
         f"usage: lmtemplate VERB ...\n\n{rows}\n\n"

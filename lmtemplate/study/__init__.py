@@ -22,6 +22,18 @@ VERBS = {
         "compare",
         "ARM ARM ...: is one better? a table, one plot",
     ),
+    "compare-optimizers": (
+        f"{_HERE}.experiments.optimizers",
+        "compare_optimizers",
+        "a config with SGD, momentum, Adam, AdamW, Muon: a table, one plot",
+        True,
+    ),
+    "experiment": (
+        f"{_HERE}.experiments.experiment",
+        "experiment",
+        "a config and a change, with seeds: keep it, or not, and why",
+        True,
+    ),
     "ledger": (f"{_HERE}.experiments.ledger", "ledger", "FOLDER: its runs, what each changed"),
     "find-lr": (f"{_HERE}.experiments.find_lr", "find_lr", "a config -> its learning rate", True),
     "sweep": (f"{_HERE}.experiments.sweep", "sweep", "many runs over settings: the best", True),

@@ -19,7 +19,7 @@ from lmtemplate.study.run_files import DIFF, duration
 from lmtemplate.study.show.page import BITS, NONE, RunFiles, number, read_run
 
 LEDGER = "ledger.jsonl"
-Entry = dict[str, Any]
+LedgerLine = dict[str, Any]
 
 
 def ledger_of(run: Path) -> Path:
@@ -28,9 +28,9 @@ def ledger_of(run: Path) -> Path:
     return (folder.parent.parent if folder.name.startswith("seed-") else folder.parent) / LEDGER
 
 
-def read_ledger(path: Path) -> tuple[list[Entry], list[str]]:
+def read_ledger(path: Path) -> tuple[list[LedgerLine], list[str]]:
     """The last line of each run, in the order in which they finished, and notes on bad lines."""
-    entries, notes = dict[str, Entry](), list[str]()
+    entries, notes = dict[str, LedgerLine](), list[str]()
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     for place, line in enumerate(text.splitlines(), 1):
         try:
@@ -46,7 +46,7 @@ def read_ledger(path: Path) -> tuple[list[Entry], list[str]]:
     return [*entries.values()], notes
 
 
-def nearest(settings: dict[str, Any], before: list[Entry]) -> Entry | None:
+def nearest(settings: dict[str, Any], before: list[LedgerLine]) -> LedgerLine | None:
     """The earlier run whose settings differ in the fewest keys; of several, the latest."""
     return min(
         reversed(before),
@@ -55,7 +55,7 @@ def nearest(settings: dict[str, Any], before: list[Entry]) -> Entry | None:
     )
 
 
-def entry_of(run: RunFiles, before: list[Entry], verdict: str | None) -> Entry:
+def entry_of(run: RunFiles, before: list[LedgerLine], verdict: str | None) -> LedgerLine:
     """The line of a run, as it has ended; `before` are those of earlier runs."""
     folder, kept = run.folder.resolve(), run.folder / DIFF
     settings = {**recipe_settings(run), SEED_KEY: run.settings.get(SEED_KEY)}
@@ -126,7 +126,7 @@ def seeds_in_ledger(run: RunFiles) -> Floats:
     return np.array([*scores.values()])
 
 
-def change_in_words(entry: Entry) -> str:
+def change_in_words(entry: LedgerLine) -> str:
     """What differs from the parent: "lr 0.1 -> 0.2, from quickstart"."""
     if not entry.get("parent"):
         return "the first"
@@ -137,7 +137,7 @@ def change_in_words(entry: Entry) -> str:
     return f"{', '.join(changed) or 'nothing'}, from {entry['parent']}"
 
 
-def rows_of(entries: list[Entry]) -> Iterator[tuple[str, ...]]:
+def ledger_rows(entries: list[LedgerLine]) -> Iterator[tuple[str, ...]]:
     """The table, its head first."""
     yield "run", "bits/byte", "verdict", "steps", "time", "device", "commit", "changed"
     for entry in entries:
@@ -176,7 +176,7 @@ def ledger(run: Path | None = None, sort: str | None = None, json: bool = False)
     if json:
         print(json_text.dumps({"runs": entries, "notes": notes}, indent=2))
         return
-    rows, across = [*rows_of(entries)], shutil.get_terminal_size().columns
+    rows, across = [*ledger_rows(entries)], shutil.get_terminal_size().columns
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))

@@ -9,6 +9,7 @@ from lmtemplate.cli import TrainingCLI
 from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.fit import fit
 from lmtemplate.record import is_recorded
+from lmtemplate.trainer import quieten
 
 HELP = (
     "  --seeds N             as many runs, in RUN/seed-S; the first has seed_everything, then + 1\n"
@@ -31,9 +32,34 @@ def take_seeds(words: list[str]) -> tuple[int | None, list[str]]:
     return count, others
 
 
-def folder_of_seed(arm: Path, seed: int) -> Path:
-    """Where a seed of an arm is trained."""
-    return arm / f"seed-{seed}"
+def say_help(words: list[str], more: str = "") -> None:
+    """Explain the flags that are no settings of a run, where help is asked for."""
+    if {"-h", "--help"} & {*words}:
+        print(f"{HELP}{more}")
+
+
+def first_of(words: list[str], allowed: list[str], verb: str = "fit") -> tuple[Path, int]:
+    """The folder and the seed that a config and its flags name, for several runs one after another.
+
+    Raises ConfigError where the folder is a run, or the runs would take several devices.
+    """
+    quieten()
+    cli = TrainingCLI(words, allowed, verb)
+    folder = run_dir.check_name(cli.config.run_dir)
+    if is_recorded(folder):
+        raise ConfigError(f"{folder} is a run; name a folder for several with --run_dir")
+    if cli.machine.world_size > 1:
+        raise ConfigError(
+            "several runs in one process take one device; give --trainer.devices=1, or start each "
+            f"by itself (--seed_everything=S --run_dir={folder}/seed-S)"
+        )
+    return folder, cli.config.seed_everything
+
+
+def train_seed(words: list[str], allowed: list[str], arm: Path, seed: int) -> Path:
+    """Train a seed of an arm, or go on with it; nothing is done where it has ended."""
+    run = arm / f"seed-{seed}"
+    return fit([*words, "--resume=auto", f"--seed_everything={seed}", f"--run_dir={run}"], allowed)
 
 
 def train_arm(words: list[str], allowed: list[str], count: int) -> Path:
@@ -41,21 +67,12 @@ def train_arm(words: list[str], allowed: list[str], count: int) -> Path:
 
     A seed whose numbers turn bad is a result: the others are trained, then NumbersError is raised.
     """
-    cli = TrainingCLI(words, allowed)
-    arm, first = run_dir.check_name(cli.config.run_dir), cli.config.seed_everything
-    if is_recorded(arm):
-        raise ConfigError(f"{arm} is a run; give --seeds another folder with --run_dir")
-    if cli.machine.world_size > 1:
-        raise ConfigError(
-            "--seeds trains on one device; give --trainer.devices=1, or start each seed by itself "
-            f"(--seed_everything=S --run_dir={arm}/seed-S)"
-        )
+    arm, first = first_of(words, allowed)
     failed = None
     for seed in range(first, first + count):
-        run = folder_of_seed(arm, seed)
         print(f"seed {seed}, {seed - first + 1} of {count}", flush=True)
         try:
-            fit([*words, "--resume=auto", f"--seed_everything={seed}", f"--run_dir={run}"], allowed)
+            train_seed(words, allowed, arm, seed)
         except NumbersError as error:
             failed = NumbersError(f"seed {seed}: {error}")
             print(f"{failed}; the other seeds go on", flush=True)
@@ -82,8 +99,7 @@ def spread_of(arm: Path) -> str:
 def fit_seeds(words: list[str], allowed: list[str]) -> None:
     """The core's `fit`, and with --seeds once for each."""
     count, others = take_seeds(words)
-    if {"-h", "--help"} & {*words}:
-        print(HELP)
+    say_help(words)
     if count is None:
         fit(words, allowed)
     else:

@@ -13,7 +13,7 @@ import numpy as np
 from lmtemplate.record import Floats
 
 LEVEL, POWER = 0.95, 0.8  # chance that an interval holds the truth; that a difference is seen
-FEWEST_PAIRS = 3  # with two, the one degree of freedom costs more than pairing gains
+FEWEST_PAIRS = 3  # with two, the quantile of t is three times that of two arms of two
 ANGLES = np.linspace(0, math.pi / 2, 4001)
 MOST_SEEDS = 1000  # nobody trains more
 

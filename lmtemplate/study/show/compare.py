@@ -67,7 +67,7 @@ def setting_rows(arms: list[Arm]) -> Rows:
     return [(names[key], cells(key)) for key in keys if key not in hidden]
 
 
-def in_words(verdicts: list[str]) -> str:
+def count_verdicts(verdicts: list[str]) -> str:
     """The verdicts of an arm's runs: "no fault seen", or "spike (1 of 5), no fault seen (4 of 5)"."""
     counts = {verdict: verdicts.count(verdict) for verdict in sorted({*verdicts})}
     if len(counts) == 1:
@@ -88,7 +88,7 @@ def result_rows(arms: list[Arm], scores: list[Scores], verdicts: list[list[str]]
             column["seeds"] = ", ".join(map(str, arm.seeds)) if few else str(len(arm.seeds))
             column["mean of seeds"] = page.number(values.mean() if len(values) else None, ".4f")
             column["deviation"] = page.number(noise.deviation if noise else None, ".4f")
-        columns.append({**column, "verdict": in_words(said)})
+        columns.append({**column, "verdict": count_verdicts(said)})
     return [(name, [column[name] for column in columns]) for name in columns[0]]
 
 
@@ -108,6 +108,9 @@ def notes_on(
     without = [name for name, arm, _ in named if not all(run.flops_per_token for run in arm.runs)]
     if without:
         notes.append(f"The FLOPs of {', '.join(without)} are unknown: no summary.json yet.")
+    ended = (run.summary.get("stop_reason") for arm in arms for run in arm.runs)
+    if unfinished := sum(reason in (None, "interrupted") for reason in ended):
+        notes.append(f"{unfinished} of the runs have not finished.")
     short = [name for name, _, said in named if any(verdict.startswith(SHORT) for verdict in said)]
     if short:
         notes.append(f"{', '.join(short)}: {SHORT}; longer runs may turn out otherwise.")
@@ -152,6 +155,22 @@ def comparison_json(
     return json_text.dumps(content, indent=2, allow_nan=False)
 
 
+def conclude(
+    arms: list[Arm], labels: list[str], at: Axis | None, budget: float | None, effect: float
+) -> tuple[list[Scores], list[Comparison]]:
+    """Scores of each arm, and what they say of each against the first."""
+    name = score_name(arms)
+    scores = [scores_of(arm, name, at, budget or np.inf) for arm in arms]
+    if name != BITS and differ(arms, "tokenizer_sha256"):
+        scores = [{} for _ in arms]  # nats per token of other tokens
+
+    def earlier() -> list[Floats]:
+        known = name == BITS and at is None
+        return [seeds_in_ledger(arm.runs[0]) for arm in arms] if known else []
+
+    return scores, compare_all(labels, scores, UNITS.get(name, "nats per token"), effect, earlier)
+
+
 def compare(
     runs: list[Path],
     output: Path = Path("compare.html"),
@@ -175,21 +194,12 @@ def compare(
     if not effect > 0:
         raise ConfigError(f"--effect {effect:g} has to be above 0")
     arms, notes = read_arms(runs)
-    labels, name = labels_of(arms), score_name(arms)
-    budget = common_budget(arms, at) if at else np.inf
-    scores = [scores_of(arm, name, at, budget) for arm in arms]
-    if name != BITS and differ(arms, "tokenizer_sha256"):
-        scores = [{} for _ in arms]  # nats per token of other tokens
-
-    def earlier() -> list[Floats]:
-        known = name == BITS and at is None
-        return [seeds_in_ledger(arm.runs[0]) for arm in arms] if known else []
-
-    found = compare_all(labels, scores, UNITS.get(name, "nats per token"), effect, earlier)
+    labels, budget = labels_of(arms), common_budget(arms, at) if at else None
+    scores, found = conclude(arms, labels, at, budget, effect)
     verdicts = [[verdict_of(run, allow or ()) for run in arm.runs] for arm in arms]
     rows = setting_rows(arms) + result_rows(arms, scores, verdicts)
     notes += notes_on(arms, labels, verdicts, at)
-    cost = f"at {budget:,.4g} {at}: " if at else ""
+    cost = f"at {budget:,.4g} {at}: " if budget else ""
     sentences = [cost + one.sentence for one in found]
     notes = [one.against_noise for one in found if one.against_noise] + notes
     parts = {
@@ -201,7 +211,7 @@ def compare(
     }
     write_text(output, page.render("compare", f"{len(arms)} arms beside each other", parts))
     if json:
-        basis = {"at": at, "budget": budget if at else None, "page": str(output)}
+        basis = {"at": at, "budget": budget, "page": str(output)}
         print(comparison_json(arms, scores, found, **basis, notes=notes))
         return
     print(as_text(rows, labels, shutil.get_terminal_size().columns), "", sep="\n")

@@ -70,7 +70,7 @@ def test_a_seed_whose_numbers_turn_bad_does_not_stop_the_others(
 def test_a_run_is_no_folder_for_an_arm(fit: Command, tmp_path: Path) -> None:
     shown = fit(write_seed(tmp_path / "run", 1), "--seeds=2")
     assert shown.code == ConfigError.exit_code
-    assert "is a run; give --seeds another folder" in shown.error
+    assert "is a run; name a folder for several" in shown.error
 
 
 def test_the_spread_of_an_arm_is_its_standard_deviation(tmp_path: Path) -> None:

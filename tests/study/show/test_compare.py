@@ -243,8 +243,8 @@ def test_an_effect_of_nothing_is_refused(folders: list[Path]) -> None:
 
 
 def test_verdicts_that_differ_between_seeds_are_counted() -> None:
-    assert study.in_words(["fine", "spike", "fine"]) == "fine (2 of 3), spike (1 of 3)"
-    assert study.in_words(["fine", "fine"]) == "fine"
+    assert study.count_verdicts(["fine", "spike", "fine"]) == "fine (2 of 3), spike (1 of 3)"
+    assert study.count_verdicts(["fine", "fine"]) == "fine"
 
 
 @needs_browser
