@@ -146,14 +146,19 @@ def check_draw(
             raise ConfigError(f"--{flag} has to be {says}")
 
 
-def read_prompts(path: Path) -> list[str]:
-    """The lines of a file. Raises ConfigError where there are none."""
+def read_prompts(prompt: str, path: Path | None) -> list[str]:
+    """The prompt, or the lines of a file. Raises ConfigError for both, and for no lines."""
+    if path is None:
+        return [prompt]
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--prompts {path} cannot be read: {error}") from error
-    if not lines:
-        raise ConfigError(f"--prompts {path} is empty; write one prompt in each line")
+    if prompt or not lines:
+        wrong = (
+            "and --prompt are two things; give one" if prompt else "is empty; write a prompt a line"
+        )
+        raise ConfigError(f"--prompts {path} {wrong}")
     return lines
 
 
@@ -192,16 +197,14 @@ def generate(
         top_k: draw from the k likeliest tokens.
         top_p: draw from the fewest likeliest tokens that together reach this probability.
         seed: of the draw.
-        prompts: file with one prompt in each line, all continued at once, as each would be alone;
-            their texts come in its order, with an empty line after each.
+        prompts: instead, a file with a prompt in each line: all are continued at once, as each would
+            be alone; an empty line stands after each text.
         checkpoint: best, latest, or the path of a checkpoint.
         device: where to compute; auto takes CUDA if there is any.
         allow: packages outside lmtemplate whose classes the checkpoint may name.
     """
     check_draw(max_new_tokens, temperature, top_k, top_p)
-    if prompt and prompts:
-        raise ConfigError("give --prompt or --prompts, not both")
-    texts = read_prompts(prompts) if prompts else [prompt]
+    texts = read_prompts(prompt, prompts)
     state = read(resolve(run, checkpoint))
     net, tokenizer = build_net_on(device, state, allow or []), parse_tokenizer(state["tokenizer"])
     starts = [encode_prompt(tokenizer, text) for text in texts]
@@ -215,11 +218,9 @@ def generate(
         seeds=[seed] * len(texts),
         stop_id=tokenizer.eot_id,
     )
-    if prompts is None:
-        tokens = (token for (token,) in rows if token is not None)
-        for piece in itertools.chain(texts, stream_text(tokenizer, starts[0], tokens)):
+    one = (token for (token,) in rows if token is not None)  # shown as it comes
+    ids = map(iter, columns(rows, len(texts))) if prompts else [one]
+    for text, start, tokens in zip(texts, starts, ids, strict=True):
+        for piece in itertools.chain([text], stream_text(tokenizer, start, tokens)):
             print(piece, end="", flush=True)
-        print()
-        return
-    for text, start, ids in zip(texts, starts, columns(rows, len(texts)), strict=True):
-        print(text, *stream_text(tokenizer, start, iter(ids)), "\n", sep="")
+        print("\n" if prompts else "")

@@ -427,5 +427,6 @@ def test_prompts_that_cannot_be_read_are_refused_in_one_line(saved: Path, tmp_pa
     for name, says in (("empty", "is empty"), ("gone", "cannot be read")):
         with pytest.raises(ConfigError, match=says):
             generate(saved.parent, prompts=tmp_path / name)
-    with pytest.raises(ConfigError, match="not both"):
-        generate(saved.parent, "text", prompts=tmp_path / "empty")
+    (tmp_path / "lines").write_text("a\nb\n")
+    with pytest.raises(ConfigError, match="give one"):
+        generate(saved.parent, "text", prompts=tmp_path / "lines")
