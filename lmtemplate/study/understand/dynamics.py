@@ -20,7 +20,7 @@ from lmtemplate.study.understand.inside import (
     update_ratios,
 )
 
-SAMPLED_VALUES = 4096  # of a tensor, for its histogram
+SAMPLED_VALUES = 4096  # of a tensor, at least, for its histogram and the size of its update
 
 
 def sampled(values: Tensor) -> Tensor:
@@ -44,20 +44,20 @@ class Dynamics(Callback):
         if every_steps < 1:
             raise ConfigError(f"dynamics.every_steps={every_steps} has to be 1 or more")
         self.every_steps = every_steps
-        self._before: dict[str, Tensor] = {}  # weights before the step
+        self._before: dict[str, Tensor] = {}  # some weights of each tensor, before the step
         self._values: dict[str, float] = {}
         self._histograms: dict[str, Tensor] = {}
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Look at the gradients, before they are clipped, and keep the weights."""
+        """Look at the gradients, before they are clipped, and keep some of the weights."""
         if not trainer.is_global_zero or (trainer.global_step + 1) % self.every_steps:
             return
         assert isinstance(pl_module, LitLanguageModel)
         net = pl_module.net
         named = dict(net.named_parameters())
-        self._before = {name: value.detach().clone() for name, value in named.items()}
+        self._before = {name: sampled(value).clone() for name, value in named.items()}
         found = figures_of_parts(net)
         self._values = {f"gradient_norm/{one.name}": one.gradient for one in found}
         for part, names in parameters_by_part(net).items():
@@ -73,7 +73,8 @@ class Dynamics(Callback):
             return
         assert isinstance(pl_module, LitLanguageModel)
         net = pl_module.net
-        ratios = update_ratios(net, self._before, dict(net.named_parameters()))
+        after = {name: sampled(value) for name, value in net.named_parameters()}
+        ratios = update_ratios(net, self._before, after)
         self._values |= {f"update_ratio/{part}": ratio for part, ratio in ratios.items()}
         layers, largest = self._look(pl_module, batch[0][:1])
         self._values["largest_logit"] = largest

@@ -72,11 +72,9 @@ class Probed:
 
 
 def affordable(net: LanguageModel, tokens: int, fewest: int) -> int:
-    """Sequences of at most so many tokens, and as many as the net can read in some seconds."""
-    most = min(
-        tokens, int(3 * FLOPS / net.flops_per_token())
-    )  # a third of them is the forward pass
-    return max(fewest, most // net.block_size)
+    """Sequences of at most so many tokens; fewer where FLOPS do not suffice for their forward pass."""
+    read = 3 * FLOPS / net.flops_per_token()  # a third of a training step's is the forward pass
+    return max(fewest, int(min(tokens, read)) // net.block_size)
 
 
 def batch_of(run: Path) -> int:
@@ -126,7 +124,8 @@ def follow(
     net, updates, noise = model.net, list[Update](), dict[int, NoiseScale]()
     own = {name: value.clone() for name, value in net.state_dict().items()}
     paths = sorted((folder_of(run) / "milestones").glob("step-*.ckpt"))
-    chosen = np.linspace(0, len(paths) - 1, NOISE_SNAPSHOTS).round().tolist() if paths else []
+    is_small = len(batch[0]) >= NOISE_SEQUENCES  # a large net is measured at the checkpoint alone
+    chosen = np.linspace(0, len(paths) - 1, NOISE_SNAPSHOTS * is_small).round()
     before: tuple[int, dict[str, Tensor]] | None = None
     for number, path in enumerate(paths):
         try:
@@ -169,9 +168,8 @@ def look_at_model(run: Path, model: Model) -> tuple[Probed, dict[str, Tensor], l
     """
     net, corpus, unseen = model.net, open_run_corpus(run), list[str]()
     size = net.block_size
-    batch = next_sequences(
-        run, corpus, model.step, affordable(net, NOISE_SEQUENCES * size, 2 * QUARTERS)
-    )
+    count = affordable(net, NOISE_SEQUENCES * size, 2 * QUARTERS)
+    batch = next_sequences(run, corpus, model.step, count)
     found, maps = look_inside(net, (batch[0][:LOOKED_AT], batch[1][:LOOKED_AT]))
     found["updates"], found["noise"] = follow(run, model, batch, unseen)
     found["advice"] = advice(found["noise"][model.step], batch_of(run), size)
