@@ -19,7 +19,7 @@ ARGS ?=
 RUN ?= runs/$(subst |, ,$(basename $(notdir $(subst $(space),|,$(CONFIG)))))
 ## the folders of the runs to compare
 RUNS ?= runs/*/
-## overhead, batches, house; or verdicts, reliability (long)
+## overhead, batches, house; verdicts, reliability (long)
 BENCH ?= overhead
 ## the port of `make board`
 PORT ?= 6006

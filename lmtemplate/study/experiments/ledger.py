@@ -176,9 +176,10 @@ def ledger(run: Path | None = None, sort: str | None = None, json: bool = False)
     if json:
         print(json_text.dumps({"runs": entries, "notes": notes}, indent=2))
         return
-    rows, across = [*ledger_rows(entries)], shutil.get_terminal_size().columns
+    rows = [*ledger_rows(entries)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print(line.rstrip() if len(line.rstrip()) <= across else f"{line[: across - 1]}…")
+    fits = sum(widths) + 2 * len(widths) - 2 <= shutil.get_terminal_size().columns
+    for *cells, changed in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=False))
+        print(f"{line}  {changed}" if fits else f"{line.rstrip()}\n    {changed}")
     print(*notes, sep="\n", end="\n" if notes else "")
