@@ -15,10 +15,18 @@ from lmtemplate.checkpoint.compatibility import differences
 from lmtemplate.errors import CheckpointError, ConfigError
 from lmtemplate.record import Floats, is_recorded
 from lmtemplate.study.experiments.arms import SEED_KEY, recipe_settings, score
-from lmtemplate.study.run_files import DIFF, duration
+from lmtemplate.study.run_files import DIFF, check_kinds, duration
 from lmtemplate.study.show.page import BITS, NONE, RunFiles, number, read_run
 
 LEDGER = "ledger.jsonl"
+KINDS_OF_LINE = {
+    **dict.fromkeys(("run", "finished", "verdict", "parent", "stopped"), str),
+    **dict.fromkeys(("device", "commit", "diff"), str),
+    **dict.fromkeys(("bits_per_byte", "val_loss", "flops", "seconds"), float),
+    **dict.fromkeys(("step", "tokens"), int),
+    **dict.fromkeys(("changed", "settings"), dict),
+    "dirty": bool,
+}
 LedgerLine = dict[str, Any]
 
 
@@ -35,14 +43,15 @@ def read_ledger(path: Path) -> tuple[list[LedgerLine], list[str]]:
     for place, line in enumerate(text.splitlines(), 1):
         try:
             entry = json_text.loads(line)
-            name, sound = entry["run"], isinstance(entry["settings"], dict)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            name, sound = "", False
-        if sound and isinstance(name, str):
+            check_kinds(entry, KINDS_OF_LINE, path)
+            name = entry["run"]
+            if not name:
+                raise ValueError("no name")
             entries.pop(name, None)
-            entries[name] = entry
-        elif line:
-            notes.append(f"{path}:{place} is not a line of a ledger (cut by a kill?); left out")
+            entries[name] = {"settings": {}, "changed": {}, **entry}
+        except (ValueError, KeyError, TypeError, RecursionError, CheckpointError):
+            if line:
+                notes.append(f"{path}:{place} is not a line of a ledger (cut by a kill?); left out")
     return [*entries.values()], notes
 
 
@@ -131,8 +140,9 @@ def change_in_words(entry: LedgerLine) -> str:
     if not entry.get("parent"):
         return "the first"
     changed = (
-        f"{key.replace('init_args.', '')} {old} -> {new}"
-        for key, (old, new) in entry["changed"].items()
+        f"{key.replace('init_args.', '')} {' -> '.join(map(str, old_and_new))}"
+        for key, old_and_new in entry["changed"].items()
+        if isinstance(old_and_new, list | tuple)
     )
     return f"{', '.join(changed) or 'nothing'}, from {entry['parent']}"
 
@@ -176,9 +186,10 @@ def ledger(run: Path | None = None, sort: str | None = None, json: bool = False)
     if json:
         print(json_text.dumps({"runs": entries, "notes": notes}, indent=2))
         return
-    rows, across = [*ledger_rows(entries)], shutil.get_terminal_size().columns
+    rows = [*ledger_rows(entries)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print(line.rstrip() if len(line.rstrip()) <= across else f"{line[: across - 1]}…")
+    fits = sum(widths) + 2 * len(widths) - 2 <= shutil.get_terminal_size().columns
+    for *cells, changed in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=False))
+        print(f"{line}  {changed}" if fits else f"{line.rstrip()}\n    {changed}")
     print(*notes, sep="\n", end="\n" if notes else "")

@@ -45,8 +45,28 @@ def test_a_torn_last_line_is_left_out_with_a_note_and_harms_no_later_line(
     add_to_ledger(write_seed(runs / "d", 3), None)
     ledger(runs)
     shown = capsys.readouterr().out
-    assert [line.split()[0] for line in shown.splitlines()[1:4]] == ["a", "b", "d"]
+    assert [line.split()[0] for line in shown.splitlines() if line[0] in "abd"] == ["a", "b", "d"]
     assert "ledger.jsonl:3 is not a line of a ledger" in shown
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[]",
+        "{}",
+        '{"run": null}',
+        '{"run": 1}',
+        '{"run": "x", "bits_per_byte": NaN}',
+        '{"run": "x", "settings": 1}',
+    ],
+)
+def test_a_line_of_another_kind_is_left_out(
+    runs: Path, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (runs / "ledger.jsonl").open("a") as file:
+        file.write(f"{line}\n")
+    ledger(runs, sort="bits_per_byte")
+    assert "ledger.jsonl:4 is not a line of a ledger" in capsys.readouterr().out
 
 
 def test_a_run_that_went_on_has_its_last_line_alone_and_is_not_its_own_parent(runs: Path) -> None:
