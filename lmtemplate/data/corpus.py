@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import inspect
 import os
-import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -114,31 +113,17 @@ def _identity(path: str | Path) -> tuple[int, int]:
     return state.st_dev, state.st_ino
 
 
-def _folders(root: str, left_out: Counter[str]) -> Iterator[str]:
-    """A folder and the visible ones below. Links are followed at last; none comes twice."""
-    tops, seen = [root], set[tuple[int, int]]()
-    for top in tops:
-        for folder, folders, names in os.walk(top, onerror=_raise):
-            if (key := _identity(folder)) in seen:
-                folders.clear()
-                continue
-            seen.add(key)
-            left_out["hidden"] += sum(name.startswith(".") for name in (*folders, *names))
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            paths = (os.path.join(folder, name) for name in sorted(folders))
-            tops += [path for path in paths if os.path.islink(path)]
-            yield folder
-
-
-def _expand(pattern: str, left_out: Counter[str]) -> Iterator[str]:
-    """What `glob` finds; but `**` takes no folder twice, however links lead around."""
-    head, *tail = re.split(r"(?:^|(?<=/))\*\*(?:/|$)", pattern, maxsplit=1)
-    if not tail:
-        yield from glob.iglob(pattern)
-        return
-    for top in filter(os.path.isdir, glob.glob(head) if head else ["."]):
-        for folder in _folders(top.rstrip("/") or "/", left_out):
-            yield from _expand(os.path.join(glob.escape(folder), tail[0] or "*"), left_out)
+def _walk(root: Path, left_out: Counter[str]) -> Iterator[Path]:
+    """What is visible in a folder and below. Links are followed; no folder comes twice."""
+    seen = set[tuple[int, int]]()
+    for folder, folders, names in os.walk(root, onerror=_raise, followlinks=True):
+        if (key := _identity(folder)) in seen:
+            folders.clear()
+            continue
+        seen.add(key)
+        left_out["hidden"] += sum(name.startswith(".") for name in (*folders, *names))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(folder, name) for name in names if not name.startswith("."))
 
 
 def _find_files(source: str, suffixes: Sequence[str], left_out: Counter[str]) -> dict[str, Path]:
@@ -151,11 +136,10 @@ def _find_files(source: str, suffixes: Sequence[str], left_out: Counter[str]) ->
     if root.is_file():
         return {root.name: root}
     if in_folder := root.is_dir():
-        paths = map(Path, _expand(os.path.join(glob.escape(str(root)), "**"), left_out))
-        found = {path.relative_to(root).as_posix(): path for path in paths}
+        found = {path.relative_to(root).as_posix(): path for path in _walk(root, left_out)}
     else:
-        hidden = Counter[str]()  # what a pattern does not ask for is not left out
-        found = {path.as_posix(): path for path in map(Path, _expand(str(root), hidden))}
+        paths = map(Path, glob.iglob(str(root), recursive=True))
+        found = {path.as_posix(): path for path in paths}
     for name, path in sorted(found.items()):
         if not path.is_file():
             left_out["broken links or devices"] += not path.is_dir()

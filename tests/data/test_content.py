@@ -28,7 +28,7 @@ SYNTAX = {
     "long.txt": (json.dumps({"text": "words " * 20_000}), "JSON lines; add --format jsonl"),
     "genome.txt": (">one the first\nACGT\nAC\n" * 9, "FASTA; add --format examples.fasta.read"),
     "page.txt": ("<!DOCTYPE html>\n<html><body><p>Some text.</p></body></html>", "XML or HTML"),
-    "feed.txt": ("<posts>\n" + "<post>Some words.</post>\n" * 9999 + "</posts>\n", "XML or HTML"),
+    "feed.txt": ("<posts xmlns='http://x'>\n" + "<post>Words.</post>\n" * 9999, "XML or HTML"),
 }
 
 
@@ -87,21 +87,6 @@ def test_this_project_is_text() -> None:
         check(path)
 
 
-WIDE = {
-    "latin": "Grüße aus der großen Stadt, sagte er.\n" * 40,
-    "cyrillic": "Привет, мир. Как дела?\n" * 40,
-    "chinese": "你好，世界。今天天气很好，我们去公园。\n" * 40,
-}
-
-
-@pytest.mark.parametrize("text", WIDE.values(), ids=WIDE)
-@pytest.mark.parametrize("codec", ["UTF-16LE", "UTF-16BE", "UTF-32LE", "UTF-32BE"])
-def test_wide_characters_without_a_mark_are_named(codec: str, text: str, tmp_path: Path) -> None:
-    source = write(tmp_path / "my text.txt", text.encode(codec))
-    with pytest.raises(DataError, match=rf"iconv -f {codec} -t UTF-8 '.*my text\.txt' >"):
-        texts(open_corpus(source, seed=0))
-
-
 @pytest.mark.parametrize(
     ("start", "kind"),
     [
@@ -133,5 +118,5 @@ def test_western_text_of_old_is_still_called_windows_1252(tmp_path: Path) -> Non
 def test_what_repeats_without_end_is_judged_in_a_moment(text: str) -> None:
     start = time.process_time()
     for suffix in ("", "!"):
-        syntax_kind((text * 70_000)[:HEAD] + suffix, text, whole=False, suffix=".txt")
+        syntax_kind((text * 70_000)[:HEAD] + suffix, whole=False, suffix=".txt")
     assert time.process_time() - start < 1
