@@ -115,9 +115,6 @@ def run(words: list[str]) -> None:
         meant = f"; did you mean {close[0].replace('train', 'fit')}?" if close else ""
         raise ConfigError(f"no verb {name!r}{meant} (there are: {', '.join(known)})")
     verb = known[name]
-    for rank in ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE") if verb.reads_configs else ():
-        if not (value := os.environ.get(rank, "0")).isdecimal():
-            raise ConfigError(f"{rank}={value} in the environment is not a number; unset {rank}")
     allowed, rest = take_allowed(rest)
     if allowed:
         sys.path.append("")  # an allowed package may lie in the working directory
@@ -130,19 +127,16 @@ def run(words: list[str]) -> None:
 
 def log_crash(error: Exception) -> str:
     """Add the traceback, without secrets, to a file. Returns its path, or why there is none."""
-    import tempfile
-
     head = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, {__version__}, {redact.words(sys.argv)}"
     trace = redact.text("".join(traceback.format_exception(error)), sys.argv)
     # a link of this name is not followed: it could lead to any file of the user
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
-    for find_folder in (os.getcwd, tempfile.gettempdir):
-        with contextlib.suppress(OSError):
-            path = os.path.join(find_folder(), LOG)
-            with os.fdopen(os.open(path, flags, 0o600), "a", encoding="utf-8") as file:
-                file.write(f"{head}\n{trace}\n")
-            return path
-    return "no file: neither this folder nor the temporary one can be written"
+    with contextlib.suppress(OSError):
+        path = os.path.join(os.getcwd(), LOG)
+        with os.fdopen(os.open(path, flags, 0o600), "a", encoding="utf-8") as file:
+            file.write(f"{head}\n{trace}\n")
+        return path
+    return "no file: this folder cannot be written"
 
 
 def own_line(error: Exception) -> str | None:

@@ -284,7 +284,7 @@ def fit(words: list[str], allowed: list[str]) -> Path:
     """
     quieten()
     cli = TrainingCLI(words, allowed)
-    run = run_dir.check_name(cli.config.run_dir)
+    run = Path(cli.config.run_dir).expanduser()
     is_first, has_trained = cli.machine.is_first, False
     with run_dir.Lock(run) if is_first else nullcontext(), forgiving():
         try:

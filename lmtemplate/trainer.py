@@ -136,9 +136,6 @@ def find_machine(settings: dict[str, Any]) -> Machine:
             f"{' '.join(str(error).split())[:300]}{hidden}"
         ) from error
     check_strategy(strategy)
-    devices, cores = probe.num_devices, os.cpu_count() or 1
-    if device.type == "cpu" and devices > 8 * cores:
-        raise ConfigError(f"trainer.devices={devices:,} on a CPU of {cores} cores; give fewer")
     # Lightning reads it from RANK or SLURM_PROCID when it is imported, whatever the strategy
     rank_zero_only.rank = probe.global_rank  # type: ignore[attr-defined]
     if device.type == "cuda":  # float32 matrix products may use TensorFloat-32
@@ -226,6 +223,7 @@ def build_trainer(
 
 def mistake_in(error: Exception, trainer: lightning.Trainer, data: Any) -> UserError | None:
     """What a user can do about an error of torch, where that is known."""
+    what = re.sub(r"^\[.*?\] ", "", " ".join(str(error).split())).partition(". ")[0][:200]
     if is_out_of_memory(error):
         return OutOfMemoryError(
             f"too little memory for data.batch_size={data.batch_size} x data.block_size="
@@ -238,14 +236,9 @@ def mistake_in(error: Exception, trainer: lightning.Trainer, data: Any) -> UserE
             "data.num_workers (0 reads in the training process)"
         )
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        cause = " ".join(str(error).split())[:200]
-        return ConfigError(f"model.compile: torch.compile fails; give false. It says: {cause}")
-    if told := re.search(r"conditioned on metric `(.*?)` which is not .*?: `(.*)`", str(error)):
-        logged = ", ".join(name for name in told[2].split("`, `") if name.startswith("val/"))
-        return ConfigError(
-            f"early_stopping.monitor: {told[1]!r} is never logged; validation logs {logged}"
-        )
-    what = re.sub(r"^\[.*?\] ", "", " ".join(str(error).split())).partition(". ")[0][:200]
+        return ConfigError(f"model.compile: torch.compile fails; give false. It says: {what}")
+    if str(error).startswith("Early stopping conditioned on metric"):
+        return ConfigError(f"early_stopping.monitor: {error}")
     if trainer.world_size > 1 and (isinstance(error, DistError) or "gloo" in str(error)):
         return LostProcessError(
             f"process {trainer.global_rank} of {trainer.world_size} has lost another one at step "

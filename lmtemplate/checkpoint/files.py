@@ -177,8 +177,8 @@ def load_sound(path: Path) -> CheckpointDict:
     try:
         loaded = _unpickle(path)
     except Exception as error:  # a hostile file can raise any error in these parsers
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"it contains the global {found[1]}" if found else "it is not a torch checkpoint"
+        evil = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"it contains the global {evil[1]}" if evil else "it is not a torch checkpoint"
         text = f"{path} is refused: {what}; only tensors and plain types load"
         raise CheckpointError(text) from error
     content = loaded if isinstance(loaded, dict) else {}
@@ -189,13 +189,11 @@ def load_sound(path: Path) -> CheckpointDict:
             f"{path} has format {written}, and lmtemplate {__version__} reads up to "
             f"{NEWEST_FORMAT}; use lmtemplate {later}, which wrote it, or newer"
         )
-    for key in ("state_dict", "global_step"):
-        if key not in content:
-            raise CheckpointError(f"{path} is not a checkpoint: it has no {key}")
-    wrong = [k for k, kind in TYPES.items() if not isinstance(content.get(k, kind()), kind)]
+    found = {**dict.fromkeys(("state_dict", "global_step")), **content}
+    wrong = [k for k, kind in TYPES.items() if k in found and not isinstance(found[k], kind)]
     if wrong or not all(isinstance(v, torch.Tensor) for v in content["state_dict"].values()):
-        key = [*wrong, "state_dict"][0]
-        raise CheckpointError(f"{path} is not a checkpoint: its {key} has another type")
+        says = f"its {[*wrong, 'state_dict'][0]} is missing, or has another type"
+        raise CheckpointError(f"{path} is not a checkpoint: {says}")
     return content
 
 

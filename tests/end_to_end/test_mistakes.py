@@ -149,7 +149,7 @@ def test_a_used_run_directory_is_refused_and_untouched(fit: Command, tmp_path: P
 @pytest.mark.slow
 def test_a_run_directory_that_is_a_file_is_refused(fit: Command, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("mine")
-    assert "is a file" in check_line(fit(tmp_path / "run"), 2)
+    assert "File exists; name another folder" in check_line(fit(tmp_path / "run"), 5)
 
 
 # ---- text and shards

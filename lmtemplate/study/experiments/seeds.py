@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 
-from lmtemplate import run_dir
 from lmtemplate.cli import TrainingCLI
 from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.fit import fit
@@ -42,7 +41,7 @@ def train_arm(words: list[str], allowed: list[str], count: int) -> Path:
     A seed whose numbers turn bad is a result: the others are trained, then NumbersError is raised.
     """
     cli = TrainingCLI(words, allowed)
-    arm, first = run_dir.check_name(cli.config.run_dir), cli.config.seed_everything
+    arm, first = Path(cli.config.run_dir).expanduser(), cli.config.seed_everything
     if is_recorded(arm):
         raise ConfigError(f"{arm} is a run; give --seeds another folder with --run_dir")
     if cli.machine.world_size > 1:
