@@ -1,7 +1,6 @@
 """Command line and config files -> settings and objects, or one line that says what is wrong."""
 
 import inspect
-import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -156,9 +155,7 @@ class TrainingCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build data, net and callbacks. What their constructors object to becomes one line."""
         try:
-            with warnings.catch_warnings():  # Lightning calls jsonargparse by an old name
-                warnings.simplefilter("ignore", DeprecationWarning)
-                super().instantiate_classes()
+            super().instantiate_classes()
         except (ValueError, TypeError, ArithmeticError) as error:
             cause: BaseException | None = error
             while cause is not None:  # jsonargparse wraps what a constructor raised
@@ -211,27 +208,20 @@ def check_settings(cli: TrainingCLI, steps: int) -> None:
     trainer, warmup = cli.config.trainer, getattr(cli.model.schedule, "warmup_steps", 0)
     for name in ("val_check_interval", "log_every_n_steps", "gradient_clip_val"):
         if trainer[name] is not None and trainer[name] <= 0:
-            says = "has to be above 0" + (", or null" if name == "gradient_clip_val" else "")
-            raise ConfigError(f"trainer.{name}={trainer[name]} {says}")
+            raise ConfigError(f"trainer.{name}={trainer[name]} has to be above 0")
     if warmup > steps:
-        raise ConfigError(
-            f"model.schedule.warmup_steps={warmup} is longer than the run of {steps} steps; "
-            "lower it"
-        )
+        says = f"is longer than the run of {steps} steps; lower it"
+        raise ConfigError(f"model.schedule.warmup_steps={warmup} {says}")
     if cli.model.compile_net is True and (missing := missing_compiler(cli.machine.device)):
         raise ConfigError(f"model.compile: true needs {missing}; install it, or give auto or false")
-    batches = share = trainer.limit_val_batches
-    if isinstance(share, float) and share < 1:
+    interval, batches = trainer.val_check_interval, trainer.limit_val_batches
+    if isinstance(batches, float) and batches < 1:  # a share of all
         batches *= len(cli.datamodule.val_dataloader())
-    if batches is not None and batches < 1:
+    if interval > steps or (batches is not None and batches < 1):
         raise ConfigError(
-            f"validation would never happen: trainer.limit_val_batches={share} is less than one "
-            "batch; for a short validation lower data.max_val_blocks"
-        )
-    if trainer.val_check_interval > steps:
-        raise ConfigError(
-            f"validation would never happen: trainer.val_check_interval="
-            f"{trainer.val_check_interval} in a run of {steps} steps; lower it"
+            f"validation would never happen: trainer.val_check_interval={interval} in a run of "
+            f"{steps} steps, trainer.limit_val_batches={trainer.limit_val_batches}; lower the "
+            "first, or for a short validation set data.max_val_blocks instead of the second"
         )
     check_callbacks(as_list(cli.trainer_settings["callbacks"]))
     check_monitor(cli)

@@ -78,19 +78,11 @@ def test_a_warmup_longer_than_the_run_is_refused(refused: Refused) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("flag", "instead"),
-    [
-        ("trainer.val_check_interval=13", "in a run of 12 steps; lower it"),
-        ("trainer.limit_val_batches=0", "lower data.max_val_blocks"),
-    ],
-)
-def test_a_validation_that_would_never_happen_is_refused(
-    refused: Refused, flag: str, instead: str
-) -> None:
+@pytest.mark.parametrize("flag", ["trainer.val_check_interval=13", "trainer.limit_val_batches=0"])
+def test_a_validation_that_would_never_happen_is_refused(refused: Refused, flag: str) -> None:
     message = refused(2, f"--{flag}")
-    assert f"validation would never happen: {flag}" in message
-    assert instead in message
+    assert "validation would never happen: " in message
+    assert flag in message
 
 
 def test_a_monitor_that_is_never_logged_is_refused(refused: Refused) -> None:
