@@ -45,13 +45,9 @@ def usage() -> str:
 
 def take_allowed(words: list[str]) -> tuple[list[str], list[str]]:
     """Split off every `--allow PACKAGE`: (packages, other words)."""
-    allowed, others, rest = list[str](), list[str](), iter(words)
-    for word in rest:
-        name, equals, value = word.partition("=")
-        if name == "--allow":
-            allowed.append(value if equals else next(rest, ""))
-        else:
-            others.append(word)
+    from lmtemplate.cli_errors import take_flag
+
+    allowed, others = take_flag(words, "--allow")
     for package in allowed:
         if not package.isidentifier():
             raise ConfigError(f"--allow needs the name of a top-level package, got {package!r}")
@@ -159,7 +155,8 @@ def explain(error: Exception) -> tuple[str, int]:
     message = redact.text(" ".join(f"{type(error).__name__}: {error}".split()), sys.argv)[:200]
     of_torch = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)
     if isinstance(error, (MemoryError, of_torch)) or "can't allocate memory" in str(error):
-        says = "too little memory; lower data.batch_size, the model or the context"
+        says = "too little memory; lower data.batch_size (and raise "
+        says += "trainer.accumulate_grad_batches as much), the model or the context"
         code = errors.OutOfMemoryError.exit_code
     elif isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("lmtemplate"):
         says, code = f"the package {error.name} is missing; type: make install", UserError.exit_code

@@ -10,30 +10,11 @@ import torch
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from lmtemplate import metric_names, redact
+from lmtemplate import cli_classes, cli_errors, metric_names, redact
 from lmtemplate.callbacks import OFF
 from lmtemplate.checkpoint.resume import ResumeMode
-from lmtemplate.cli_classes import (
-    OPEN,
-    callback_classes,
-    check_classes,
-    check_values,
-    chosen_class,
-    class_spec,
-    configure_parsing,
-    flat_words,
-    to_yaml,
-)
-from lmtemplate.cli_errors import (
-    OWNED,
-    Place,
-    class_problem,
-    find,
-    flags_in,
-    parse_words,
-    read_config,
-    split_configs,
-)
+from lmtemplate.cli_classes import OPEN, class_spec
+from lmtemplate.cli_errors import Place, find
 from lmtemplate.errors import ConfigError, UserError
 from lmtemplate.hardware import device_name, missing_compiler
 from lmtemplate.metrics import NAMES
@@ -61,14 +42,14 @@ class Parser(LightningArgumentParser):
         settings = yaml.safe_load(text)
         for group, kind in self.classes.items():
             settings[group] = {**class_spec(kind), **(settings.get(group) or {})}
-        return to_yaml(settings)
+        return cli_classes.to_yaml(settings)
 
 
 def parse(parser: Parser, words: list[str], made: list[Place]) -> jsonargparse.Namespace:
     """Settings of configs, the last of which wins, and of flags, which beat every config."""
-    configs, flags = split_configs(words)
-    words = [*(f"--config={path}" for path in configs), *flat_words(flags)]
-    config = parse_words(parser, words, made)
+    configs, flags = cli_errors.split_configs(words)
+    words = [*(f"--config={path}" for path in configs), *cli_classes.flat_words(flags)]
+    config = cli_errors.parse_words(parser, words, made)
     if not isinstance(config.trainer, jsonargparse.Namespace):
         raise ConfigError(f"trainer ({find('trainer', made).where}): expected settings below it")
     return config
@@ -76,8 +57,9 @@ def parse(parser: Parser, words: list[str], made: list[Place]) -> jsonargparse.N
 
 def settings_made(words: list[str]) -> list[Place]:
     """Every setting that flags and configs make, those that win first. Raises ConfigError."""
-    configs, flags = split_configs(words)
-    return flags_in(flags) + [place for path in reversed(configs) for place in read_config(path)]
+    configs, flags = cli_errors.split_configs(words)
+    made = [place for path in reversed(configs) for place in cli_errors.read_config(path)]
+    return cli_errors.flags_in(flags) + made
 
 
 # Key of a setting that no class takes -> its type, default and help.
@@ -100,10 +82,11 @@ class TrainingCLI(LightningCLI):
 
     def __init__(self, words: list[str], allowed: Sequence[str] = (), verb: str = "fit") -> None:
         self.made, self.allowed = settings_made(words), allowed
-        check_values(self.made)
-        self.callback_classes = callback_classes()
-        self.classes = {group: chosen_class(group, self.made, allowed) for group in OPEN}
-        configure_parsing(allowed, self.classes["data"])
+        cli_classes.check_values(self.made)
+        self.callback_classes = cli_classes.callback_classes()
+        chosen = cli_classes.chosen_class
+        self.classes = {group: chosen(group, self.made, allowed) for group in OPEN}
+        cli_classes.configure_parsing(allowed, self.classes["data"])
         settings = {"prog": f"lmtemplate {verb}", "allow_abbrev": False, "exit_on_error": False}
         super().__init__(
             self.classes["model"],
@@ -122,7 +105,7 @@ class TrainingCLI(LightningCLI):
         for name, (kind, default, says) in RUN_SETTINGS.items():
             parser.add_argument(f"--{name}", type=kind, default=default, help=says)
         how = {"instantiate": False, "sub_configs": True, "fail_untyped": False}
-        parser.add_class_arguments(Trainer, "trainer", skip=set(OWNED), **how)
+        parser.add_class_arguments(Trainer, "trainer", skip=set(cli_errors.OWNED), **how)
         parser.add_lightning_class_args(self.classes["model"], "model")
         parser.add_lightning_class_args(self.classes["data"], "data")
 
@@ -150,7 +133,7 @@ class TrainingCLI(LightningCLI):
         parser.classes = {k: v for k, v in self.classes.items() if v is not OPEN[k][1]}
         self.config = parse(parser, args, self.made)
         named = {**self.config.as_dict(), "config": None}  # paths, which jsonargparse can call
-        check_classes("", named, self.made, self.allowed)
+        cli_classes.check_classes("", named, self.made, self.allowed)
 
     def instantiate_classes(self) -> None:
         """Build data, net and callbacks. What their constructors object to becomes one line."""
@@ -162,7 +145,7 @@ class TrainingCLI(LightningCLI):
                 if isinstance(cause, UserError):
                     raise cause from error
                 cause = cause.__cause__ or cause.__context__
-            raise ConfigError(class_problem(str(error))) from error
+            raise ConfigError(cli_errors.class_problem(str(error))) from error
 
     def instantiate_trainer(self, **_: Any) -> Trainer:
         return None  # type: ignore[return-value]  # fit.py builds it, when it knows the length

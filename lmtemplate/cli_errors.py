@@ -121,18 +121,24 @@ def read_config(path: Path) -> list[Place]:
     return list(_settings(root, path))
 
 
+def take_flag(words: list[str], *names: str) -> tuple[list[str], list[str]]:
+    """Split off a flag, wherever it stands: (its values, the other words)."""
+    values, others, rest = list[str](), list[str](), iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name in names:
+            values.append(value if equals else next(rest, ""))
+        else:
+            others.append(word)
+    return values, others
+
+
 def split_configs(words: list[str]) -> tuple[list[Path], list[str]]:
     """The files that a command line names with --config, and its other words."""
-    configs, others, rest = list[Path](), list[str](), iter(words)
-    for word in rest:
-        name, _, value = word.partition("=")
-        if name not in ("-c", "--config"):
-            others.append(word)
-        elif path := value or next(rest, ""):
-            configs.append(Path(path))
-        else:
-            raise ConfigError(f"{name} (command line) needs a file")
-    return configs, others
+    configs, others = take_flag(words, "-c", "--config")
+    if not all(configs):
+        raise ConfigError("--config (command line) needs a file")
+    return [Path(path) for path in configs], others
 
 
 def flags_in(words: list[str]) -> list[Place]:

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.distributed import DistError
 
 from lmtemplate.errors import ConfigError, LostProcessError, OutOfMemoryError, UserError
-from lmtemplate.hardware import auto_precision, is_out_of_memory
+from lmtemplate.hardware import auto_precision
 
 Precision = Literal["auto", "bf16-mixed", "16-mixed", "32-true", "bf16-true", "16-true", "64-true"]
 
@@ -221,15 +221,9 @@ def build_trainer(
         raise ConfigError(f"trainer: {' '.join(str(error).split())[:300]}") from error
 
 
-def mistake_in(error: Exception, trainer: lightning.Trainer, data: Any) -> UserError | None:
+def mistake_in(error: Exception, trainer: lightning.Trainer) -> UserError | None:
     """What a user can do about an error of torch, where that is known."""
     what = re.sub(r"^\[.*?\] ", "", " ".join(str(error).split())).partition(". ")[0][:200]
-    if is_out_of_memory(error):
-        return OutOfMemoryError(
-            f"too little memory for data.batch_size={data.batch_size} x data.block_size="
-            f"{data.block_size}; halve the batch and double trainer.accumulate_grad_batches, or "
-            "shrink the model"
-        )
     if worker := re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)", str(error)):
         return OutOfMemoryError(
             f"data worker {worker[1]} was killed, as when memory or /dev/shm runs out; lower "

@@ -1,6 +1,5 @@
 """The first bytes of a file -> what it is if it is not plain text, and what to type then."""
 
-import csv
 import json
 import re
 from pathlib import Path
@@ -37,7 +36,6 @@ JSON = re.compile(
 MARKUP = re.compile(
     r"\s*(?:<!--.*?-->\s*)*+<(?:\?xml|!doctype|html|\w[^<>]*\sxmlns)\b", re.IGNORECASE | re.DOTALL
 )
-COLUMN = re.compile(r"[^\W\d][\w .#/()-]{0,39}")  # the name of one, in a table's first line
 
 
 def _json_kind(lines: list[str]) -> str:
@@ -50,23 +48,6 @@ def _json_kind(lines: list[str]) -> str:
     texts = [(len(value), key) for key, value in row.items() if isinstance(value, str)]
     field = max(texts, default=(0, "NAME"))[1]
     return f"JSON lines; add --format jsonl --text_field {quote(field)}"
-
-
-def _is_table(lines: list[str], delimiter: str, named: bool) -> bool:
-    """Whether all lines have as many cells as the first one, which names them, or are numbers."""
-    quotes = None if delimiter == "\t" else '"'
-    try:
-        first, *rows = csv.reader(lines, delimiter=delimiter, quotechar=quotes)
-    except (csv.Error, ValueError):
-        return False
-    cells = [cell for row in rows for cell in row[1:]]
-    spaced = sum(cell[:1].isspace() for cell in cells)  # as in a sentence, behind a comma
-    numbers = sum(cell.strip().lstrip("+-").replace(".", "", 1).isdigit() for cell in cells)
-    headed = len(set(first)) == len(first) and all(map(COLUMN.fullmatch, first))
-    likely = named or (headed and 5 * spaced <= len(cells)) or 2 * numbers > len(cells)
-    even = sum(len(row) == len(first) for row in rows) >= 0.9 * len(rows)  # people make mistakes
-    many = len(first) > 1 and len(rows) > 1 and any(row[-1:] != [""] for row in rows)
-    return many and likely and (even or named)
 
 
 def syntax_kind(text: str, whole: bool, suffix: str) -> str | None:
@@ -83,10 +64,10 @@ def syntax_kind(text: str, whole: bool, suffix: str) -> str | None:
     letters = "".join(line for line in lines if not line.startswith(">"))
     if re.match(r">\S", text) and re.fullmatch(r"[A-Z*-]+|[a-z*-]+", letters):
         return "FASTA; add --format examples.fasta.read --allow examples --tokenizer char"
-    for delimiter in "\t,;":
-        if _is_table(lines, delimiter, named=suffix in (".csv", ".tsv")):
-            rows = f"csv.DictReader(sys.stdin, delimiter={delimiter!r})"
-            return f"a table; type: {JSON_ROWS} {TO_ROWS}".replace("{rows}", rows)
+    if suffix in (".csv", ".tsv") and lines:
+        delimiter = max("\t,;", key=lines[0].count)
+        rows = f"csv.DictReader(sys.stdin, delimiter={delimiter!r})"
+        return f"a table; type: {JSON_ROWS} {TO_ROWS}".replace("{rows}", rows)
     return None
 
 

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import os
+import sys
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +21,7 @@ import numpy as np
 from lmtemplate.data import Ints, content
 from lmtemplate.data.formats import PRESETS, READERS
 from lmtemplate.errors import ConfigError, DataError
+from lmtemplate.plug import load_named
 
 
 class Document(NamedTuple):
@@ -42,17 +44,11 @@ class Corpus:
     every_fifth: bool = False  # the corpus prescribes its validation split: every 5th document
     vocab_size: int | None = None  # of a BPE, unless the user gives one
     size: int | None = None  # in bytes, where it is known without reading
-    is_same: Callable[[], bool] = lambda: True  # whether the text has its signature still
     characters: int = 0  # counted with `texts`
     left_out: Counter[str] = field(default_factory=Counter)  # what is no document -> how many
 
     def __iter__(self) -> Iterator[Document]:
-        yield from self.walk()
-        if not self.is_same():
-            raise DataError(
-                "the text changed while it was read, as a download or a log does: prepare a copy "
-                "of it, or wait until it is complete"
-            )
+        return self.walk()
 
     @cached_property
     def texts(self) -> Ints:
@@ -87,20 +83,12 @@ def _readers(name: str | None, allowed: Sequence[str]) -> dict[str, Read]:
         named = {"": name} if name else {**READERS, "": "text"}
         found = {suffix: _function("read", reader) for suffix, reader in named.items()}
         return {suffix: read for suffix, read in found.items() if read}
-    module, _, function = name.rpartition(".")
-    package = name.split(".")[0]
+    module = name.rpartition(".")[0]
     if not module:
         formats = ", ".join(dict.fromkeys(READERS.values()))
         raise ConfigError(f"no format {name!r}; there are {formats}, and module.read")
-    if package not in ("lmtemplate", *allowed):
-        raise ConfigError(
-            f"--format {name} is not of lmtemplate; add --allow {package} if you trust that package"
-        )
-    try:
-        of = importlib.import_module(module)
-        return {suffix: getattr(of, function) for suffix in (*getattr(of, "SUFFIXES", ()), "")}
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"--format {name} cannot be imported: {error}") from error
+    read = load_named(name, "--format", allowed)
+    return dict.fromkeys((*getattr(sys.modules[module], "SUFFIXES", ()), ""), read)
 
 
 def _raise(error: OSError) -> None:
@@ -195,14 +183,13 @@ def _open_files(
             yield from read(path, **{name: options[name] for name in takes})
         if options["bad_lines"]:
             left_out["lines without text"] = options["bad_lines"].total()
+        if _sign(paths) != signature:
+            raise DataError(
+                "the text changed while it was read, as a download or a log does: prepare a copy "
+                "of it, or wait until it is complete"
+            )
 
-    def is_same() -> bool:
-        try:
-            return _sign(paths) == signature
-        except OSError:
-            return False
-
-    return Corpus(walk, signature, size=size, is_same=is_same, left_out=left_out)
+    return Corpus(walk, signature, size=size, left_out=left_out)
 
 
 def open_corpus(

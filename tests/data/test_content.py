@@ -18,10 +18,8 @@ TABLE = "id,body\n" + "".join(f'{row["id"]},"{row["body"].strip()}"\n' for row i
 AS_JSONL = "".join(json.dumps(row) + "\n" for row in ROWS)
 SYNTAX = {
     "rows.csv": (TABLE, "a table; type: python3 "),
-    "rows.txt": (TABLE.replace(",", ";", 1).replace(',"', ';"'), "a table; type"),
-    "uneven.txt": (TABLE + "1,2,3\n", "a table; type"),
     "old.txt": ("<HTML>\n<title>Examples</title>\n<p>Some text.\n", "XML or HTML"),
-    "pairs.txt": ("en\tde\n" + "good day\tguten Tag\n" * 9, "a table; type"),
+    "pairs.tsv": ("en\tde\n" + "good day\tguten Tag\n" * 9, "a table; type"),
     "rows.data": (json.dumps(ROWS), "JSON; type: python3 "),
     "one.txt": (json.dumps({"rows": ROWS}, indent=1), "JSON; type"),
     "server.log": (AS_JSONL, "JSON lines; add --format jsonl --text_field body"),
@@ -41,7 +39,7 @@ def test_a_text_of_syntax_is_refused_with_what_to_type(name: str, tmp_path: Path
     assert texts(open_corpus(source, seed=0, format="text")) == [content]
 
 
-@pytest.mark.parametrize("name", ["rows.csv", "rows.txt", "rows.data"])
+@pytest.mark.parametrize("name", ["rows.csv", "rows.data"])
 def test_the_command_of_the_refusal_makes_json_lines(name: str, tmp_path: Path) -> None:
     if not shutil.which("python3"):
         pytest.skip("no python3 on the path")

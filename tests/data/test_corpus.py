@@ -80,8 +80,8 @@ def test_a_format_can_be_named_for_files_of_any_suffix(tmp_path: Path) -> None:
     ("format", "message"),
     [
         ("jsnl", "no format 'jsnl'; there are jsonl, text"),
-        ("os.path.join", "--format os.path.join is not of lmtemplate; add --allow os"),
-        ("mine.nothing.read", "mine.nothing.read cannot be imported"),
+        ("os.path.join", "--format: os.path.join is not of lmtemplate; add --allow os"),
+        ("mine.nothing.read", "--format: cannot import 'mine.nothing.read'"),
     ],
 )
 def test_a_format_that_cannot_be_used_is_named(format: str, message: str, tmp_path: Path) -> None:
