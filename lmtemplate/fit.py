@@ -184,10 +184,10 @@ def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> No
             raise
         # Lightning says what to install for a callback or a logger, or which setting cannot be
         raise ConfigError(f"trainer: {' '.join(str(error).split())[:300]}") from error
-    except (RuntimeError, MemoryError, TypeError, LookupError, AttributeError, ValueError) as error:
+    except (RuntimeError, TypeError, LookupError, AttributeError, ValueError) as error:
         if signals and signals.received and "DataLoader worker" in str(error):
             sys.exit(SIGNALS[signals.received])  # the worker, just started, got it as well
-        if mistake := mistake_in(error, trainer, cli.datamodule):
+        if mistake := mistake_in(error, trainer):
             raise mistake from error
         if "checkpoint_connector.py" in str(traceback.extract_tb(error.__traceback__)):
             problem = f"holds a state that cannot be restored: {error!r:.200}"
@@ -216,9 +216,10 @@ def check_and_assemble(
     if before is not None:
         compatibility.check_same_model_and_data(before, description)
         if is_finished(run, before, cli, plan.length):
-            longer = f"to train longer, increase {plan.length.limit}"
-            print(f"{run} is finished at step {before['global_step']:,}; {longer}")
-            print("for other settings, name another run: make train RUN=runs/NAME (or --run_dir)")
+            print(
+                f"{run} is finished at step {before['global_step']:,}; to train longer, increase "
+                f"{plan.length.limit}; for other settings, name another run with --run_dir"
+            )
             return None
     elif cli.machine.is_first and cli.config_init.get("checkpoint"):
         files.check_room(run, cli.model.net)
@@ -285,7 +286,7 @@ def fit(words: list[str], allowed: list[str]) -> Path:
     """
     quieten()
     cli = TrainingCLI(words, allowed)
-    run = run_dir.check_name(cli.config.run_dir)
+    run = Path(cli.config.run_dir).expanduser()
     is_first, has_trained = cli.machine.is_first, False
     with run_dir.Lock(run) if is_first else nullcontext(), forgiving():
         try:

@@ -135,9 +135,3 @@ def peak_flops(name: str, precision: str) -> float | None:
         if any(words.issuperset(choice.split()) for choice in choices.split("|")):
             return (half if "16" in precision else single) * 1e12
     return None
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device, or the machine itself, had too little."""
-    no_room = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    return no_room or "can't allocate memory" in str(error)

@@ -107,9 +107,6 @@ def run_length(
     else:
         assert seconds_per_step is not None
         steps = (1 - VALIDATION_SHARE) * value / seconds_per_step
-    if steps >= 2**53:  # a float counts no further
-        says = f"comes to {steps:.1e} steps, more than anyone can make"
-        raise ConfigError(f"{limit}={value:g} {says}")
     return RunLength(limit, value, max(1, int(steps)))
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 
-from lmtemplate import run_dir
 from lmtemplate.cli import TrainingCLI
 from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.fit import fit
@@ -45,7 +44,7 @@ def first_of(words: list[str], allowed: list[str], verb: str = "fit") -> tuple[P
     """
     quieten()
     cli = TrainingCLI(words, allowed, verb)
-    folder = run_dir.check_name(cli.config.run_dir)
+    folder = Path(cli.config.run_dir).expanduser()
     if is_recorded(folder):
         raise ConfigError(f"{folder} is a run; name a folder for several with --run_dir")
     if cli.machine.world_size > 1:
