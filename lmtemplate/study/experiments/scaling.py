@@ -170,7 +170,7 @@ def scaling(words: list[str], allowed: list[str]) -> None:
     if not given.run_dir:
         raise ConfigError("scaling needs --run_dir, a folder for its runs")
     quieten()
-    seconds, folder = seconds_of(given.budget), run_dir.check_name(given.run_dir)
+    seconds, folder = seconds_of(given.budget), Path(given.run_dir).expanduser()
     with run_dir.Lock(folder):
         asked = {"budget": seconds, "words": rest}
         known = run_dir.read_json(folder / "ladder.json")

@@ -75,10 +75,9 @@ class Scaling:
         for p in self.points:
             measured = ("–" if v is None else f"{v:.3f}" for v in (p.rare, p.common))
             law_says = f"{float(law.loss(p.parameters, p.tokens)):.3f}"
-            rows.append(
-                [str(p.n_embd), str(p.steps), f"{p.parameters:,}", f"{p.tokens:,}", f"{p.loss:.3f}"]
-                + [law_says, *measured, "–" if p.copied is None else str(p.copied)]
-            )
+            sizes = (str(p.n_embd), str(p.steps), f"{p.parameters:,}", f"{p.tokens:,}")
+            copied = "–" if p.copied is None else str(p.copied)
+            rows.append([*sizes, f"{p.loss:.3f}", law_says, *measured, copied])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))

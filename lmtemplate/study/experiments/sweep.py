@@ -73,7 +73,7 @@ def parse(words: list[str], allowed: list[str]) -> tuple[Plan, bool]:
     count = len(points) if sampler == "grid" else given.trials or TRIALS
     if count < 1 or given.jobs < 1:
         raise ConfigError("--trials and --jobs have to be 1 or more")
-    folder = run_dir.check_name(given.run_dir)
+    folder = Path(given.run_dir).expanduser()
     chosen = (folder, space, sampler, count, given.jobs, given.sampler_seed, given.prune)
     return Plan(*chosen, ["--report=false", *rest], allowed, points), given.json
 
