@@ -22,7 +22,7 @@ from lmtemplate.trainer import quieten
 
 SMOOTHING = 0.9  # share of the mean so far in the mean of losses
 EXPLODED = 4.0  # times the fall so far: a smoothed loss that has risen by as much ends the test
-MARGIN = 3.0  # the suggestion lies at most this factor below the rate with the lowest loss
+BELOW_LOWEST = 3.0  # the suggestion lies at most this factor below the rate with the lowest loss
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def has_exploded(smoothed: Floats) -> bool:
     return bool(smoothed[-1] > lowest + EXPLODED * fall)
 
 
-def judge(rates: Floats, losses: Floats, exploded: bool) -> RangeTest:
+def judge_rates(rates: Floats, losses: Floats, exploded: bool) -> RangeTest:
     """What rates and losses say; the last rate is where the loss exploded, if it did."""
     smoothed = smooth(losses)
     known = np.where(np.isfinite(smoothed), smoothed, np.inf)
@@ -70,7 +70,7 @@ def judge(rates: Floats, losses: Floats, exploded: bool) -> RangeTest:
         steepest,
         lowest,
         float(rates[-1]) if exploded else None,
-        float(f"{max(steepest, lowest / MARGIN):.2g}"),
+        float(f"{max(steepest, lowest / BELOW_LOWEST):.2g}"),
     )
 
 
@@ -104,10 +104,10 @@ def range_test(cli: TrainingCLI, low: float, high: float, steps: int) -> RangeTe
         losses.append(float(loss.nats / loss.tokens))
         if exploded := has_exploded(smooth(np.array(losses))):
             break
-    return judge(rates[: len(losses)], np.array(losses), exploded)
+    return judge_rates(rates[: len(losses)], np.array(losses), exploded)
 
 
-def as_text(test: RangeTest, key: str) -> str:
+def describe_test(test: RangeTest, key: str) -> str:
     """The curve, and what to make of it."""
     rates, losses = np.log10(test.rates), np.array(test.smoothed)
     shown = losses > 0
@@ -151,4 +151,4 @@ def find_lr(words: list[str], allowed: list[str]) -> None:
     cli.datamodule.setup("fit")
     check_settings(cli, make_plan(cli).length.steps)
     test = range_test(cli, given.low, given.high, given.steps)
-    print(json.dumps(asdict(test)) if given.json else as_text(test, "model.optimizer.lr"))
+    print(json.dumps(asdict(test)) if given.json else describe_test(test, "model.optimizer.lr"))

@@ -14,8 +14,8 @@ from lmtemplate.record import Floats
 DELTA = 1e-3  # Huber's, of log losses
 MOST_STEPS = 300
 RESAMPLED = 100  # sets of runs, for the intervals
-INSIDE = (5, 95)  # percentiles that an interval ends at
-SMALLEST = 0.01  # exponents and terms that are not told from 0 stay above it
+MIDDLE = (5, 95)  # percentiles that an interval ends at
+SMALLEST_EXPONENT = 0.01  # exponents and terms that are not told from 0 stay above it
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,15 @@ def _objective(theta: Floats, logs: Floats, log_losses: Floats) -> float:
 def _minimise(theta: Floats, logs: Floats, log_losses: Floats) -> tuple[float, Floats]:
     """The nearest minimum and where it is: Levenberg and Marquardt's steps, with Huber's weights."""
     value, damping = _objective(theta, logs, log_losses), 1e-3
-    lowest = np.array([-np.inf, SMALLEST, -np.inf, SMALLEST, log_losses.min() + np.log(SMALLEST)])
+    lowest = np.array(
+        [
+            -np.inf,
+            SMALLEST_EXPONENT,
+            -np.inf,
+            SMALLEST_EXPONENT,
+            log_losses.min() + np.log(SMALLEST_EXPONENT),
+        ]
+    )
     for _ in range(MOST_STEPS):
         terms = _terms(theta, logs)
         total = np.logaddexp.reduce(terms)
@@ -77,7 +85,7 @@ def _as_law(theta: Floats) -> Law:
     return Law(float(np.exp(log_E)), float(np.exp(log_A)), a, float(np.exp(log_B)), b)
 
 
-def fit(
+def fit_law(
     parameters: Sequence[float], tokens: Sequence[float], losses: Sequence[float]
 ) -> tuple[Law, list[Law]]:
     """The law of these runs, and those of resampled sets of them (for intervals).
@@ -106,5 +114,5 @@ def fit(
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """The middle nine tenths."""
-    low, high = np.nanpercentile(values, INSIDE)
+    low, high = np.nanpercentile(values, MIDDLE)
     return float(low), float(high)

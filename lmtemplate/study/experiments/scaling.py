@@ -25,24 +25,24 @@ from lmtemplate.study.diagnose.artifacts import Model, RunCorpus, open_artifacts
 from lmtemplate.study.diagnose.evidence import SAMPLE_TOKENS, TRAINING_TOKENS, write_samples
 from lmtemplate.study.diagnose.ngrams import longest_copy
 from lmtemplate.study.diagnose.probes import AT_ONCE
-from lmtemplate.study.experiments.law import fit
+from lmtemplate.study.experiments.law import fit_law
 from lmtemplate.study.experiments.scaling_results import Point, Scaling, write_page
-from lmtemplate.study.experiments.sweep import Book, Plan, Runner, end
+from lmtemplate.study.experiments.sweep import Book, Runner, SweepPlan, end
 from lmtemplate.study.show.page import read_run
 from lmtemplate.trainer import quieten
 
 WIDTHS = (0.35, 0.5, 0.7, 1.0)  # of the config's n_embd
 SHARES = (0.25, 0.5, 1.0)  # of the longest run
 VALIDATED = 8192  # tokens of the validation text, for rare and common ones
-FEWEST_STEPS = 40  # of the longest run
+SHORTEST_LADDER = 40  # of the longest run
 START_SECONDS = 10.0  # of each run, for its process, validations and saving
-UNITS = {"s": 1, "m": 60, "h": 3600}
+SECONDS_IN = {"s": 1, "m": 60, "h": 3600}
 
 
 def seconds_of(budget: str) -> float:
     """ "10m" -> 600. Raises ConfigError."""
     try:
-        return float(budget[:-1]) * UNITS[budget[-1:]]
+        return float(budget[:-1]) * SECONDS_IN[budget[-1:]]
     except (KeyError, ValueError) as error:
         raise ConfigError(f"--budget {budget!r} is no time; give it as 90s, 10m or 2h") from error
 
@@ -76,8 +76,8 @@ def ladder(rest: list[str], allowed: list[str], seconds: float) -> dict[str, Any
     steps = int(left / (sum(per_step) * sum(SHARES)))
     if (epoch := cli.datamodule.train_sequences) is not None:  # the law is about fresh tokens
         steps = min(steps, epoch // (cli.datamodule.batch_size * accumulate))
-    if steps < FEWEST_STEPS:
-        needed = FEWEST_STEPS * sum(per_step) * sum(SHARES) + seconds - left
+    if steps < SHORTEST_LADDER:
+        needed = SHORTEST_LADDER * sum(per_step) * sum(SHARES) + seconds - left
         raise ConfigError(
             f"a ladder up to {steps} steps is too short; give --budget {needed / 60 + 1:.0f}m or "
             "more, a smaller net, or more text"
@@ -109,7 +109,7 @@ def token_losses(model: Model, corpus: RunCorpus) -> tuple[float, float]:
     return float(each[:rarest].mean()), float(each[rarest:].mean())
 
 
-def measure(run: Path, n_embd: int, steps: int, allowed: Sequence[str]) -> Point:
+def measure_run(run: Path, n_embd: int, steps: int, allowed: Sequence[str]) -> Point:
     """What a run of the ladder came to. Raises CheckpointError where it has no validation."""
     files = read_run(run)
     if not len(losses := files.record.validations[1]):
@@ -125,14 +125,14 @@ def measure(run: Path, n_embd: int, steps: int, allowed: Sequence[str]) -> Point
     return replace(point, rare=rare, common=common, copied=len(copied))
 
 
-def climb(plan: Plan, parameters: int, tokens: int) -> Scaling:
+def climb(plan: SweepPlan, parameters: int, tokens: int) -> Scaling:
     """Train the ladder; the loss of the largest run is foretold, and written, before it begins."""
     book = Book(plan.folder)
 
     def train_to(count: int) -> list[Point]:
         Runner(replace(plan, trials=count), book).run()
         return [
-            measure(
+            measure_run(
                 plan.folder / f"trial-{trial.number:03d}",
                 int(trial.settings["model.net.init_args.n_embd"]),
                 int(trial.settings["trainer.max_steps"]),
@@ -143,7 +143,7 @@ def climb(plan: Plan, parameters: int, tokens: int) -> Scaling:
 
     made = list[Point]()
     made += train_to(plan.trials - 1)
-    law, laws = fit(*zip(*((p.parameters, p.tokens, p.loss) for p in made), strict=True))
+    law, laws = fit_law(*zip(*((p.parameters, p.tokens, p.loss) for p in made), strict=True))
     predicted = float(law.loss(parameters, tokens))
     run_dir.write_json(plan.folder / "prediction.json", {"val_loss": predicted, **asdict(law)})
     print(f"foretold for the largest run: val/loss {predicted:.4f}", file=sys.stderr, flush=True)
@@ -180,7 +180,7 @@ def scaling(words: list[str], allowed: list[str]) -> None:
         steps = known or {**asked, **ladder(rest, allowed, seconds)}
         run_dir.write_json(folder / "ladder.json", steps)
         words, points = ["--report=false", *rest], steps["points"]
-        plan = Plan(folder, {}, "grid", len(points), 1, 0, False, words, allowed, points)
+        plan = SweepPlan(folder, {}, "grid", len(points), 1, 0, False, words, allowed, points)
         signal.signal(signal.SIGTERM, end)
         found = climb(plan, steps["parameters"], steps["tokens"])
         write_page(folder, found)

@@ -11,9 +11,8 @@ from lmtemplate.study.experiments.law import Law, interval
 from lmtemplate.study.show import page
 from lmtemplate.study.show.plots import INK, SERIES
 
-NOTES = (
-    "one config, one seed for each size: the rate is not tuned for each width, so wider nets may look "
-    "better or worse than they are",
+CAVEATS = (
+    "one seed and one learning rate for all sizes; another width may need another rate",
     "far beyond the ladder the law is a guess: its intervals say how rough",
 )
 
@@ -98,7 +97,7 @@ class Scaling:
         for flops, best in found["best_split"].items():
             shares = f"{best['parameters']:,.0f} parameters on {best['tokens']:,.0f} tokens"
             lines.append(f"  best for {flops} FLOPs: {shares}")
-        return "\n".join([*lines, *(f"note: {note}" for note in NOTES)])
+        return "\n".join([*lines, *(f"note: {note}" for note in CAVEATS)])
 
 
 def data_figure(found: Scaling) -> Any:
@@ -137,7 +136,7 @@ def compute_figure(found: Scaling) -> Any:
     for color, factor in zip(SERIES, (0.1, 1.0, 10.0, 100.0), strict=False):
         flops = factor * largest
         best, _ = found.law.best_split(flops)
-        sizes = np.geomspace(best / 30, best * 30, 60)
+        sizes = np.geomspace(best / 6, best * 6, 60)
         losses = found.law.loss(sizes, flops / (6 * sizes))
         name = f"{flops:.2g} FLOPs"
         figure.add_scatter(x=sizes, y=losses, mode="lines", line={"color": color}, name=name)

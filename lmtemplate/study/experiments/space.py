@@ -12,8 +12,8 @@ import numpy as np
 from lmtemplate.errors import ConfigError
 
 Sampler = Literal["grid", "random", "tpe"]
-Values = tuple[str, ...]
-State = Literal["complete", "pruned", "failed"]
+Listed = tuple[str, ...]
+Outcome = Literal["complete", "pruned", "failed"]
 
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
 RANGE = re.compile(rf"({NUMBER})\.\.({NUMBER})(:log)?(?::(\d+))?", re.IGNORECASE)
@@ -30,7 +30,7 @@ class Range:
     is_whole: bool
     points: int | None
 
-    def grid(self) -> Values:
+    def grid(self) -> Listed:
         """Evenly spaced, on a log axis if asked for, as text."""
         space = np.geomspace if self.is_log else np.linspace
         spaced = space(self.low, self.high, self.points or 2)
@@ -38,7 +38,7 @@ class Range:
         return tuple(dict.fromkeys(f"{number:g}" for number in numbers))
 
 
-Space = dict[str, Values | Range]  # key of a setting -> what it may be
+Space = dict[str, Listed | Range]  # key of a setting -> what it may be
 
 
 @dataclass
@@ -47,12 +47,12 @@ class Trial:
 
     number: int
     settings: dict[str, str]  # key -> value, as on the command line
-    state: State | None = None  # None: it still trains
+    state: Outcome | None = None  # None: it still trains
     loss: float | None = None  # the objective: lower is better
     losses: dict[int, float] = field(default_factory=dict)  # step -> validation loss
 
 
-def parse_over(text: str) -> tuple[str, Values | Range]:
+def parse_over(text: str) -> tuple[str, Listed | Range]:
     """A key and what it may be. Raises ConfigError."""
     key, equals, spec = text.partition("=")
     key = key.removeprefix("--")
@@ -116,7 +116,7 @@ def distributions(space: Space) -> dict[str, Any]:
     """What Optuna calls the space."""
     kinds = load_optuna().distributions
 
-    def kind(of: Values | Range) -> Any:
+    def kind(of: Listed | Range) -> Any:
         if not isinstance(of, Range):
             return kinds.CategoricalDistribution(of)
         if of.is_whole:
@@ -126,7 +126,7 @@ def distributions(space: Space) -> dict[str, Any]:
     return {key: kind(of) for key, of in space.items()}
 
 
-def read(of: Values | Range, text: str) -> str | float:
+def typed(of: Listed | Range, text: str) -> str | float:
     """A setting as Optuna knows it."""
     if not isinstance(of, Range):
         return text
@@ -145,7 +145,7 @@ def study_of(space: Space, trials: Sequence[Trial], sampler: Any, pruner: Any) -
     for trial in sorted(trials, key=lambda trial: trial.number):
         if trial.state is None:
             continue
-        values = {key: read(space[key], text) for key, text in trial.settings.items()}
+        values = {key: typed(space[key], text) for key, text in trial.settings.items()}
         study.add_trial(
             optuna.trial.create_trial(
                 state=known[trial.state],

@@ -32,7 +32,7 @@ POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """What to run, and how."""
 
     folder: Path
@@ -47,7 +47,7 @@ class Plan:
     points: list[dict[str, str]]  # settings of each trial, where they are known before
 
 
-def parse(words: list[str], allowed: list[str]) -> tuple[Plan, bool]:
+def read_plan(words: list[str], allowed: list[str]) -> tuple[SweepPlan, bool]:
     """The plan, and whether to print JSON. What is no flag of sweep is one of fit."""
     parser = argparse.ArgumentParser("lmtemplate sweep", exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--over", action="append", default=[], help=f"KEY=SPEC: {spaces.SPEC}")
@@ -75,20 +75,20 @@ def parse(words: list[str], allowed: list[str]) -> tuple[Plan, bool]:
         raise ConfigError("--trials and --jobs have to be 1 or more")
     folder = Path(given.run_dir).expanduser()
     chosen = (folder, space, sampler, count, given.jobs, given.sampler_seed, given.prune)
-    return Plan(*chosen, ["--report=false", *rest], allowed, points), given.json
+    return SweepPlan(*chosen, ["--report=false", *rest], allowed, points), given.json
 
 
-def fit_words(plan: Plan, trial: Trial) -> list[str]:
+def fit_words(plan: SweepPlan, trial: Trial) -> list[str]:
     """The command line of a trial, after the verb."""
     settings = [f"--{key}={value}" for key, value in trial.settings.items()]
     return [*plan.words, *settings, f"--run_dir={run_of(plan, trial)}", "--resume=auto"]
 
 
-def run_of(plan: Plan, trial: Trial) -> Path:
+def run_of(plan: SweepPlan, trial: Trial) -> Path:
     return plan.folder / f"trial-{trial.number:03d}"
 
 
-def check_first(plan: Plan) -> None:
+def check_first(plan: SweepPlan) -> None:
     """Raises ConfigError where already the first trial's settings are wrong."""
     from lmtemplate.cli import TrainingCLI
     from lmtemplate.fit import make_plan
@@ -99,7 +99,7 @@ def check_first(plan: Plan) -> None:
     make_plan(cli)
 
 
-def check_same(plan: Plan) -> None:
+def check_same(plan: SweepPlan) -> None:
     """Raises ConfigError where the folder holds another sweep; more trials and jobs are the same."""
     now = {name: value for name, value in asdict(plan).items() if name not in ("trials", "jobs")}
     now = json.loads(json.dumps(now, default=str))
@@ -146,7 +146,7 @@ class Book:
             os.fsync(file.fileno())
 
 
-def next_settings(plan: Plan, trials: list[Trial], number: int) -> dict[str, str]:
+def next_settings(plan: SweepPlan, trials: list[Trial], number: int) -> dict[str, str]:
     if plan.sampler == "grid":
         return plan.points[number]
     return spaces.suggest(plan.space, trials, number, plan.sampler, plan.seed)
@@ -161,7 +161,7 @@ def validations(run: Path) -> dict[int, float]:
 class Runner:
     """Trains trials in processes of their own, some at a time."""
 
-    def __init__(self, plan: Plan, book: Book) -> None:
+    def __init__(self, plan: SweepPlan, book: Book) -> None:
         self.plan, self.book = plan, book
         self.children: dict[int, subprocess.Popen[str]] = {}  # slot -> process
         self.is_over = False
@@ -269,9 +269,9 @@ def sweep(words: list[str], allowed: list[str]) -> None:
         allowed: packages outside lmtemplate whose classes a config may name.
     """
     if {"-h", "--help"} & set(words):
-        parse(["--help"], [])
+        read_plan(["--help"], [])
     quieten()
-    plan, as_json = parse(words, allowed)
+    plan, as_json = read_plan(words, allowed)
     with run_dir.Lock(plan.folder):
         check_first(plan)
         check_same(plan)

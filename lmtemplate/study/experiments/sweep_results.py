@@ -16,11 +16,11 @@ from lmtemplate.study.run_files import duration
 from lmtemplate.study.show import page
 from lmtemplate.study.show.compare import verdict_of
 
-FEWEST = 4  # complete trials, for importances to mean anything
+FEWEST_TRIALS = 4  # complete trials, for importances to mean anything
 
 
 @dataclass(frozen=True)
-class Row:
+class TrialRow:
     """A trial in the table; None where nothing is known."""
 
     number: int
@@ -38,7 +38,7 @@ class Row:
 class Results:
     """The table, best first; the shares of the keys; and why there are none."""
 
-    rows: list[Row]
+    rows: list[TrialRow]
     importance: dict[str, float]
     notes: list[str]
     folder: Path
@@ -81,7 +81,7 @@ class Results:
         return "\n".join([*lines, f"page: {self.folder / 'sweep.html'}"])
 
 
-def row_of(folder: Path, trial: Trial, allowed: Sequence[str]) -> Row:
+def row_of(folder: Path, trial: Trial, allowed: Sequence[str]) -> TrialRow:
     """What a trial's run directory says of it."""
     path = folder / f"trial-{trial.number:03d}"
     loss = bits = step = seconds = None
@@ -99,10 +99,12 @@ def row_of(folder: Path, trial: Trial, allowed: Sequence[str]) -> Row:
         verdict = f"see {folder / 'logs' / path.name}.txt"
     bits = None if bits is None else float(bits)
     state = trial.state or "unfinished"
-    return Row(trial.number, trial.settings, state, loss, bits, step, seconds, verdict, str(path))
+    return TrialRow(
+        trial.number, trial.settings, state, loss, bits, step, seconds, verdict, str(path)
+    )
 
 
-def write_best(folder: Path, best: Row) -> None:
+def write_best_config(folder: Path, best: TrialRow) -> None:
     """The best trial's config, as a run of its own in a folder that is new."""
     settings = yaml.safe_load((Path(best.run) / "config.yaml").read_text(encoding="utf-8"))
     settings.update(run_dir=str(folder / "best"), report=True)
@@ -116,7 +118,7 @@ def heights(values: Sequence[float], is_log: bool = False) -> list[float]:
     return [float(place) for place in (places - places.min()) / span]
 
 
-def parallel_coordinates(space: Space, rows: Sequence[Row]) -> Any:
+def parallel_coordinates(space: Space, rows: Sequence[TrialRow]) -> Any:
     """A line for each trial through its settings to its loss, in the colour of its rank.
 
     Plotly's own figure of this name needs WebGL, which not every browser has.
@@ -162,8 +164,8 @@ def finish(folder: Path, space: Space, trials: Sequence[Trial], allowed: Sequenc
     rows.sort(key=lambda row: (row.state != "complete", row.val_loss is None, row.val_loss or 0))
     notes, shares = list[str](), dict[str, float]()
     complete = [trial for trial in trials if trial.state == "complete"]
-    if len(complete) < FEWEST:
-        notes.append(f"importances need {FEWEST} complete trials")
+    if len(complete) < FEWEST_TRIALS:
+        notes.append(f"importances need {FEWEST_TRIALS} complete trials")
     elif len(space) > 1:
         listed = not any(isinstance(of, Range) and not of.points for of in space.values())
         shares = (main_effects if listed else importances)(space, trials)
@@ -173,7 +175,7 @@ def finish(folder: Path, space: Space, trials: Sequence[Trial], allowed: Sequenc
         )
     results = Results(rows, shares, notes, folder)
     if complete:
-        write_best(folder, rows[0])
+        write_best_config(folder, rows[0])
     drawn = [row for row in rows if row.val_loss is not None]
     head, *table = results.cells()
     parts = {"head": head, "rows": table, "notes": [*notes], "importance": shares}

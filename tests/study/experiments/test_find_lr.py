@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmtemplate.study.experiments.find_lr import has_exploded, judge, smooth
+from lmtemplate.study.experiments.find_lr import has_exploded, judge_rates, smooth
 from tests.conftest import TINY, Command
 
 RATES = np.geomspace(1e-5, 10, 121)
@@ -25,14 +25,14 @@ def test_smoothing_is_the_weighted_mean_of_all_losses_so_far() -> None:
 
 
 def test_the_suggestion_lies_between_the_steepest_fall_and_the_lowest_loss() -> None:
-    test = judge(RATES, curve(1e-3, 1.0), exploded=True)
+    test = judge_rates(RATES, curve(1e-3, 1.0), exploded=True)
     assert 3e-4 < test.steepest < 3e-2  # smoothing lags behind by about ten rates
     assert test.steepest < test.lowest < 1
     assert test.steepest <= test.suggestion <= test.lowest
 
 
 def test_a_tenfold_smaller_rate_is_suggested_where_everything_happens_ten_times_earlier() -> None:
-    one, other = (judge(RATES, curve(a, b), True) for a, b in ((1e-3, 1.0), (1e-4, 0.1)))
+    one, other = (judge_rates(RATES, curve(a, b), True) for a, b in ((1e-3, 1.0), (1e-4, 0.1)))
     assert one.suggestion / other.suggestion == pytest.approx(10, rel=0.1)
 
 

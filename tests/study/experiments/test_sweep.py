@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from lmtemplate.record import read_record
-from lmtemplate.study.experiments.sweep import Book, Plan, Runner, check_same, parse
+from lmtemplate.study.experiments.sweep import Book, Runner, SweepPlan, check_same, read_plan
 from tests.conftest import TINY, Command
 
 ROOT = Path(__file__).parents[3]
 
 
-def plan_of(folder: Path, *words: str) -> Plan:
+def plan_of(folder: Path, *words: str) -> SweepPlan:
     overs = ["--over=lr=1,2,3", "--over=seed=1,2"]
-    return parse([*overs, f"--run_dir={folder}", *words], [])[0]
+    return read_plan([*overs, f"--run_dir={folder}", *words], [])[0]
 
 
 class Faked(Runner):
@@ -82,7 +82,7 @@ def test_a_folder_that_holds_another_sweep_is_refused_and_more_trials_are_not(
     check_same(plan)
     check_same(replace(plan, trials=9, jobs=2))
     with pytest.raises(Exception, match="another space; name another folder"):
-        check_same(parse(["--over=lr=1,2", f"--run_dir={tmp_path}", "--sampler=random"], [])[0])
+        check_same(read_plan(["--over=lr=1,2", f"--run_dir={tmp_path}", "--sampler=random"], [])[0])
 
 
 @pytest.mark.parametrize(
