@@ -41,7 +41,7 @@ def to_tensors(arrays: tuple[Ints, Ints]) -> Batch:
 def to_shared_tensors(arrays: tuple[Ints, Ints]) -> Batch:
     """For a worker. Where multiprocessing does it, an error ends a thread, and training waits."""
     try:
-        return tuple(tensor.share_memory_() for tensor in to_tensors(arrays))  # type: ignore[return-value]
+        return tuple(tensor.share_memory_() for tensor in to_tensors(arrays))
     except RuntimeError as error:
         raise OutOfMemoryError(NO_SHARED_ROOM) from error
 
