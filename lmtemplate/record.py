@@ -31,8 +31,15 @@ Line = dict[str, Any]
 LINES = "training_metrics.jsonl"
 ARRAYS = "training_metrics.json"
 
-LOSS, LEARNING_RATE = metric_names.TRAIN_LOSS, metric_names.LEARNING_RATE
-IN_ARRAYS = {"step", "nonfinite", LOSS, metric_names.VAL_LOSS, LEARNING_RATE, metric_names.EPOCH}
+LOSS = metric_names.TRAIN_LOSS
+IN_ARRAYS = {
+    "step",
+    "nonfinite",
+    LOSS,
+    metric_names.VAL_LOSS,
+    metric_names.LEARNING_RATE,
+    metric_names.EPOCH,
+}
 STEP_KEY = b'{"step": '
 TAIL_BYTES = 2**16  # that are read at a time, from the end
 
@@ -163,7 +170,7 @@ def from_lines(lines: Iterable[Line]) -> Record:
         steps=points[rows],
         train_loss=train_loss,
         val_loss=values.pop(metric_names.VAL_LOSS),
-        learning_rate=values.pop(LEARNING_RATE, np.full(len(rows), math.nan)),
+        learning_rate=values.pop(metric_names.LEARNING_RATE, np.full(len(rows), math.nan)),
         epochs=np.maximum(0, np.ceil(np.nan_to_num(epochs)) - 1).astype(int),
         initial_val_loss=initial.get(metric_names.VAL_LOSS),
         nonfinite_steps=tuple(sorted(bad)),
@@ -184,7 +191,7 @@ def read_record(run: str | Path) -> Record:
 def last_points(run: Path) -> str:
     """The end of a run's record: ". Before: step 50: loss 3.1, rate 0.01, gradient 4.2; ..."."""
     points = last_lines(run, LOSS, 5)
-    shown = (LOSS, LEARNING_RATE, metric_names.GRAD_NORM)
+    shown = (LOSS, metric_names.LEARNING_RATE, metric_names.GRAD_NORM)
     rows = ((p["step"], *(p.get(name, math.nan) for name in shown)) for p in points)
     texts = [f"step {s}: loss {x:.4g}, rate {r:.3g}, gradient {n:.3g}" for s, x, r, n in rows]
     return f". Before: {'; '.join(texts)}" if texts else ""

@@ -25,16 +25,16 @@ from lmtemplate.run_dir import folder_of
 
 LOSS_KEY = f'"{LOSS}": '.encode()
 READ_WHOLE = 2**23  # bytes of a record, about 25,000 rows; of a much longer one this much is parsed
-LONGEST = 25  # characters of a number, as -1.2345678901234567e-300
+NUMBER_WIDTH = 25  # characters of a number, as -1.2345678901234567e-300
 STRETCH = 20  # lines that follow each other: values may be logged at each tenth row alone
 
 
 def _numbers(text: npt.NDArray[np.uint8], starts: Ints) -> Floats:
     """The number that begins at each of these places of a text and ends with a comma or brace."""
-    digits = text[np.minimum(starts[:, None] + np.arange(LONGEST), len(text) - 1)]
+    digits = text[np.minimum(starts[:, None] + np.arange(NUMBER_WIDTH), len(text) - 1)]
     is_end = (digits == ord(",")) | (digits == ord("}"))
     digits[np.logical_or.accumulate(is_end, axis=1)] = 0
-    return digits.view(f"S{LONGEST}")[:, 0].astype(np.float64)
+    return digits.view(f"S{NUMBER_WIDTH}")[:, 0].astype(np.float64)
 
 
 def _read_long(path: Path, share: int) -> tuple[list[Line], Ints, Floats]:
