@@ -170,7 +170,7 @@ class RecordLogger(Logger):
         self._waiting.setdefault(step, {}).update(values)
         if losses:
             self._write_waiting(step)
-        if metric_names.VAL_LOSS in values:
+        if metric_names.VAL_LOSS in values and self.writer.has_grown:
             self.writer.write_arrays()
 
     def _write_waiting(self, last_step: float) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from lmtemplate import metric_names
 from lmtemplate.generate import columns, generate_batch
-from lmtemplate.record import Ints, read_lines
+from lmtemplate.record import Ints, last_lines
 from lmtemplate.study.diagnose.artifacts import Artifacts, Model, RunCorpus, open_artifacts
 from lmtemplate.study.diagnose.finding import Facts
 from lmtemplate.study.diagnose.ngrams import (
@@ -42,7 +42,7 @@ TEMPERATURE = 0.8
 def _from_files(run: Path) -> dict[str, Any]:
     """What summary, config and record say; the record is newer where a run still goes on."""
     settings, summary = read_settings(run), read_summary(run)
-    *_, last = ({}, *(line for line in read_lines(run) if metric_names.TOKENS in line))
+    last = next(iter(last_lines(run, metric_names.TOKENS, 1)), {})
     planned = summary.get("max_steps") or settings.get("trainer.max_steps")
     tokens = (summary.get("tokens"), last.get(metric_names.TOKENS))
     passes = (summary.get("passes"), last.get(metric_names.EPOCH))

@@ -12,8 +12,9 @@ import numpy as np
 
 from lmtemplate import metric_names
 from lmtemplate.errors import CheckpointError, DiskError
-from lmtemplate.record import Floats, Ints, Record, from_lines, read_lines
+from lmtemplate.record import Floats, Ints, Record, from_lines, is_recorded
 from lmtemplate.run_dir import folder_of
+from lmtemplate.study.long_record import read_any_record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,14 +27,6 @@ SERIES = ("#2f86d1", "#d9651f", "#159a72", "#c26aa3", "#a8841a", "#8a74d6", "#7f
 ON_A_MAP = ("#111111", "#1f5fd6", "#a01ab8", "#9a4a00")  # lines on a map from green to red
 INK, GRID = "#767676", "rgba(128, 128, 128, 0.25)"  # text and grid lines
 
-LOGGED = (metric_names.TRAIN_LOSS, metric_names.VAL_LOSS, metric_names.LEARNING_RATE)
-DRAWN = (
-    *LOGGED,
-    metric_names.EARLY_VAL_LOSS,
-    metric_names.EPOCH,
-    "step",
-    "nonfinite",
-)  # all that the PNG files need
 MOST_POINTS = 2000  # a line has two for each pixel across: the lowest and the highest
 MOST_MARKERS = 60  # more markers would hide the line
 
@@ -247,8 +240,7 @@ def plot(run: Path, quiet: bool = False) -> None:
         os.nice(19)
     if not run.is_dir():
         raise CheckpointError(f"no run {run}; a run directory is what `lmtemplate fit` has made")
-    lines = ({name: line[name] for name in DRAWN if name in line} for line in read_lines(run))
-    record, folder = from_lines(lines), folder_of(run)
+    record, folder = read_any_record(run) if is_recorded(run) else from_lines([]), folder_of(run)
     if len(record) < 2:
         if quiet:
             return

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from lmtemplate import metric_names
-from lmtemplate.record import Record, read_record
+from lmtemplate.record import Record
+from lmtemplate.study.long_record import read_any_record
 from lmtemplate.study.run_files import duration, read_summary
 from lmtemplate.study.show.plots import data_in_terminal, epoch_averages, in_terminal
 
@@ -109,7 +110,7 @@ def summary(run: Path) -> None:
     Args:
         run: run directory.
     """
-    record = read_record(run)
+    record = read_any_record(run)
     parts = [
         in_terminal(record) if len(record) else "",
         data_in_terminal(record),
