@@ -51,7 +51,7 @@ class CountSyncs(Callback):
             self.caught.__exit__(None, None, None)
             waits = [one for one in self.told if "synchroniz" in str(one.message)]
             places = sorted({f"{one.filename}:{one.lineno}" for one in waits})
-            print(f"syncs {len(waits)} {' '.join(places)}")
+            print("syncs", len(waits), *places)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         print("finite", all(bool(p.isfinite().all()) for p in module.parameters()))
