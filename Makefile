@@ -19,7 +19,7 @@ ARGS ?=
 RUN ?= runs/$(subst |, ,$(basename $(notdir $(subst $(space),|,$(CONFIG)))))
 ## the folders of the runs to compare
 RUNS ?= runs/*/
-## overhead, batches, house; verdicts, reliability (long)
+## a file of benchmarks/, see docs/performance.md
 BENCH ?= overhead
 ## the port of `make board`
 PORT ?= 6006
@@ -66,7 +66,7 @@ own_run_dir = $(or $(findstring --run_dir,$(ARGS)),$(findstring --config,$(ARGS)
 run_dir_and_args = $(if $(RUN_IS_TYPED),$(args) $(run_dir),$(if $(own_run_dir),,$(run_dir)) $(args))
 
 .DEFAULT_GOAL := help
-.PHONY: help install data train resume eval sample diagnose report experiment compare sweep reproduce board test test-all lint bench clean rename name-given
+.PHONY: help install data train resume eval sample diagnose report experiment compare sweep reproduce speedrun board test test-all lint bench clean rename name-given
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(call quote,$(MAKEFILE))
@@ -120,6 +120,11 @@ sweep: install ## CONFIG for each of ARGS="--over KEY=SPEC": the best
 
 reproduce: install ## RUN again, from its manifest: the same bit for bit?
 	$(PY) -m $(PACKAGE) reproduce $(call quote,$(RUN)) $(args)
+
+speedrun: install ## best bits per byte in 60 s with CONFIG; ARGS=--check signs it
+	$(PY) -m $(PACKAGE) prepare $(for_config)
+	PYTHONPATH=. $(PY) benchmarks/speedrun.py --config=$(call quote,$(CONFIG)) \
+		$(if $(RUN_IS_TYPED),$(run_dir)) $(args)
 
 board: install ## all of runs/ in TensorBoard, on 127.0.0.1:PORT
 	@echo "curves as they are, without smoothing: http://127.0.0.1:"$(call quote,$(PORT))"/?smoothing=0"

@@ -180,8 +180,7 @@ class TrainingCLI(LightningCLI):
         """Where the run computes. Raises ConfigError where there is no such device."""
         return find_machine(self.trainer_settings)
 
-    @property
-    def hardware(self) -> dict[str, Any]:
+    def hardware(self, steps: int) -> dict[str, Any]:
         """What the last digits of a loss depend on: device, processor, threads."""
         return {
             "device": self.machine.device.type,
@@ -189,7 +188,7 @@ class TrainingCLI(LightningCLI):
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "devices": self.machine.world_size,
             "precision": self.machine.precision,
-            "compiled": self.model.compiles(self.machine.device),
+            "compiled": self.model.compile_mode(self.machine.device, steps) != "off",
             "threads": torch.get_num_threads(),
         }
 
@@ -218,8 +217,11 @@ def check_settings(cli: TrainingCLI, steps: int) -> None:
             f"model.schedule.warmup_steps={warmup} is longer than the run of {steps} steps; "
             "lower it"
         )
-    if cli.model.compile_net is True and (missing := missing_compiler(cli.machine.device)):
-        raise ConfigError(f"model.compile: true needs {missing}; install it, or give auto or false")
+    wanted, missing = cli.model.compile_net, missing_compiler(cli.machine.device)
+    if wanted in (True, "graphs") and missing:
+        raise ConfigError(
+            f"model.compile: {str(wanted).lower()} needs {missing}; give auto or false"
+        )
     batches = share = trainer.limit_val_batches
     if isinstance(share, float) and share < 1:
         batches *= len(cli.datamodule.val_dataloader())

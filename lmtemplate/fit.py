@@ -86,7 +86,7 @@ def describe(cli: TrainingCLI, length: RunLength) -> dict[str, Any]:
         "tokenizer": data.tokenizer_json,
         "fingerprint": data.fingerprint or "",
         "length": asdict(length),
-        "environment": run_dir.environment(cli.hardware),
+        "environment": run_dir.environment(cli.hardware(length.steps)),
     }
 
 
@@ -122,14 +122,16 @@ def load_first_weights(source: str, cli: TrainingCLI) -> None:
     compatibility.load_net(cli.model.net, state)
 
 
-def write_run_files(cli: TrainingCLI, run: Path, start: dict[str, Any] | None) -> None:
+def write_run_files(
+    cli: TrainingCLI, run: Path, start: dict[str, Any] | None, hardware: dict[str, Any]
+) -> None:
     """config.yaml, as the user gave it but for secrets, and manifest.json."""
     data = cli.datamodule
     (run / "summary.json").unlink(missing_ok=True)  # it describes the start before
     run_dir.write_text(run / "config.yaml", to_yaml(cli.settings))
     source = {"path": data.name, "fingerprint": data.fingerprint}
     source["tokenizer_sha256"] = data.tokenizer.digest if data.tokenizer else None
-    manifest = run_dir.manifest(cli.config.seed_everything, cli.hardware, source)
+    manifest = run_dir.manifest(cli.config.seed_everything, hardware, source)
     manifest.update(settings=cli.settings, command=redact.words(manifest["command"]))
     run_dir.write_manifest(run, manifest, start)
 
@@ -226,7 +228,8 @@ def check_and_assemble(
         load_first_weights(cli.config.init_from, cli)
     trainer = assemble(cli, plan, run, SafeCheckpointIO(run, description, resumed))
     if cli.machine.is_first:
-        write_run_files(cli, run, compatibility.announce(run, before, description))
+        start = compatibility.announce(run, before, description)
+        write_run_files(cli, run, start, cli.hardware(plan.length.steps))
     return trainer, resumed.path if resumed else None
 
 

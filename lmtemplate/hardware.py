@@ -1,11 +1,16 @@
 """Device -> what it is, which precision suits it, and how fast it could be at best."""
 
+import ctypes
 import importlib.util
 import os
 import platform
 import shutil
+from pathlib import Path
+from typing import Literal
 
 import torch
+
+CompileMode = Literal["off", "compile", "graphs"]
 
 # Words in a GPU's name -> dense peak in TFLOP/s: 16-bit (float32 accumulation), float32. From the
 # makers' data sheets; the first entry counts one of whose choices stands in the name, in full.
@@ -80,11 +85,41 @@ def missing_compiler(device: torch.device) -> str | None:
     return None if found else f"a compiler: {' or '.join(usual)}, or what {variable} names"
 
 
-def auto_compile(device: torch.device) -> bool:
-    """Compile on CUDA with Triton: on CPU the compiler costs more than short runs win back."""
-    if device.type != "cuda" or missing_compiler(device):
-        return False
-    return torch.cuda.get_device_capability(device) >= (7, 0)
+def auto_compile(device: torch.device, parameters: int, steps: int) -> CompileMode:
+    """What pays in a run of so many steps; the same in a resume, so that it stays bitwise.
+
+    On a GPU compiling takes 12 to 27 s and saves 10 ms a step or more; a small net waits for its
+    kernels to be launched, which a CUDA graph does at once: 10.7 -> 5.4 ms for 1.8M parameters on an
+    H200. On a CPU it takes 25 s and saves 43 of 115 ms at 1.8M parameters.
+    """
+    fewest = {"cuda": 250, "cpu": 2_000}.get(device.type)
+    if fewest is None or steps < fewest or missing_compiler(device):
+        return "off"
+    if device.type == "cpu":
+        return "compile"
+    if torch.cuda.get_device_capability(device) < (7, 0):  # Triton knows no GPU before Volta
+        return "off"
+    return "graphs" if parameters < 20_000_000 else "compile"
+
+
+def keep_compiled_code() -> None:
+    """Let a second start find what the first has compiled, also after /tmp was emptied."""
+    folder = Path.home() / ".cache" / "torchinductor"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+
+
+def keep_freed_memory() -> None:
+    """Stop glibc from giving large freed blocks back to Linux, to ask for them again at each step.
+
+    It saves 10,000 page faults and 15 % of a step of 1.8M parameters at a vocabulary of 4,096. Peak
+    memory stays; what a process has used once, it holds. Other systems are left alone, and so is a
+    user who has set one of MALLOC_* to choose.
+    """
+    if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    for option in (trim_threshold, mmap_threshold):
+        ctypes.CDLL(None).mallopt(option, 2**30)
 
 
 def peak_flops(name: str, precision: str) -> float | None:

@@ -110,7 +110,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 objective = objective + z_loss * normaliser.square()
                 gradient.mul_(1 + 2 * z_loss * normaliser)
             sums += torch.stack(((objective * counted).sum(), (nats * counted).sum()))
-            gradient.scatter_add_(-1, index, torch.full_like(normaliser, smoothing - 1))
+            of_target = gradient.gather(-1, index) - (1 - smoothing)
+            gradient.scatter_(-1, index, of_target)  # scatter_add_ is random in rounding on a GPU
             if smoothing:
                 gradient.sub_(smoothing / weight.size(0))
             if cap:

@@ -16,10 +16,16 @@ from torchmetrics import Metric
 from lmtemplate import metric_names
 from lmtemplate.data.datamodule import Batch, LanguageData
 from lmtemplate.errors import NumbersError
-from lmtemplate.hardware import auto_compile
+from lmtemplate.hardware import (
+    CompileMode,
+    auto_compile,
+    keep_compiled_code,
+    keep_freed_memory,
+)
 from lmtemplate.loss import Loss, LossFunction, cross_entropy, training_loss
 from lmtemplate.metrics import Measures
 from lmtemplate.models.base import LanguageModel
+from lmtemplate.muon import MuonAdamWOptimizer
 from lmtemplate.optimizers import Group, OptimizerCallable, OptimizerRecipe, recipe_of
 from lmtemplate.schedules import Schedule
 
@@ -86,7 +92,9 @@ class LitLanguageModel(LightningModule):
         label_smoothing: share of probability spread over the vocabulary, in training only.
         z_loss: weight of (log Z)^2, in training only.
         metrics: further metrics of validation, logged as val/<name>.
-        compile: compile the net with torch.compile; auto does so on CUDA.
+        compile: compile net and loss with torch.compile, or `graphs`: into CUDA graphs too, without
+            accumulation. auto decides from device, size and steps; the card says what.
+        keep_freed_memory: let glibc keep large blocks for the next step, on CPU.
     """
 
     def __init__(
@@ -98,7 +106,8 @@ class LitLanguageModel(LightningModule):
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
         metrics: list[Metric] | None = None,
-        compile: Literal["auto"] | bool = "auto",
+        compile: Literal["auto", "graphs"] | bool = "auto",
+        keep_freed_memory: bool = True,
     ) -> None:
         super().__init__()
         self.net = net
@@ -107,6 +116,8 @@ class LitLanguageModel(LightningModule):
         self.loss = loss
         self.regularisers = {"label_smoothing": label_smoothing, "z_loss": z_loss}
         self.compile_net = compile
+        self.keep_freed_memory = keep_freed_memory
+        self._has_graphs = False
         self._objectives = self.objectives  # or that, compiled
         self.metrics = Measures(metrics or [])
         self.latest: dict[str, float] = {}  # the newest value of all that was logged
@@ -125,19 +136,38 @@ class LitLanguageModel(LightningModule):
         token_bytes = getattr(getattr(self.trainer, "datamodule", None), "token_bytes", None)
         self.metrics.tokens.token_bytes = torch.zeros(0) if token_bytes is None else token_bytes
 
-    def compiles(self, device: torch.device) -> bool:
-        """Whether `compile` asks for the compiler on this device."""
-        return auto_compile(device) if self.compile_net == "auto" else self.compile_net
+    def compile_mode(self, device: torch.device, steps: int, accumulate: int = 1) -> CompileMode:
+        """What `compile` comes to on this device, in a run of so many optimizer steps."""
+        mode: CompileMode
+        if self.compile_net == "auto":
+            mode = auto_compile(device, self.net.parameter_count(), steps)
+        elif self.compile_net == "graphs":
+            mode = "graphs"
+        else:
+            mode = "compile" if self.compile_net else "off"
+        # a graph writes its gradients where those of the micro-batch before it are
+        return "compile" if mode == "graphs" and (accumulate > 1 or device.type != "cuda") else mode
 
     def configure_model(self) -> None:
-        if self.compiles(self.trainer.strategy.root_device):
-            self._objectives = torch.compile(self.objectives, dynamic=False)
+        trainer, device = self.trainer, self.trainer.strategy.root_device
+        if device.type == "cpu" and self.keep_freed_memory:
+            keep_freed_memory()
+        if trainer.state.fn != "fit":  # a validation takes less time than compiling for it
+            return
+        mode = self.compile_mode(device, trainer.max_steps, trainer.accumulate_grad_batches)
+        if mode != "off":
+            keep_compiled_code()
+            self._has_graphs = mode == "graphs"
+            tuning = "reduce-overhead" if self._has_graphs else None
+            self._objectives = torch.compile(self.objectives, dynamic=False, mode=tuning)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.net(tokens)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.recipe.build(self.net)
+        if self._objectives != self.objectives and isinstance(optimizer, MuonAdamWOptimizer):
+            optimizer.compile()
         groups = optimizer.param_groups
         self._settings = [{k: v for k, v in one.items() if k != "params"} for one in groups]
         if isinstance(self.schedule, Schedule):
@@ -188,6 +218,9 @@ class LitLanguageModel(LightningModule):
         return loss, self.net.extra_objectives(targets)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if self._has_graphs:  # a replay writes over what the last one returned, gradients too
+            self.trainer.optimizers[0].zero_grad()
+            torch.compiler.cudagraph_mark_step_begin()
         loss, terms = self._objectives(*batch)
         sums = torch.stack((loss.nats, loss.tokens.to(loss.nats.dtype)))
         self.train_sums += torch.where(loss.nats.isfinite(), sums, 0)

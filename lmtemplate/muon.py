@@ -27,6 +27,36 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     return x.mT if tall else x
 
 
+def muon_update(
+    matrices: list[Tensor],
+    gradients: list[Tensor],
+    momenta: list[Tensor],
+    rates: Tensor,
+    momentum: float,
+    dtype: torch.dtype,
+) -> None:
+    """Change matrices of one shape, and their momenta, in place, with Nesterov's look ahead.
+
+    Args:
+        matrices: parameters of one shape (rows, columns).
+        gradients: of each.
+        momenta: running means of the gradients.
+        rates: the step size, and the share of a matrix that decays; tensors, so that a new rate
+            compiles nothing anew.
+        momentum: the share of a running mean that is kept.
+        dtype: of the iteration.
+    """
+    for mean, gradient in zip(momenta, gradients, strict=True):
+        mean.lerp_(gradient, 1 - momentum)
+    ahead = [g.lerp(m, momentum) for g, m in zip(gradients, momenta, strict=True)]
+    updates = orthogonalise(torch.stack(ahead).to(dtype)).to(matrices[0].dtype)
+    rows, columns = matrices[0].shape
+    updates = updates * (rates[0] * max(1.0, rows / columns) ** 0.5)
+    keep = 1 - rates[1]
+    for matrix, update in zip(matrices, updates.unbind(), strict=True):
+        matrix.mul_(keep).sub_(update)
+
+
 class MuonAdamWOptimizer(torch.optim.Optimizer):
     """One optimizer whose groups are stepped by Muon or by AdamW, as their `algorithm` says.
 
@@ -39,6 +69,11 @@ class MuonAdamWOptimizer(torch.optim.Optimizer):
     def __init__(self, groups: list[dict[str, Any]], matmul_dtype: torch.dtype) -> None:
         super().__init__(groups, defaults={})
         self.matmul_dtype = matmul_dtype
+        self._muon_update = muon_update
+
+    def compile(self) -> None:
+        """Compile Muon's part, which on a GPU launches most kernels of a small model's step."""
+        self._muon_update = torch.compile(muon_update, dynamic=False)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
@@ -56,27 +91,22 @@ class MuonAdamWOptimizer(torch.optim.Optimizer):
         alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
         for parameter in parameters:
             alike[parameter.shape].append(parameter)
-        for shape, members in alike.items():
+        plain = torch.tensor(
+            [group["lr"], group["lr"] * group["weight_decay"]], dtype=torch.float64
+        )
+        for members in alike.values():
             gradients = [p.grad for p in members if p.grad is not None]
             for parameter in members:
                 if not self.state[parameter]:
                     self.state[parameter]["momentum"] = torch.zeros_like(parameter)
             momenta = [self.state[p]["momentum"] for p in members]
-            decay: float | Tensor = group["lr"] * group["weight_decay"]
+            rates = plain.to(members[0], non_blocking=True)
             if self.found_inf is not None:  # a momentum that meets itself stays what it is
                 pairs = zip(momenta, gradients, strict=True)
                 gradients = [torch.where(self.found_inf > 0, m, g) for m, g in pairs]
-                decay = decay * (1 - self.found_inf)
-            for momentum, gradient in zip(momenta, gradients, strict=True):
-                momentum.lerp_(gradient, 1 - group["momentum"])
-            pairs = zip(gradients, momenta, strict=True)
-            ahead = torch.stack([g.lerp(m, group["momentum"]) for g, m in pairs])  # Nesterov
-            scale = max(1.0, shape[0] / shape[1]) ** 0.5
-            updates = orthogonalise(ahead.to(self.matmul_dtype)).to(members[0].dtype)
-            if self.found_inf is not None:
-                updates = updates * (1 - self.found_inf)
-            for parameter, update in zip(members, updates.unbind(), strict=True):
-                parameter.mul_(1 - decay).add_(update, alpha=-group["lr"] * scale)
+                rates = rates * (1 - self.found_inf)
+            momentum, dtype = group["momentum"], self.matmul_dtype
+            self._muon_update(members, gradients, momenta, rates, momentum, dtype)
 
     def _adamw(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         for parameter in parameters:

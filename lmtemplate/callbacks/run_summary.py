@@ -48,7 +48,11 @@ class RunSummary(Callback):
         of_data = (data.train_sequences or 0) * data.block_size
         epochs = f" = {tokens / of_data:.1f} epochs" if of_data else ""
         missing = missing_compiler(device) if device.type == "cuda" else None
-        compiled = "compiled" if module.compiles(device) else "not compiled"
+        accumulate = trainer.accumulate_grad_batches
+        mode = module.compile_mode(device, trainer.max_steps, accumulate)
+        compiled = {"off": "not compiled", "graphs": "compiled into CUDA graphs"}.get(
+            mode, "compiled"
+        )
         compiled += f" (torch.compile needs {missing})" if missing else ""
         optimizer = type(trainer.optimizers[0]).__name__.removesuffix("Optimizer")
         rows = {

@@ -1,5 +1,6 @@
 """Run directory -> what its plain files say, each key that is read checked for its type."""
 
+import functools
 import json
 import os
 import sys
@@ -76,6 +77,7 @@ def check_kinds(content: Any, kinds: dict[str, Any], path: Path) -> None:
         raise CheckpointError(f"{path} is damaged: {problem}; restore it, or move it away")
 
 
+@functools.lru_cache(maxsize=1)  # several parts of a report read the same config
 def parse_yaml(text: str) -> Any:
     """Raises ValueError where anchors make a few lines into more than anyone can read."""
     content = yaml.safe_load(text)

@@ -95,7 +95,7 @@ def range_test(cli: TrainingCLI, low: float, high: float, steps: int) -> RangeTe
         for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
             group["lr"] = rate * ratio
         with torch.autocast(machine.device.type, dtype=dtype, enabled=dtype is not None):
-            loss = module.loss(net(inputs), targets)
+            loss, _ = module.objectives(inputs, targets)
         loss.objective.backward()
         if clip:
             torch.nn.utils.clip_grad_norm_(net.parameters(), clip)

@@ -4,6 +4,7 @@ Top tokens, the probability of whole words, entropy, a sample; neighbours of wor
 the table of embeddings. The snapshots are the untrained net, every milestone, and the best one.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from lmtemplate.study.understand.embedding import (
     table_of,
     watched_words,
 )
-from lmtemplate.study.understand.forward import softmax_of, stages_by_hand
+from lmtemplate.study.understand.forward import softmax_of
 from lmtemplate.study.understand.prompts import choose_prompts, prompts_in, training_text
 
 LIKELIEST = 5  # tokens that are shown
@@ -52,16 +53,14 @@ def snapshots_of(run: Path) -> list[Snapshot]:
     Raises CheckpointError where there are fewer than two.
     """
     best = resolve(run, "best")
-    paths = {
-        int(path.stem[5:]): path for path in (folder_of(run) / "milestones").glob("step-*.ckpt")
-    }
+    found = [*(folder_of(run) / "milestones").glob("step-*.ckpt"), best]
+    paths = {int(p.stem[5:]): p for p in reversed(found) if p.stem[5:].isdecimal()}
     last = int(best.stem[5:])
-    if len({*paths, last}) < 2:
+    if len(paths) < 2:
         raise CheckpointError(
             f"{run} has one snapshot, and before and after need two; train with milestones "
             "(checkpoint.milestones, 12 unless set to null)"
         )
-    paths.setdefault(last, best)
     names = {0: "untrained", last: f"best, step {last:,}"}
     return [Snapshot(names.get(n, f"step {n:,}"), n, path) for n, path in sorted(paths.items())]
 
@@ -94,10 +93,8 @@ def look_at_prompt(
 ) -> dict[str, Any]:
     """What a net makes of one prompt."""
     start = encode_prompt(tokenizer, prompt)
-    tokens = torch.tensor(start)
-    logits: Tensor = net(tokens[None])[0, -1]
-    stages = stages_by_hand(net, tokens)
-    probabilities = softmax_of(stages[-1].value[-1] if stages else logits)
+    logits: Tensor = net(torch.tensor([start]))[0, -1]
+    probabilities = softmax_of(logits)
     compared.hold("probabilities", probabilities, logits.softmax(-1))
     likeliest = probabilities.topk(min(LIKELIEST, len(probabilities)))
     pairs = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
@@ -126,6 +123,9 @@ def film_notes(
 ) -> list[str]:
     """What to know of these numbers, in sentences."""
     notes = [f"Samples are drawn at a temperature of {HEAT}, each prompt with a seed of its own."]
+    alike = math.log(net.vocab_size) - 1e-4
+    if all(look["entropy"] > alike for look in shots[0]["prompts"].values()):
+        notes.append(f"Untrained, all {net.vocab_size:,} tokens are equally likely to this net.")
     if not shots[-1]["neighbours"]:
         return [
             *notes,

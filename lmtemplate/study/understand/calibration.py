@@ -41,7 +41,7 @@ def calibrate(confidence: Floats, correct: Floats) -> Calibration:
 
 @torch.no_grad()
 def predict_text(
-    net: LanguageModel, inputs: Tensor, targets: Tensor, heats: Sequence[float]
+    net: LanguageModel, inputs: Tensor, targets: Tensor, temperatures: Sequence[float]
 ) -> tuple[Floats, Floats, Floats]:
     """(N, T) inputs and targets -> of the P targets that count, at each of H temperatures:
 
@@ -54,8 +54,8 @@ def predict_text(
         counted = wanted != IGNORED
         logits, wanted = net(some.to(device)).float()[counted], wanted[counted].to(device)  # (P, V)
         nats, highest = list[Tensor](), list[Tensor]()
-        for heat in heats:
-            likely = (logits / heat).log_softmax(-1)
+        for temperature in temperatures:
+            likely = (logits / temperature).log_softmax(-1)
             nats.append(-likely.gather(-1, wanted[:, None])[:, 0])
             highest.append(likely.amax(-1).exp())
         parts.append((torch.stack(nats), torch.stack(highest), logits.argmax(-1) == wanted))

@@ -3,6 +3,7 @@
 import importlib
 import json as json_text
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,27 +65,24 @@ def build_optimizer(
     Raises ConfigError for a class of a package that is not allowed, CheckpointError where the class
     or its state does not fit.
     """
-    described = state["config"]["model"]["optimizer"]
-    path, settings = str(described["class_path"]), dict(described.get("init_args") or {})
-    module, _, name = path.rpartition(".")
-    package = module.partition(".")[0]
-    if package not in ("lmtemplate", "torch", *allow):
-        raise ConfigError(
-            f"{path} is not of lmtemplate; add --allow {package} if you trust that package"
-        )
     try:
+        described = state["config"]["model"]["optimizer"]
+        module, _, name = str(described["class_path"]).rpartition(".")
+        package, settings = module.partition(".")[0], dict(described.get("init_args") or {})
+        if package not in ("lmtemplate", "torch", *allow):
+            says = f"{module}.{name} is not of lmtemplate; add --allow {package}"
+            raise ConfigError(f"{says} if you trust that package")
         kind = getattr(importlib.import_module(module), name)
-        if issubclass(kind, OptimizerRecipe):
-            optimizer = kind(**settings).build(net)
-        elif issubclass(kind, torch.optim.Optimizer):
-            optimizer = recipe_of(lambda weights: kind(weights, **settings)).build(net)
-        else:
-            raise TypeError("it is not an optimizer")
+        if not issubclass(kind, OptimizerRecipe | torch.optim.Optimizer):
+            raise TypeError(f"{module}.{name} is not an optimizer")
+        own = issubclass(kind, OptimizerRecipe)
+        recipe = kind(**settings) if own else recipe_of(partial(kind, **settings))
+        optimizer: torch.optim.Optimizer = recipe.build(net)
         optimizer.load_state_dict(state["optimizer_states"][0])
     except UserError:
         raise
     except Exception as error:  # a constructor may raise anything for settings of another class
-        says = f"the checkpoint's optimizer {path} cannot be built here: {error}"
+        says = f"the checkpoint's optimizer cannot be built here: {error}"
         raise CheckpointError(f"{says}; use the version of the code that trained it") from error
     if isinstance(optimizer, MuonAdamWOptimizer):
         optimizer.matmul_dtype = torch.float32
@@ -117,46 +115,34 @@ def ids_of(text: str, run: Path, tokenizer: Tokenizer, block_size: int) -> list[
     return ids
 
 
-def clip_of(config: dict[str, Any]) -> tuple[float, str] | None:
-    trainer = config.get("trainer", {})
-    limit, kind = trainer.get("gradient_clip_val"), trainer.get("gradient_clip_algorithm")
-    return (float(limit), kind or "norm") if limit else None
-
-
 def step_notes(
-    state: CheckpointDict, net: LanguageModel, found: dict[str, Any], paths: tuple[Path, Path]
+    state: CheckpointDict, net: LanguageModel, found: dict[str, Any], path: Path, newest: Path
 ) -> list[str]:
     """In what this step differs from the run's own, in sentences."""
-    config, (path, newest) = state["config"], paths
-    model, data = config["model"], config.get("data", {})
-    count = len(found["tokens"]) - 1
-    sizes = [data.get(key) for key in ("batch_size", "block_size")]
-    its_own = f", where the run's has {sizes[0]} × {sizes[1]}" if all(sizes) else ""
-    notes = [f"The batch of this step is one text of {count} tokens{its_own}; all in float32."]
-    if path != newest:
-        notes.append(
-            f"The learning rate of {newest.name} is 0, so the step is made from {path.name}."
-        )
-    elif state.get("at_peak"):
-        notes.append("The run's learning rate has come to 0; this step has the peak rate.")
-    if "current_model_state" in state:
-        notes.append("The weights are those that are trained, not their running average.")
-    if any(isinstance(m, nn.Dropout) and m.p for m in net.modules()):
-        notes.append("Dropout is off here; the run's steps have it.")
+    model, data = state["config"]["model"], state["config"].get("data", {})
+    sizes = " × ".join(str(data[key]) for key in ("batch_size", "block_size") if key in data)
     others = [key for key in ("loss", "label_smoothing", "z_loss") if model.get(key)]
     if type(net).extra_objectives is not LanguageModel.extra_objectives:
         others.append("extra_objectives")
-    if others:
-        notes.append(f"The run minimises more than this cross-entropy: {', '.join(others)}.")
-    if not found["by_hand"]:
-        notes.append(
-            f"No formulas stand here for {type(net).__qualname__}: up to the logits its modules are "
-            "shown as they are, and slopes are measured on it in float64."
-        )
-    if not all(row["known"] for row in found["updates"]):
-        kind = model["optimizer"]["class_path"]
-        notes.append(f"No formulas stand here for {kind}: its update is the measured difference.")
-    return notes
+    known, missing = all(row["known"] for row in found["updates"]), "No formulas stand here for"
+    notes = {
+        f"The batch of this step is one text of {len(found['predictions'])} tokens"
+        f"{sizes and f', where the run has {sizes}'}; all in float32.": True,
+        f"The rate of {newest.name} is 0, so the step is made from {path.name}.": path != newest,
+        "The learning rate has come to 0; this step has the peak rate.": "at_peak" in state,
+        "The weights are those that are trained, not their running average.": "current_model_state"
+        in state,
+        "Dropout is off here; the run's steps have it.": any(
+            isinstance(module, nn.Dropout) and module.p for module in net.modules()
+        ),
+        f"The run minimises more than this cross-entropy: {', '.join(others)}.": bool(others),
+        f"{missing} {type(net).__qualname__}: up to the logits its modules are shown as they are, "
+        "and slopes are measured on it in float64.": not found["by_hand"],
+        f"{missing} {model['optimizer']['class_path']}: its update is the measured difference.": (
+            not known
+        ),
+    }
+    return [note for note, holds in notes.items() if holds]
 
 
 def step_of_run(run: Path, text: str, allow: Sequence[str]) -> dict[str, Any]:
@@ -172,8 +158,9 @@ def step_of_run(run: Path, text: str, allow: Sequence[str]) -> dict[str, Any]:
     def spell(token: int) -> str:
         return "end of text" if token == tokenizer.eot_id else tokenizer.decode([token])
 
-    found = explain_step(net, ids, optimizer, spell, clip_of(state["config"]))
-    kind = type(net)
+    trainer, kind = state["config"].get("trainer", {}), type(net)
+    limit, by = trainer.get("gradient_clip_val"), trainer.get("gradient_clip_algorithm") or "norm"
+    found = explain_step(net, ids, optimizer, spell, (float(limit), by) if limit else None)
     return {
         "run": str(run),
         "checkpoint": str(path),
@@ -181,7 +168,7 @@ def step_of_run(run: Path, text: str, allow: Sequence[str]) -> dict[str, Any]:
         "net": f"{kind.__module__}.{kind.__qualname__}",
         "optimizer": state["config"]["model"]["optimizer"]["class_path"],
         "text": tokenizer.decode(ids),
-        "notes": step_notes(state, net, found, (path, resolve(run, "latest"))),
+        "notes": step_notes(state, net, found, path, resolve(run, "latest")),
         **found,
     }
 

@@ -51,17 +51,18 @@ def prompt_lines(found: dict[str, Any], prompt: str) -> Iterator[str]:
 
 
 def film_text(found: dict[str, Any]) -> str:
-    """The whole way, from the untrained net to the best one."""
+    """The whole way, from the first snapshot to the last."""
     first, *_, last = found["snapshots"]
     lines = [
         f"{found['run']}: {len(found['snapshots'])} snapshots, {first['name']} to {last['name']}"
     ]
     lines += [line for note in found["notes"] for line in wrapped(note)]
+    ends = f"{first['name']}, then {last['name']}"
     lines += ["\nSnapshot, entropy (nats), likeliest tokens, probability that these words follow"]
     for prompt in found["prompts"]:
         lines += prompt_lines(found, prompt)
     if last["neighbours"]:
-        lines += ["\nNearest words in the table of embeddings: untrained, then best"]
+        lines += [f"\nNearest words in the table of embeddings: {ends}"]
         lines += aligned(
             (
                 word,
@@ -71,7 +72,7 @@ def film_text(found: dict[str, Any]) -> str:
             for word, near in last["neighbours"].items()
         )
     if last["analogies"]:
-        lines += ["\nAnalogies, and the rank of the expected word: untrained, then best"]
+        lines += [f"\nAnalogies, and the rank of the expected word: {ends}"]
         pairs = zip(first["analogies"], last["analogies"], strict=True)
         lines += aligned(
             (
@@ -81,32 +82,7 @@ def film_text(found: dict[str, Any]) -> str:
             )
             for before, row in pairs
         )
-    lines.append(
-        f"\nProbabilities by hand and by torch differ by {found['largest_difference']:.1e} at most."
-    )
     return "\n".join(lines)
-
-
-def film_data(found: dict[str, Any]) -> dict[str, Any]:
-    """What the script of the page draws from."""
-    shots = found["snapshots"]
-    prompts = {
-        prompt: {
-            "in_text": dict(about["in_text"]),
-            "words": {
-                word: [shot["prompts"][prompt]["words"][word] for shot in shots]
-                for word in about["words"]
-            },
-            "entropy": [shot["prompts"][prompt]["entropy"] for shot in shots],
-            "top": [shot["prompts"][prompt]["top"] for shot in shots],
-            "samples": [shot["prompts"][prompt]["sample"] for shot in shots],
-            "count": about["count"],
-        }
-        for prompt, about in found["prompts"].items()
-    }
-    near = [shot["neighbours"] for shot in shots]
-    names = [shot["name"] for shot in shots]
-    return {"names": names, "prompts": prompts, "neighbours": near, "colors": SERIES}
 
 
 def before_and_after_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -138,10 +114,11 @@ def write_film(found: dict[str, Any], run: Path) -> Path:
     parts = {
         "found": found,
         "name": name,
-        "data": film_data(found),
+        "data": {**found, "colors": SERIES},
         "rows": before_and_after_rows(found),
         "analogies": analogy_rows(found),
         "analogy_head": ("", "is", *(f"rank {name}" for name in names), "nearest at the end"),
+        "first": found["snapshots"][0],
         "last": found["snapshots"][-1],
     }
     target = run / "before_after.html"

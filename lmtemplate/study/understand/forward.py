@@ -58,7 +58,8 @@ def _rms(x: Tensor) -> Tensor:
 def _layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     centred = x - x.mean(-1, keepdim=True)
     spread = (centred.square().mean(-1, keepdim=True) + norm.eps).sqrt()
-    return centred / spread * norm.weight + norm.bias
+    scaled = centred / spread * norm.weight
+    return scaled if norm.bias is None else scaled + norm.bias
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
@@ -68,7 +69,8 @@ def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
 
 def _rotate(rotary: Rotary, x: Tensor) -> Tensor:
     """Each pair of channels as a complex number, times e^(i angle of its position)."""
-    turn = torch.complex(rotary.cosines, rotary.sines)[: x.size(-2)]
+    half = x.size(-1) // 2
+    turn = torch.complex(rotary.cosines[:, :half], rotary.sines[:, half:])[: x.size(-2)]
     turned = torch.complex(*x.contiguous().chunk(2, dim=-1)) * turn
     return torch.cat((turned.real, turned.imag), dim=-1)
 
@@ -80,15 +82,15 @@ def _attention(brick: Attention, x: Tensor, block: str) -> Iterator[Stage]:
     queries, keys, values = (  # (H, T, D)
         _linear(layer, x).unflatten(-1, (-1, size)).transpose(0, 1) for layer in projections
     )
-    formula = "q = W_q x, k = W_k x"
+    formula = f"q·k / sqrt({size})"
     if brick.qk_norm:
-        queries, keys, formula = _rms(queries), _rms(keys), f"{formula}, each / its RMS"
+        queries, keys, formula = _rms(queries), _rms(keys), f"{formula}, over their RMS"
     if brick.rotary is not None:
         queries, keys = _rotate(brick.rotary, queries), _rotate(brick.rotary, keys)
-        formula += ", turned by the position"
+        formula += ", turned by position"
     keys, values = (part.repeat_interleave(brick.shared_by, dim=0) for part in (keys, values))
     scores = queries @ keys.mT / math.sqrt(size)  # (H, T, T)
-    yield Stage(f"{block} scores", f"{formula}; q·k / sqrt({size})", scores)
+    yield Stage(f"{block} scores", formula, scores)
     later = torch.ones_like(scores, dtype=torch.bool).triu(1)
     weights = softmax_of(scores.masked_fill(later, -torch.inf))
     yield Stage(f"{block} attention", "mask: later tokens get -inf; softmax", weights)
@@ -105,6 +107,9 @@ def _mlp(brick: MLP, x: Tensor, block: str) -> Stage:
     elif brick.activation == "gelu":
         inner = math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3)
         hidden, formula = 0.5 * hidden * (1 + inner.tanh()), "W_out gelu(W_up x)"
+    elif brick.activation == "exact_gelu":
+        hidden = 0.5 * hidden * (1 + (hidden / math.sqrt(2)).erf())
+        formula = "W_out gelu(W_up x)"
     else:
         hidden, formula = hidden.clamp(min=0) ** 2, "W_out max(0, W_up x)^2"
     return Stage(f"{block} MLP", formula, _linear(brick.output, hidden), f"{block}.mlp")
@@ -200,4 +205,4 @@ def stages_by_hand(net: LanguageModel, tokens: Tensor) -> list[Stage]:
 def text_loss(net: LanguageModel, text: Text, by_hand: bool) -> float:
     """Mean nats of a text, by formulas from the tokens on, or else from the net's logits on."""
     logits = stages_by_hand(net, text[0])[-1].value if by_hand else net(text[0][None])[0]
-    return nats_of(softmax_of(logits), text[1]).mean().item()
+    return nats_of(softmax_of(logits.double()), text[1]).mean().item()

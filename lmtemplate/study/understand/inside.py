@@ -1,7 +1,7 @@
 """A net and a batch -> what happens inside: attention, activations, dead units, gradients, updates.
 
-Nothing here knows an architecture. A layer is a child of the largest `nn.ModuleList`; attention and
-ReLU are seen where the net calls torch's own functions for them.
+Nothing here knows an architecture. A layer is a child of the net's largest list of modules;
+attention and ReLU are seen where the net calls torch's own functions for them.
 """
 
 from collections.abc import Mapping
@@ -19,8 +19,16 @@ RELUS = (F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
 
 
 def layers_of(net: nn.Module) -> dict[str, nn.Module]:
-    """Name -> layer, from below: the children of the list with the most parameters; none without."""
-    lists = [(name, part) for name, part in net.named_modules() if isinstance(part, nn.ModuleList)]
+    """Name -> layer, from below: the children of the list with the most parameters; none without.
+
+    A list is an `nn.ModuleList`, or an `nn.Sequential` of one class.
+    """
+    lists = [
+        (name, part)
+        for name, part in net.named_modules()
+        if isinstance(part, nn.ModuleList)
+        or (isinstance(part, nn.Sequential) and len({type(child) for child in part}) == 1)
+    ]
     sizes = [sum(p.numel() for p in part.parameters()) for _, part in lists]
     if not lists:
         return {}
@@ -39,9 +47,9 @@ def parameters_by_part(net: nn.Module) -> dict[str, list[str]]:
 
 
 def attention_weights(
-    queries: Tensor,
-    keys: Tensor,
-    _: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
@@ -52,16 +60,16 @@ def attention_weights(
 
     Queries are (B, H, T, D), keys (B, H or fewer, S, D); both results are (B, H, T, S).
     """
-    if keys.size(1) != queries.size(1):
-        keys = keys.repeat_interleave(queries.size(1) // keys.size(1), 1)
-    scores = queries.float() @ keys.float().mT * (scale or queries.size(-1) ** -0.5)
+    if key.size(1) != query.size(1):
+        key = key.repeat_interleave(query.size(1) // key.size(1), 1)
+    scores = query.float() @ key.float().mT * (scale or query.size(-1) ** -0.5)
     if is_causal:
         attn_mask = torch.ones_like(scores[0, 0], dtype=torch.bool).tril()
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         scores = scores.masked_fill(~attn_mask, -torch.inf)
     elif attn_mask is not None:
         scores = scores + attn_mask
-    return scores, scores.softmax(-1)
+    return scores, scores.softmax(-1).nan_to_num()  # a row may be masked altogether
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ class Attended:
     """One attention of H heads."""
 
     entropy: list[float]  # (H,) nats, mean over tokens
-    evenness: list[float]  # (H,) entropy as a share of that of even attention
+    uniformity: list[float]  # (H,) entropy as a share of that of uniform attention
     largest: float  # score, before the softmax
     maps: Tensor  # (H, T, T) of the first tokens of the first sequence
 
@@ -112,7 +120,8 @@ class Recorder(TorchFunctionMode):
         for number, module in enumerate(self._modules.values()):
 
             def enter(_: nn.Module, inputs: Any, number: int = number) -> None:
-                self.layers[number] = Layer(self.layers[number].name, inputs[0].detach())
+                entered = next((x.detach() for x in inputs if isinstance(x, Tensor)), None)
+                self.layers[number] = Layer(self.layers[number].name, entered)
                 self._now = number
 
             def leave(_: nn.Module, inputs: Any, output: Any, number: int = number) -> None:
@@ -143,7 +152,7 @@ class Recorder(TorchFunctionMode):
                 found = attended(*attention_weights(*args, **kwargs))
             self.layers[self._now].attention.append(found)
         if self._now is not None and func in RELUS:
-            silent = (args[0] <= 0).flatten(0, -2).all(0)
+            silent = (kwargs.get("input", *args[:1]) <= 0).flatten(0, -2).all(0)
             self.layers[self._now].silent.append(silent)
         return func(*args, **kwargs)
 
@@ -157,7 +166,7 @@ class LayerFigures:
     largest: float | None = None  # absolute value of that
     added: float | None = None  # root mean square of what it adds, as a share of what entered
     attention_entropy: list[float] | None = None  # nats, of each head
-    attention_evenness: float | None = None  # share of even attention, mean over heads
+    attention_uniformity: float | None = None  # entropy as a share of that of uniform attention
     largest_score: float | None = None
     dead_units: float | None = None  # share of ReLU units that gave 0 for every token
 
@@ -176,9 +185,9 @@ def figures_of_layer(layer: Layer) -> LayerFigures:
             size = rms_of(layer.entered)
             known["added"] = rms_of(layer.left - layer.entered) / size if size else None
     if heads := [head for one in layer.attention for head in one.entropy]:
-        even = [share for one in layer.attention for share in one.evenness]
+        even = [share for one in layer.attention for share in one.uniformity]
         known["attention_entropy"] = heads
-        known["attention_evenness"] = sum(even) / len(even)
+        known["attention_uniformity"] = sum(even) / len(even)
         known["largest_score"] = max(one.largest for one in layer.attention)
     if layer.silent:
         known["dead_units"] = float(torch.cat(layer.silent).float().mean())

@@ -12,11 +12,12 @@ from lmtemplate.data import IGNORED, Ints
 from lmtemplate.data.tokenizer import Tokenizer
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models.base import LanguageModel
+from lmtemplate.study.understand.calibration import LOGITS_AT_ONCE
 from lmtemplate.study.understand.inside import Recorder, layers_of
 
-LOGITS = 2**25  # held in memory at once
 RIDGE = 1e-3  # of the probes, as a share of the features' variance
 FITTED = 0.75  # share of the sequences on which a probe is fitted; the others are its test
+FEWEST = 4  # sequences
 CLASSES = ("vowel", "consonant", "other")  # of a letter
 
 
@@ -149,13 +150,16 @@ def _guesses(tokenizer: Tokenizer, logits: Tensor) -> list[tuple[str, float]]:
 def look_into(
     net: LanguageModel, tokenizer: Tokenizer, inputs: Tensor, targets: Tensor, words: int
 ) -> Knowledge | None:
-    """(N, T) inputs and targets -> what each depth knows; None for a net without a visible stream."""
+    """(N, T) inputs and targets -> what each depth knows, tested on the last quarter of the rows.
+
+    None where N is below FEWEST, or where the layers do not hand on one tensor (B, T, C).
+    """
     device = next(net.parameters()).device
-    at_once = max(1, LOGITS // (inputs.size(1) * net.vocab_size))
+    at_once = max(1, LOGITS_AT_ONCE // (inputs.size(1) * net.vocab_size))
     kept, sums, guesses = list[list[Tensor]](), list[Tensor](), list[list[tuple[str, float]]]()
     for some, wanted in zip(inputs.split(at_once), targets.split(at_once), strict=True):
         streams, wanted = streams_of(net, some.to(device)), wanted.to(device)
-        if not streams:
+        if not streams or len(inputs) < FEWEST:
             return None
         kept.append([stream.cpu() for stream in streams])
         found = []

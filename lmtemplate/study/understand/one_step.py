@@ -126,7 +126,7 @@ def explain_step(
     by_torch.retain_grad()
     loss = cross_entropy(by_torch, targets).objective
     loss.backward()
-    probabilities = softmax_of(logits)
+    probabilities = softmax_of(logits.double())  # in float32, a p below 1e-45 would be 0
     nats = nats_of(probabilities, targets)
     compared.hold("probabilities", probabilities, by_torch.softmax(-1))
     compared.hold("loss", nats.mean(), loss)

@@ -34,11 +34,11 @@ def tables_of(found: Probed) -> dict[str, Table]:
     layers, parts = found.layers, found.parts
     names = [one.name for one in parts]
     inside = [
-        _row("leaves it, root mean square", [one.rms for one in layers], ".2f"),
-        _row("leaves it, largest", [one.largest for one in layers], ".1f"),
-        _row("adds, as a share of the stream", [one.added for one in layers], ".1%"),
-        _row("attention, of even attention", [one.attention_evenness for one in layers], ".1%"),
-        _row("attention, largest score", [one.largest_score for one in layers], ".1f"),
+        _row("output, root mean square", [one.rms for one in layers], ".2f"),
+        _row("output, largest value", [one.largest for one in layers], ".1f"),
+        _row("added, as a share of the input", [one.added for one in layers], ".1%"),
+        _row("attention entropy, of uniform", [one.attention_uniformity for one in layers], ".1%"),
+        _row("largest attention score", [one.largest_score for one in layers], ".1f"),
         _row("dead ReLU units", [one.dead_units for one in layers], ".1%"),
     ]
     weights = [
@@ -53,14 +53,14 @@ def tables_of(found: Probed) -> dict[str, Table]:
     knows, head = list[tuple[str, list[str]]](), list[str]()
     if known := found.knowledge:
         depths, asked = known.depths, known.baselines
-        head = [*(depth.name for depth in depths), "commonest"]
+        head = [*(depth.name for depth in depths), "majority"]
         knows = [
-            _row("loss of the head here, nats", [*(one.loss for one in depths), None], ".3f"),
-            _row("right next token", [*(one.accuracy for one in depths), None], ".1%"),
+            _row("logit lens: loss, nats", [*(one.loss for one in depths), None], ".3f"),
+            _row("logit lens: accuracy", [*(one.accuracy for one in depths), None], ".1%"),
         ]
         for name in asked:
             right = [*(one.probes[name] for one in depths), asked[name]]
-            knows.append(_row(f"probe: {name}", right, ".1%"))
+            knows.append(_row(f"linear probe: {name}", right, ".1%"))
     tables = {
         "Layers": ([one.name for one in layers], inside),
         "Weights, and the gradient of one batch": (names, weights),

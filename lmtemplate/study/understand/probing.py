@@ -84,7 +84,7 @@ def batch_of(run: Path) -> int:
     settings, tokens = read_settings(run), 0.0
     for line in read_lines(run):
         if line.get(metric_names.TOKENS):
-            tokens = line[metric_names.TOKENS] / line["step"]
+            tokens = line[metric_names.TOKENS] / max(1, line["step"])
     return round(tokens / settings["data.block_size"]) or settings.get("data.batch_size") or 1
 
 
@@ -150,13 +150,13 @@ def cannot_see(found: dict[str, Any]) -> Iterator[str]:
     """What this net, this run and this corpus do not show."""
     layers: list[LayerFigures] = found["layers"]
     if not layers:
-        yield "layers: the net keeps them in no nn.ModuleList"
+        yield "layers: the net keeps them in no list of modules"
     if all(layer.attention_entropy is None for layer in layers):
         yield "attention: no layer calls torch's scaled_dot_product_attention"
     if all(layer.dead_units is None for layer in layers):
         yield "dead units: no layer calls a ReLU of torch"
     if found["knowledge"] is None:
-        yield "what each depth knows: the layers do not hand on one tensor (B, T, C)"
+        yield "what each depth knows: layers that hand on one tensor (B, T, C), or more text"
     if not found["updates"]:
         yield "updates: the run keeps fewer than two snapshots (checkpoint.milestones)"
     yield "loss by source: the prepared corpus does not say which text comes from where"
@@ -181,7 +181,9 @@ def look_at_model(run: Path, model: Model) -> tuple[Probed, dict[str, Tensor], l
     nats = nats_of(net, inputs, targets)
     found["by_position"] = by_position(nats)
     found["documents"] = by_document(nats, inputs, targets, model.tokenizer)
-    inputs, targets, _ = corpus.batch("val", size, affordable(net, ASKED_TOKENS, LOOKED_AT))
+    count = min(len(held_out), affordable(net, ASKED_TOKENS, LOOKED_AT))
+    spread = np.linspace(0, len(held_out) - 1, count).astype(np.int64)
+    inputs, targets = map(torch.from_numpy, held_out[spread])
     found["knowledge"] = look_into(net, model.tokenizer, inputs, targets, SHOWN_TOKENS)
     found["memorisation"] = None
     try:

@@ -1,5 +1,6 @@
 """The numbers of one training step -> RUN/explain.html, a page to scroll through like a story."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ from lmtemplate.run_dir import write_text
 from lmtemplate.study.show import page
 from lmtemplate.study.show.plots import INK, SERIES
 from lmtemplate.study.understand import tell
-from lmtemplate.study.understand.tell import Found, figure_of
+from lmtemplate.study.understand.tell import Found, Rows
 
 BLUE, ORANGE, GREEN = SERIES[:3]
 DIGITS = 4  # of a number in a picture
@@ -48,9 +49,9 @@ def shown_token(text: str) -> str:
     return text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥")
 
 
-def minus(*cells: str) -> tuple[str, ...]:
-    """Numbers with a sign at which no browser ends a line."""
-    return tuple(cell.replace("-", "−") for cell in cells)
+def minus(rows: Iterable[tuple[str, ...]]) -> Rows:
+    """Rows of numbers behind a name, with a sign at which no browser ends a line."""
+    return [(name, *(cell.replace("-", "−") for cell in cells)) for name, *cells in rows]
 
 
 def attention_data(found: Found) -> dict[str, Any] | None:
@@ -70,86 +71,56 @@ def attention_data(found: Found) -> dict[str, Any] | None:
     return {"blocks": names, "scores": scores, "weights": weights, "tokens": tokens}
 
 
-def grouped_stages(found: Found) -> dict[str, list[tuple[str, ...]]]:
+def grouped_stages(found: Found) -> dict[str, Rows]:
     """Part of the net -> rows of its stages."""
-    groups: dict[str, list[tuple[str, ...]]] = {}
-    for stage in found["stages"]:
-        first, _, rest = stage["name"].partition(" ")
-        is_block = bool(rest) and first.startswith("blocks.")
-        numbers = minus(
-            " × ".join(map(str, stage["shape"])),
-            f"{figure_of(stage['mean'])} ± {figure_of(stage['deviation'])}",
-            tell.numbers(stage["last"]),
-            f"{stage['difference']:.0e}" if "difference" in stage else "",
-        )
-        row = (rest if is_block else stage["name"], stage["formula"], *numbers)
-        other = "after the blocks" if stage["name"] == "logits" else "before the blocks"
-        groups.setdefault(first if is_block else other, []).append(row)
+    groups: dict[str, Rows] = {}
+    for name, formula, *cells in tell.stage_rows(found):
+        block, _, rest = name.partition(" ")
+        other = "after the blocks" if name == "logits" else "before the blocks"
+        part = block if rest and block.startswith("blocks.") else other
+        ((_, *numbers),) = minus([("", *cells)])
+        groups.setdefault(part, []).append((rest if part == block else name, formula, *numbers))
     return groups
-
-
-def prediction_cells(found: Found) -> list[tuple[str, ...]]:
-    rows = []
-    for token, row in zip(found["tokens"][:-1], found["predictions"], strict=True):
-        top = ", ".join(f"{shown_token(word)} {share:.1%}" for word, share in row["top"])
-        numbers = minus(figure_of(row["probability"]), f"{row['loss']:.3f}")
-        rows.append((shown_token(token), shown_token(row["next"]), *numbers, top))
-    return rows
-
-
-def gradient_cells(gradient: Found) -> list[tuple[str, ...]]:
-    return [
-        (
-            shown_token(token),
-            *minus(figure_of(p), f"{onehot:.0f}", f"{difference:+.4f}", figure_of(share)),
-        )
-        for token, p, onehot, difference, share in gradient["rows"]
-    ]
 
 
 def write_story(found: Found, run: Path) -> Path:
     """Write the page. Raises DiskError."""
-    gradient, norms = found["logit_gradient"], found["gradient_norms"]
+    gradient, norms, after = found["logit_gradient"], found["gradient_norms"], found["after"]
+    losses, place = [row["loss"] for row in found["predictions"]], gradient["place"]
+    tokens = [*map(shown_token, found["tokens"])]
+    example, rows = (
+        minus(tell.gradient_rows(one, shown_token)) for one in (found["worked_example"], gradient)
+    )
     slopes = [row[3] for row in gradient["rows"]]
-    losses, names = [row["loss"] for row in found["predictions"]], found["tokens"][1:]
-    after = found["after"]
+    colors = [GREEN if slope < 0 else ORANGE for slope in slopes]
     parts = {
         "found": found,
         "name": run.resolve().name,
         "count": len(losses),
-        "tokens": [shown_token(token) for token in found["tokens"]],
-        "example": [row[:4] for row in gradient_cells(found["worked_example"])],
+        "tokens": tokens,
+        "example": [row[:4] for row in example],
         "stages": grouped_stages(found),
         "attention": attention_data(found),
-        "predictions": prediction_cells(found),
-        "losses": bars([*map(shown_token, names)], losses, "-ln p (nats)", ORANGE),
-        "read": [
-            shown_token(t) for t in found["tokens"][gradient["place"] : gradient["place"] + 2]
-        ],
-        "gradient": gradient_cells(gradient),
-        "slopes": bars(
-            [shown_token(row[0]) for row in gradient["rows"]],
-            slopes,
-            "p - onehot",
-            [GREEN if slope < 0 else ORANGE for slope in slopes],
-        ),
+        "predictions": tell.prediction_rows(found, shown_token),
+        "losses": bars(tokens[1:], losses, "-ln p (nats)", ORANGE),
+        "read": tokens[place : place + 2],
+        "gradient": rows,
+        "slopes": bars([row[0] for row in rows], slopes, "p - onehot", colors),
         "norms": bars(
             [row["layer"] for row in norms], [row["norm"] for row in norms], "norm", BLUE
         ),
-        "norm_rows": [minus(*row) for row in tell.norm_rows(found)],
+        "norm_rows": tell.norm_rows(found),
         "updates": [
             {
-                "title": tell.title_of(update),
-                "settings": tell.settings_of(update),
-                "rows": [(what, *minus(value)) for what, value in tell.update_rows(update)],
+                "title": tell.update_title(update),
+                "rows": minus(tell.update_rows(update)),
+                "name": update["parameter"],
                 "spectrum": spectrum_plot(update) if "singular_values" in update else "",
             }
             for update in found["updates"]
         ],
         "change": after["loss_after"] - after["loss_before"],
-        "differences": [
-            (part, *minus(f"{value:.1e}")) for part, value in found["differences"].items()
-        ],
+        "differences": minus((part, f"{how:.1e}") for part, how in found["differences"].items()),
     }
     target = run / "explain.html"
     write_text(target, page.render("explain", f"{parts['name']}: one training step", parts))

@@ -26,13 +26,13 @@ from lmtemplate.study.show.plots import INK, SERIES
 from lmtemplate.study.understand.calibration import Calibration, calibrate, predict_text
 from lmtemplate.study.understand.continuation import continuation
 
-HEATS = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
+SHOWN_TEMPERATURES = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
 LISTED = 12  # the likeliest next tokens that are shown
 CALIBRATED_TOKENS = 16_384  # validation tokens whose predictions are looked at
 
 
 @dataclass(frozen=True)
-class Heat:
+class AtTemperature:
     """What one temperature does. Entropy and loss are in nats."""
 
     temperature: float
@@ -44,13 +44,13 @@ class Heat:
 
 
 @dataclass(frozen=True)
-class Heated:
+class Temperatures:
     """A prompt at all temperatures."""
 
     prompt: str
     step: int  # of the checkpoint
     tokens: list[str]  # the likeliest ones, in quotes
-    heats: list[Heat]
+    temperatures: list[AtTemperature]
     val_tokens: int = 0
     missing: str = ""  # why there is no calibration
 
@@ -61,7 +61,7 @@ def quoted(tokenizer: Tokenizer, token: int) -> str:
     return json_text.dumps(text, ensure_ascii=False) if text else f"<{token}>"
 
 
-def heat_up(model: Model, prompt: str, max_new_tokens: int, seed: int) -> Heated:
+def look_at_prompt(model: Model, prompt: str, max_new_tokens: int, seed: int) -> Temperatures:
     """The likeliest tokens after a prompt, and what each temperature makes of them.
 
     Raises ConfigError for a prompt that is longer than the context.
@@ -73,55 +73,55 @@ def heat_up(model: Model, prompt: str, max_new_tokens: int, seed: int) -> Heated
         raise ConfigError(f"{says}; shorten it")
     with torch.no_grad():
         logits = net(torch.tensor([start], device=next(net.parameters()).device))[0, -1].cpu()
-    listed, heats = logits.topk(min(LISTED, len(logits))).indices, list[Heat]()
-    for heat in HEATS:
-        likely = logits_to_probs(logits, heat)
-        text = continuation(net, tokenizer, prompt, max_new_tokens, temperature=heat, seed=seed)
+    listed, temperatures = logits.topk(min(LISTED, len(logits))).indices, list[AtTemperature]()
+    for one in SHOWN_TEMPERATURES:
+        likely = logits_to_probs(logits, one)
+        text = continuation(net, tokenizer, prompt, max_new_tokens, temperature=one, seed=seed)
         entropy = torch.special.entr(likely.double()).sum().item()
-        heats.append(Heat(heat, entropy, likely[listed].tolist(), text))
+        temperatures.append(AtTemperature(one, entropy, likely[listed].tolist(), text))
     tokens = [quoted(tokenizer, token) for token in listed.tolist()]
-    return Heated(prompt, model.step, tokens, heats)
+    return Temperatures(prompt, model.step, tokens, temperatures)
 
 
-def add_calibration(found: Heated, run: Path, model: Model) -> Heated:
+def add_calibration(found: Temperatures, run: Path, model: Model) -> Temperatures:
     """The same with what each temperature does to validation text; a reason where that is gone."""
     size = model.net.block_size
     try:
         inputs, targets, _ = open_run_corpus(run).batch("val", size, CALIBRATED_TOKENS // size + 1)
     except UserError as error:
         return dataclasses.replace(found, missing=str(error))
-    nats, confidence, correct = predict_text(model.net, inputs, targets, HEATS)
-    heats = [
-        dataclasses.replace(heat, val_loss=float(loss.mean()), calibration=calibrate(sure, correct))
-        for heat, loss, sure in zip(found.heats, nats, confidence, strict=True)
+    nats, confidence, correct = predict_text(model.net, inputs, targets, SHOWN_TEMPERATURES)
+    temperatures = [
+        dataclasses.replace(one, val_loss=float(loss.mean()), calibration=calibrate(sure, correct))
+        for one, loss, sure in zip(found.temperatures, nats, confidence, strict=True)
     ]
-    return dataclasses.replace(found, heats=heats, val_tokens=len(correct))
+    return dataclasses.replace(found, temperatures=temperatures, val_tokens=len(correct))
 
 
-def heat_rows(found: Heated) -> Iterator[tuple[str, ...]]:
+def temperature_rows(found: Temperatures) -> Iterator[tuple[str, ...]]:
     """Temperature, entropy, choices; loss, confidence, its error; the likeliest tokens."""
-    for heat in found.heats:
-        known, shares = heat.calibration, zip(found.tokens, heat.probabilities, strict=True)
+    for one in found.temperatures:
+        known, shares = one.calibration, zip(found.tokens, one.probabilities, strict=True)
         yield (
-            f"{heat.temperature}",
-            f"{heat.entropy:.3f}",
-            f"{exp(heat.entropy):,.1f}",
-            number(heat.val_loss, ".3f"),
+            f"{one.temperature}",
+            f"{one.entropy:.3f}",
+            f"{exp(one.entropy):,.1f}",
+            number(one.val_loss, ".3f"),
             f"{known.confidence:.1%}" if known else NONE,
             f"{known.error:.1%}" if known else NONE,
             "  ".join(f"{token} {share:.1%}" for token, share in list(shares)[:3]),
         )
 
 
-HEAT_HEAD = ("T", "entropy", "choices", "val loss", "expected", "error", "the likeliest")
+TEMPERATURE_HEAD = ("T", "entropy", "choices", "val loss", "expected", "error", "the likeliest")
 
 
-def calibration_words(found: Heated) -> str:
+def calibration_words(found: Temperatures) -> str:
     """What the columns on validation text say, in a sentence."""
-    known = found.heats[HEATS.index(1.0)].calibration
+    known = found.temperatures[SHOWN_TEMPERATURES.index(1.0)].calibration
     if known is None:
         return f"not calibrated: {found.missing}"
-    best = min(found.heats, key=lambda heat: heat.val_loss or 0.0).temperature
+    best = min(found.temperatures, key=lambda one: one.val_loss or 0.0).temperature
     return (
         f"Of {found.val_tokens:,} validation tokens, {known.accuracy:.1%} are the likeliest one at "
         f"every temperature; at 1.0 the net expects {known.confidence:.1%}, and its expected "
@@ -129,38 +129,38 @@ def calibration_words(found: Heated) -> str:
     )
 
 
-def temperature_lines(found: Heated) -> Iterator[str]:
+def temperature_lines(found: Temperatures) -> Iterator[str]:
     """All that was found, in lines for a person to read."""
     yield f"the next token after {found.prompt!r} at step {found.step:,}; entropy in nats"
-    for cells in (HEAT_HEAD, *heat_rows(found)):
+    for cells in (TEMPERATURE_HEAD, *temperature_rows(found)):
         yield "".join(f"{cell:>9}" for cell in cells[:-1]) + f"  {cells[-1]}"
     yield f"\n{textwrap.fill(calibration_words(found), 100)}\n"
-    for heat in found.heats:
-        text = " ".join(f"{heat.temperature}  {found.prompt}{heat.sample}".split())
+    for one in found.temperatures:
+        text = " ".join(f"{one.temperature}  {found.prompt}{one.sample}".split())
         yield textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="      ")
 
 
 def _slider(figure: Any, traces: int) -> None:
     """One step for each temperature, which shows its own `traces` of the figure."""
-    steps, start = [], HEATS.index(1.0)
-    for place, heat in enumerate(HEATS):
+    steps, start = [], SHOWN_TEMPERATURES.index(1.0)
+    for place, one in enumerate(SHOWN_TEMPERATURES):
         visible = [trace // traces == place for trace in range(len(figure.data))]
-        steps.append({"label": f"{heat}", "method": "restyle", "args": [{"visible": visible}]})
+        steps.append({"label": f"{one}", "method": "restyle", "args": [{"visible": visible}]})
     slider = {"active": start, "steps": steps, "currentvalue": {"prefix": "temperature "}}
     figure.update_layout(sliders=[{**slider, "pad": {"t": 60}}], showlegend=False)
     for trace, one in enumerate(figure.data):
         one.visible = trace // traces == start
 
 
-def next_figure(found: Heated) -> Any:
+def next_figure(found: Temperatures) -> Any:
     """Bars of the likeliest tokens and of all others together, with a slider of temperatures."""
     import plotly.graph_objects as go
 
     figure, labels = go.Figure(), [html.escape(token, quote=False) for token in found.tokens]
-    for heat in found.heats:
+    for one in found.temperatures:
         figure.add_bar(
             x=[*labels, "all others"],
-            y=[*heat.probabilities, max(0.0, 1 - sum(heat.probabilities))],
+            y=[*one.probabilities, max(0.0, 1 - sum(one.probabilities))],
             marker_color=[SERIES[0]] * len(labels) + [INK],
             texttemplate="%{y:.1%}",
             textposition="outside",
@@ -172,14 +172,14 @@ def next_figure(found: Heated) -> Any:
     return figure
 
 
-def reliability_figure(found: Heated) -> Any:
+def reliability_figure(found: Temperatures) -> Any:
     """Share that was right over confidence; a point's area grows with its predictions."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    for heat in found.heats:
-        bins = heat.calibration.bins if heat.calibration else []
-        counts, sure, right = zip(*(one for one in bins if one[0]), strict=True)
+    for one in found.temperatures:
+        bins = one.calibration.bins if one.calibration else []
+        counts, sure, right = zip(*(row for row in bins if row[0]), strict=True)
         sizes = [5 + 40 * (count / found.val_tokens) ** 0.5 for count in counts]
         figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line={"color": INK, "dash": "dot"})
         figure.add_scatter(
@@ -221,13 +221,13 @@ def temperature(
     """
     check_draw(max_new_tokens, 1.0, None, None)
     model = open_model(run, checkpoint, allow or ())
-    found = add_calibration(heat_up(model, prompt, max_new_tokens, seed), run, model)
+    found = add_calibration(look_at_prompt(model, prompt, max_new_tokens, seed), run, model)
     parts = {
         "found": found,
         "calibration": calibration_words(found),
-        "rows": [*heat_rows(found)],
-        "head": HEAT_HEAD,
-        "samples": [(f"{heat.temperature}", prompt + heat.sample) for heat in found.heats],
+        "rows": [*temperature_rows(found)],
+        "head": TEMPERATURE_HEAD,
+        "samples": [(f"{one.temperature}", prompt + one.sample) for one in found.temperatures],
         "next": plot_html(next_figure(found)),
         "reliability": "" if found.missing else plot_html(reliability_figure(found)),
     }

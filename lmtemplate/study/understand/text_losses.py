@@ -40,10 +40,12 @@ def by_document(
 ) -> list[DocumentLoss]:
     """(N, T) of consecutive sequences -> documents in their order; end-of-text counts to its own."""
     number = np.cumsum(inputs.numpy().ravel() == tokenizer.eot_id)
+    first = [int(inputs[0, 0])]  # which is no target
     counted = ~np.isnan(nats.ravel())
     losses, wanted, found = nats.ravel()[counted], targets.numpy().ravel()[counted], []
     for document in np.unique(number[counted]):
         here = number[counted] == document
-        begins = " ".join(tokenizer.decode(wanted[here][:BEGINNING].tolist()).split())
-        found.append(DocumentLoss(begins, int(here.sum()), float(losses[here].mean())))
+        begins = [*([] if document else first), *wanted[here][:BEGINNING].tolist()]
+        text = " ".join(tokenizer.decode(begins).split())
+        found.append(DocumentLoss(text, int(here.sum()), float(losses[here].mean())))
     return found

@@ -37,10 +37,10 @@ def test_predictions_are_torchs_own_and_targets_without_loss_are_left_out() -> N
     nats, confidence, correct = predict_text(net, inputs, targets, (1.0, 2.0))
     assert len(correct) == 3 * 8 - 3
     logits = net(inputs).detach()
-    for row, heat in enumerate((1.0, 2.0)):
-        loss = F.cross_entropy((logits / heat).flatten(0, 1), targets.flatten())
+    for row, temperature in enumerate((1.0, 2.0)):
+        loss = F.cross_entropy((logits / temperature).flatten(0, 1), targets.flatten())
         assert nats[row].mean() == pytest.approx(loss.item(), rel=1e-5)
-        likeliest = (logits / heat).softmax(-1).max(-1)
+        likeliest = (logits / temperature).softmax(-1).max(-1)
         counted = targets != IGNORED
         np.testing.assert_allclose(confidence[row], likeliest.values[counted], rtol=1e-5)
         assert (correct == (likeliest.indices == targets)[counted].numpy()).all()

@@ -79,8 +79,8 @@ def test_the_newest_checkpoint_with_a_rate_is_taken(changed: Callable[..., Path]
 
     run = changed(end, 12)
     assert newest_that_steps(run)[1].name == "step-000000008.ckpt"
-    note = "The learning rate of step-000000012.ckpt is 0, so the step is made from "
-    assert any(said.startswith(note) for said in step_of_run(run, "the cat", ())["notes"])
+    note = "The rate of step-000000012.ckpt is 0, so the step is made from step-000000008.ckpt."
+    assert any(said == note for said in step_of_run(run, "the cat", ())["notes"])
     state, path = newest_that_steps(changed(end, 8))
     assert path.name == "step-000000012.ckpt"
     groups = state["optimizer_states"][0]["param_groups"]
@@ -142,3 +142,32 @@ def test_without_its_corpus_a_run_needs_a_text(
     config.write_text(config.read_text().replace(str(corpus), str(run / "gone")))
     assert "--text" in check_line(command("explain", run), 8)
     assert command("explain", run, "--text", "the cat", "--json").code == 0
+
+
+HOSTILE: dict[str, Any] = {
+    "a function": {"class_path": "torch.hub.load"},
+    "another package": {"class_path": "os.system"},
+    "through ours": {"class_path": "lmtemplate.checkpoint.files.os.system"},
+    "no text": {"class_path": None},
+    "settings": {"init_args": {"lr": "fast"}},
+    "no settings": {"init_args": 3},
+}
+
+
+@pytest.mark.parametrize("said", HOSTILE.values(), ids=HOSTILE)
+def test_a_checkpoint_cannot_name_an_optimizer_of_its_choice(
+    command: Command, changed: Callable[..., Path], said: dict[str, Any]
+) -> None:
+    def rename(state: Any) -> None:
+        state["config"]["model"]["optimizer"].update(said)
+
+    run = changed(rename, 12)
+    check_line(command("explain", run, "--text", "the cat"), 2, 3)
+
+
+@pytest.mark.parametrize("states", [[], [{}], [{"param_groups": 3}], [1, 2], "x"], ids=str)
+def test_a_state_that_is_none_is_one_line(
+    command: Command, changed: Callable[..., Path], states: Any
+) -> None:
+    run = changed(lambda state: state.update(optimizer_states=states), 12)
+    check_line(command("explain", run, "--text", "the cat"), 3)

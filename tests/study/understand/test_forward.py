@@ -25,6 +25,7 @@ NETS = {
         **SIZES, mlp="swiglu", tied=True, qk_norm=False, token_shift=False
     ),
     "GPT2": lambda: GPT2(**SIZES),
+    "GPT2 as nanoGPT": lambda: GPT2(**SIZES, mlp="exact_gelu", bias=False),
 }
 
 
@@ -41,18 +42,24 @@ def trained(name: str) -> LanguageModel:
 TOKENS = torch.arange(3, 16)
 
 
+SAT = {"the": 0.15, "cat": 0.10, "sat": 0.05, "on": 0.20, "mat": 0.50}  # after "The cat sat"
+ON_THE = {"mat": 0.35, "floor": 0.25, "chair": 0.20, "keyboard": 0.15, "hat": 0.05}
+
+
 @pytest.mark.parametrize(
-    ("target", "gradient"),
-    [("on", [0.15, 0.10, 0.05, -0.80, 0.50]), ("mat", [0.15, 0.10, 0.05, 0.20, -0.50])],
+    ("words", "target", "gradient", "loss"),
+    [
+        (SAT, "on", [0.15, 0.10, 0.05, -0.80, 0.50], 1.609),
+        (SAT, "mat", [0.15, 0.10, 0.05, 0.20, -0.50], 0.693),
+        (ON_THE, "mat", [-0.65, 0.25, 0.20, 0.15, 0.05], 1.050),
+    ],
 )
 def test_the_gradient_of_made_up_words_is_that_of_the_text(
-    target: str, gradient: list[float]
+    words: dict[str, float], target: str, gradient: list[float], loss: float
 ) -> None:
-    """[the=0.15, cat=0.10, sat=0.05, on=0.20, mat=0.50], and "on" follows: -0.80 and +0.50."""
-    shares = torch.tensor([[0.15, 0.10, 0.05, 0.20, 0.50]])
-    place = torch.tensor([["the", "cat", "sat", "on", "mat"].index(target)])
+    """Of "on", 0.20 - 1 = -0.80; of "mat", 0.50 - 0 = +0.50; and the loss is -ln p."""
+    shares, place = torch.tensor([[*words.values()]]), torch.tensor([[*words].index(target)])
     assert logit_gradient(shares, place)[0].tolist() == pytest.approx(gradient)
-    loss = {"on": 1.609, "mat": 0.693}[target]  # -ln 0.20, -ln 0.50
     assert nats_of(shares, place).item() == pytest.approx(loss, abs=1e-3)
 
 

@@ -65,7 +65,7 @@ def test_attention_of_a_net_made_by_hand_is_what_was_put_in() -> None:
     figures = figures_of_layer(layer)
     mean = sum(math.log(t) for t in range(2, length + 1)) / (length - 1)
     assert figures.attention_entropy == pytest.approx([mean, 0.0], abs=1e-5)
-    assert figures.attention_evenness == pytest.approx(0.5)
+    assert figures.attention_uniformity == pytest.approx(0.5)
     assert figures.largest_score == pytest.approx(100 * 100 / length**0.5)
     assert figures.dead_units == 0.5
     assert layer.left is not None
@@ -121,6 +121,34 @@ def test_layers_are_the_outer_list_and_not_experts_inside_of_one() -> None:
     net.blocks[0].experts = nn.ModuleList(nn.Linear(16, 16) for _ in range(8))  # type: ignore[union-attr]
     assert [*layers_of(net)] == ["blocks.0", "blocks.1"]
     assert layers_of(nn.Linear(2, 2)) == {}
+    layers = nn.Sequential(*(nn.Sequential(nn.Linear(2, 2), nn.ReLU()) for _ in range(2)))
+    whole = nn.Sequential(nn.Embedding(9, 2), layers, nn.Linear(2, 9))
+    assert [*layers_of(whole)] == ["1.0", "1.1"]
+
+
+def test_a_layer_of_another_form_is_looked_at_as_far_as_it_shows() -> None:
+    class Odd(nn.Module):
+        def forward(self, *, x: Tensor) -> tuple[Tensor]:
+            mask = torch.ones(8, 8, dtype=torch.bool).tril(-1)  # its first row sees nothing
+            seen = F.scaled_dot_product_attention(query=x, key=x, value=x, attn_mask=mask)
+            return (F.relu(input=seen - seen),)
+
+    class Stranger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([Odd()])
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.layers[0](x=x)[0]
+            return out
+
+    net = Stranger()
+    with Recorder(net) as recorder:
+        net(torch.randn(1, 2, 8, 4))
+    figures = figures_of_layer(recorder.layers[0])
+    assert (figures.rms, figures.added, figures.dead_units) == (None, None, 1.0)
+    assert figures.attention_entropy is not None
+    assert all(0 < entropy < math.log(8) for entropy in figures.attention_entropy)
 
 
 def test_an_update_of_one_percent_is_one_percent_of_each_part() -> None:

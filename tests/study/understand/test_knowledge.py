@@ -62,8 +62,10 @@ def test_a_net_without_a_stream_of_layers_is_told_by_none() -> None:
         def forward(self, tokens: torch.Tensor, caches: object = None) -> torch.Tensor:
             return self.table(tokens)  # type: ignore[no-any-return]
 
-    tokens = torch.zeros(2, 12, dtype=torch.long)
+    tokens = torch.zeros(4, 12, dtype=torch.long)
     assert study.look_into(Other(), ByteTokenizer(), tokens, tokens, 3) is None
+    few = tokens[: study.FEWEST - 1]
+    assert study.look_into(random_net(GPT2), ByteTokenizer(), few, few, 3) is None
 
 
 def test_ridge_is_least_squares_with_rows_for_the_penalty() -> None:

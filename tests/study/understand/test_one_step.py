@@ -56,6 +56,15 @@ def test_the_loss_is_the_mean_over_the_places_and_perplexity_its_power() -> None
     assert [row["next"] for row in found["predictions"]] == list(map(str, IDS[1:]))
 
 
+def test_a_token_that_was_thought_impossible_has_a_finite_loss() -> None:
+    net: Any = Pairs().eval()
+    with torch.no_grad():
+        net.table.weight[3, 5] = 200.0  # after 3 comes 17, with a probability of e^-200
+    found = explained(net, AdamW(), steps=1)
+    assert found["predictions"][0]["loss"] == pytest.approx(200, abs=5)
+    assert found["largest_difference"] < 1e-5
+
+
 def test_the_gradient_is_shown_where_the_loss_is_largest_and_adds_up_to_nothing() -> None:
     found = explained(trained("GPT"), AdamW(), steps=1)
     gradient, losses = found["logit_gradient"], [row["loss"] for row in found["predictions"]]
@@ -125,9 +134,9 @@ def test_formulas_of_a_net_that_was_changed_since_are_not_believed() -> None:
             return 2 * super().forward(x)
 
     net: Any = trained("GPT")
-    changed = Doubled(32, 50, bias=False)
-    changed.weight = net.head.weight
-    net.head = changed
+    changed = Doubled(128, 32, bias=False)
+    changed.weight = net.blocks[0].mlp.output.weight
+    net.blocks[0].mlp.output = changed
     found = explained(net, AdamW(), steps=1)
     assert not found["by_hand"]
     assert found["largest_difference"] < 1e-5

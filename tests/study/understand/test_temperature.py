@@ -29,17 +29,17 @@ def model() -> Model:
 def test_one_is_the_softmax_zero_is_the_argmax_and_entropy_rises_between(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verb, "HEATS", (0.0, *verb.HEATS))
-    found = verb.heat_up(model, "You", 4, 1)
+    monkeypatch.setattr(verb, "SHOWN_TEMPERATURES", (0.0, *verb.SHOWN_TEMPERATURES))
+    found = verb.look_at_prompt(model, "You", 4, 1)
     logits = model.net(torch.tensor([[*b"You"]]))[0, -1].detach().double().numpy()
     softmax = np.exp(logits) / np.exp(logits).sum()
-    (one,) = (heat for heat in found.heats if heat.temperature == 1.0)
+    (one,) = (one for one in found.temperatures if one.temperature == 1.0)
     assert one.probabilities == pytest.approx(np.sort(softmax)[::-1][: verb.LISTED], rel=1e-5)
     assert one.entropy == pytest.approx(-(softmax * np.log(softmax)).sum(), rel=1e-5)
-    coldest = found.heats[0]
+    coldest = found.temperatures[0]
     assert (coldest.probabilities[0], coldest.entropy) == (1.0, 0.0)
     assert found.tokens[0] == verb.quoted(model.tokenizer, int(logits.argmax()))
-    assert (np.diff([heat.entropy for heat in found.heats]) > 0).all()
+    assert (np.diff([one.entropy for one in found.temperatures]) > 0).all()
     greedy = [*b"You"]
     for _ in range(4):
         greedy.append(int(model.net(torch.tensor([greedy]))[0, -1].argmax()))
@@ -53,8 +53,8 @@ def test_what_a_run_shows_is_its_own_loss_and_its_page_opens(
     words = ("temperature", run, "--prompt", "The <b>", "--max_new_tokens", 3)
     answer = command(*words, "--json")
     found = json.loads(answer.out)
-    (one,) = (heat for heat in found["heats"] if heat["temperature"] == 1.0)
-    assert len(found["heats"]) == len(verb.HEATS)
+    (one,) = (one for one in found["temperatures"] if one["temperature"] == 1.0)
+    assert len(found["temperatures"]) == len(verb.SHOWN_TEMPERATURES)
     best = json.loads((run / "checkpoints" / "best.json").read_text())
     assert found["step"] == best["step"]
     assert one["val_loss"] == pytest.approx(best["val_loss"], abs=1e-4)  # all of its 8 sequences

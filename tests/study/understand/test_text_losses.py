@@ -27,8 +27,8 @@ def test_a_document_has_its_own_tokens_and_the_end_that_follows_them() -> None:
     targets.view(-1)[len(text) - 1 :] = IGNORED
     nats = np.where(targets == IGNORED, np.nan, np.arange(16).reshape(4, 4))
     found = by_document(nats, inputs, targets, tokenizer)
-    assert [(one.beginning, one.tokens) for one in found] == [("irst", 5), ("second", 7), ("3", 1)]
-    # the target at place i is token i + 1: "irst" and the end are 0 .. 4, "second" and it 5 .. 11
+    assert [(one.beginning, one.tokens) for one in found] == [("first", 5), ("second", 7), ("3", 1)]
+    # the target at place i is token i + 1: "irst" and its end are 0 .. 4, "second" and it 5 .. 11
     assert [one.loss for one in found] == [2.0, 8.0, 12.0]
 
 
