@@ -81,15 +81,12 @@ def _settings(root: yaml.MappingNode, path: Path) -> Iterator[Place]:
         if isinstance(node, yaml.SequenceNode):
             waiting += [(above, item) for item in node.value]
         elif isinstance(node, yaml.MappingNode):
-            seen = dict[str, int]()
+            seen = set[str]()
             for name, value in node.value:
                 line = name.start_mark.line + 1
                 if name.value in seen:
-                    raise ConfigError(
-                        f"{path}:{line}: {name.value} is there twice, first in line "
-                        f"{seen[name.value]}; keep one"
-                    )
-                seen[name.value] = line
+                    raise ConfigError(f"{path}:{line}: {name.value} is there twice; keep one")
+                seen.add(name.value)
                 key = f"{above}.{name.value}".removeprefix(".").replace(".init_args", "")
                 text = value.value if isinstance(value, yaml.ScalarNode) else ""
                 yield Place(key, f"{path}:{line}", text)
