@@ -177,7 +177,7 @@ def test_a_checkpoint_without_a_description_builds_nothing() -> None:
 def test_a_class_that_does_not_exist_is_a_mistake_not_a_crash() -> None:
     description = described()
     description["config"]["model"]["net"]["class_path"] = "lmtemplate.models.Gone"
-    with pytest.raises(ConfigError, match="cannot import .*Gone"):
+    with pytest.raises(ConfigError, match=r"cannot import .*Gone"):
         build_net(net_state(small_net(1), **description))
 
 
