@@ -90,15 +90,6 @@ def call_with_flags(
     function(**settings)
 
 
-def load(verb: Verb) -> Callable[..., None]:
-    """Import a verb's function. Nothing that imports make is garbage: to look for it costs 0.9 s."""
-    gc.disable()
-    function: Callable[..., None] = getattr(importlib.import_module(verb.module), verb.function)
-    gc.freeze()
-    gc.enable()
-    return function
-
-
 def run(words: list[str]) -> None:
     """What `lmtemplate WORDS ...` does. Raises UserError."""
     name, *rest = words or ["--help"]
@@ -114,7 +105,10 @@ def run(words: list[str]) -> None:
     allowed, rest = take_allowed(rest)
     if allowed:
         sys.path.append("")  # an allowed package may lie in the working directory
-    function = load(verb)
+    gc.disable()  # nothing that imports make is garbage: to look for it costs 0.9 s
+    function = getattr(importlib.import_module(verb.module), verb.function)
+    gc.freeze()
+    gc.enable()
     if verb.reads_configs:
         function(rest, allowed)
     else:

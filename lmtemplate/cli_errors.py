@@ -44,7 +44,6 @@ SYNONYMS = {
 }
 
 SPOKEN = {"NoneType": "null", "bool": "true or false", "float": "a number", "int": "a whole number"}
-GROUPS = ("data", "model", "trainer")
 MOST_SETTINGS = 10_000  # in one config, with what its anchors repeat
 
 # jsonargparse's words for a key, for what is wrong with a class, for a type, an unknown setting.
@@ -81,15 +80,12 @@ def _settings(root: yaml.MappingNode, path: Path) -> Iterator[Place]:
         if isinstance(node, yaml.SequenceNode):
             waiting += [(above, item) for item in node.value]
         elif isinstance(node, yaml.MappingNode):
-            seen = dict[str, int]()
+            seen = set[str]()
             for name, value in node.value:
                 line = name.start_mark.line + 1
                 if name.value in seen:
-                    raise ConfigError(
-                        f"{path}:{line}: {name.value} is there twice, first in line "
-                        f"{seen[name.value]}; keep one"
-                    )
-                seen[name.value] = line
+                    raise ConfigError(f"{path}:{line}: {name.value} is there twice; keep one")
+                seen.add(name.value)
                 key = f"{above}.{name.value}".removeprefix(".").replace(".init_args", "")
                 text = value.value if isinstance(value, yaml.ScalarNode) else ""
                 yield Place(key, f"{path}:{line}", text)
@@ -116,7 +112,7 @@ def read_config(path: Path) -> list[Place]:
         where = f"({path}:{name.start_mark.line + 1})"
         if not name.tag.endswith(":str"):
             raise ConfigError(f"a key {where} is not text in YAML; no setting has such a name")
-        if name.value in GROUPS and not isinstance(value, yaml.MappingNode):
+        if name.value in ("data", "model", "trainer") and not isinstance(value, yaml.MappingNode):
             raise ConfigError(f"{name.value} {where}: expected settings below it")
     return list(_settings(root, path))
 

@@ -136,15 +136,12 @@ def find_machine(settings: dict[str, Any]) -> Machine:
             enable_progress_bar=False,
         )
         strategy, device = probe.strategy, probe.strategy.root_device
-    except LookupError as error:  # the list of devices is shorter than that
-        says = "is of no process of this run; unset LOCAL_RANK, or raise trainer.devices"
-        raise ConfigError(f"LOCAL_RANK={os.environ.get('LOCAL_RANK')} {says}") from error
-    except (MisconfigurationException, TypeError, ValueError, RuntimeError, ImportError) as error:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        hidden = "" if visible is None else f" (CUDA_VISIBLE_DEVICES is {visible!r})"
+    except Exception as error:  # of many kinds; LookupError where LOCAL_RANK has no device
+        names = ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK")
+        typed = " ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
         raise ConfigError(
             "trainer.accelerator, devices or strategy is not available on this machine: "
-            f"{' '.join(str(error).split())[:300]}{hidden}"
+            f"{' '.join(str(error).split())[:300]} (environment: {typed or 'as usual'})"
         ) from error
     check_strategy(strategy)
     # Lightning reads it from RANK or SLURM_PROCID when it is imported, whatever the strategy

@@ -1,6 +1,5 @@
 """A checkpoint's content -> whether this run may go on from it, and a net with its weights."""
 
-import importlib
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +9,9 @@ from torch import nn
 
 from lmtemplate import run_dir
 from lmtemplate.checkpoint.files import CheckpointDict
-from lmtemplate.errors import CheckpointError, ConfigError, UserError
+from lmtemplate.errors import CheckpointError, UserError
 from lmtemplate.models.base import LanguageModel
+from lmtemplate.plug import load_named
 
 NET = "net."  # prefix of the net's weights in the LightningModule's state_dict
 
@@ -122,14 +122,8 @@ def build_net(checkpoint: CheckpointDict, allowed: Sequence[str] = ()) -> Langua
             raise KeyError("tokenizer")
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError("the checkpoint does not describe its net") from error
-    module, _, name = class_path.rpartition(".")
-    package = module.partition(".")[0]
-    if package not in ("lmtemplate", *allowed):
-        raise ConfigError(
-            f"{class_path} is not of lmtemplate; add --allow {package} if you trust that package"
-        )
     try:
-        architecture = getattr(importlib.import_module(module), name)
+        architecture = load_named(class_path, "the checkpoint's net", allowed)
         if not (isinstance(architecture, type) and issubclass(architecture, LanguageModel)):
             raise TypeError("it is not a LanguageModel")
         net = architecture(**settings)
@@ -137,8 +131,8 @@ def build_net(checkpoint: CheckpointDict, allowed: Sequence[str] = ()) -> Langua
         raise
     except Exception as error:  # a constructor may raise anything for settings of another class
         raise CheckpointError(
-            f"the checkpoint's net {class_path} cannot be built here: {error}; use the code that "
-            f"trained it, in the folder where {package} lies"
+            f"the checkpoint's net {class_path} cannot be built here: {error}; use the version of "
+            "the code that trained it"
         ) from error
     load_net(net, checkpoint)
     return net.eval()

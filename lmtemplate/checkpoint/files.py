@@ -160,20 +160,15 @@ TYPES: dict[str, type] = {
 }
 
 
-def _unpickle(path: Path) -> Any:
-    """Tensors and plain types. Raises any error for anything else."""
-    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-        # torch takes a file that does not begin as a zip file for one of its old formats
-        if file.read(4) != b"PK\x03\x04" or _lies(archive, path):
-            raise ValueError("it is not a torch checkpoint")
-    with warnings.catch_warnings(action="ignore"):  # the error says it better
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
 def load_sound(path: Path) -> CheckpointDict:
     """Load a file that `damage` found sound onto the CPU; nothing in the file is ever run."""
     try:
-        loaded = _unpickle(path)
+        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+            # torch takes a file that does not begin as a zip file for one of its old formats
+            if file.read(4) != b"PK\x03\x04" or _lies(archive, path):
+                raise ValueError("it is not a torch checkpoint")
+        with warnings.catch_warnings(action="ignore"):  # the error says it better
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile file can raise any error in these parsers
         evil = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"it contains the global {evil[1]}" if evil else "it is not a torch checkpoint"

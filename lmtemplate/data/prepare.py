@@ -173,6 +173,8 @@ def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
 
 def _fill(output: Path, text: SplitCorpus, source: dict[str, Any], overwrite: bool) -> None:
     """Make the folder, unless it is made already, and let nobody else do so meanwhile."""
+    if Path(source["tokenizer"]).is_file():
+        source["tokenizer_sha256"] = file_sha256(Path(source["tokenizer"]))
     try:
         with Lock(output, output.resolve().with_name(f".{output.name}.lock"), "--output"):
             recover(output)
@@ -230,10 +232,7 @@ def prepare(
     source: dict[str, Any] = {"input": input, "format": format, "text_field": text_field}
     source |= {"tokenizer": tokenizer, "val_ratio": val_ratio, "test_ratio": test_ratio}
     source |= {"seed": seed, "vocab_size": vocab_size or automatic, "text": corpus.signature}
-    if Path(tokenizer).is_file():
-        source["tokenizer_sha256"] = file_sha256(Path(tokenizer))
-    text = SplitCorpus(corpus, val_ratio, test_ratio, seed)
-    _fill(output, text, source, overwrite)
+    _fill(output, SplitCorpus(corpus, val_ratio, test_ratio, seed), source, overwrite)
     run = f"--data.path {quote(str(output))} --run_dir {quote(f'runs/{output.name}')}"
     then = f"CONFIG={quote(str(for_config))}" if for_config else f'ARGS="{run}"'
     print(f"next: make train {then}")
