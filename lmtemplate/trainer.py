@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.distributed import DistError
 
 from lmtemplate.errors import ConfigError, LostProcessError, OutOfMemoryError, UserError
-from lmtemplate.hardware import auto_precision, is_out_of_memory
+from lmtemplate.hardware import auto_precision
 
 Precision = Literal["auto", "bf16-mixed", "16-mixed", "32-true", "bf16-true", "16-true", "64-true"]
 
@@ -147,9 +147,6 @@ def find_machine(settings: dict[str, Any]) -> Machine:
             f"{' '.join(str(error).split())[:300]}{hidden}"
         ) from error
     check_strategy(strategy)
-    devices, cores = probe.num_devices, os.cpu_count() or 1
-    if device.type == "cpu" and devices > 8 * cores:
-        raise ConfigError(f"trainer.devices={devices:,} on a CPU of {cores} cores; give fewer")
     # Lightning reads it from RANK or SLURM_PROCID when it is imported, whatever the strategy
     rank_zero_only.rank = probe.global_rank  # type: ignore[attr-defined]
     if device.type == "cuda":  # float32 matrix products may use TensorFloat-32
@@ -236,28 +233,18 @@ def build_trainer(
         raise ConfigError(f"trainer: {' '.join(str(error).split())[:300]}") from error
 
 
-def mistake_in(error: Exception, trainer: lightning.Trainer, data: Any) -> UserError | None:
+def mistake_in(error: Exception, trainer: lightning.Trainer) -> UserError | None:
     """What a user can do about an error of torch, where that is known."""
-    if is_out_of_memory(error):
-        return OutOfMemoryError(
-            f"too little memory for data.batch_size={data.batch_size} x data.block_size="
-            f"{data.block_size}; halve the batch and double trainer.accumulate_grad_batches, or "
-            "shrink the model"
-        )
+    what = re.sub(r"^\[.*?\] ", "", " ".join(str(error).split())).partition(". ")[0][:200]
     if worker := re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)", str(error)):
         return OutOfMemoryError(
             f"data worker {worker[1]} was killed, as when memory or /dev/shm runs out; lower "
             "data.num_workers (0 reads in the training process)"
         )
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        cause = " ".join(str(error).split())[:200]
-        return ConfigError(f"model.compile: torch.compile fails; give false. It says: {cause}")
-    if told := re.search(r"conditioned on metric `(.*?)` which is not .*?: `(.*)`", str(error)):
-        logged = ", ".join(name for name in told[2].split("`, `") if name.startswith("val/"))
-        return ConfigError(
-            f"early_stopping.monitor: {told[1]!r} is never logged; validation logs {logged}"
-        )
-    what = re.sub(r"^\[.*?\] ", "", " ".join(str(error).split())).partition(". ")[0][:200]
+        return ConfigError(f"model.compile: torch.compile fails; give false. It says: {what}")
+    if str(error).startswith("Early stopping conditioned on metric"):
+        return ConfigError(f"early_stopping.monitor: {error}")
     if trainer.world_size > 1 and (isinstance(error, DistError) or "gloo" in str(error)):
         return LostProcessError(
             f"process {trainer.global_rank} of {trainer.world_size} has lost another one at step "

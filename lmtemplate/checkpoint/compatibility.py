@@ -80,9 +80,7 @@ def check_same_model_and_data(checkpoint: CheckpointDict, description: dict[str,
     if changed := differences(_must_stay(checkpoint), _must_stay(description)):
         if "data.tokenizer" in changed:  # each value is a whole file
             changed["data.tokenizer"] = ("..", "another")
-        fields = ", ".join(
-            f"{key}: {str(old)[:40]} -> {str(new)[:40]}" for key, (old, new) in changed.items()
-        )
+        fields = ", ".join(f"{k}: {old!s:.40} -> {new!s:.40}" for k, (old, new) in changed.items())
         run = description["config"].get("run_dir", "RUN")
         raise CheckpointError(
             f"{run} holds a run with another model, optimizer, seed or corpus ({fields}); set it "
@@ -123,8 +121,7 @@ def build_net(checkpoint: CheckpointDict, allowed: Sequence[str] = ()) -> Langua
         if "tokenizer" not in checkpoint:  # nobody could read what the net writes
             raise KeyError("tokenizer")
     except (KeyError, TypeError, ValueError) as error:
-        what = "the checkpoint does not describe its net (no config or tokenizer in it)"
-        raise CheckpointError(what) from error
+        raise CheckpointError("the checkpoint does not describe its net") from error
     module, _, name = class_path.rpartition(".")
     package = module.partition(".")[0]
     if package not in ("lmtemplate", *allowed):
@@ -139,11 +136,9 @@ def build_net(checkpoint: CheckpointDict, allowed: Sequence[str] = ()) -> Langua
     except UserError:
         raise
     except Exception as error:  # a constructor may raise anything for settings of another class
-        advice = "use the version of the code that trained it"
-        if isinstance(error, ModuleNotFoundError) and package != "lmtemplate":
-            advice = "start in the folder where it lies, or add that folder to PYTHONPATH"
         raise CheckpointError(
-            f"the checkpoint's net {class_path} cannot be built here: {error}; {advice}"
+            f"the checkpoint's net {class_path} cannot be built here: {error}; use the code that "
+            f"trained it, in the folder where {package} lies"
         ) from error
     load_net(net, checkpoint)
     return net.eval()

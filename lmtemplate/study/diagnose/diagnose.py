@@ -112,6 +112,15 @@ def sentences(examination: Examination) -> str:
     return "\n".join(lines)
 
 
+def few_words(examination: Examination) -> str:
+    """The verdict for a table: the first fault and how many more there are, or none."""
+    faults = [found for found in examination.verdict.findings if found.fault]
+    if not faults:
+        return examination.verdict.headline
+    more = f" (+{len(faults) - 1})" if len(faults) > 1 else ""
+    return faults[0].name.replace("_", " ") + more
+
+
 def as_json(examination: Examination) -> str:
     """All that was found, as one object of strict JSON."""
     content = {

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lmtemplate import metric_names
-from lmtemplate.generate import generate_tokens
+from lmtemplate.generate import columns, generate_batch
 from lmtemplate.record import Ints, last_lines
 from lmtemplate.study.diagnose.artifacts import Artifacts, Model, RunCorpus, open_artifacts
 from lmtemplate.study.diagnose.finding import Facts
@@ -94,12 +94,10 @@ def _prompts(training: Ints, eot_id: int, samples: int) -> Iterator[list[int]]:
 def write_samples(model: Model, training: Ints, tokens: int) -> list[Ints]:
     """Samples of `tokens` ids each, without their prompts; the same at each call."""
     samples = max(FEWEST_SAMPLES, ALL_SAMPLES_TOKENS // tokens)
-    prompts = enumerate(_prompts(training, model.tokenizer.eot_id, samples))
-    drawn = (
-        generate_tokens(model.net, prompt, tokens, temperature=TEMPERATURE, seed=number)
-        for number, prompt in prompts
-    )
-    return [np.fromiter(ids, dtype=np.int64) for ids in drawn]
+    prompts = list(_prompts(training, model.tokenizer.eot_id, samples))
+    seeds = range(samples)
+    rows = generate_batch(model.net, prompts, tokens, temperature=TEMPERATURE, seeds=seeds)
+    return [np.array(ids, dtype=np.int64) for ids in columns(rows, samples)]
 
 
 def _from_weights(model: Model, corpus: RunCorpus | None) -> dict[str, Any]:

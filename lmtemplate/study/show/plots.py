@@ -66,13 +66,13 @@ def positive(rates: Floats) -> Floats:
 
 def curves_of(record: Record) -> dict[str, Curve]:
     """Name -> thinned curve, of all that was logged."""
-    val_steps, val_losses = record.validations
-    if record.initial_val_loss is not None:
-        val_steps = np.insert(val_steps, 0, 0)
-        val_losses = np.insert(val_losses, 0, record.initial_val_loss)
+    initial = np.nan if record.initial_val_loss is None else record.initial_val_loss
+    early = record.values.get(metric_names.EARLY_VAL_LOSS, np.full(len(record), np.nan))
+    losses = np.insert(np.where(np.isnan(record.val_loss), early, record.val_loss), 0, initial)
+    there = ~np.isnan(losses)
     curves = {
         "train loss": (record.steps, record.train_loss),
-        "validation loss": (val_steps, val_losses),
+        "validation loss": (np.insert(record.steps, 0, 0)[there], losses[there]),
         "learning rate": (record.steps, positive(record.learning_rate)),
     }
     return {name: thin(*curve) for name, curve in curves.items() if not np.isnan(curve[1]).all()}
@@ -173,12 +173,15 @@ def save(figure: "Figure", path: Path) -> None:
         raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _text_plot(curves: Iterable[Curve], marks: str, width: int, **options: object) -> str:
+def text_plot(
+    curves: Iterable[tuple[Ints | Floats, Floats]], marks: str, width: int, **options: object
+) -> str:
     """Curves over steps from 0 on, each with its own mark: the first a line, the others points."""
     from uniplot import plot_to_string  # plotext is compiled, and draws on one global figure
 
     xs, ys = zip(*curves, strict=True)
-    options |= {"x_min": 0, "x_max": 1.001 * max(steps[-1] for steps in xs), "color": False}
+    options = {"x_min": 0, "x_max": 1.001 * max(steps[-1] for steps in xs), **options}
+    options["color"] = False
     options |= {"lines": [True, False][: len(xs)], "force_ascii_characters": list(marks)}
     options |= {"width": width - 11, "line_length_hard_cap": width}  # labels have 8 characters
     options |= {"x_gridlines": [], "y_gridlines": [], "character_set": "ascii"}
@@ -186,15 +189,30 @@ def _text_plot(curves: Iterable[Curve], marks: str, width: int, **options: objec
     return plot_to_string(xs=xs, ys=ys, **options).translate(boxes)
 
 
-def rate_in_terminal(steps: Ints, rates: Floats, width: int = 72, height: int = 4) -> str:
-    """(N,) steps and their learning rates on a log axis, in ASCII; a rate of 0 leaves a gap."""
-    curve = thin(steps, positive(rates))
-    low, high = decades(curve[1])
-    return _text_plot([curve], "#", width, height=height, y_as_log=True, y_min=low, y_max=high)
+def rate_in_terminal(steps: Ints, rates: Floats, width: int = 72, height: int = 6) -> str:
+    """(N,) steps and their learning rates on a linear axis from 0, in ASCII."""
+    highest = float(np.nanmax(rates)) or 1.0
+    return text_plot([thin(steps, rates)], "#", width, height=height, y_min=0, y_max=highest)
+
+
+def data_in_terminal(record: Record, width: int = 72, height: int = 6) -> str:
+    """Validation loss against the tokens read, on a log axis, in ASCII; "" if not logged."""
+    steps, losses = curves_of(record).get(
+        "validation loss", (record.steps[:0], record.train_loss[:0])
+    )
+    tokens = record.values.get(metric_names.TOKENS, np.zeros(len(record)))
+    tokens = tokens[np.searchsorted(record.steps, steps[steps > 0])]
+    if len(tokens) < 2 or not (tokens > 0).all():
+        return ""
+    amounts, losses = np.log10(tokens), losses[steps > 0]
+    first, last = (f"{tokens[i]:,.0f} tokens: {losses[i]:.3f}" for i in (0, -1))
+    ends = {"x_min": amounts[0], "x_max": amounts[-1]}
+    plot = text_plot([(amounts, losses)], "o", width, height=height, **ends)
+    return f"validation loss against data, log axis (10^x tokens): {first} -> {last}\n{plot}"
 
 
 def in_terminal(record: Record, width: int = 72, height: int = 12) -> str:
-    """Losses over steps, and the learning rate on a log axis, in ASCII; `width` is 30 at least."""
+    """Losses and the learning rate over steps, in ASCII; `width` is 30 at least."""
 
     def span(values: Floats) -> str:
         return " -> ".join(f"{value:.4g}" for value in values[[0, -1]][: len(values)])
@@ -203,10 +221,10 @@ def in_terminal(record: Record, width: int = 72, height: int = 12) -> str:
     rate = curves.pop("learning rate", None)
     says = [f"{name} {span(values)}" for name, (_, values) in curves.items()]
     parts = [f"{record.steps[-1]:,} steps: * {', o '.join(says)}"]
-    parts += [_text_plot(curves.values(), "*o", width, height=height)]
+    parts += [text_plot(curves.values(), "*o", width, height=height)]
     if rate is not None:
         parts += [f"learning rate {span(record.learning_rate)}, highest {np.nanmax(rate[1]):.4g}"]
-        parts += [rate_in_terminal(*rate, width, max(3, height // 3))]
+        parts += [rate_in_terminal(record.steps, record.learning_rate, width, max(3, height // 2))]
     parts += notes(record)
     return "\n".join(part if "\n" in part else textwrap.fill(part, width) for part in parts)
 
