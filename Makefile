@@ -18,15 +18,15 @@ ARGS ?=
 ## the folder of the run
 RUN ?= runs/$(subst |, ,$(basename $(notdir $(subst $(space),|,$(CONFIG)))))
 ## the folders of the runs to compare
-RUNS ?= runs/*
-## house, gpu, against_nanogpt; long: verdicts, reliability
+RUNS ?= runs/*/
+## a file of benchmarks/, see docs/performance.md
 BENCH ?= overhead
 ## the port of `make board`
 PORT ?= 6006
 # Some systems (WSL, Windows) have a NAME or a PROMPT in the environment: these come from the command line alone.
 ## your own text: a file, a folder, a glob, JSONL
 INPUT =
-## what to call your text, or the renamed package
+## what to call your text, the experiment, or the renamed package
 NAME =
 ## char, byte, bpe, or a tokenizer.json
 TOKENIZER = bpe
@@ -66,10 +66,10 @@ own_run_dir = $(or $(findstring --run_dir,$(ARGS)),$(findstring --config,$(ARGS)
 run_dir_and_args = $(if $(RUN_IS_TYPED),$(args) $(run_dir),$(if $(own_run_dir),,$(run_dir)) $(args))
 
 .DEFAULT_GOAL := help
-.PHONY: help install data train resume eval sample diagnose report compare reproduce speedrun board test test-all lint bench clean rename name-given
+.PHONY: help install data train resume eval sample diagnose report experiment compare sweep reproduce speedrun board test test-all lint bench clean rename name-given
 
 help: ## this list
-	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(call quote,$(MAKEFILE))
+	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(call quote,$(MAKEFILE))
 	@echo
 	@echo 'Settings, as in: make train CONFIG=configs/mine.yaml ARGS="--data.batch_size 8"'
 	@$(foreach s,$(SETTINGS),$(s)=$(call quote,$($(s)))) awk -F '[ ?:]*= *' \
@@ -108,8 +108,15 @@ diagnose: install ## RUN -> healthy, or what is wrong and what to try
 report: install ## RUN -> RUN/report.html, everything about it in one page
 	$(PY) -m $(PACKAGE) report $(call quote,$(RUN)) $(args)
 
+experiment: name-given install ## CONFIG with ARGS and 3 seeds, as NAME: better than the best?
+	$(if $(findstring --data.path,$(ARGS)),,$(PY) -m $(PACKAGE) prepare $(for_config))
+	$(PY) -m $(PACKAGE) experiment --config=$(call quote,$(CONFIG)) --run_dir=$(call quote,runs/experiments/$(NAME)) $(args)
+
 compare: install ## RUNS -> a table, and all their curves in compare.html
 	@$(PY) -m $(PACKAGE) compare $(call split,RUNS,files) $(args)
+
+sweep: install ## CONFIG for each of ARGS="--over KEY=SPEC": the best
+	$(PY) -m $(PACKAGE) sweep --config=$(call quote,$(CONFIG)) $(run_dir) $(args)
 
 reproduce: install ## RUN again, from its manifest: the same bit for bit?
 	$(PY) -m $(PACKAGE) reproduce $(call quote,$(RUN)) $(args)
@@ -120,6 +127,7 @@ speedrun: install ## best bits per byte in 60 s with CONFIG; ARGS=--check signs 
 		$(if $(RUN_IS_TYPED),$(run_dir)) $(args)
 
 board: install ## all of runs/ in TensorBoard, on 127.0.0.1:PORT
+	@echo "curves as they are, without smoothing: http://127.0.0.1:"$(call quote,$(PORT))"/?smoothing=0"
 	$(PY) -m tensorboard.main --logdir runs --host 127.0.0.1 --port=$(call quote,$(PORT)) $(args)
 
 test: install ## the tests of a minute and a half

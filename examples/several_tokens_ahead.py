@@ -4,26 +4,12 @@
         --run_dir runs/ahead --allow examples
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 
-from lmtemplate.loss import cross_entropy
+from lmtemplate.loss import linear_cross_entropy
 from lmtemplate.models import GPT
-
-
-class TwoHeads(nn.Linear):
-    """The head for the next token, which in training keeps the logits for the one after it."""
-
-    def __init__(self, n_embd: int, vocab_size: int) -> None:
-        super().__init__(n_embd, vocab_size, bias=False)
-        self.second = nn.Linear(n_embd, vocab_size, bias=False)
-        self.logits_ahead: Tensor | None = None
-        for matrix in (self.weight, self.second.weight):
-            nn.init.zeros_(matrix)  # the first loss is ln V
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            self.logits_ahead = self.second(x)  # (B, T, V)
-        return super().forward(x)
 
 
 class GPTAhead(GPT):
@@ -52,12 +38,19 @@ class GPTAhead(GPT):
     ) -> None:
         super().__init__(vocab_size, block_size, n_layer=n_layer, n_head=n_head, n_embd=n_embd)
         self.ahead_weight = ahead_weight
-        self.head = TwoHeads(n_embd, vocab_size)
+        self.second_head = nn.Linear(n_embd, vocab_size, bias=False)
+        nn.init.zeros_(self.second_head.weight)  # its first loss is ln V
+        self.seen: Tensor | None = None
+
+    def features(self, tokens: Tensor, caches: list[Any] | None = None) -> Tensor:
+        features = super().features(tokens, caches)
+        self.seen = features if self.training else None
+        return features
 
     def extra_objectives(self, targets: Tensor) -> dict[str, Tensor]:
         # the target at t is the token at t + 1, so the one at t + 1 is the token at t + 2
-        loss = cross_entropy(self.head.logits_ahead[:, :-1], targets[:, 1:])
+        loss = linear_cross_entropy(self.seen[:, :-1], self.second_head.weight, targets[:, 1:])
         return {"ahead": self.ahead_weight * loss.objective}
 
     def flops_per_token(self) -> float:
-        return super().flops_per_token() + 6.0 * self.head.second.weight.numel()
+        return super().flops_per_token() + 6.0 * self.second_head.weight.numel()

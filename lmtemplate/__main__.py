@@ -1,6 +1,7 @@
 """`lmtemplate VERB ...` -> the verb's function, imported only then; errors -> exit codes."""
 
 import contextlib
+import gc
 import importlib
 import inspect
 import os
@@ -34,7 +35,7 @@ def verbs() -> dict[str, Verb]:
 
 
 def usage() -> str:
-    rows = "\n".join(f"  {name:<10} {verb.says}" for name, verb in verbs().items())
+    rows = "\n".join(f"  {name:<18} {verb.says}" for name, verb in verbs().items())
     return (
         f"lmtemplate {__version__}: text in, a trained language model out\n\n"
         f"usage: lmtemplate VERB ...\n\n{rows}\n\n"
@@ -44,13 +45,9 @@ def usage() -> str:
 
 def take_allowed(words: list[str]) -> tuple[list[str], list[str]]:
     """Split off every `--allow PACKAGE`: (packages, other words)."""
-    allowed, others, rest = list[str](), list[str](), iter(words)
-    for word in rest:
-        name, equals, value = word.partition("=")
-        if name == "--allow":
-            allowed.append(value if equals else next(rest, ""))
-        else:
-            others.append(word)
+    from lmtemplate.cli_errors import take_flag
+
+    allowed, others = take_flag(words, "--allow")
     for package in allowed:
         if not package.isidentifier():
             raise ConfigError(f"--allow needs the name of a top-level package, got {package!r}")
@@ -105,13 +102,13 @@ def run(words: list[str]) -> None:
         meant = f"; did you mean {close[0].replace('train', 'fit')}?" if close else ""
         raise ConfigError(f"no verb {name!r}{meant} (there are: {', '.join(known)})")
     verb = known[name]
-    for rank in ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE") if verb.reads_configs else ():
-        if not (value := os.environ.get(rank, "0")).isdecimal():
-            raise ConfigError(f"{rank}={value} in the environment is not a number; unset {rank}")
     allowed, rest = take_allowed(rest)
     if allowed:
         sys.path.append("")  # an allowed package may lie in the working directory
+    gc.disable()  # nothing that imports make is garbage: to look for it costs 0.9 s
     function = getattr(importlib.import_module(verb.module), verb.function)
+    gc.freeze()
+    gc.enable()
     if verb.reads_configs:
         function(rest, allowed)
     else:
@@ -120,19 +117,16 @@ def run(words: list[str]) -> None:
 
 def log_crash(error: Exception) -> str:
     """Add the traceback, without secrets, to a file. Returns its path, or why there is none."""
-    import tempfile
-
     head = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, {__version__}, {redact.words(sys.argv)}"
     trace = redact.text("".join(traceback.format_exception(error)), sys.argv)
     # a link of this name is not followed: it could lead to any file of the user
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
-    for find_folder in (os.getcwd, tempfile.gettempdir):
-        with contextlib.suppress(OSError):
-            path = os.path.join(find_folder(), LOG)
-            with os.fdopen(os.open(path, flags, 0o600), "a", encoding="utf-8") as file:
-                file.write(f"{head}\n{trace}\n")
-            return path
-    return "no file: neither this folder nor the temporary one can be written"
+    with contextlib.suppress(OSError):
+        path = os.path.join(os.getcwd(), LOG)
+        with os.fdopen(os.open(path, flags, 0o600), "a", encoding="utf-8") as file:
+            file.write(f"{head}\n{trace}\n")
+        return path
+    return "no file: this folder cannot be written"
 
 
 def own_line(error: Exception) -> str | None:
@@ -155,7 +149,8 @@ def explain(error: Exception) -> tuple[str, int]:
     message = redact.text(" ".join(f"{type(error).__name__}: {error}".split()), sys.argv)[:200]
     of_torch = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)
     if isinstance(error, (MemoryError, of_torch)) or "can't allocate memory" in str(error):
-        says = "too little memory; lower data.batch_size, the model or the context"
+        says = "too little memory; lower data.batch_size (and raise "
+        says += "trainer.accumulate_grad_batches as much), the model or the context"
         code = errors.OutOfMemoryError.exit_code
     elif isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("lmtemplate"):
         says, code = f"the package {error.name} is missing; type: make install", UserError.exit_code

@@ -1,7 +1,6 @@
 """Command line and config files -> settings and objects, or one line that says what is wrong."""
 
 import inspect
-import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -11,30 +10,11 @@ import torch
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from lmtemplate import metric_names, redact
+from lmtemplate import cli_classes, cli_errors, metric_names, redact
 from lmtemplate.callbacks import OFF
 from lmtemplate.checkpoint.resume import ResumeMode
-from lmtemplate.cli_classes import (
-    OPEN,
-    callback_classes,
-    check_classes,
-    check_values,
-    chosen_class,
-    class_spec,
-    configure_parsing,
-    flat_words,
-    to_yaml,
-)
-from lmtemplate.cli_errors import (
-    OWNED,
-    Place,
-    class_problem,
-    find,
-    flags_in,
-    parse_words,
-    read_config,
-    split_configs,
-)
+from lmtemplate.cli_classes import OPEN, class_spec
+from lmtemplate.cli_errors import Place, find
 from lmtemplate.errors import ConfigError, UserError
 from lmtemplate.hardware import device_name, missing_compiler
 from lmtemplate.metrics import NAMES
@@ -62,14 +42,14 @@ class Parser(LightningArgumentParser):
         settings = yaml.safe_load(text)
         for group, kind in self.classes.items():
             settings[group] = {**class_spec(kind), **(settings.get(group) or {})}
-        return to_yaml(settings)
+        return cli_classes.to_yaml(settings)
 
 
 def parse(parser: Parser, words: list[str], made: list[Place]) -> jsonargparse.Namespace:
     """Settings of configs, the last of which wins, and of flags, which beat every config."""
-    configs, flags = split_configs(words)
-    words = [*(f"--config={path}" for path in configs), *flat_words(flags)]
-    config = parse_words(parser, words, made)
+    configs, flags = cli_errors.split_configs(words)
+    words = [*(f"--config={path}" for path in configs), *cli_classes.flat_words(flags)]
+    config = cli_errors.parse_words(parser, words, made)
     if not isinstance(config.trainer, jsonargparse.Namespace):
         raise ConfigError(f"trainer ({find('trainer', made).where}): expected settings below it")
     return config
@@ -77,8 +57,9 @@ def parse(parser: Parser, words: list[str], made: list[Place]) -> jsonargparse.N
 
 def settings_made(words: list[str]) -> list[Place]:
     """Every setting that flags and configs make, those that win first. Raises ConfigError."""
-    configs, flags = split_configs(words)
-    return flags_in(flags) + [place for path in reversed(configs) for place in read_config(path)]
+    configs, flags = cli_errors.split_configs(words)
+    made = [place for path in reversed(configs) for place in cli_errors.read_config(path)]
+    return cli_errors.flags_in(flags) + made
 
 
 # Key of a setting that no class takes -> its type, default and help.
@@ -101,10 +82,11 @@ class TrainingCLI(LightningCLI):
 
     def __init__(self, words: list[str], allowed: Sequence[str] = (), verb: str = "fit") -> None:
         self.made, self.allowed = settings_made(words), allowed
-        check_values(self.made)
-        self.callback_classes = callback_classes()
-        self.classes = {group: chosen_class(group, self.made, allowed) for group in OPEN}
-        configure_parsing(allowed, self.classes["data"])
+        cli_classes.check_values(self.made)
+        self.callback_classes = cli_classes.callback_classes()
+        chosen = cli_classes.chosen_class
+        self.classes = {group: chosen(group, self.made, allowed) for group in OPEN}
+        cli_classes.configure_parsing(allowed, self.classes["data"])
         settings = {"prog": f"lmtemplate {verb}", "allow_abbrev": False, "exit_on_error": False}
         super().__init__(
             self.classes["model"],
@@ -123,14 +105,16 @@ class TrainingCLI(LightningCLI):
         for name, (kind, default, says) in RUN_SETTINGS.items():
             parser.add_argument(f"--{name}", type=kind, default=default, help=says)
         how = {"instantiate": False, "sub_configs": True, "fail_untyped": False}
-        parser.add_class_arguments(Trainer, "trainer", skip=set(OWNED), **how)
+        parser.add_class_arguments(Trainer, "trainer", skip=set(cli_errors.OWNED), **how)
         parser.add_lightning_class_args(self.classes["model"], "model")
         parser.add_lightning_class_args(self.classes["data"], "data")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # one key each at the top, so that a second config changes one value and loses none of them
         for name, kind in self.callback_classes.items():
-            default = None if name in OFF else class_spec(kind)
+            taken = inspect.signature(kind).parameters.values()
+            is_off = name in OFF or any(one.default is one.empty for one in taken)
+            default = None if is_off else class_spec(kind)
             parser.add_argument(f"--{name}", type=kind | None, default=default, help="null: off")
         for name, kind in (("net", GPT), ("optimizer", AdamW), ("schedule", WarmupCosine)):
             parser.set_defaults({f"model.{name}": class_spec(kind)})
@@ -149,21 +133,19 @@ class TrainingCLI(LightningCLI):
         parser.classes = {k: v for k, v in self.classes.items() if v is not OPEN[k][1]}
         self.config = parse(parser, args, self.made)
         named = {**self.config.as_dict(), "config": None}  # paths, which jsonargparse can call
-        check_classes("", named, self.made, self.allowed)
+        cli_classes.check_classes("", named, self.made, self.allowed)
 
     def instantiate_classes(self) -> None:
         """Build data, net and callbacks. What their constructors object to becomes one line."""
         try:
-            with warnings.catch_warnings():  # Lightning calls jsonargparse by an old name
-                warnings.simplefilter("ignore", DeprecationWarning)
-                super().instantiate_classes()
+            super().instantiate_classes()
         except (ValueError, TypeError, ArithmeticError) as error:
             cause: BaseException | None = error
             while cause is not None:  # jsonargparse wraps what a constructor raised
                 if isinstance(cause, UserError):
                     raise cause from error
                 cause = cause.__cause__ or cause.__context__
-            raise ConfigError(class_problem(str(error))) from error
+            raise ConfigError(cli_errors.class_problem(str(error))) from error
 
     def instantiate_trainer(self, **_: Any) -> Trainer:
         return None  # type: ignore[return-value]  # fit.py builds it, when it knows the length
@@ -178,8 +160,7 @@ class TrainingCLI(LightningCLI):
         """Where the run computes. Raises ConfigError where there is no such device."""
         return find_machine(self.trainer_settings)
 
-    @property
-    def hardware(self) -> dict[str, Any]:
+    def hardware(self, steps: int) -> dict[str, Any]:
         """What the last digits of a loss depend on: device, processor, threads."""
         return {
             "device": self.machine.device.type,
@@ -187,7 +168,7 @@ class TrainingCLI(LightningCLI):
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "devices": self.machine.world_size,
             "precision": self.machine.precision,
-            "compiled": self.model.compiles(self.machine.device),
+            "compiled": self.model.compile_mode(self.machine.device, steps) != "off",
             "threads": torch.get_num_threads(),
         }
 
@@ -209,27 +190,22 @@ def check_settings(cli: TrainingCLI, steps: int) -> None:
     trainer, warmup = cli.config.trainer, getattr(cli.model.schedule, "warmup_steps", 0)
     for name in ("val_check_interval", "log_every_n_steps", "gradient_clip_val"):
         if trainer[name] is not None and trainer[name] <= 0:
-            says = "has to be above 0" + (", or null" if name == "gradient_clip_val" else "")
-            raise ConfigError(f"trainer.{name}={trainer[name]} {says}")
+            raise ConfigError(f"trainer.{name}={trainer[name]} has to be above 0")
     if warmup > steps:
-        raise ConfigError(
-            f"model.schedule.warmup_steps={warmup} is longer than the run of {steps} steps; "
-            "lower it"
-        )
-    if cli.model.compile_net is True and (missing := missing_compiler(cli.machine.device)):
-        raise ConfigError(f"model.compile: true needs {missing}; install it, or give auto or false")
-    batches = share = trainer.limit_val_batches
-    if isinstance(share, float) and share < 1:
+        says = f"is longer than the run of {steps} steps; lower it"
+        raise ConfigError(f"model.schedule.warmup_steps={warmup} {says}")
+    wanted, missing = cli.model.compile_net, missing_compiler(cli.machine.device)
+    if wanted in (True, "graphs") and missing:
+        says = f"needs {missing}; give auto or false"
+        raise ConfigError(f"model.compile: {str(wanted).lower()} {says}")
+    interval, batches = trainer.val_check_interval, trainer.limit_val_batches
+    if isinstance(batches, float) and batches < 1:  # a share of all
         batches *= len(cli.datamodule.val_dataloader())
-    if batches is not None and batches < 1:
+    if interval > steps or (batches is not None and batches < 1):
         raise ConfigError(
-            f"validation would never happen: trainer.limit_val_batches={share} is less than one "
-            "batch; for a short validation lower data.max_val_blocks"
-        )
-    if trainer.val_check_interval > steps:
-        raise ConfigError(
-            f"validation would never happen: trainer.val_check_interval="
-            f"{trainer.val_check_interval} in a run of {steps} steps; lower it"
+            f"validation would never happen: trainer.val_check_interval={interval} in a run of "
+            f"{steps} steps, trainer.limit_val_batches={trainer.limit_val_batches}; lower the "
+            "first, or for a short validation set data.max_val_blocks instead of the second"
         )
     check_callbacks(as_list(cli.trainer_settings["callbacks"]))
     check_monitor(cli)

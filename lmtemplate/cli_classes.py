@@ -1,6 +1,5 @@
 """The classes that a config names -> the classes, and the settings that their constructors take."""
 
-import importlib
 import inspect
 import re
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from torchmetrics import Metric
 
 from lmtemplate import plug
 from lmtemplate.callbacks import CALLBACKS
-from lmtemplate.cli_errors import Place, find
+from lmtemplate.cli_errors import Place, find, take_flag
 from lmtemplate.data.datamodule import LanguageData, TokenData
 from lmtemplate.errors import ConfigError
 from lmtemplate.models.base import LanguageModel
@@ -53,20 +52,11 @@ PLUGINS = (Accelerator, Strategy, Precision, ClusterEnvironment, LayerSync)
 KINDS = (LanguageModel, Metric, Callback, Logger, Profiler, *PLUGINS, *sum(KINDS_OF.values(), ()))
 
 
-def load_class(path: str, where: str) -> Any:
-    """What stands at a dotted path. Raises ConfigError, with the place, where nothing does."""
-    module, _, name = path.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{where}: cannot import {path!r}: {error}") from error
-
-
 def callback_classes() -> dict[str, type]:
     """Config key -> callback, in the order in which they act, without those whose file is gone."""
     listed = {**CALLBACKS, **plug.callbacks()}
     kept = {key: path for key, path in listed.items() if find_spec(path.rpartition(".")[0])}
-    return {key: load_class(path, key) for key, path in kept.items()}
+    return {key: plug.load_named(path, key) for key, path in kept.items()}
 
 
 def class_spec(kind: type) -> dict[str, Any]:
@@ -82,13 +72,10 @@ def chosen_class(group: str, made: list[Place], allowed: Sequence[str]) -> type:
     if place is None:
         return default
     path, where = place.value, f"{group}.class_path ({place.where})"
-    package = path.partition(".")[0]
-    if not all(map(str.isidentifier, path.split("."))) or package == path:
+    if not all(map(str.isidentifier, path.split("."))) or "." not in path:
         says = f"{path!r} is not package.module.Class; a setting of {group} is {group}.NAME"
         raise ConfigError(f"{where}: {says}")
-    if package not in ("lmtemplate", *allowed):
-        raise ConfigError(f"{where}: {path} is not of lmtemplate; add --allow {package}")
-    found = load_class(path, where)
+    found = plug.load_named(path, where, allowed)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigError(f"{where}: {path} is not a subclass of {base.__name__}")
     return found
@@ -145,7 +132,7 @@ def check_classes(key: str, value: Any, made: list[Place], allowed: Sequence[str
         if isinstance(path, str):
             if (package := path.partition(".")[0]) not in (*PACKAGES, *allowed):
                 raise ConfigError(f"{key}: {path} is not allowed; add --allow {package}")
-            check_class(key, kind := load_class(path, key), made, allowed)
+            check_class(key, kind := plug.load_named(path, key), made, allowed)
         for name, below in value.items():
             if name == "init_args" and kind and isinstance(below, dict):
                 taken = inspect.signature(kind).parameters  # their defaults may be functions
@@ -161,17 +148,11 @@ def check_classes(key: str, value: Any, made: list[Place], allowed: Sequence[str
 
 def flat_words(words: list[str]) -> list[str]:
     """The command line without `--model.class_path X`, which has been read, and `.init_args`."""
-    flat_ones, rest = list[str](), iter(words)
-    for word in rest:
-        name = word.partition("=")[0]
-        if name.removesuffix(".class_path") in [f"--{group}" for group in OPEN]:
-            if word == name:
-                next(rest, None)
-            continue
-        for group in OPEN:
-            word = word.replace(f"--{group}.init_args.", f"--{group}.")
-        flat_ones.append(word)
-    return flat_ones
+    read = [f"--{group}{end}" for group in OPEN for end in ("", ".class_path")]
+    _, others = take_flag(words, *read)
+    for group in OPEN:
+        others = [word.replace(f"--{group}.init_args.", f"--{group}.") for word in others]
+    return others
 
 
 load_yaml = jsonargparse.get_loader("yaml")  # knows numbers like 3e-4

@@ -44,20 +44,18 @@ SYNONYMS = {
 }
 
 SPOKEN = {"NoneType": "null", "bool": "true or false", "float": "a number", "int": "a whole number"}
-GROUPS = ("data", "model", "trainer")
 MOST_SETTINGS = 10_000  # in one config, with what its anchors repeat
 
-# jsonargparse's words for a key, for a class that does not fit, for a type, for an unknown setting.
+# jsonargparse's words for a key, for what is wrong with a class, for a type, an unknown setting.
 KEY = re.compile(r'Parser key "([\w.]+)": ')
-CLASS = re.compile(
-    r"Importing '(?P<denied>[\w.]+)' is not allowed|import path string: (?P<none>\S+)"
-    r"|class_path '(?P<missing>\S+?)': module \S+ has"
-    r"|class_path '(?P<broken>\S+?)': (?!Importing|Parser key)(?P<why>.+?)(?= - |$)"
-    r"|Import path (?:(?P<other>\S+) )?does not (?:implement protocol |.*? of )?(?P<kind>\w+)"
-    r"|Expected '(?P<unfit>\S+)' to be a subclass"
-)
 NEEDS = re.compile(
     r"the following arguments are required: ([\w, ]+?)(?= - | Given|$).*?class_path='(\S+?)'"
+)
+DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
+BROKEN = re.compile(r"class_path '(\S+?)': (?!Importing|Parser key|module \S+ has)(.+?)(?= - |$)")
+UNFIT = re.compile(
+    r"import path string: (\S+)|class_path '(\S+?)': module \S+ has|Expected '(\S+)' to be a subc"
+    r"|Import path (?:(\S+) )?does not (?:implement protocol |.*? of )?(?P<kind>\w+)"
 )
 TYPE = re.compile(
     r"Expected an? (?:<class '(?:[\w.]+\.)?(\w+)'>|\S+Literal\[(.*?)\])|valid subclass of (\w+)"
@@ -82,15 +80,12 @@ def _settings(root: yaml.MappingNode, path: Path) -> Iterator[Place]:
         if isinstance(node, yaml.SequenceNode):
             waiting += [(above, item) for item in node.value]
         elif isinstance(node, yaml.MappingNode):
-            seen = dict[str, int]()
+            seen = set[str]()
             for name, value in node.value:
                 line = name.start_mark.line + 1
                 if name.value in seen:
-                    raise ConfigError(
-                        f"{path}:{line}: {name.value} is there twice, first in line "
-                        f"{seen[name.value]}; keep one"
-                    )
-                seen[name.value] = line
+                    raise ConfigError(f"{path}:{line}: {name.value} is there twice; keep one")
+                seen.add(name.value)
                 key = f"{above}.{name.value}".removeprefix(".").replace(".init_args", "")
                 text = value.value if isinstance(value, yaml.ScalarNode) else ""
                 yield Place(key, f"{path}:{line}", text)
@@ -103,13 +98,9 @@ def read_config(path: Path) -> list[Place]:
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except OSError as error:
-        others = [other.name for other in path.parent.glob("*") if other.is_file()]
-        close = get_close_matches(path.name, others, n=1) if not path.exists() else []
-        meant = f"; did you mean {path.with_name(close[0])}?" if close else ""
-        raise ConfigError(f"cannot read config {path}: {error.strerror}{meant}") from error
+        raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        line = 1 + error.object.count(b"\n", 0, error.start)
-        raise ConfigError(f"{path}:{line}: not UTF-8; save it as UTF-8") from error
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         spot = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
@@ -121,23 +112,29 @@ def read_config(path: Path) -> list[Place]:
         where = f"({path}:{name.start_mark.line + 1})"
         if not name.tag.endswith(":str"):
             raise ConfigError(f"a key {where} is not text in YAML; no setting has such a name")
-        if name.value in GROUPS and not isinstance(value, yaml.MappingNode):
+        if name.value in ("data", "model", "trainer") and not isinstance(value, yaml.MappingNode):
             raise ConfigError(f"{name.value} {where}: expected settings below it")
     return list(_settings(root, path))
 
 
+def take_flag(words: list[str], *names: str) -> tuple[list[str], list[str]]:
+    """Split off a flag, wherever it stands: (its values, the other words)."""
+    values, others, rest = list[str](), list[str](), iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name in names:
+            values.append(value if equals else next(rest, ""))
+        else:
+            others.append(word)
+    return values, others
+
+
 def split_configs(words: list[str]) -> tuple[list[Path], list[str]]:
     """The files that a command line names with --config, and its other words."""
-    configs, others, rest = list[Path](), list[str](), iter(words)
-    for word in rest:
-        name, _, value = word.partition("=")
-        if name not in ("-c", "--config"):
-            others.append(word)
-        elif path := value or next(rest, ""):
-            configs.append(Path(path))
-        else:
-            raise ConfigError(f"{name} (command line) needs a file")
-    return configs, others
+    configs, others = take_flag(words, "-c", "--config")
+    if not all(configs):
+        raise ConfigError("--config (command line) needs a file")
+    return [Path(path) for path in configs], others
 
 
 def flags_in(words: list[str]) -> list[Place]:
@@ -220,36 +217,37 @@ def unknown_setting(
 
 
 def wrong_class(message: str, defaults: Mapping[str, Any], made: list[Place]) -> str | None:
-    """A class that does not exist, lacks a setting, or is of another kind or package."""
-    named, keys = CLASS.search(message), KEY.findall(message)
-    if needs := NEEDS.search(message):
-        where = find(keys[-1], made, needs[2]).where
-        return f"{keys[-1]} ({where}): {needs[2]} needs {needs[1]}; give it in init_args"
-    if named is None or not keys or (named["unfit"] and len(keys) > 1):
+    """A class that lacks a setting, is of another package or kind, or does not exist."""
+    if not (keys := KEY.findall(message)):
         return None
-    key, groups = keys[-1], ("denied", "none", "missing", "broken", "other", "unfit")
-    name = next((named[group] for group in groups if named[group]), find(key, made).value)
-    place = next((place for place in made if place.value == name), find(key, made))
-    module, _, last = name.rpartition(".")
-    if named["denied"]:
+    key = keys[-1]
+    if needs := NEEDS.search(message):
+        where = find(key, made, needs[2]).where
+        return f"{key} ({where}): {needs[2]} needs {needs[1]}; give it in init_args"
+    if denied := DENIED.search(message):
+        name, where = denied[1], find(key, made, denied[1]).where
         package = name.partition(".")[0]
         advice = f"; add --allow {package} on the command line if you trust it"
         if package in sys.stdlib_module_names:
             advice = ": it is Python's own, and no part of a model"
-        return f"class {name} ({place.where}) is of a package that is not allowed{advice}"
-    if named["broken"]:
-        return f"{key} ({place.where}): cannot import {name}: {named['why'][:200]}"
+        return f"class {name} ({where}) is of a package that is not allowed{advice}"
+    if broken := BROKEN.search(message):
+        where = find(key, made, broken[1]).where
+        return f"{key} ({where}): cannot import {broken[1]}: {broken[2][:200]}"
+    unfit = UNFIT.search(message)
+    if unfit is None or (unfit[3] and len(keys) > 1):
+        return None
+    name = next(filter(None, unfit.groups()[:4]), find(key, made).value)
+    module, _, last = name.rpartition(".")
     default = defaults.get(f"{key}.class_path")
-    kind, kinds = choices(default) if default else (named["kind"], {})
-    there = [*kinds, *dict(inspect.getmembers(sys.modules.get(module), inspect.isclass))]
-    lower = {known.lower(): known for known in reversed(there)}
-    close = [] if last in kinds else get_close_matches(last.lower(), lower, n=1)
-    meant = f"; did you mean {lower[close[0]]}?" if close and last not in there else ""
-    says = f"{name} is not" if named["kind"] or named["unfit"] else f"no class {name!r}"
-    says += f" of kind {kind}" if kind else ""
+    kind, kinds = choices(default) if default else (unfit["kind"] or "class that fits", {})
+    there = [*dict(inspect.getmembers(sys.modules.get(module), inspect.isclass)), *kinds]
+    lower = {known.lower(): known for known in there}
+    close = [] if last in there else get_close_matches(last.lower(), lower, n=1)
+    meant = f"; did you mean {lower[close[0]]}?" if close else ""
     off = "" if "." in key else "; null turns it off"
     there_are = f" (there are: {', '.join(kinds)}{off})" if kinds else ""
-    return f"{key} ({place.where}): {says}{meant}{there_are}"
+    return f"{key} ({find(key, made, name).where}): {name!r} is no {kind}{meant}{there_are}"
 
 
 def wrong_value(message: str, made: list[Place]) -> str | None:

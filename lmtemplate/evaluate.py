@@ -46,8 +46,7 @@ def evaluate(words: list[str], allowed: list[str], verb: Literal["validate", "te
         enable_checkpointing=False,
         callbacks=[ProgressBar()],
     )
-    run_split = trainer.validate if verb == "validate" else trainer.test
-    run_split(cli.model, cli.datamodule, verbose=False)
+    getattr(trainer, verb)(cli.model, cli.datamodule, verbose=False)
     if not trainer.is_global_zero:
         return
     print(f"{path} (step {state['global_step']:,})")

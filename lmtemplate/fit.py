@@ -86,7 +86,7 @@ def describe(cli: TrainingCLI, length: RunLength) -> dict[str, Any]:
         "tokenizer": data.tokenizer_json,
         "fingerprint": data.fingerprint or "",
         "length": asdict(length),
-        "environment": run_dir.environment(cli.hardware),
+        "environment": run_dir.environment(cli.hardware(length.steps)),
     }
 
 
@@ -122,14 +122,14 @@ def load_first_weights(source: str, cli: TrainingCLI) -> None:
     compatibility.load_net(cli.model.net, state)
 
 
-def write_run_files(cli: TrainingCLI, run: Path, start: dict[str, Any] | None) -> None:
+def write_run_files(cli: TrainingCLI, run: Path, start: dict[str, Any] | None, steps: int) -> None:
     """config.yaml, as the user gave it but for secrets, and manifest.json."""
     data = cli.datamodule
     (run / "summary.json").unlink(missing_ok=True)  # it describes the start before
     run_dir.write_text(run / "config.yaml", to_yaml(cli.settings))
     source = {"path": data.name, "fingerprint": data.fingerprint}
     source["tokenizer_sha256"] = data.tokenizer.digest if data.tokenizer else None
-    manifest = run_dir.manifest(cli.config.seed_everything, cli.hardware, source)
+    manifest = run_dir.manifest(cli.config.seed_everything, cli.hardware(steps), source)
     manifest.update(settings=cli.settings, command=redact.words(manifest["command"]))
     run_dir.write_manifest(run, manifest, start)
 
@@ -184,10 +184,10 @@ def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> No
             raise
         # Lightning says what to install for a callback or a logger, or which setting cannot be
         raise ConfigError(f"trainer: {' '.join(str(error).split())[:300]}") from error
-    except (RuntimeError, MemoryError, TypeError, LookupError, AttributeError, ValueError) as error:
+    except (RuntimeError, TypeError, LookupError, AttributeError, ValueError) as error:
         if signals and signals.received and "DataLoader worker" in str(error):
             sys.exit(SIGNALS[signals.received])  # the worker, just started, got it as well
-        if mistake := mistake_in(error, trainer, cli.datamodule):
+        if mistake := mistake_in(error, trainer):
             raise mistake from error
         if "checkpoint_connector.py" in str(traceback.extract_tb(error.__traceback__)):
             problem = f"holds a state that cannot be restored: {error!r:.200}"
@@ -216,9 +216,10 @@ def check_and_assemble(
     if before is not None:
         compatibility.check_same_model_and_data(before, description)
         if is_finished(run, before, cli, plan.length):
-            longer = f"to train longer, increase {plan.length.limit}"
-            print(f"{run} is finished at step {before['global_step']:,}; {longer}")
-            print("for other settings, name another run: make train RUN=runs/NAME (or --run_dir)")
+            print(
+                f"{run} is finished at step {before['global_step']:,}; to train longer, increase "
+                f"{plan.length.limit}; for other settings, name another run with --run_dir"
+            )
             return None
     elif cli.machine.is_first and cli.config_init.get("checkpoint"):
         files.check_room(run, cli.model.net)
@@ -226,7 +227,8 @@ def check_and_assemble(
         load_first_weights(cli.config.init_from, cli)
     trainer = assemble(cli, plan, run, SafeCheckpointIO(run, description, resumed))
     if cli.machine.is_first:
-        write_run_files(cli, run, compatibility.announce(run, before, description))
+        start = compatibility.announce(run, before, description)
+        write_run_files(cli, run, start, plan.length.steps)
     return trainer, resumed.path if resumed else None
 
 
@@ -284,7 +286,7 @@ def fit(words: list[str], allowed: list[str]) -> Path:
     """
     quieten()
     cli = TrainingCLI(words, allowed)
-    run = run_dir.check_name(cli.config.run_dir)
+    run = Path(cli.config.run_dir).expanduser()
     is_first, has_trained = cli.machine.is_first, False
     with run_dir.Lock(run) if is_first else nullcontext(), forgiving():
         try:
@@ -293,6 +295,6 @@ def fit(words: list[str], allowed: list[str]) -> Path:
             has_trained = True
             raise
         finally:
-            if has_trained and is_first and cli.config.report:
-                plug.closing_words(run, allowed)
+            if has_trained and is_first:
+                plug.closing_words(run, allowed, cli.config.report)
     return run

@@ -1,7 +1,8 @@
 """Checkpoint and prompt -> text, token by token."""
 
 import itertools
-from collections.abc import Iterator
+import random
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,62 +26,90 @@ def logits_to_probs(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> Tensor:
-    """(V,) logits of the next token -> (V,) probabilities to draw from; see `generate`.
+    """(..., V) logits of the next token -> (..., V) probabilities to draw from; see `generate`.
 
     A temperature below COLDEST puts everything on the likeliest. top_p (Holtzman et al. 2020,
     section 3.1) is taken after temperature and top_k.
     """
     logits = logits.float()
     if temperature < COLDEST:
-        return torch.nn.functional.one_hot(logits.argmax(), len(logits)).float()
+        return torch.nn.functional.one_hot(logits.argmax(-1), logits.size(-1)).float()
     logits = logits / temperature
-    if top_k is not None and top_k < len(logits):
-        logits = logits.masked_fill(logits < logits.topk(top_k).values[-1], -torch.inf)
+    if top_k is not None and top_k < logits.size(-1):
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[..., -1:], -torch.inf)
     probabilities = logits.softmax(-1)
     if top_p is not None:
         likeliest, order = probabilities.sort(descending=True)
         beyond = likeliest.cumsum(-1) - likeliest >= top_p  # the first is always kept
-        probabilities = probabilities.index_fill(0, order[beyond], 0.0)
-        probabilities = probabilities / probabilities.sum()
+        probabilities = likeliest.masked_fill(beyond, 0.0).gather(-1, order.argsort(-1))
+        probabilities = probabilities / probabilities.sum(-1, keepdim=True)
     return probabilities
 
 
+def choose(probabilities: Tensor, luck: list[float]) -> list[int]:
+    """(B, V) probabilities, B numbers from 0 to 1 -> B ids: where the sums of a row pass its number.
+
+    Sums are float64: in float32 those of a large vocabulary would not tell rare tokens apart.
+    """
+    sums = probabilities.cpu().double().cumsum(-1)
+    place = torch.tensor(luck, dtype=torch.float64)[:, None] * sums[:, -1:]
+    chosen: list[int] = torch.searchsorted(sums, place, right=True)[:, 0].tolist()
+    return chosen
+
+
 @torch.inference_mode()
-def generate_tokens(
+def generate_batch(
     net: LanguageModel,
-    prompt: list[int],
+    prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     *,
     temperature: float = 0.8,
     top_k: int | None = None,
     top_p: float | None = None,
-    seed: int = 1337,
+    seeds: Sequence[int],
     stop_id: int | None = None,
     use_cache: bool = True,
-) -> Iterator[int]:
-    """Yield up to `max_new_tokens` ids that follow the prompt, ending before `stop_id`.
+) -> Iterator[list[int | None]]:
+    """Yield, step by step, the next id of each text; None for one that is at rest.
 
-    A full context is cut to its last half and read again, so that the cost of a token stays
-    bounded. The net should be in evaluation mode; no random state but its own is touched.
+    Every text is what it would be alone, with its own seed and its own `max_new_tokens` ids, fewer
+    if `stop_id` comes. All have one length, without padding: the shortest prompt is read, and where
+    others are longer, their next token is taken instead of a drawn one. A full context is cut to
+    its last half and read again, so that the cost of a token stays bounded. The net should be in
+    evaluation mode; no random state but its own is touched.
     """
     # `net.forward` below, not `net`: a compiled net would be compiled anew for each length
-    device = next(net.parameters()).device
-    generator = torch.Generator().manual_seed(seed)
-    known = fresh = list(prompt)[-net.block_size :]  # fresh: what the caches have not seen
-    caches = net.new_caches(1) if use_cache else None
-    for _ in range(max_new_tokens):
-        if len(known) > net.block_size:
-            known = fresh = known[-max(1, net.block_size // 2) :]
-            caches = net.new_caches(1) if use_cache else None
-        shown = torch.tensor([known if caches is None else fresh], device=device)
+    device, half = next(net.parameters()).device, max(1, net.block_size // 2)
+    texts = [list(prompt)[-net.block_size :] for prompt in prompts]
+    draws, left = [random.Random(seed) for seed in seeds], [max_new_tokens] * len(texts)
+    # how much of each text the caches hold, and how much there is, less what is still to be read
+    read, end = 0, min(map(len, texts), default=0)
+    caches = net.new_caches(len(texts)) if use_cache else None
+    while any(left):
+        if end > net.block_size:
+            texts, read, end = [text[-half:] for text in texts], 0, half
+            caches = net.new_caches(len(texts)) if use_cache else None
+        shown = torch.tensor([text[read:end] for text in texts], device=device)
         logits = net.forward(shown, caches) if caches is not None else net.forward(shown)
-        probabilities = logits_to_probs(logits[0, -1], temperature, top_k, top_p)
-        token = int(torch.multinomial(probabilities.cpu(), 1, generator=generator))
-        if token == stop_id:
-            return
-        yield token
-        known.append(token)
-        fresh = [token]
+        read = end if caches is not None else 0
+        probabilities = logits_to_probs(logits[:, -1], temperature, top_k, top_p)
+        drawing = [len(text) == end and count > 0 for text, count in zip(texts, left, strict=True)]
+        luck = [one.random() if now else 0.0 for one, now in zip(draws, drawing, strict=True)]
+        new: list[int | None] = [None] * len(texts)
+        for row, token in enumerate(choose(probabilities, luck)):
+            if len(texts[row]) == end:
+                texts[row].append(token)
+            if drawing[row]:
+                left[row] = 0 if token == stop_id else left[row] - 1
+                new[row] = None if token == stop_id else token
+        yield new
+        end += 1
+
+
+def columns(rows: Iterable[list[int | None]], count: int) -> list[list[int]]:
+    """What `generate_batch` yields -> the ids of each of its `count` texts."""
+    texts = list(zip(*rows, strict=True)) or [()] * count
+    return [[token for token in text if token is not None] for text in texts]
 
 
 def stream_text(tokenizer: Tokenizer, prompt: list[int], tokens: Iterator[int]) -> Iterator[str]:
@@ -104,7 +133,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
 
 
 def check_draw(
-    max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None, seed: int
+    max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None
 ) -> None:
     """Raises ConfigError, with the flag, for a number that nothing can be drawn with."""
     for flag, sound, says in (
@@ -112,10 +141,25 @@ def check_draw(
         (f"temperature {temperature}", temperature >= 0, "0 or more"),
         (f"top_k {top_k}", top_k is None or top_k >= 1, "1 or more"),
         (f"top_p {top_p}", top_p is None or 0 < top_p <= 1, "above 0, at most 1"),
-        (f"seed {seed}", -(2**63) <= seed < 2**64, "of 64 bits: from -2^63 to below 2^64"),
     ):
         if not sound:
             raise ConfigError(f"--{flag} has to be {says}")
+
+
+def read_prompts(prompt: str, path: Path | None) -> list[str]:
+    """The prompt, or the lines of a file. Raises ConfigError for both, and for no lines."""
+    if path is None:
+        return [prompt]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--prompts {path} cannot be read: {error}") from error
+    if prompt or not lines:
+        wrong = (
+            "and --prompt are two things; give one" if prompt else "is empty; write a prompt a line"
+        )
+        raise ConfigError(f"--prompts {path} {wrong}")
+    return lines
 
 
 def build_net_on(device: Device, state: dict[str, Any], allow: list[str]) -> LanguageModel:
@@ -138,6 +182,7 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int = 1337,
+    prompts: Path | None = None,
     checkpoint: str = "best",
     device: Device = "auto",
     allow: list[str] | None = None,
@@ -152,24 +197,30 @@ def generate(
         top_k: draw from the k likeliest tokens.
         top_p: draw from the fewest likeliest tokens that together reach this probability.
         seed: of the draw.
+        prompts: instead, a file with a prompt in each line: all are continued at once, as each would
+            be alone; an empty line stands after each text.
         checkpoint: best, latest, or the path of a checkpoint.
         device: where to compute; auto takes CUDA if there is any.
         allow: packages outside lmtemplate whose classes the checkpoint may name.
     """
-    check_draw(max_new_tokens, temperature, top_k, top_p, seed)
+    check_draw(max_new_tokens, temperature, top_k, top_p)
+    texts = read_prompts(prompt, prompts)
     state = read(resolve(run, checkpoint))
     net, tokenizer = build_net_on(device, state, allow or []), parse_tokenizer(state["tokenizer"])
-    start = encode_prompt(tokenizer, prompt)
-    tokens = generate_tokens(
+    starts = [encode_prompt(tokenizer, text) for text in texts]
+    rows = generate_batch(
         net,
-        start,
+        starts,
         max_new_tokens,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
-        seed=seed,
+        seeds=[seed] * len(texts),
         stop_id=tokenizer.eot_id,
     )
-    for text in itertools.chain([prompt], stream_text(tokenizer, start, tokens)):
-        print(text, end="", flush=True)
-    print()
+    one = (token for (token,) in rows if token is not None)  # shown as it comes
+    ids = map(iter, columns(rows, len(texts))) if prompts else [one]
+    for text, start, tokens in zip(texts, starts, ids, strict=True):
+        for piece in itertools.chain([text], stream_text(tokenizer, start, tokens)):
+            print(piece, end="", flush=True)
+        print("\n" if prompts else "")

@@ -1,11 +1,16 @@
 """Device -> what it is, which precision suits it, and how fast it could be at best."""
 
+import ctypes
 import importlib.util
 import os
 import platform
 import shutil
+from pathlib import Path
+from typing import Literal
 
 import torch
+
+CompileMode = Literal["off", "compile", "graphs"]
 
 # Words in a GPU's name -> dense peak in TFLOP/s: 16-bit (float32 accumulation), float32. From the
 # makers' data sheets; the first entry counts one of whose choices stands in the name, in full.
@@ -80,11 +85,47 @@ def missing_compiler(device: torch.device) -> str | None:
     return None if found else f"a compiler: {' or '.join(usual)}, or what {variable} names"
 
 
-def auto_compile(device: torch.device) -> bool:
-    """Compile on CUDA with Triton: on CPU the compiler costs more than short runs win back."""
-    if device.type != "cuda" or missing_compiler(device):
-        return False
-    return torch.cuda.get_device_capability(device) >= (7, 0)
+def compile_mode(
+    wanted: str | bool, device: torch.device, parameters: int, steps: int, accumulate: int
+) -> CompileMode:
+    """What `model.compile` comes to; the same in a resume, so that it stays bitwise.
+
+    auto compiles where it pays. On a GPU compiling takes 12 to 27 s and saves 10 ms a step or more;
+    a small net waits for its kernels to be launched, which a CUDA graph does at once: 10.7 -> 5.4 ms
+    for 1.8M parameters on an H200. On a CPU it takes some 25 s and saves 43 of 115 ms at 1.8M.
+    """
+    on_cuda = device.type == "cuda"
+    if wanted == "auto":
+        fewest = {"cuda": 250, "cpu": 2_000}.get(device.type)
+        if fewest is None or steps < fewest or missing_compiler(device):
+            return "off"
+        if on_cuda and torch.cuda.get_device_capability(device) < (7, 0):
+            return "off"  # Triton knows no GPU before Volta
+        wanted = "graphs" if parameters < 20_000_000 else True
+    # a graph writes its gradients where those of the micro-batch before it are
+    if wanted == "graphs" and on_cuda and accumulate == 1:
+        return "graphs"
+    return "compile" if wanted else "off"
+
+
+def keep_compiled_code() -> None:
+    """Let a second start find what the first has compiled, also after /tmp was emptied."""
+    folder = Path.home() / ".cache" / "torchinductor"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+
+
+def keep_freed_memory() -> None:
+    """Stop glibc from giving large freed blocks back to Linux, to ask for them again at each step.
+
+    It saves 10,000 page faults and 15 % of a step of 1.8M parameters at a vocabulary of 4,096. Peak
+    memory stays; what a process has used once, it holds. Other systems are left alone, and so is a
+    user who has set one of MALLOC_* to choose.
+    """
+    if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    for option in (trim_threshold, mmap_threshold):
+        ctypes.CDLL(None).mallopt(option, 2**30)
 
 
 def peak_flops(name: str, precision: str) -> float | None:
@@ -94,9 +135,3 @@ def peak_flops(name: str, precision: str) -> float | None:
         if any(words.issuperset(choice.split()) for choice in choices.split("|")):
             return (half if "16" in precision else single) * 1e12
     return None
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device, or the machine itself, had too little."""
-    no_room = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    return no_room or "can't allocate memory" in str(error)

@@ -2,6 +2,7 @@
 
 TRAIN_LOSS = "train/loss"
 VAL_LOSS = "val/loss"
+EARLY_VAL_LOSS = "val/early_loss"
 VAL_BITS_PER_BYTE = "val/bits_per_byte"
 LEARNING_RATE = "optim/lr"
 GRAD_NORM = "optim/grad_norm"

@@ -13,13 +13,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
-from lmtemplate import metric_names
+from lmtemplate import hardware, metric_names
 from lmtemplate.data.datamodule import Batch, LanguageData
 from lmtemplate.errors import NumbersError
-from lmtemplate.hardware import auto_compile
-from lmtemplate.loss import LossFunction, cross_entropy
+from lmtemplate.loss import Loss, LossFunction, cross_entropy, training_loss
 from lmtemplate.metrics import Measures
 from lmtemplate.models.base import LanguageModel
+from lmtemplate.muon import MuonAdamWOptimizer
 from lmtemplate.optimizers import Group, OptimizerCallable, OptimizerRecipe, recipe_of
 from lmtemplate.schedules import Schedule
 
@@ -86,7 +86,9 @@ class LitLanguageModel(LightningModule):
         label_smoothing: share of probability spread over the vocabulary, in training only.
         z_loss: weight of (log Z)^2, in training only.
         metrics: further metrics of validation, logged as val/<name>.
-        compile: compile the net with torch.compile; auto does so on CUDA.
+        compile: compile net and loss with torch.compile, or `graphs`: into CUDA graphs too, without
+            accumulation. auto decides from device, size and steps; the card says what.
+        keep_freed_memory: let glibc keep large blocks for the next step, on CPU.
     """
 
     def __init__(
@@ -98,15 +100,19 @@ class LitLanguageModel(LightningModule):
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
         metrics: list[Metric] | None = None,
-        compile: Literal["auto"] | bool = "auto",
+        compile: Literal["auto", "graphs"] | bool = "auto",
+        keep_freed_memory: bool = True,
     ) -> None:
         super().__init__()
         self.net = net
         self.recipe = recipe_of(optimizer)
         self.schedule = schedule
-        self.loss = loss or partial(cross_entropy, label_smoothing=label_smoothing, z_loss=z_loss)
+        self.loss = loss
+        self.regularisers = {"label_smoothing": label_smoothing, "z_loss": z_loss}
         self.compile_net = compile
-        self._is_compiled = False
+        self.keep_freed_memory = keep_freed_memory
+        self._has_graphs = False
+        self._objectives = self.objectives  # or that, compiled
         self.metrics = Measures(metrics or [])
         self.latest: dict[str, float] = {}  # the newest value of all that was logged
         self.grad_norm: Tensor | None = None  # of the latest step that measured it, before clipping
@@ -114,31 +120,33 @@ class LitLanguageModel(LightningModule):
         self._settings_before: list[Group] | None = None  # and in the start before
         self.train_sums = torch.zeros(2)  # nats, tokens since the last log, of this rank
 
-    @property
-    def schedule_name(self) -> str:
-        """What the card calls the schedule."""
-        is_own = isinstance(self.schedule, Schedule)
-        return type(self.schedule if is_own else self.lr_schedulers()).__name__
-
     def setup(self, stage: str) -> None:
         token_bytes = getattr(getattr(self.trainer, "datamodule", None), "token_bytes", None)
         self.metrics.tokens.token_bytes = torch.zeros(0) if token_bytes is None else token_bytes
 
-    def compiles(self, device: torch.device) -> bool:
-        """Whether `compile` asks for the compiler on this device."""
-        return auto_compile(device) if self.compile_net == "auto" else self.compile_net
+    def compile_mode(self, device: torch.device, steps: int, accumulate: int = 1) -> str:
+        """What `compile` comes to in a run of so many optimizer steps: see `hardware`."""
+        parameters = self.net.parameter_count()
+        return hardware.compile_mode(self.compile_net, device, parameters, steps, accumulate)
 
     def configure_model(self) -> None:
-        # Called once per stage. In place, so that the keys of the weights stay as they are.
-        if self.compiles(self.trainer.strategy.root_device) and not self._is_compiled:
-            self.net.compile()
-            self._is_compiled = True
+        trainer, device = self.trainer, self.trainer.strategy.root_device
+        if device.type == "cpu" and self.keep_freed_memory:
+            hardware.keep_freed_memory()
+        mode = self.compile_mode(device, trainer.max_steps, trainer.accumulate_grad_batches)
+        if trainer.state.fn == "fit" and mode != "off":  # validation alone is over before
+            hardware.keep_compiled_code()
+            self._has_graphs = mode == "graphs"
+            tuning = "reduce-overhead" if self._has_graphs else None
+            self._objectives = torch.compile(self.objectives, dynamic=False, mode=tuning)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.net(tokens)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.recipe.build(self.net)
+        if self._objectives != self.objectives and isinstance(optimizer, MuonAdamWOptimizer):
+            optimizer.compile()
         groups = optimizer.param_groups
         self._settings = [{k: v for k, v in one.items() if k != "params"} for one in groups]
         if isinstance(self.schedule, Schedule):
@@ -183,14 +191,21 @@ class LitLanguageModel(LightningModule):
             if hasattr(optimizer, mode):
                 getattr(optimizer, mode)()
 
+    def objectives(self, inputs: Tensor, targets: Tensor) -> tuple[Loss, dict[str, Tensor]]:
+        """The loss of a batch (B, T), and the net's own terms; `compile` compiles all of this."""
+        loss = training_loss(self.net, inputs, targets, self.loss, **self.regularisers)
+        return loss, self.net.extra_objectives(targets)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        inputs, targets = batch
-        loss = self.loss(self(inputs), targets)
+        if self._has_graphs:  # a replay writes over what the last one returned, gradients too
+            self.trainer.optimizers[0].zero_grad()
+            torch.compiler.cudagraph_mark_step_begin()
+        loss, terms = self._objectives(*batch)
         sums = torch.stack((loss.nats, loss.tokens.to(loss.nats.dtype)))
         self.train_sums += torch.where(loss.nats.isfinite(), sums, 0)
         objective = loss.objective
-        for name, term in self.net.extra_objectives(targets).items():
-            self.log(f"train/{name}", term.detach())
+        for name, term in terms.items():
+            self.log(f"train/{name}", term.detach().clone())  # a replay writes over it
             objective = objective + term
         # If the objective is NaN or inf, make every gradient NaN too, so that all ranks skip this
         # step (see NonFiniteGuard). Otherwise this multiplies by 1.

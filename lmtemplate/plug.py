@@ -1,13 +1,15 @@
-"""study/, where a clone has kept it -> its verbs, callbacks and closing words.
+"""A dotted name -> what it names; study/, where a clone has kept it -> what it adds to the core.
 
 This is the one place in the core that knows of that folder.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from lmtemplate.errors import ConfigError
 
 
 class Verb(NamedTuple):
@@ -17,6 +19,22 @@ class Verb(NamedTuple):
     function: str
     says: str
     reads_configs: bool = False  # takes the words themselves, and parses configs with Lightning
+
+
+def load_named(path: str, where: str, allowed: Sequence[str] | None = None) -> Any:
+    """What stands at a dotted path. Raises ConfigError, with the place, where nothing does.
+
+    `allowed` are the packages outside lmtemplate that may be imported; None stands for all.
+    """
+    module, _, name = path.rpartition(".")
+    package = path.partition(".")[0]
+    if allowed is not None and package not in ("lmtemplate", *allowed):
+        says = f"is not of lmtemplate; add --allow {package} if you trust that package"
+        raise ConfigError(f"{where}: {path} {says}")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{where}: cannot import {path!r}: {error}") from error
 
 
 def load() -> ModuleType | None:
@@ -38,9 +56,7 @@ def callbacks() -> dict[str, str]:
     return getattr(load(), "CALLBACKS", {})
 
 
-def closing_words(run: Path, allowed: list[str]) -> None:
-    """Say what came of a finished run, in the terminal and in its report."""
+def closing_words(run: Path, allowed: list[str], report: bool) -> None:
+    """Note what came of a finished run, and say it in the terminal and in its report if wanted."""
     if study := load():
-        module, _, name = study.CLOSING.rpartition(".")
-        explain: Callable[[Path, list[str]], None] = getattr(importlib.import_module(module), name)
-        explain(run, allowed)
+        load_named(study.CLOSING, "study")(run, allowed, report)

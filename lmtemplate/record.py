@@ -10,6 +10,8 @@ import errno
 import json
 import math
 import os
+from array import array
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +23,7 @@ import numpy.typing as npt
 from lmtemplate import metric_names
 from lmtemplate.data import Ints as Ints
 from lmtemplate.errors import CheckpointError, DiskError
-from lmtemplate.run_dir import folder_of, write_json, write_text
+from lmtemplate.run_dir import folder_of, write_text
 
 Floats = npt.NDArray[np.float64]
 Line = dict[str, Any]
@@ -29,31 +31,42 @@ Line = dict[str, Any]
 LINES = "training_metrics.jsonl"
 ARRAYS = "training_metrics.json"
 
+LOSS = metric_names.TRAIN_LOSS
+IN_ARRAYS = {
+    "step",
+    "nonfinite",
+    LOSS,
+    metric_names.VAL_LOSS,
+    metric_names.LEARNING_RATE,
+    metric_names.EPOCH,
+}
+STEP_KEY = b'{"step": '
+TAIL_BYTES = 2**16  # that are read at a time, from the end
+
 
 def is_recorded(run: Path) -> bool:
     """Whether there is a record at all: a run without loggers leaves none."""
     return (folder_of(run) / LINES).is_file()
 
 
-def parse_line(text: str) -> Line | None:
+def parse_line(text: str | bytes) -> Line | None:
     """What `Writer` has written; None for anything else, cut by a kill or sent by a stranger."""
     try:
         content = json.loads(text)
-    except (ValueError, RecursionError):
+        numbers = {"step": None, "samples": {}, "nonfinite": [], **content}
+        step, samples, bad = (numbers.pop(name) for name in ("step", "samples", "nonfinite"))
+        sound = (
+            type(step) is int
+            and 0 <= step < 2**53
+            and isinstance(samples, dict)
+            and isinstance(bad, list)
+            and all(isinstance(text, str) for text in (*samples.values(), *bad))
+            and {int, float}.issuperset(map(type, numbers.values()))
+            and all(-1e300 < value < 1e300 for value in numbers.values())
+            and abs(numbers.get(metric_names.EPOCH, 0)) < 2**53
+        )
+    except (ValueError, TypeError, RecursionError):  # TypeError: it is no object
         return None
-    if not isinstance(content, dict):
-        return None
-    numbers = {"step": None, "samples": {}, "nonfinite": [], **content}
-    step, samples, bad = (numbers.pop(name) for name in ("step", "samples", "nonfinite"))
-    sound = (
-        type(step) is int
-        and 0 <= step < 2**53
-        and isinstance(samples, dict)
-        and isinstance(bad, list)
-        and all(isinstance(text, str) for text in (*samples.values(), *bad))
-        and all(type(v) in (int, float) and abs(v) < 1e300 for v in numbers.values())
-        and abs(numbers.get(metric_names.EPOCH, 0)) < 2**53
-    )
     return content if sound else None
 
 
@@ -61,8 +74,28 @@ def read_lines(run: Path) -> Iterator[Line]:
     """The lines of a run's JSONL file in their order; one that a kill has cut short is left out."""
     if not is_recorded(run):
         return
-    with (folder_of(run) / LINES).open(encoding="utf-8", errors="replace") as file:
+    with (folder_of(run) / LINES).open("rb") as file:
         yield from filter(None, map(parse_line, file))
+
+
+def last_lines(run: Path, name: str, count: int, before: int = 2**53) -> list[Line]:
+    """The last lines with this value, at most `count`, of steps up to `before`, in their order."""
+    found = list[Line]()
+    if not is_recorded(run):
+        return found
+    with (folder_of(run) / LINES).open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end and len(found) < count:
+            start = max(0, end - TAIL_BYTES)
+            file.seek(start)
+            head, _, rest = file.read(end - start).partition(b"\n")
+            end = (
+                start + len(head) + 1 if start and rest else start
+            )  # the head is of the next piece
+            texts = rest.split(b"\n") if start else [head, *rest.split(b"\n")]
+            lines = filter(None, map(parse_line, texts))
+            found = [one for one in lines if name in one and one["step"] <= before] + found
+    return found[-count:]
 
 
 @dataclass(frozen=True)
@@ -105,44 +138,51 @@ class Record:
 
 def from_lines(lines: Iterable[Line]) -> Record:
     """Lines of the JSONL file -> arrays. Lines of one step are merged."""
-    points, bad = dict[int, Line](), set[int]()
-    for entry in lines:
-        points.setdefault(entry["step"], {}).update(entry)
-        if {metric_names.TRAIN_LOSS, metric_names.VAL_LOSS} & set(entry.get("nonfinite", [])):
-            bad.add(entry["step"])
-    rows = list[Line]()
-    for step in sorted(points):
-        if metric_names.TRAIN_LOSS in points[step]:
-            rows.append(points[step])
-        elif metric_names.VAL_LOSS in points[step] and rows:
-            # Its training losses were all NaN or inf: take loss and epoch of the row before.
-            known = {metric_names.TRAIN_LOSS, metric_names.EPOCH} & rows[-1].keys()
-            rows.append({**{name: rows[-1][name] for name in known}, **points[step]})
-    initial = {name: v for name, v in points.get(0, {}).items() if isinstance(v, float)}
-    names = {name for point in points.values() for name, v in point.items() if isinstance(v, float)}
-    names -= {metric_names.TRAIN_LOSS, metric_names.VAL_LOSS, metric_names.LEARNING_RATE}
-
-    def column(name: str) -> Floats:
-        return np.array([row.get(name, math.nan) for row in rows], dtype=np.float64)
-
+    steps, bad, samples = array("q"), set[int](), dict[int, dict[str, str]]()
+    columns: dict[str, tuple[array[int], array[float]]]  # name -> numbers of lines, values
+    columns = defaultdict(lambda: (array("q"), array("d")))
+    for line, entry in enumerate(lines):
+        steps.append(step := entry["step"])
+        for name, value in entry.items():
+            if name == "samples":
+                samples[step] = value
+            elif name == "nonfinite":
+                bad |= {step} if {LOSS, metric_names.VAL_LOSS} & {*value} else set()
+            elif name != "step":
+                columns[name][0].append(line)
+                columns[name][1].append(value)
+    points, point_of_line = np.unique(np.array(steps, dtype=np.int64), return_inverse=True)
+    at = {name: np.full(len(points), math.nan) for name in (*columns, LOSS, metric_names.VAL_LOSS)}
+    for name, (places, found) in columns.items():  # of several lines of a step the last counts
+        at[name][point_of_line[np.array(places)]] = found
+    has_loss, is_validated = ~np.isnan(at[LOSS]), ~np.isnan(at[metric_names.VAL_LOSS])
+    rows = np.flatnonzero(has_loss | (is_validated & np.logical_or.accumulate(has_loss)))
+    at_start = {name: float(column[0]) for name, column in at.items() if 0 in points[:1]}
+    initial = {name: value for name, value in at_start.items() if not math.isnan(value)}
+    values = {name: at[name][rows] for name in sorted(at)}
+    epochs = values.get(metric_names.EPOCH, np.full(len(rows), math.nan))
+    train_loss = values.pop(LOSS)
+    for row in np.flatnonzero(np.isnan(train_loss)):
+        # Its training losses were all NaN or inf: take loss and epoch of the row before.
+        train_loss[row] = train_loss[row - 1]
+        epochs[row] = epochs[row - 1] if math.isnan(epochs[row]) else epochs[row]
     return Record(
-        steps=np.array([row["step"] for row in rows], dtype=np.int64),
-        train_loss=column(metric_names.TRAIN_LOSS),
-        val_loss=column(metric_names.VAL_LOSS),
-        learning_rate=column(metric_names.LEARNING_RATE),
-        epochs=np.maximum(0, np.ceil(np.nan_to_num(column(metric_names.EPOCH))) - 1).astype(int),
+        steps=points[rows],
+        train_loss=train_loss,
+        val_loss=values.pop(metric_names.VAL_LOSS),
+        learning_rate=values.pop(metric_names.LEARNING_RATE, np.full(len(rows), math.nan)),
+        epochs=np.maximum(0, np.ceil(np.nan_to_num(epochs)) - 1).astype(int),
         initial_val_loss=initial.get(metric_names.VAL_LOSS),
         nonfinite_steps=tuple(sorted(bad)),
-        values={name: column(name) for name in sorted(names)},
+        values=values,
         initial=initial,
-        samples={step: p["samples"] for step, p in points.items() if "samples" in p},
+        samples=samples,
     )
 
 
 def read_record(run: str | Path) -> Record:
     """A run's record. Raises CheckpointError where there is none."""
-    run = Path(run)
-    if not is_recorded(run):
+    if not is_recorded(run := Path(run)):
         where = f"no record {folder_of(run) / LINES}"
         raise CheckpointError(f"{where}; a run directory is what `lmtemplate fit` has made")
     return from_lines(read_lines(run))
@@ -150,8 +190,8 @@ def read_record(run: str | Path) -> Record:
 
 def last_points(run: Path) -> str:
     """The end of a run's record: ". Before: step 50: loss 3.1, rate 0.01, gradient 4.2; ..."."""
-    points = [entry for entry in read_lines(run) if metric_names.TRAIN_LOSS in entry][-5:]
-    shown = (metric_names.TRAIN_LOSS, metric_names.LEARNING_RATE, metric_names.GRAD_NORM)
+    points = last_lines(run, LOSS, 5)
+    shown = (LOSS, metric_names.LEARNING_RATE, metric_names.GRAD_NORM)
     rows = ((p["step"], *(p.get(name, math.nan) for name in shown)) for p in points)
     texts = [f"step {s}: loss {x:.4g}, rate {r:.3g}, gradient {n:.3g}" for s, x, r, n in rows]
     return f". Before: {'; '.join(texts)}" if texts else ""
@@ -170,14 +210,28 @@ class Writer:
         run.mkdir(parents=True, exist_ok=True)
         if first_step and not is_recorded(run):
             print(f"the record {self.path} is gone: it begins anew at step {first_step:,}")
-        kept = ""
-        for entry in read_lines(run):
-            if entry["step"] < first_step:
-                kept += json.dumps(entry) + "\n"
-            elif "nonfinite" in entry:  # stays, since it says why a run went back
-                kept += json.dumps({name: entry[name] for name in ("step", "nonfinite")}) + "\n"
-        if self.path.exists() or self.path.is_symlink():  # a link could lead anywhere
-            write_text(self.path, kept)
+        kept = list(self._kept(first_step)) if is_recorded(run) else []
+        self._lines, self._new_lines = len(kept), 0  # in the arrays; since they were written
+        is_whole = self.path.exists() and sum(map(len, kept)) == self.path.stat().st_size
+        if self.path.is_symlink() or (self.path.exists() and not is_whole):  # links lead anywhere
+            write_text(self.path, b"".join(kept).decode(errors="replace"))
+
+    def _kept(self, first_step: int) -> Iterator[bytes]:
+        """Lines of steps before `first_step`, as they are; of later ones why a run went back."""
+        with self.path.open("rb") as file:
+            for text in file:
+                number = text[len(STEP_KEY) : text.find(b",")]
+                if text.startswith(STEP_KEY) and text.endswith(b"}\n") and number.isdigit():
+                    step = int(number)  # a long record is not parsed: that takes a minute
+                elif entry := parse_line(text):
+                    step, text = entry["step"], f"{json.dumps(entry)}\n".encode()
+                else:
+                    continue
+                if step < first_step:
+                    yield text
+                elif b'"nonfinite"' in text and (entry := parse_line(text)):
+                    bad = {name: entry[name] for name in ("step", "nonfinite")}
+                    yield f"{json.dumps(bad)}\n".encode()
 
     def append(self, step: int, values: Mapping[str, Any]) -> None:
         """Add a logging point; values that are not finite are named in it, and left out."""
@@ -186,6 +240,7 @@ class Writer:
         text = json.dumps({**point, "nonfinite": bad} if bad else point, allow_nan=False)
         failed_before = bool(self._unwritten)
         self._unwritten += f"{text}\n".encode()
+        self._new_lines += 1
         try:
             self.path.parent.mkdir(exist_ok=True)  # but not a run directory that was removed
             with self.path.open("ab", buffering=0) as file:
@@ -206,12 +261,18 @@ class Writer:
         except OSError as error:
             self._warn(error)
 
+    @property
+    def has_grown(self) -> bool:
+        """Whether the arrays lack a twentieth of the lines: to make them takes time of each line."""
+        return self._new_lines * 20 > self._lines
+
     def write_arrays(self) -> None:
         """Bring training_metrics.json up to date; both files outlive a power cut then."""
         self.sync()
         if not is_recorded(self.run):
             return
-        record = read_record(self.run)
+        lines = read_lines(self.run)
+        record = from_lines({k: v for k, v in line.items() if k in IN_ARRAYS} for line in lines)
         arrays: dict[str, Any] = {"steps": record.steps.tolist()}
         for name in ("train_loss", "val_loss", "learning_rate"):
             column = getattr(record, name).tolist()
@@ -219,8 +280,9 @@ class Writer:
         arrays["epochs"] = record.epochs.tolist()
         arrays["initial_val_loss"] = record.initial_val_loss
         arrays["nonfinite_steps"] = record.nonfinite_steps
+        self._lines, self._new_lines = self._lines + self._new_lines, 0
         try:
-            write_json(self.path.with_name(ARRAYS), arrays, indent=None)
+            write_text(self.path.with_name(ARRAYS), f"{json.dumps(arrays, allow_nan=False)}\n")
         except DiskError as error:
             self._warn(error)
 

@@ -15,30 +15,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lmtemplate.errors import ConfigError, DiskError, LockedError
+from lmtemplate.errors import DiskError, LockedError
 
 LOCK = ".lock"
 YAML_NUMBERS = {"NaN": ".nan", "Infinity": ".inf", "-Infinity": "-.inf"}  # JSON has none of these
 # A file system that has no such call answers with one of these.
 MISSING = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 PACKAGES = ("lightning", "torch", "torchmetrics", "tensorboard", "jsonargparse", "tokenizers")
-
-
-def check_name(name: str) -> Path:
-    """The run directory of this name. Raises ConfigError for a name that cannot be a folder."""
-    try:
-        name.encode()
-        run = Path(name).expanduser()
-        if run.is_file():
-            raise ValueError("it is a file")
-        os.stat(run)
-    except (FileNotFoundError, NotADirectoryError):  # the lock says what is in the way
-        pass
-    except (OSError, ValueError, RuntimeError) as error:  # too long; a NUL, not UTF-8; ~nobody
-        reason = error.strerror if isinstance(error, OSError) else error
-        says = f"run directory {ascii(name)[:60]}: {reason}; name another with --run_dir"
-        raise ConfigError(says) from error
-    return run
 
 
 def folder_of(run: Path) -> Path:
@@ -129,11 +112,12 @@ class Lock:
         except Timeout as error:
             holder = self._holder() or "another process"
             raise LockedError(f"{self.folder} is in use by {holder}; wait, or {other}") from error
-        except OSError as error:
-            if error.errno in MISSING:
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            if isinstance(error, OSError) and error.errno in MISSING:
                 print(f"{self.folder} is not locked: its file system has no locks", flush=True)
                 return
-            raise DiskError(f"cannot write {parent}: {error.strerror}; {other}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise DiskError(f"cannot write {parent}: {reason}; {other}") from error
         if before:
             print(f"taking over {self.folder} from {before}, which has died")
         now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lmtemplate.errors import ConfigError
-from lmtemplate.loss import cross_entropy
+from lmtemplate.loss import training_loss
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.optimizers import OptimizerRecipe
 
@@ -107,9 +107,6 @@ def run_length(
     else:
         assert seconds_per_step is not None
         steps = (1 - VALIDATION_SHARE) * value / seconds_per_step
-    if steps >= 2**53:  # a float counts no further
-        says = f"comes to {steps:.1e} steps, more than anyone can make"
-        raise ConfigError(f"{limit}={value:g} {says}")
     return RunLength(limit, value, max(1, int(steps)))
 
 
@@ -131,7 +128,7 @@ def measure_step(
         for _ in range(steps):
             start = time.perf_counter()
             with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                loss = cross_entropy(trial(tokens), tokens).objective
+                loss = training_loss(trial, tokens, tokens).objective
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -21,8 +21,10 @@ console.error("error: the page loads " + violation.blockedURI))</script>
 """
 
 
-def open_offline(page: Path, screenshot: Path) -> list[str]:
+def open_offline(page: Path, screenshot: Path, *flags: str) -> list[str]:
     """Open a self-contained page, let it run for some seconds, and photograph it as a PNG.
+
+    Flags of the browser come last: they win, as another --window-size.
 
     Returns the console's messages, one line each. An error has `rror` in it: a script's, or the
     wish to load anything that is not in the page.
@@ -46,6 +48,7 @@ def open_offline(page: Path, screenshot: Path) -> list[str]:
                 "--window-size=1300,2100",
                 "--virtual-time-budget=5000",
                 f"--screenshot={screenshot.resolve()}",
+                *flags,
                 copy.as_uri(),
             ],
             capture_output=True,

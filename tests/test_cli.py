@@ -1,6 +1,5 @@
 """Words and config files -> settings and objects: who wins, and what goes where."""
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,15 +142,6 @@ def test_the_seed_reaches_the_order_of_the_data(corpus: Path) -> None:
     cli = TrainingCLI(["--data.path", str(corpus), "--seed_everything=5"])
     assert cli.datamodule.seed == 5
     assert torch.initial_seed() == 5
-
-
-def test_what_lightning_calls_by_an_old_name_is_no_error(
-    corpus: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "all")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        TrainingCLI(["--data.path", str(corpus)])
 
 
 @pytest.mark.slow

@@ -173,15 +173,15 @@ def test_a_misspelt_class_is_answered_with_its_place_and_the_one_meant(
     room, setting = key.split(".")
     for where, message in (
         ("command line", in_words(f"--{key}={name}")),
-        ("HERE:4", in_yaml(f"{room}:\n  {setting}:\n    class_path: {name}")),
+        ("HERE:3", in_yaml(f"{room}:\n  {setting}:\n    class_path: {name}")),
     ):
-        assert message.startswith(f"{key} ({where}): no class {name!r} of kind ")
+        assert message.startswith(f"{key} ({where}): {name!r} is no ")
         assert f"; did you mean {meant}? (there are: " in message
 
 
 def test_a_class_of_another_kind_is_not_said_to_be_missing(in_yaml: Refused) -> None:
     assert in_yaml("model:\n  net: {class_path: lmtemplate.optimizers.AdamW}") == (
-        "model.net (HERE:3): lmtemplate.optimizers.AdamW is not of kind LanguageModel "
+        "model.net (HERE:3): 'lmtemplate.optimizers.AdamW' is no LanguageModel "
         "(there are: GPT, GPT2)"
     )
 
@@ -189,8 +189,8 @@ def test_a_class_of_another_kind_is_not_said_to_be_missing(in_yaml: Refused) -> 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["AdamWW"], "no class 'AdamWW' of kind OptimizerRecipe; did you mean AdamW?"),
-        (["torch.nn.Linear"], "torch.nn.Linear is not of kind OptimizerRecipe"),
+        (["AdamWW"], "'AdamWW' is no OptimizerRecipe; did you mean AdamW?"),
+        (["torch.nn.Linear"], "'torch.nn.Linear' is no OptimizerRecipe"),
         (["torch.optim.SGD", "--optimizer.lrr=1"], "unknown setting 'optimizer.lrr'"),
         (["AdamW", "--optimizer.lr=fast"], "optimizer.lr (command line): expected a number, got f"),
     ],
@@ -214,11 +214,11 @@ def test_a_class_is_named_where_a_setting_takes_a_function_as_well(
 OWN = [
     (
         "model: {loss: {class_path: torch.nn.CrossEntropyLoss}}",
-        "model.loss (HERE:2): torch.nn.CrossEntropyLoss is not of kind LossFunction",
+        "model.loss (HERE:2): 'torch.nn.CrossEntropyLoss' is no LossFunction",
     ),
     (
         "trainer: {callbacks: [lightning.pytorch.callbacks.ModelSumary]}",
-        "no class 'lightning.pytorch.callbacks.ModelSumary'; did you mean ModelSummary?",
+        "'lightning.pytorch.callbacks.ModelSumary' is no class that fits; did you mean ModelSummary?",
     ),
     (
         "trainer: {logger: {class_path: lightning.pytorch.loggers.CSVLogger}}",
@@ -248,8 +248,7 @@ def test_a_class_from_elsewhere_is_answered_as_one_of_ours(
 
 def test_a_callback_that_is_no_class_is_said_with_what_there_is(in_words: Refused) -> None:
     assert in_words("--samples=true") == (
-        "samples (command line): no class 'true' of kind Samples "
-        "(there are: Samples; null turns it off)"
+        "samples (command line): 'true' is no Samples (there are: Samples; null turns it off)"
     )
 
 
@@ -272,7 +271,7 @@ def test_classes_to_choose_from_are_those_that_a_setting_takes(defaults: dict[st
 
 def test_a_key_that_is_there_twice_is_refused(in_yaml: Refused) -> None:
     text = "trainer:\n  max_steps: 5\n  max_steps: 7"
-    assert in_yaml(text) == "HERE:4: max_steps is there twice, first in line 3; keep one"
+    assert in_yaml(text) == "HERE:4: max_steps is there twice; keep one"
 
 
 # ---- a value
@@ -355,7 +354,7 @@ def test_comments_values_and_parts_of_words_are_no_keys(config: Path, word: str)
     [
         (b"a: 1\nb: [1, 2\n  c: 3  \n", ":3:4 is not YAML: expected ',' or ']', but got ':'"),
         (b"trainer:\n\tmax_steps: 5\n", ":2:1 is not YAML: "),
-        (b"# x\nrun_dir: caf\xe9\n", ":2: not UTF-8; save it as UTF-8"),
+        (b"# x\nrun_dir: caf\xe9\n", ": not UTF-8 at byte 16; save it as UTF-8"),
         (b"- a", " holds no settings"),
         (b"", " holds no settings"),
         (b"# x\non: {push: 1}", "a key ({path}:2) is not text in YAML"),
@@ -372,10 +371,7 @@ def test_what_cannot_be_read_is_named_with_its_line(
     assert str(mistake.value).startswith(expected)
 
 
-def test_a_missing_config_is_answered_with_the_one_like_it(tmp_path: Path) -> None:
-    (tmp_path / "quickstart.yaml").touch()
-    with pytest.raises(ConfigError, match=r"did you mean .*quickstart.yaml\?"):
-        read_config(tmp_path / "quikstart.yaml")
+def test_a_config_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"No such file or directory$"):
         read_config(tmp_path / "other.yml")
     with pytest.raises(ConfigError, match=r"Is a directory$"):

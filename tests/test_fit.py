@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from lmtemplate.checkpoint.compatibility import differences
@@ -67,28 +66,6 @@ def test_a_run_is_finished_when_it_ended_as_planned(corpus: Path, tmp_path: Path
     assert not is_finished(run, before, cli, RunLength("trainer.max_steps", 5, 5))
     (run / "summary.json").unlink()  # killed between its last step and its end
     assert not is_finished(run, before, cli, RunLength("trainer.max_steps", 4, 4))
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
-        torch.OutOfMemoryError(),
-    ],
-    ids=["Python", "CPU", "GPU"],
-)
-def test_too_little_memory_names_what_to_halve(
-    fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    def training_step(*_: object) -> None:
-        raise error
-
-    monkeypatch.setattr(LitLanguageModel, "training_step", training_step)
-    ended = fit(tmp_path / "run")
-    assert ended.code == 6
-    assert "data.batch_size=4 x data.block_size=16; halve the batch" in ended.error
-    assert "accumulate_grad_batches" in ended.error
 
 
 def test_a_data_worker_that_is_killed_is_named(

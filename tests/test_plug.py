@@ -20,16 +20,16 @@ def test_without_study_there_are_no_verbs_no_callbacks_and_no_words(
 ) -> None:
     assert plug.study_verbs() == {}
     assert plug.callbacks() == {}
-    plug.closing_words(tmp_path, [])
+    plug.closing_words(tmp_path, [], True)
     assert capsys.readouterr() == ("", "")
     assert not any(tmp_path.iterdir())
 
 
 @needs_study
 def test_with_study_each_verb_and_callback_can_be_imported() -> None:
-    from lmtemplate.cli_classes import load_class
+    from lmtemplate.plug import load_named
 
     for name, verb in plug.study_verbs().items():
-        assert callable(load_class(f"{verb.module}.{verb.function}", name))
+        assert callable(load_named(f"{verb.module}.{verb.function}", name))
     for key, path in plug.callbacks().items():
-        assert isinstance(load_class(path, key), type)
+        assert isinstance(load_named(path, key), type)

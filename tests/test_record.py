@@ -9,8 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lmtemplate import record as record_file
 from lmtemplate.errors import CheckpointError
-from lmtemplate.record import ARRAYS, LINES, Writer, from_lines, read_record
+from lmtemplate.record import (
+    ARRAYS,
+    LINES,
+    Writer,
+    from_lines,
+    last_lines,
+    read_lines,
+    read_record,
+)
 from lmtemplate.run_dir import folder_of
 
 
@@ -169,6 +178,20 @@ def test_other_values_are_arrays_of_the_same_length() -> None:
     np.testing.assert_array_equal(record.values["val/accuracy"], [math.nan, 0.25])
     steps, losses = record.validations
     assert (steps.tolist(), losses.tolist()) == ([10], [2.5])
+
+
+@pytest.mark.parametrize(("count", "before"), [(1, 2**53), (60, 2**53), (7, 502), (9999, 300)])
+def test_the_last_lines_are_found_from_the_end(
+    count: int, before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_file, "TAIL_BYTES", 200)
+    writer = Writer(tmp_path, 0)
+    for step in range(5, 1000, 5):
+        writer.append(step, {"train/loss": 1.0 / step})
+        if step % 50 == 0:
+            writer.append(step, {"samples": {"": "x" * step}})
+    lines = [one for one in read_lines(tmp_path) if "train/loss" in one and one["step"] <= before]
+    assert last_lines(tmp_path, "train/loss", count, before) == lines[-count:]
 
 
 def test_samples_are_kept_by_step() -> None:

@@ -20,8 +20,11 @@ from lmtemplate.checkpoint.resume import read_best
 from lmtemplate.record import Writer
 from lmtemplate.run_dir import say_once
 
-LOSSES = [metric_names.TRAIN_LOSS, metric_names.VAL_LOSS]
-CHARTS = {"losses": {"train and validation loss": ["Multiline", LOSSES]}}
+# TensorBoard's first chart, for capitals sort before all other names. Both losses are in it; lines
+# of one chart differ in colour only if they are of two runs, so validation is a run of its own.
+BOTH_LOSSES = "Loss"
+VALIDATION = "validation"
+VAL_LOSSES = (metric_names.VAL_LOSS, metric_names.EARLY_VAL_LOSS)
 
 EVENTS = "events.out.tfevents."  # and the second in which the file was begun
 COMPARED = ("model.", "data.", "trainer.", "seed_everything")  # settings in the hparams tab
@@ -50,7 +53,7 @@ def at_true_step(metrics: Mapping[str, float], step: int | None) -> tuple[dict[s
 
 
 class TensorBoard(TensorBoardLogger):
-    """Writes events into the run directory: curves, a chart of both losses, and the hparams tab.
+    """Writes events into the run directory: curves, one chart of both losses, and the hparams tab.
 
     What an earlier, killed start wrote from `first_step` on is hidden.
     """
@@ -58,12 +61,20 @@ class TensorBoard(TensorBoardLogger):
     def __init__(self, run_dir: Path, first_step: int, settings: dict[str, Any]) -> None:
         importlib.import_module("torch.utils.tensorboard")  # a broken one fails before the run
         super().__init__(run_dir, "", "", default_hp_metric=False, purge_step=first_step)
-        put_before_now(run_dir)
+        for folder in (run_dir, run_dir / VALIDATION):
+            put_before_now(folder)
         self._excepthook = threading.excepthook
         threading.excepthook = self._leave_to_main_thread
-        self.run = run_dir
+        self.run, self.first_step = run_dir, first_step
         self.settings = settings
-        self._last_step: int | None = None  # None until the charts are written
+        self._last_step: int | None = None  # that has a value
+
+    @cached_property
+    def validation(self) -> Any:
+        """Writer of the run that holds the validation losses alone."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(self.run / VALIDATION, purge_step=self.first_step)
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # type: ignore[override]
@@ -71,10 +82,12 @@ class TensorBoard(TensorBoardLogger):
         if not values:
             return
         with self.forgiving():
-            if self._last_step is None:
-                self.experiment.add_custom_scalars(CHARTS)
             self._last_step = step
             super().log_metrics(values, step)
+            if metric_names.TRAIN_LOSS in values:
+                self.experiment.add_scalar(BOTH_LOSSES, values[metric_names.TRAIN_LOSS], step)
+            for loss in (values[name] for name in VAL_LOSSES if name in values):
+                self.validation.add_scalar(BOTH_LOSSES, loss, step)
 
     def save(self) -> None:
         pass  # Lightning calls this whenever it logs; no hparams.yaml: config.yaml says it already
@@ -82,7 +95,9 @@ class TensorBoard(TensorBoardLogger):
     def sync(self) -> None:
         """Let all values so far reach their file."""
         with self.forgiving():
-            self.experiment.flush()
+            for board in (self.experiment, vars(self).get("validation")):
+                if board:
+                    board.flush()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -90,9 +105,11 @@ class TensorBoard(TensorBoardLogger):
             if status == "success" and (best := read_best(self.run)):
                 settings = flatten(self.settings).items()
                 shown = {key: value for key, value in settings if key.startswith(COMPARED)}
-                loss = {"best/val_loss": best["val_loss"]}
+                loss = {"val/best_loss": best["val_loss"]}
                 self.log_hyperparams(shown, loss, step=self._last_step)
             super().finalize(status)
+            if "validation" in vars(self):
+                self.validation.close()
         threading.excepthook = self._excepthook
 
     def _leave_to_main_thread(self, error: threading.ExceptHookArgs) -> None:
@@ -153,7 +170,7 @@ class RecordLogger(Logger):
         self._waiting.setdefault(step, {}).update(values)
         if losses:
             self._write_waiting(step)
-        if metric_names.VAL_LOSS in values:
+        if metric_names.VAL_LOSS in values and self.writer.has_grown:
             self.writer.write_arrays()
 
     def _write_waiting(self, last_step: float) -> None:

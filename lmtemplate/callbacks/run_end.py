@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmtemplate.errors import DiskError
-from lmtemplate.module import is_logged, is_step_end
+from lmtemplate.module import is_log_step, is_logged, is_step_end
 
 
 def check_run_dir(trainer: Trainer) -> None:
@@ -56,7 +56,8 @@ class RunEnd(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if not is_step_end(trainer):
             return
-        check_run_dir(trainer)
+        if is_log_step(trainer):
+            check_run_dir(trainer)
         if self.max_seconds is not None:
             out_of_time = self.run_seconds >= self.max_seconds
             self.out_of_time = trainer.strategy.reduce_boolean_decision(out_of_time, all=False)

@@ -17,6 +17,7 @@ from lmtemplate.hardware import device_name, missing_compiler
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.run_dir import write_json
 from lmtemplate.run_length import RunLength
+from lmtemplate.schedules import Schedule
 
 
 def card(title: str, rows: dict[str, str]) -> str:
@@ -48,12 +49,18 @@ class RunSummary(Callback):
         of_data = (data.train_sequences or 0) * data.block_size
         epochs = f" = {tokens / of_data:.1f} epochs" if of_data else ""
         missing = missing_compiler(device) if device.type == "cuda" else None
-        compiled = "compiled" if module.compiles(device) else "not compiled"
+        accumulate = trainer.accumulate_grad_batches
+        mode = module.compile_mode(device, trainer.max_steps, accumulate)
+        compiled = {"off": "not compiled", "graphs": "compiled into CUDA graphs"}.get(
+            mode, "compiled"
+        )
         compiled += f" (torch.compile needs {missing})" if missing else ""
+        is_own = isinstance(module.schedule, Schedule)
+        schedule = module.schedule if is_own else module.lr_schedulers()
         optimizer = type(trainer.optimizers[0]).__name__.removesuffix("Optimizer")
         rows = {
             "model": f"{type(net).__name__}, {parameters:,} parameters, {optimizer}, "
-            f"{module.schedule_name}",
+            f"{type(schedule).__name__}",
             "data": data.description,
             "length": f"{before}{left:,} steps x {per_step:,} tokens = {tokens:,} tokens"
             f"{epochs} (from {self.length})",

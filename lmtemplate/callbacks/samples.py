@@ -9,18 +9,18 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lmtemplate.callbacks.loggers import RecordLogger
 from lmtemplate.data.datamodule import LanguageData
 from lmtemplate.errors import ConfigError
-from lmtemplate.generate import encode_prompt, generate_tokens, stream_text
+from lmtemplate.generate import columns, encode_prompt, generate_batch, stream_text
 from lmtemplate.module import LitLanguageModel
 
 
 class Samples(Callback):
-    """Let the model continue the same prompts with the same seed, so that only the weights differ.
+    """Let the model continue the same prompts with the same seeds, so that only the weights differ.
 
     Args:
         prompts: texts to continue; an empty one begins a new document.
         max_new_tokens: tokens to write for each.
         temperature: below 1 sharpens the distribution, above 1 flattens it.
-        seed: of the random draws.
+        seed: of the first prompt's random draws; each further prompt has the next number.
     """
 
     def __init__(
@@ -44,18 +44,21 @@ class Samples(Callback):
         if tokenizer is None:
             return {}
         module.net.eval()
-        texts = {}
-        for prompt in self.prompts:
-            start = encode_prompt(tokenizer, prompt)
-            tokens = generate_tokens(
-                module.net,
-                start,
-                self.max_new_tokens,
-                temperature=self.temperature,
-                seed=self.seed,
-                stop_id=tokenizer.eot_id,
+        starts = [encode_prompt(tokenizer, prompt) for prompt in self.prompts]
+        rows = generate_batch(
+            module.net,
+            starts,
+            self.max_new_tokens,
+            temperature=self.temperature,
+            seeds=[self.seed + number for number in range(len(starts))],
+            stop_id=tokenizer.eot_id,
+        )
+        texts = {
+            prompt: "".join(stream_text(tokenizer, start, iter(ids)))
+            for prompt, start, ids in zip(
+                self.prompts, starts, columns(rows, len(starts)), strict=True
             )
-            texts[prompt] = "".join(stream_text(tokenizer, start, tokens))
+        }
         module.net.train(was_training)
         return texts
 

@@ -44,9 +44,10 @@ class Throughput(Callback):
         peak = self.peak_tflops * 1e12 if self.peak_tflops else None
         if peak is None and device.type == "cuda":
             peak = peak_flops(device_name(device), str(trainer.precision))
+        if peak is None:
+            return None
         assert isinstance(module, LitLanguageModel)
-        flops = tokens_per_second * module.net.flops_per_token()
-        return flops / (peak * trainer.world_size) if peak else None
+        return tokens_per_second * module.net.flops_per_token() / (peak * trainer.world_size)
 
     def _pause(self, trainer: Trainer) -> None:
         if self._resumed_at is None:

@@ -1,6 +1,5 @@
 """A checkpoint's content -> whether this run may go on from it, and a net with its weights."""
 
-import importlib
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +9,9 @@ from torch import nn
 
 from lmtemplate import run_dir
 from lmtemplate.checkpoint.files import CheckpointDict
-from lmtemplate.errors import CheckpointError, ConfigError, UserError
+from lmtemplate.errors import CheckpointError, UserError
 from lmtemplate.models.base import LanguageModel
+from lmtemplate.plug import load_named
 
 NET = "net."  # prefix of the net's weights in the LightningModule's state_dict
 
@@ -80,9 +80,7 @@ def check_same_model_and_data(checkpoint: CheckpointDict, description: dict[str,
     if changed := differences(_must_stay(checkpoint), _must_stay(description)):
         if "data.tokenizer" in changed:  # each value is a whole file
             changed["data.tokenizer"] = ("..", "another")
-        fields = ", ".join(
-            f"{key}: {str(old)[:40]} -> {str(new)[:40]}" for key, (old, new) in changed.items()
-        )
+        fields = ", ".join(f"{k}: {old!s:.40} -> {new!s:.40}" for k, (old, new) in changed.items())
         run = description["config"].get("run_dir", "RUN")
         raise CheckpointError(
             f"{run} holds a run with another model, optimizer, seed or corpus ({fields}); set it "
@@ -123,27 +121,18 @@ def build_net(checkpoint: CheckpointDict, allowed: Sequence[str] = ()) -> Langua
         if "tokenizer" not in checkpoint:  # nobody could read what the net writes
             raise KeyError("tokenizer")
     except (KeyError, TypeError, ValueError) as error:
-        what = "the checkpoint does not describe its net (no config or tokenizer in it)"
-        raise CheckpointError(what) from error
-    module, _, name = class_path.rpartition(".")
-    package = module.partition(".")[0]
-    if package not in ("lmtemplate", *allowed):
-        raise ConfigError(
-            f"{class_path} is not of lmtemplate; add --allow {package} if you trust that package"
-        )
+        raise CheckpointError("the checkpoint does not describe its net") from error
     try:
-        architecture = getattr(importlib.import_module(module), name)
+        architecture = load_named(class_path, "the checkpoint's net", allowed)
         if not (isinstance(architecture, type) and issubclass(architecture, LanguageModel)):
             raise TypeError("it is not a LanguageModel")
         net = architecture(**settings)
     except UserError:
         raise
     except Exception as error:  # a constructor may raise anything for settings of another class
-        advice = "use the version of the code that trained it"
-        if isinstance(error, ModuleNotFoundError) and package != "lmtemplate":
-            advice = "start in the folder where it lies, or add that folder to PYTHONPATH"
         raise CheckpointError(
-            f"the checkpoint's net {class_path} cannot be built here: {error}; {advice}"
+            f"the checkpoint's net {class_path} cannot be built here: {error}; use the version of "
+            "the code that trained it"
         ) from error
     load_net(net, checkpoint)
     return net.eval()

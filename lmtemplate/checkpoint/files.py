@@ -2,8 +2,8 @@
 
 A checkpoint is a dictionary of tensors and plain types. To Lightning's keys (state_dict,
 global_step, optimizer_states ...) it adds the run's description: config, tokenizer, vocab_size,
-block_size, fingerprint, length, environment, and the number of its format. SHA256SUMS beside the
-files has their checksums, in the format of `sha256sum -c`.
+block_size, fingerprint, length, environment, version. SHA256SUMS beside the files has their
+checksums, in the format of `sha256sum -c`.
 """
 
 import contextlib
@@ -27,7 +27,6 @@ from lmtemplate.run_dir import sync_folder, write_text
 
 CheckpointDict = dict[str, Any]
 
-NEWEST_FORMAT = 1  # of what a checkpoint holds; it grows when an older program would misread it
 SUMS = "SHA256SUMS"
 ROOM = 2.2  # a run needs free space for so many checkpoints: the newest, and one being written
 
@@ -97,8 +96,7 @@ def write(checkpoint: CheckpointDict, path: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             digesting = _Digesting(file)
-            own = {"format": NEWEST_FORMAT, "version": __version__}
-            torch.save({**checkpoint, **own}, digesting)  # type: ignore[arg-type]
+            torch.save({**checkpoint, "version": __version__}, digesting)  # type: ignore[arg-type]
             if digesting.error is not None:
                 raise digesting.error
             file.flush()
@@ -157,45 +155,31 @@ def damage(path: Path) -> str | None:
 # Key of a checkpoint -> type that its value has.
 TYPES: dict[str, type] = {
     **dict.fromkeys(("state_dict", "config", "length", "environment"), dict),
-    **dict.fromkeys(("global_step", "vocab_size", "block_size", "format"), int),
+    **dict.fromkeys(("global_step", "vocab_size", "block_size"), int),
     **dict.fromkeys(("tokenizer", "fingerprint", "version"), str),
 }
-
-
-def _unpickle(path: Path) -> Any:
-    """Tensors and plain types. Raises any error for anything else."""
-    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-        # torch takes a file that does not begin as a zip file for one of its old formats
-        if file.read(4) != b"PK\x03\x04" or _lies(archive, path):
-            raise ValueError("it is not a torch checkpoint")
-    with warnings.catch_warnings(action="ignore"):  # the error says it better
-        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def load_sound(path: Path) -> CheckpointDict:
     """Load a file that `damage` found sound onto the CPU; nothing in the file is ever run."""
     try:
-        loaded = _unpickle(path)
+        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+            # torch takes a file that does not begin as a zip file for one of its old formats
+            if file.read(4) != b"PK\x03\x04" or _lies(archive, path):
+                raise ValueError("it is not a torch checkpoint")
+        with warnings.catch_warnings(action="ignore"):  # the error says it better
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile file can raise any error in these parsers
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"it contains the global {found[1]}" if found else "it is not a torch checkpoint"
+        evil = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"it contains the global {evil[1]}" if evil else "it is not a torch checkpoint"
         text = f"{path} is refused: {what}; only tensors and plain types load"
         raise CheckpointError(text) from error
     content = loaded if isinstance(loaded, dict) else {}
-    written = content.get("format")
-    if isinstance(written, int) and written > NEWEST_FORMAT:
-        later = str(content.get("version"))[:20]
-        raise CheckpointError(
-            f"{path} has format {written}, and lmtemplate {__version__} reads up to "
-            f"{NEWEST_FORMAT}; use lmtemplate {later}, which wrote it, or newer"
-        )
-    for key in ("state_dict", "global_step"):
-        if key not in content:
-            raise CheckpointError(f"{path} is not a checkpoint: it has no {key}")
-    wrong = [k for k, kind in TYPES.items() if not isinstance(content.get(k, kind()), kind)]
+    found = {**dict.fromkeys(("state_dict", "global_step")), **content}
+    wrong = [k for k, kind in TYPES.items() if k in found and not isinstance(found[k], kind)]
     if wrong or not all(isinstance(v, torch.Tensor) for v in content["state_dict"].values()):
-        key = [*wrong, "state_dict"][0]
-        raise CheckpointError(f"{path} is not a checkpoint: its {key} has another type")
+        says = f"its {[*wrong, 'state_dict'][0]} is missing, or has another type"
+        raise CheckpointError(f"{path} is not a checkpoint: {says}")
     return content
 
 

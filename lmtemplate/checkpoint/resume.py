@@ -87,11 +87,9 @@ def _newest_sound(run: Path) -> Resumed | None:
             damaged[path] = problem
             continue
         for bad, why in damaged.items():
-            aside = bad.with_name(f"{bad.name}.corrupt")  # a name that nothing reads
             with contextlib.suppress(OSError):  # another process of this run was faster
-                bad.replace(aside)
-            goes_on = f"going on from step {step:,}, it is {aside.name}"
-            print(f"checkpoint {bad} is damaged ({why}); {goes_on}")
+                bad.replace(f"{bad}.corrupt")  # a name that nothing reads
+            print(f"{bad} is damaged ({why}), now {bad.name}.corrupt; going on from step {step:,}")
         return Resumed(path, load_sound(path))
     lost = f"damaged (the newest: {next(iter(damaged.values()))})" if damaged else "gone"
     if damaged or (folder_of(run) / "best.json").exists():

@@ -13,7 +13,7 @@ from lmtemplate.data.formats import PRESETS
 from lmtemplate.data.sampler import permute
 from lmtemplate.data.shard_writer import Event, new_folder, recover, write_index, write_splits
 from lmtemplate.data.shards import Shards, dtype_for, file_sha256, read_index
-from lmtemplate.data.tokenizer import Tokenizer, to_bytes
+from lmtemplate.data.tokenizer import to_bytes
 from lmtemplate.data.train_tokenizer import MOST_BYTES, automatic_vocab_size, train_tokenizer
 from lmtemplate.errors import ConfigError, DataError, DiskError
 from lmtemplate.run_dir import Lock, write_text
@@ -108,8 +108,8 @@ def _is_done(output: Path, source: dict[str, Any], overwrite: bool) -> bool:
     except DataError as error:
         raise DataError(f"{error} (remove {output}, or give --overwrite true)") from error
     before = {**index.get("source", {}), "input": source["input"]}
-    changed = [key for key, value in source.items() if before.get(key) != value]
-    if changes := [f"{key} {before.get(key)}, now {source[key]}" for key in changed]:
+    kept = {key: before.get(key) for key in source}
+    if changes := [f"{k} {kept[k]}, now {source[k]}" for k in source if kept[k] != source[k]]:
         raise ConfigError(
             f"{output} was prepared from {'; '.join(changes)}; replace it by --overwrite true, or "
             "choose another --output"
@@ -124,11 +124,9 @@ def _asked_by(config: Path) -> tuple[str, Path]:
     """
     try:
         folder = Path(yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["path"])
-    except (LookupError, TypeError, OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"{config} has no data.path to read ({reason}); give --input and --output"
-        ) from error
+    except (LookupError, TypeError, OSError, ValueError, yaml.YAMLError) as error:
+        says = "cannot be read, or has no data.path; give --input and --output"
+        raise ConfigError(f"{config} {says}") from error
     if folder.name not in PRESETS and not (folder / "index.json").exists():
         tokenizer = "char" if folder.name.endswith("char") else "bpe"
         raise DataError(
@@ -138,19 +136,15 @@ def _asked_by(config: Path) -> tuple[str, Path]:
     return folder.name, folder
 
 
-def _train(text: SplitCorpus, kind: str, vocab_size: int | None) -> Tokenizer:
-    pieces = text.training()
+def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
+    """Train the tokenizer, write the folder, report."""
+    corpus, file, pieces = text.corpus, "tokenizer.json", text.training()
+    kind, vocab_size = source["tokenizer"], source["vocab_size"]
     if kind == "bpe":
         size = sum(len(to_bytes(piece)) for piece in pieces)
         pieces = islice(text.training(), 0, None, 1 + size // MOST_BYTES)
         vocab_size = vocab_size or automatic_vocab_size(size)
-    return train_tokenizer(kind, pieces, vocab_size)
-
-
-def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
-    """Train the tokenizer, write the folder, report."""
-    corpus, file = text.corpus, "tokenizer.json"
-    tokenizer = _train(text, source["tokenizer"], source["vocab_size"])
+    tokenizer = train_tokenizer(kind, pieces, vocab_size)
     with new_folder(output) as folder:
         write_text(folder / file, tokenizer.to_json())
         splits = write_splits(folder, text, text.splits, tokenizer, corpus.size)
@@ -177,21 +171,17 @@ def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
     print(f"{tokenizer.kind} tokenizer of {tokenizer.vocab_size:,} ids")
 
 
-def _fill(
-    output: Path, text: SplitCorpus, source: dict[str, Any], overwrite: bool, then: str
-) -> None:
+def _fill(output: Path, text: SplitCorpus, source: dict[str, Any], overwrite: bool) -> None:
     """Make the folder, unless it is made already, and let nobody else do so meanwhile."""
-    source["text"] = text.corpus.signature
     if Path(source["tokenizer"]).is_file():
         source["tokenizer_sha256"] = file_sha256(Path(source["tokenizer"]))
     try:
         with Lock(output, output.resolve().with_name(f".{output.name}.lock"), "--output"):
             recover(output)
-            if _is_done(output, source, overwrite):
-                print(f"{output} is prepared already")
-            else:
+            done = _is_done(output, source, overwrite)
+            if not done:
                 _build(output, text, source)
-                print(f"{output} is ready; next: make train {then}")
+            print(f"{output} is {'prepared already' if done else 'ready'}")
     except OSError as error:
         raise DiskError(f"cannot write {output}: {error}") from error
 
@@ -241,8 +231,8 @@ def prepare(
     automatic = corpus.vocab_size if tokenizer == "bpe" else None
     source: dict[str, Any] = {"input": input, "format": format, "text_field": text_field}
     source |= {"tokenizer": tokenizer, "val_ratio": val_ratio, "test_ratio": test_ratio}
-    source |= {"seed": seed, "vocab_size": vocab_size or automatic}
-    path, run = quote(str(output)), quote(f"runs/{output.name}")
-    own = f'ARGS="--data.path {path} --run_dir {run}"'
-    then = f"CONFIG={quote(str(for_config))}" if for_config else own
-    _fill(output, SplitCorpus(corpus, val_ratio, test_ratio, seed), source, overwrite, then)
+    source |= {"seed": seed, "vocab_size": vocab_size or automatic, "text": corpus.signature}
+    _fill(output, SplitCorpus(corpus, val_ratio, test_ratio, seed), source, overwrite)
+    run = f"--data.path {quote(str(output))} --run_dir {quote(f'runs/{output.name}')}"
+    then = f"CONFIG={quote(str(for_config))}" if for_config else f'ARGS="{run}"'
+    print(f"next: make train {then}")

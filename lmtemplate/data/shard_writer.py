@@ -54,7 +54,8 @@ class ShardWriter:
         self._file = (self.folder / self.shards[-1]["file"]).open("w+b")
         self._file.write(bytes(HEADER_BYTES))
 
-    def _finish_shard(self) -> None:
+    def close(self) -> list[Entry]:
+        """Finish the last shard; returns the index entries {file, tokens, crc32, sha256}."""
         shard = self.shards[-1]
         with self._file as file:
             file.seek(0)
@@ -64,6 +65,7 @@ class ShardWriter:
             blocks = iter(partial(file.read, BLOCK_BYTES), b"")
             shard["crc32"] = " ".join(f"{zlib.crc32(block):08x}" for block in blocks)
         shard["sha256"] = file_sha256(self.folder / shard["file"])
+        return self.shards
 
     def write(self, ids: npt.NDArray[np.integer[Any]]) -> None:
         """Append (N,) ids. Raises DataError for one outside the vocabulary: none is wrapped."""
@@ -74,17 +76,12 @@ class ShardWriter:
             )
         while len(ids):
             if self.shards[-1]["tokens"] == self.shard_tokens:
-                self._finish_shard()
+                self.close()
                 self._open_next()
             part = ids[: self.shard_tokens - self.shards[-1]["tokens"]]
             self._file.write(part.astype(f"<u{np.dtype(self.dtype).itemsize}").tobytes())
             self.shards[-1]["tokens"] += len(part)
             ids = ids[len(part) :]
-
-    def close(self) -> list[Entry]:
-        """Finish the last shard; returns the index entries {file, tokens, crc32, sha256}."""
-        self._finish_shard()
-        return self.shards
 
 
 def _batches(events: Iterable[Event]) -> Iterator[list[Event]]:

@@ -2,8 +2,8 @@
 
 A shard is 256 little-endian int32 words (magic, version, number of tokens, zeros) and then the
 tokens: llm.c's pair of formats, so that its readers take our files. `index.json` beside them is
-written last (see shard_writer). It has a CRC-32 of every MiB of a shard's tokens, compared when
-that MiB is first read, and a SHA-256 of the whole file, which `lmtemplate verify` compares.
+written last (see shard_writer). It has a CRC-32 of every 32 KiB of a shard's tokens, compared when
+they are first read, and a SHA-256 of the whole file, which `lmtemplate verify` compares.
 """
 
 import hashlib
@@ -24,7 +24,8 @@ from lmtemplate.errors import DataError
 Index = dict[str, Any]  # the content of index.json
 
 FORMAT = "lmtemplate-shards-1"
-BLOCK_BYTES = 2**20  # of a shard's tokens, under one CRC-32
+BLOCK_BYTES = 2**15  # of a shard's tokens, under one CRC-32: a batch verifies each block it touches
+MIB = 2**20  # was under one CRC-32 in corpora that an earlier version prepared
 HEADER_BYTES = 1024  # 256 words of int32
 MAGIC_AND_VERSION = {"uint16": (20240520, 1), "uint32": (20240801, 7)}
 
@@ -53,6 +54,12 @@ def header(dtype: str, tokens: int) -> bytes:
     return words.tobytes()
 
 
+def block_bytes(entry: dict[str, Any], dtype: str) -> int:
+    """Bytes under one CRC-32 in a shard with this entry in the index; 0 where none would fit."""
+    size, sums = entry["tokens"] * np.dtype(dtype).itemsize, len(entry["crc32"].split(" "))
+    return next((each for each in (BLOCK_BYTES, MIB) if -(-size // each) == sums), 0)
+
+
 def fingerprint(index: Index) -> str:
     """SHA-256 of what an index says of tokens and tokenizer: equal corpora, equal fingerprints.
 
@@ -77,7 +84,7 @@ def _check_index(index: Index) -> None:
         raise ValueError(f"dtype is {index['dtype']!r:.60} for {index['vocab_size']:,} ids")
     if not 0 <= index["eot_id"] < index["vocab_size"]:
         raise ValueError(f"eot_id is {index['eot_id']!r:.60}")
-    width, names = np.dtype(index["dtype"]).itemsize, [*index["splits"], index["tokenizer"]["file"]]
+    names = [*index["splits"], index["tokenizer"]["file"]]
     for split, entry in index["splits"].items():
         if type(entry["bytes"]) is not int or not 0 < entry["bytes"] < 2**63:
             raise ValueError(f"bytes of {split!r:.60} is {entry['bytes']!r:.60}")
@@ -88,7 +95,7 @@ def _check_index(index: Index) -> None:
             tokens = shard["tokens"]  # the header's count is an int32
             if type(tokens) is not int or not 0 < tokens < 2**31:
                 raise ValueError(f"tokens of {shard['file']!r:.60} is {tokens!r:.60}")
-            if len(shard["crc32"].split(" ")) != -(-shard["tokens"] * width // BLOCK_BYTES):
+            if not block_bytes(shard, index["dtype"]):
                 raise ValueError(f"crc32 of {shard['file']!r:.60} is not one sum for each block")
         if not entry["shards"] or entry["tokens"] != sum(s["tokens"] for s in entry["shards"]):
             raise ValueError(f"the tokens of {split!r:.60} are not those of its shards")
@@ -152,12 +159,13 @@ class Shard:
             with self.path.open("rb") as file:
                 if file.read(HEADER_BYTES) != header(index["dtype"], entry["tokens"]):
                     raise self._error(" has a wrong header")
-            self.tokens = np.memmap(self.path, f"<u{width}", mode="r", offset=HEADER_BYTES)
+            mapped = np.memmap(self.path, f"<u{width}", mode="r", offset=HEADER_BYTES)
         except OSError as error:
             raise self._error(f" cannot be read ({error.strerror})") from error
-        self.block_tokens = BLOCK_BYTES // width
+        self.tokens = np.asarray(mapped)  # the same memory, without what memmap does at each read
+        self.block_tokens = block_bytes(entry, index["dtype"]) // width
         self.crcs: list[str] = entry["crc32"].split(" ")
-        self.unread = np.ones(len(self.crcs), dtype=bool)
+        self.unread, self.is_verified = np.ones(len(self.crcs), dtype=bool), False
 
     def _error(self, problem: str) -> DataError:
         return DataError(f"shard {self.path}{problem}; restore it or prepare the corpus again")
@@ -166,7 +174,7 @@ class Shard:
         """Compare one block with its CRC-32, and its ids with the vocabulary. Raises DataError."""
         tokens = self.tokens[block * self.block_tokens : (block + 1) * self.block_tokens]
         if f"{zlib.crc32(tokens.data):08x}" != self.crcs[block]:
-            offset = HEADER_BYTES + block * BLOCK_BYTES
+            offset = HEADER_BYTES + block * self.block_tokens * tokens.itemsize
             raise self._error(f": block at byte offset {offset:,} fails its CRC-32")
         if (largest := int(tokens.max())) >= self.vocab_size:
             ids = f"the vocabulary of {self.vocab_size:,} ids"
@@ -180,10 +188,12 @@ class Shard:
 
     def take(self, positions: Ints) -> npt.NDArray[Any]:
         """The tokens at these positions, in the same shape. Raises DataError."""
-        if self.unread.any():
+        if not self.is_verified:
             blocks = positions // self.block_tokens
-            for block in np.unique(blocks[self.unread[blocks]]):
-                self.verify(int(block))
+            if (new := self.unread[blocks]).any():
+                for block in np.flatnonzero(np.bincount(blocks[new])):
+                    self.verify(int(block))
+                self.is_verified = not self.unread.any()
         return self.tokens[positions]
 
 
@@ -230,12 +240,14 @@ class Shards:
         """Tokens at these positions. Raises DataError where a block read first is damaged."""
         if len(self.shards) == 1:
             return self.shards[0].take(positions).astype(np.int64)
-        shard_of = np.searchsorted(self.ends, positions, side="right")
+        if positions.ndim > 1:  # most rows lie in one shard
+            return np.stack([self.gather(row) for row in positions])
+        first, last = self.ends.searchsorted([positions.min(), positions.max()], side="right")
         tokens = np.empty(positions.shape, dtype=np.int64)
-        for number in np.unique(shard_of):
-            here = shard_of == number
-            shard = self.shards[number]
-            tokens[here] = shard.take(positions[here] - self.ends[number] + len(shard.tokens))
+        for shard, end in zip(self.shards[first : last + 1], self.ends[first:], strict=False):
+            start = end - len(shard.tokens)
+            here = (start <= positions) & (positions < end) if first < last else ...
+            tokens[here] = shard.take(positions[here] - start)
         return tokens
 
 
@@ -264,18 +276,22 @@ class Blocks:
                 f"{stream.name} has {stream.tokens:,} tokens, but one block needs "
                 f"{block_size + 1:,}; give more text or lower data.block_size"
             )
-        self.stream, self.block_size = stream, block_size
+        self.stream, self.block_size, self.window = stream, block_size, np.arange(block_size + 1)
         self.blocks = predicted // block_size if whole else -(-predicted // block_size)
         self.blocks = min(self.blocks, most or self.blocks)
+        self.whole = whole
 
     def __len__(self) -> int:
         return self.blocks
 
     def __getitem__(self, blocks: Ints) -> tuple[Ints, Ints]:
         """(B,) block numbers -> inputs (B, T) and targets (B, T)."""
-        positions = blocks[:, None] * self.block_size + np.arange(self.block_size + 1)
+        positions = np.add.outer(blocks * self.block_size, self.window)  # (B, T+1)
+        if self.whole:
+            tokens = self.stream.gather(positions)
+            return tokens[:, :-1].copy(), tokens[:, 1:].copy()
         past_end = positions >= self.stream.tokens
         past_end[blocks >= self.blocks] = True
-        tokens = self.stream.gather(np.minimum(positions, self.stream.tokens - 1))  # (B, T+1)
+        tokens = self.stream.gather(np.minimum(positions, self.stream.tokens - 1))
         inputs = np.where(past_end[:, :-1], 0, tokens[:, :-1])
         return inputs, np.where(past_end[:, 1:], IGNORED, tokens[:, 1:])

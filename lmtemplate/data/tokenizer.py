@@ -22,6 +22,10 @@ END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_NAMES = (
     f"{END_OF_TEXT} <|end_of_text|> </s> <eos> <|eos|> [EOS] <|im_end|> <｜end▁of▁sentence｜>"
 )
+# GPT-2's splitting of words, which training gives a BPE, begins a word at each space before a
+# visible character. That needs no Unicode tables, so that all versions of them agree.
+WORD_START = re.compile(" (?=[!-~])")
+MOST_REMEMBERED = 2**21  # characters of words whose ids are kept: about 60 MB
 BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
@@ -38,10 +42,7 @@ def to_bytes(text: str, encoding: str = "utf-8") -> bytes:
 
 @contextmanager
 def _library_errors() -> Iterator[None]:
-    """Whatever the `tokenizers` library raises meanwhile -> DataError.
-
-    It also panics, in an exception that is no Exception, with pages on standard error.
-    """
+    """Whatever `tokenizers` raises -> DataError; it also panics, with pages on standard error."""
     screen = os.dup(2)
     try:
         with open(os.devnull, "w") as nothing:
@@ -174,9 +175,7 @@ class LibraryTokenizer(Tokenizer):
         self.vocab_size = max(ids.values(), default=-1) + 1
         if self.vocab_size > 2**24:  # one id may claim all the memory
             raise DataError(f"its largest id is {self.vocab_size - 1:,}; no vocabulary needs that")
-        self._pieces = [""] * self.vocab_size
-        for piece, number in ids.items():
-            self._pieces[number] = piece
+        self._pieces = [library.id_to_token(number) or "" for number in range(self.vocab_size)]
         end = next((name for name in END_OF_TEXT_NAMES.split() if name in ids), None)
         added = library.get_added_tokens_decoder()
         if end is None:
@@ -185,7 +184,8 @@ class LibraryTokenizer(Tokenizer):
                 f"no end-of-text token (special tokens: {names}): add {END_OF_TEXT} as one"
             )
         self.eot_id = ids[end]
-        model = json.loads(json_text)["model"]
+        content = json.loads(json_text)
+        model = content["model"]
         unknown = model.get("unk_id", ids.get(model.get("unk_token") or ""))
         self.unknown_id = None if unknown == self.eot_id else unknown
         # Documents come out whole, and one that says "<|endoftext|>" does not end there.
@@ -196,10 +196,37 @@ class LibraryTokenizer(Tokenizer):
         added = library.get_added_tokens_decoder()
         self._plain_added = {number for number, token in added.items() if not token.special}
         self._special = added.keys() - self._plain_added - {self.unknown_id}
+        words = content.get("pre_tokenizer") or {}
+        shape = words.get("type"), words.get("add_prefix_space"), words.get("use_regex", True)
+        others = content.get("normalizer") or self._plain_added or model.get("dropout")
+        self._by_words = (
+            shape == ("ByteLevel", False, True) and not others and self.unknown_id is None
+        )
+        self._known: dict[str, bytes] = {}  # word, less the space before it -> its ids, int64
+        self._remembered = 0  # characters of these words
 
     def encode(self, texts: Sequence[str]) -> list[Ints]:
         for text in texts:
             to_bytes(text)
+        return self._encode_words(texts) if self._by_words else self._encode_whole(texts)
+
+    def _encode_words(self, texts: Sequence[str]) -> list[Ints]:
+        """What `_encode_whole` gives, 4 to 12 times as fast: most words come again and again."""
+        split = [WORD_START.split(text) for text in texts]
+        firsts = self._encode_whole([words[0] for words in split])  # no space before these
+        if self._remembered > MOST_REMEMBERED:
+            self._known, self._remembered = {}, 0
+        new = list({word for words in split for word in words[1:]} - self._known.keys())
+        for word, ids in zip(new, self._encode_whole([f" {word}" for word in new]), strict=True):
+            self._known[word] = ids.tobytes()
+            self._remembered += len(word)
+        ids_of = self._known.__getitem__
+        return [
+            np.append(first, np.frombuffer(b"".join(map(ids_of, words[1:])), np.int64))
+            for first, words in zip(firsts, split, strict=True)
+        ]
+
+    def _encode_whole(self, texts: Sequence[str]) -> list[Ints]:
         with _library_errors():
             encodings = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
         arrays = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
@@ -257,10 +284,7 @@ def parse_tokenizer(json_text: str) -> Tokenizer:
 
 
 def load_tokenizer(path: Path, sha256: str | None = None) -> Tokenizer:
-    """Read a tokenizer.json; DataError, with the path, if it is missing or not understood.
-
-    With the digest of the one that made the shards beside it, DataError for any other.
-    """
+    """Read a tokenizer.json; DataError, with the path, if it is unusable or has another digest."""
     try:
         tokenizer = parse_tokenizer(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -269,8 +293,6 @@ def load_tokenizer(path: Path, sha256: str | None = None) -> Tokenizer:
     except (UnicodeDecodeError, DataError) as error:
         raise DataError(f"{path}: {error}") from None
     if sha256 not in (None, tokenizer.digest):
-        raise DataError(
-            f"{path} is not the tokenizer that made the shards in {path.parent}; prepare the "
-            "corpus again"
-        )
+        problem = f"is not the tokenizer that made the shards in {path.parent}"
+        raise DataError(f"{path} {problem}; prepare the corpus again")
     return tokenizer

@@ -1,6 +1,5 @@
 """Texts -> a tokenizer: their characters, a BPE trained on them, bytes, or a tokenizer.json."""
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 from threading import Thread
@@ -35,21 +34,15 @@ def automatic_vocab_size(text_bytes: int) -> int:
     return vocab_size
 
 
-def _train_char(texts: Iterable[str]) -> Tokenizer:
-    seen = np.zeros(0x110000, dtype=bool)
-    for text in texts:
-        seen[code_points(text)] = True
-    return CharTokenizer("".join(map(chr, np.flatnonzero(seen))))
-
-
 def _train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Byte-level BPE with GPT-2's splitting of words: any text comes back as it was.
 
     The library is deaf to Ctrl-C while it counts and merges, so it works in another thread.
     """
     if vocab_size < 257:
-        text = "is too small for bpe: 256 bytes and end-of-text need 257"
-        raise ConfigError(f"--vocab_size {vocab_size} {text}")
+        raise ConfigError(
+            f"--vocab_size {vocab_size}: a bpe has 257 or more, for all bytes and end-of-text"
+        )
     library = tokenizers.Tokenizer(models.BPE())
     words = pre_tokenizers.ByteLevel(add_prefix_space=False)
     parts = pre_tokenizers.Split(Regex(f".{{{LONGEST_WORD}}}"), "isolated")
@@ -98,11 +91,12 @@ def train_tokenizer(kind_or_file: str, texts: Iterable[str], vocab_size: int | N
             f"--vocab_size {vocab_size} is for --tokenizer bpe; remove it for {kind_or_file}"
         )
     if kind_or_file == "char":
-        return _train_char(texts)
+        seen = np.zeros(0x110000, dtype=bool)
+        for text in texts:
+            seen[code_points(text)] = True
+        return CharTokenizer("".join(map(chr, np.flatnonzero(seen))))
     if kind_or_file == "byte":
         return ByteTokenizer()
     if not Path(kind_or_file).is_file():
-        close = difflib.get_close_matches(kind_or_file, ("char", "byte", "bpe"), n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ConfigError(f"--tokenizer {kind_or_file} is neither char, byte, bpe nor a file{hint}")
+        raise ConfigError(f"--tokenizer {kind_or_file} is neither char, byte, bpe nor a file")
     return load_tokenizer(Path(kind_or_file))

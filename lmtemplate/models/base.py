@@ -5,19 +5,29 @@ Axes, everywhere: B batch, T time, H heads, D head size, C width, V vocabulary.
 
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
+    """Squash logits smoothly into (-cap, cap), as Gemma 2 does; None leaves them alone."""
+    return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 class LanguageModel(nn.Module):
     """Base class of what `model.net` can name in a config.
 
     A subclass takes `vocab_size` and `block_size` as keywords (the data states them once), adds its
-    own typed keywords with defaults, and defines `forward`.
+    own typed keywords with defaults, and defines `forward`; or `features` and `output_weight`, which
+    a faster loss of less memory then reads in training instead of logits (`loss.training_loss`).
 
     Args:
         vocab_size: V, the number of different token ids.
         block_size: the longest context, in tokens.
     """
+
+    logit_cap: float | None = None  # of `soft_cap`
 
     def __init__(self, vocab_size: int, block_size: int) -> None:
         super().__init__()
@@ -29,6 +39,15 @@ class LanguageModel(nn.Module):
 
         With `caches`, `tokens` are those that follow what the caches hold already.
         """
+        return soft_cap(F.linear(self.features(tokens, caches), self.output_weight), self.logit_cap)
+
+    def features(self, tokens: Tensor, caches: list[Any] | None = None) -> Tensor:
+        """Tokens (B, T) -> (B, T, C), of which the logits are a linear function."""
+        raise NotImplementedError
+
+    @property
+    def output_weight(self) -> Tensor:
+        """The matrix (V, C) of that function."""
         raise NotImplementedError
 
     def new_caches(self, batch_size: int) -> list[Any] | None:

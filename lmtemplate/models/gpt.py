@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmtemplate.models.base import LanguageModel
@@ -17,6 +16,7 @@ from lmtemplate.models.layers import (
     TokenShift,
     check_head_sizes,
     check_sizes,
+    rms_norm,
     run_block,
 )
 
@@ -31,9 +31,8 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
-        width = (x.size(-1),)
-        x = x + self.dropout(self.attention(F.rms_norm(x, width), cache))
-        return x + self.dropout(self.mlp(F.rms_norm(x, width)))
+        x = x + self.dropout(self.attention(rms_norm(x), cache))
+        return x + self.dropout(self.mlp(rms_norm(x)))
 
 
 class GPT(LanguageModel):
@@ -127,16 +126,16 @@ class GPT(LanguageModel):
         matrices = sum(p.numel() for p in self.blocks.parameters()) + self.head.weight.numel()
         return 6.0 * matrices + 12.0 * len(self.blocks) * width * self.block_size
 
-    def forward(self, tokens: Tensor, caches: list[Any] | None = None) -> Tensor:
+    @property
+    def output_weight(self) -> Tensor:
+        return self.head.weight
+
+    def features(self, tokens: Tensor, caches: list[Any] | None = None) -> Tensor:
         first, *rest = caches if caches is not None else [None] * (len(self.blocks) + 1)
-        x = self.embedding(tokens)  # (B, T, C)
-        x = F.rms_norm(x, (x.size(-1),))
+        x = rms_norm(self.embedding(tokens))  # (B, T, C)
         if self.shift is not None:
             x = self.shift(x, first)
         x = self.dropout(x)
         for block, cache in zip(self.blocks, rest, strict=True):
             x = run_block(block, x, cache, recompute=self.gradient_checkpointing)
-        logits: Tensor = self.head(F.rms_norm(x, (x.size(-1),)))  # (B, T, V)
-        if self.logit_cap is not None:
-            logits = self.logit_cap * torch.tanh(logits / self.logit_cap)
-        return logits
+        return rms_norm(x)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.models.layers import (
     MLP,
+    Activation,
     Attention,
     KVCache,
     check_head_sizes,
@@ -15,14 +16,16 @@ from lmtemplate.models.layers import (
 
 
 class Block(nn.Module):
-    """Pre-norm attention and MLP, with LayerNorm and biases."""
+    """Pre-norm attention and MLP, with LayerNorm."""
 
-    def __init__(self, n_embd: int, n_head: int, dropout: float) -> None:
+    def __init__(
+        self, n_embd: int, n_head: int, dropout: float, mlp: Activation, *, bias: bool
+    ) -> None:
         super().__init__()
-        self.norm_1 = nn.LayerNorm(n_embd)
-        self.attention = Attention(n_embd, n_head, n_head, dropout, bias=True)
-        self.norm_2 = nn.LayerNorm(n_embd)
-        self.mlp = MLP(n_embd, "gelu", bias=True)
+        self.norm_1 = nn.LayerNorm(n_embd, bias=bias)
+        self.attention = Attention(n_embd, n_head, n_head, dropout, bias=bias)
+        self.norm_2 = nn.LayerNorm(n_embd, bias=bias)
+        self.mlp = MLP(n_embd, mlp, bias=bias)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
@@ -39,6 +42,8 @@ class GPT2(LanguageModel):
         n_layer: blocks.
         n_head: attention heads per block.
         n_embd: C, the width of the residual stream.
+        mlp: nonlinearity; GPT-2's is gelu, nanoGPT's exact_gelu.
+        bias: of norms and projections; nanoGPT trains without.
         dropout: probability, on embeddings, attention weights and what each block adds.
         gradient_checkpointing: recompute each block in the backward pass instead of keeping what it
             computed: less memory for about a third more time.
@@ -52,6 +57,8 @@ class GPT2(LanguageModel):
         n_layer: int = 12,
         n_head: int = 12,
         n_embd: int = 768,
+        mlp: Activation = "gelu",
+        bias: bool = True,
         dropout: float = 0.0,
         gradient_checkpointing: bool = False,
     ) -> None:
@@ -63,8 +70,10 @@ class GPT2(LanguageModel):
         self.embedding = nn.Embedding(vocab_size, n_embd)
         self.positions = nn.Embedding(block_size, n_embd)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(n_embd, n_head, dropout) for _ in range(n_layer))
-        self.norm = nn.LayerNorm(n_embd)
+        self.blocks = nn.ModuleList(
+            Block(n_embd, n_head, dropout, mlp, bias=bias) for _ in range(n_layer)
+        )
+        self.norm = nn.LayerNorm(n_embd, bias=bias)
         self._initialise()
 
     @torch.no_grad()
@@ -88,11 +97,15 @@ class GPT2(LanguageModel):
         width = self.embedding.embedding_dim
         return 6.0 * multiplied + 12.0 * len(self.blocks) * width * self.block_size
 
-    def forward(self, tokens: Tensor, caches: list[KVCache] | None = None) -> Tensor:
+    @property
+    def output_weight(self) -> Tensor:
+        return self.embedding.weight
+
+    def features(self, tokens: Tensor, caches: list[KVCache] | None = None) -> Tensor:
         first = 0 if caches is None else caches[0].length
         positions = torch.arange(first, first + tokens.size(1), device=tokens.device)
         x = self.dropout(self.embedding(tokens) + self.positions(positions))  # (B, T, C)
         for layer, block in enumerate(self.blocks):
             cache = None if caches is None else caches[layer]
             x = run_block(block, x, cache, recompute=self.gradient_checkpointing)
-        return nn.functional.linear(self.norm(x), self.embedding.weight)  # (B, T, V)
+        return self.norm(x)

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lmtemplate.errors import ConfigError
 
-Activation = Literal["relu2", "swiglu", "gelu"]
+Activation = Literal["relu2", "swiglu", "gelu", "exact_gelu"]
 
 
 def check_sizes(*, dropout: float = 0.0, **sizes: int) -> None:
@@ -36,6 +36,53 @@ def check_head_sizes(n_embd: int, n_head: int, n_kv_head: int) -> None:
         raise ConfigError(
             f"model.net.n_head={n_head} is not divisible by model.net.n_kv_head={n_kv_head}"
         )
+
+
+class _ReluSquared(torch.autograd.Function):
+    """relu(x)^2 with one product in the backward pass: half the time of autograd's own, on CPU."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        context.save_for_backward(x)
+        return x.relu().square_()
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        (x,) = context.saved_tensors
+        return gradient * x.relu() * 2
+
+
+class _RMSNorm(torch.autograd.Function):
+    """x / rms(x) over the last axis: half the time of torch's own, on CPU."""
+
+    @staticmethod
+    def scale(x: Tensor) -> Tensor:
+        squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.size(-1)
+        return (squares + torch.finfo(x.dtype).eps).rsqrt()
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        scale = _RMSNorm.scale(x)
+        context.save_for_backward(x, scale)
+        return x * scale
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        x, scale = context.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted, for which scale depends on x
+            scale = _RMSNorm.scale(x)
+        normed = x * scale
+        along = (gradient * normed).sum(-1, keepdim=True)
+        return torch.addcmul(gradient, normed, along, value=-1 / x.size(-1)) * scale
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """Each vector of the last axis divided by its root mean square (Zhang and Sennrich 2019)."""
+    if x.device.type != "cpu":
+        return F.rms_norm(x, (x.size(-1),))
+    if not torch.is_grad_enabled():  # an autograd function costs more than what a token needs here
+        return x * _RMSNorm.scale(x)
+    return _RMSNorm.apply(x)  # type: ignore[no-untyped-call]
 
 
 class KVCache:
@@ -105,15 +152,15 @@ class Rotary(nn.Module):
             )
         frequencies = base ** (-torch.arange(0, head_size, 2) / head_size)
         angles = torch.outer(torch.arange(block_size), frequencies)  # (T, D/2)
-        self.cosines = nn.Buffer(angles.cos(), persistent=False)
-        self.sines = nn.Buffer(angles.sin(), persistent=False)
+        self.cosines = nn.Buffer(angles.cos().repeat(1, 2), persistent=False)  # (T, D)
+        sines = torch.cat((-angles.sin(), angles.sin()), dim=1)
+        self.sines = nn.Buffer(sines, persistent=False)
 
     def forward(self, x: Tensor, first_position: int = 0) -> Tensor:
         """x (B, H, T, D), whose first token stands at `first_position`."""
         here = slice(first_position, first_position + x.size(2))
         cosines, sines = self.cosines[here].to(x.dtype), self.sines[here].to(x.dtype)
-        left, right = x.chunk(2, dim=-1)
-        return torch.cat((left * cosines - right * sines, left * sines + right * cosines), dim=-1)
+        return torch.addcmul(x * cosines, x.roll(x.size(-1) // 2, -1), sines)
 
 
 def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
@@ -131,11 +178,12 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, dropout: flo
         dropout_p=dropout,
         is_causal=1 < new == known,
     )
-    if queries.device.type != "cpu":
+    narrow = torch.is_autocast_enabled("cpu") or queries.dtype.itemsize < 4
+    if queries.device.type != "cpu" or not narrow:
         return attend(queries, keys, values)
     with torch.autocast("cpu", enabled=False):  # bf16 attention on CPU is up to 4 times slower
-        wide = torch.promote_types(queries.dtype, torch.float32)
-        return attend(queries.to(wide), keys.to(wide), values.to(wide)).to(queries.dtype)
+        wide = (part.float() for part in (queries, keys, values))
+        return attend(*wide).to(queries.dtype)
 
 
 class Attention(nn.Module):
@@ -178,14 +226,16 @@ class Attention(nn.Module):
         return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)  # (B, H, T, D)
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
-        queries = self._heads(self.query(x))
-        keys, values = self._heads(self.key(x)), self._heads(self.value(x))
-        if self.qk_norm:
-            queries = F.rms_norm(queries, (self.head_size,))
-            keys = F.rms_norm(keys, (self.head_size,))
-        if self.rotary is not None:
-            first = 0 if cache is None else cache.length
-            queries, keys = self.rotary(queries, first), self.rotary(keys, first)
+        queries, keys, values = (
+            self._heads(part(x)) for part in (self.query, self.key, self.value)
+        )
+        if self.qk_norm or self.rotary:  # of both as one tensor: half as many small operations
+            both = torch.cat((queries, keys), dim=1)
+            if self.qk_norm:
+                both = rms_norm(both)
+            if self.rotary is not None:
+                both = self.rotary(both, 0 if cache is None else cache.length)
+            queries, keys = both.split((queries.size(1), keys.size(1)), dim=1)
         if cache is not None:
             keys, values = cache.extend(keys, values)
         if self.shared_by > 1:
@@ -201,9 +251,9 @@ class MLP(nn.Module):
 
     Args:
         n_embd: C.
-        activation: "relu2" (So et al. 2021), "gelu" in GPT-2's tanh form, or "swiglu" (Shazeer
-            2020), whose hidden layer is a third narrower, so that all three have about 8 C^2
-            weights.
+        activation: "relu2" (So et al. 2021), "gelu" in GPT-2's tanh form, "exact_gelu" by erf (half
+            the time of the tanh form, on CPU), or "swiglu" (Shazeer 2020), whose hidden layer is a
+            third narrower, so that all have about 8 C^2 weights.
         bias: of the projections.
     """
 
@@ -221,10 +271,11 @@ class MLP(nn.Module):
         hidden = self.up(x)
         if self.gate is not None:
             hidden = F.silu(self.gate(x)) * hidden
-        elif self.activation == "gelu":
-            hidden = F.gelu(hidden, approximate="tanh")
+        elif self.activation != "relu2":
+            exact = self.activation == "exact_gelu"
+            hidden = F.gelu(hidden, approximate="none" if exact else "tanh")
         else:
-            hidden = F.relu(hidden).square()
+            hidden = _ReluSquared.apply(hidden)  # type: ignore[no-untyped-call]
         return self.output(hidden)
 
 

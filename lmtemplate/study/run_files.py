@@ -1,5 +1,6 @@
 """Run directory -> what its plain files say, each key that is read checked for its type."""
 
+import functools
 import json
 import os
 import sys
@@ -12,6 +13,7 @@ import yaml
 from lmtemplate.checkpoint.compatibility import flatten
 from lmtemplate.errors import CheckpointError
 
+DIFF = "uncommitted.diff"  # what the code had beyond its commit
 MOST_VALUES = 100_000  # in a YAML file
 SUMMARY = {
     **dict.fromkeys(("stop_reason", "stop_message"), str),
@@ -30,7 +32,8 @@ MANIFEST = {
 }
 SETTINGS = {
     "data.path": str,
-    **dict.fromkeys(("data.block_size", "data.max_val_blocks", "trainer.max_steps"), int),
+    **dict.fromkeys(("seed_everything", "data.batch_size", "data.block_size"), int),
+    **dict.fromkeys(("data.max_train_blocks", "data.max_val_blocks", "trainer.max_steps"), int),
     "model.optimizer.class_path": str,
     "model.schedule.init_args.warmup_steps": float,
 }
@@ -74,6 +77,7 @@ def check_kinds(content: Any, kinds: dict[str, Any], path: Path) -> None:
         raise CheckpointError(f"{path} is damaged: {problem}; restore it, or move it away")
 
 
+@functools.lru_cache(maxsize=1)  # several parts of a report read the same config
 def parse_yaml(text: str) -> Any:
     """Raises ValueError where anchors make a few lines into more than anyone can read."""
     content = yaml.safe_load(text)

@@ -57,7 +57,10 @@ def test_milestones_are_0_and_log_spaced_up_to_the_end(steps: int) -> None:
 
 
 def test_the_best_and_the_newest_two_stay(run: Path) -> None:
-    assert kept(run) == [6, 27, 30]
+    losses = {step: loss for step, loss in curve(run, "val/loss") if step}
+    best = min(losses, key=lambda step: losses[step])
+    assert best not in (27, 30)
+    assert kept(run) == [best, 27, 30]
 
 
 def test_milestones_are_never_pruned(run: Path) -> None:
@@ -92,8 +95,8 @@ def test_checksums_stand_for_every_file_and_are_right(run: Path) -> None:
 def test_best_is_the_lowest_validation_to_the_last_digit(run: Path) -> None:
     best = json.loads((run / "checkpoints/best.json").read_text())
     losses = {step: loss for step, loss in curve(run, "val/loss") if step}
-    assert best["step"] == min(losses, key=lambda step: losses[step]) == 6
-    assert np.float32(best["val_loss"]) == np.float32(losses[6])
+    assert best["step"] == min(losses, key=lambda step: losses[step])
+    assert np.float32(best["val_loss"]) == np.float32(losses[best["step"]])
 
 
 @pytest.mark.slow

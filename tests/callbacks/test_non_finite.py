@@ -13,7 +13,7 @@ import torch
 from lmtemplate.callbacks.non_finite import SCALER_SKIPS, NonFiniteGuard
 from lmtemplate.data.datamodule import Batch
 from lmtemplate.errors import ConfigError, NumbersError
-from lmtemplate.loss import Loss, cross_entropy
+from lmtemplate.loss import Loss, cross_entropy, training_loss
 from lmtemplate.models import GPT
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.optimizers import SGD, Adam, AdamW, MuonAdamW, OptimizerRecipe, skip_step_if
@@ -34,13 +34,13 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
             now[0] = module.global_step + 1
             return step_of(module, batch, batch_idx)
 
-        def bad_loss(logits: torch.Tensor, targets: torch.Tensor, **settings: float) -> Loss:
-            loss = cross_entropy(logits, targets, **settings)
-            bad = number if now[0] in steps and logits.requires_grad else 1.0
+        def bad_loss(*batch: Any, **settings: float) -> Loss:
+            loss = training_loss(*batch, **settings)
+            bad = number if now[0] in steps else 1.0
             return Loss(loss.objective * bad, loss.nats * bad, loss.tokens)
 
         monkeypatch.setattr(LitLanguageModel, "training_step", training_step)
-        monkeypatch.setattr("lmtemplate.module.cross_entropy", bad_loss)
+        monkeypatch.setattr("lmtemplate.module.training_loss", bad_loss)
 
     return at
 

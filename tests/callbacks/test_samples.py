@@ -37,7 +37,7 @@ def test_a_sample_begins_with_its_prompt(run: Path) -> None:
 
 @pytest.mark.slow
 def test_the_last_sample_is_what_generate_writes(run: Path, command: Command) -> None:
-    words = ["--prompt", "The ", "--max_new_tokens=5", "--temperature=0.8", "--seed=1337"]
+    words = ["--prompt", "The ", "--max_new_tokens=5", "--temperature=0.8", "--seed=1338"]
     written = command("generate", run, "--checkpoint=latest", *words).out
     lines = [line.removeprefix("    ") for line in texts(run, 2)[12].splitlines()]
     assert lines == written.removesuffix("\n").splitlines()
@@ -75,6 +75,13 @@ def test_the_net_and_the_random_state_are_left_as_they_were(cli: TrainingCLI) ->
     Samples(max_new_tokens=20).write(module, cli.datamodule)
     assert module.net.training
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.slow
+def test_an_untrained_net_writes_another_text_after_each_prompt(cli: TrainingCLI) -> None:
+    """Its logits are equal whatever it has read: with one seed, so would the texts be."""
+    texts = Samples(prompts=("a", "b", "c"), max_new_tokens=20).write(cli.model, cli.datamodule)
+    assert len({*texts.values()}) == 3
 
 
 @pytest.mark.slow

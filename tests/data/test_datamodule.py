@@ -59,6 +59,8 @@ def test_targets_are_the_inputs_one_later(corpus: Path) -> None:
         assert inputs.shape == targets.shape == (4, BLOCK)
         assert inputs.dtype == targets.dtype == torch.int64
         assert torch.equal(inputs[:, 1:], targets[:, :-1])
+        assert inputs.is_contiguous()  # a loss of one's own may call `view`
+        assert targets.is_contiguous()
     inputs, targets = next(iter(token_data(corpus).val_dataloader()))
     val = Shards(corpus, "val").gather(np.arange(BLOCK + 1)).tolist()
     assert inputs[0].tolist() == val[:-1] != stream[:BLOCK]

@@ -306,7 +306,7 @@ def test_a_finished_one_is_not_redone(
     there = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
     capsys.readouterr()
     prepare(str(books), output, "byte")
-    assert capsys.readouterr().out == f"{output} is prepared already\n"
+    assert capsys.readouterr().out.startswith(f"{output} is prepared already\n")
     assert {path.name: path.stat().st_mtime_ns for path in output.iterdir()} == there
 
 

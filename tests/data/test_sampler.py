@@ -152,6 +152,13 @@ def test_the_sequence_goes_on_from_any_cursor_with_other_ranks_and_batches(
         assert went_on == expected.tolist()
 
 
+def test_a_long_run_has_the_order_of_its_single_batches() -> None:
+    """They are placed 64 at a time; epochs of 37 blocks end inside."""
+    batches = list(TrainOrder(37, 4, 5, batches=200, sequences_done=11, rank=1, world_size=2))
+    alone = [block_at(np.arange(4) + 11 + 4 + 8 * batch, 37, 5) for batch in range(200)]
+    assert np.array_equal(batches, alone)
+
+
 def test_a_batch_may_begin_in_one_epoch_and_end_in_the_next() -> None:
     batches = [batch.tolist() for batch in TrainOrder(10, 4, 0, batches=5)]
     first, second = permute(np.arange(10), 10, 0, 0), permute(np.arange(10), 10, 0, 1)

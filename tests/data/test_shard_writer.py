@@ -11,7 +11,7 @@ from lmtemplate.data.shards import Shards, dtype_for, read_index
 from lmtemplate.errors import DataError
 from tests.data.corpora import write_split
 
-MIB = 2**20
+KIB_32 = 2**15
 
 
 @pytest.mark.parametrize(
@@ -52,5 +52,5 @@ def test_block_sums_are_those_of_the_file(vocab_size: int, tmp_path: Path) -> No
     write_split(tmp_path, np.arange(1_300_000) % vocab_size, vocab_size, 1_200_000)
     for entry in read_index(tmp_path)["splits"]["train"]["shards"]:
         tokens = (tmp_path / entry["file"]).read_bytes()[1024:]
-        blocks = [tokens[at : at + MIB] for at in range(0, len(tokens), MIB)]
+        blocks = [tokens[at : at + KIB_32] for at in range(0, len(tokens), KIB_32)]
         assert entry["crc32"].split() == [f"{zlib.crc32(block):08x}" for block in blocks]

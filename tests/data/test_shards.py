@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from lmtemplate.data import IGNORED
+from lmtemplate.data import IGNORED, shard_writer
 from lmtemplate.data.shard_writer import ShardWriter, write_index
-from lmtemplate.data.shards import Blocks, Shard, Shards, fingerprint, read_index
+from lmtemplate.data.shards import BLOCK_BYTES, Blocks, Shard, Shards, fingerprint, read_index
 from lmtemplate.errors import DataError
 from tests.data.corpora import read_all, write_split
 
@@ -154,7 +154,7 @@ def check_flips(folder: Path, flips: int, size: int) -> None:
             before = os.pread(file.fileno(), 1, position)
             flipped = before[0] ^ (1 << int(random.integers(8)))
             os.pwrite(file.fileno(), bytes([flipped]), position)
-            block = 1024 + (position - 1024) // MIB * MIB
+            block = 1024 + (position - 1024) // BLOCK_BYTES * BLOCK_BYTES
             message = f"block at byte offset {block:,} fails" if block > 0 else "wrong header"
             with pytest.raises(DataError, match=rf"train_000000\.bin.*{message}"):
                 read_all(folder)
@@ -173,16 +173,19 @@ def test_every_one_of_200_flipped_bits_is_found_with_its_block(tmp_path: Path) -
     check_flips(tmp_path, 200, 1024 + 2_800_000)
 
 
-def test_only_blocks_that_are_read_are_verified(tmp_path: Path) -> None:
-    write_split(tmp_path, np.arange(1_300_000) % 500, 500, 10**7)
+@pytest.mark.parametrize("size", [BLOCK_BYTES, MIB], ids=["today", "version 0.1.0"])
+def test_only_blocks_that_are_read_are_verified(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_writer, "BLOCK_BYTES", size)
+    write_split(tmp_path, np.arange(5 * size // 4) % 500, 500, 10**7)  # 2 bytes each
     rewrite(tmp_path / "train_000000.bin", lambda content: content[:-1] + b"\7")
     shards = Shards(tmp_path, "train")
-    shards.gather(np.array([[0, MIB - 1]]))  # of blocks 0 and 1 of 3
+    shards.gather(np.array([[0, size - 1]]))  # of blocks 0 and 1 of 3
     assert shards.shards[0].unread.tolist() == [False, False, True]
-    with pytest.raises(DataError, match="byte offset 2,098,176 fails"):
-        shards.gather(np.array([MIB]))
-    with pytest.raises(DataError, match="byte offset 2,098,176 fails"):  # and it stays refused
-        shards.gather(np.array([MIB]))
+    for _ in range(2):  # and it stays refused
+        with pytest.raises(DataError, match=f"byte offset {1024 + 2 * size:,} fails"):
+            shards.gather(np.array([size]))
 
 
 @pytest.mark.usefixtures("stream")

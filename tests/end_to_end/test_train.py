@@ -54,7 +54,8 @@ def test_events_lie_directly_in_the_run(run: Path) -> None:
 
 def test_the_run_directory_holds_what_is_documented_and_nothing_else(run: Path) -> None:
     names = {path.name for path in run.iterdir() if not path.name.startswith("events.")}
-    assert names == {"config.yaml", "manifest.json", "summary.json", "checkpoints"}
+    names -= {"uncommitted.diff"}  # where the repository has changes
+    assert names == {"config.yaml", "manifest.json", "summary.json", "checkpoints", "validation"}
 
 
 def test_the_metric_names_are_the_documented_ones(run: Path) -> None:

@@ -15,11 +15,11 @@ from tests.examples.conftest import Train
 def test_the_second_head_is_asked_for_the_token_after_the_next() -> None:
     torch.manual_seed(0)
     model = GPTAhead(11, 8, n_layer=1, n_head=2, n_embd=16, ahead_weight=0.5)
-    torch.nn.init.normal_(model.head.second.weight)
+    torch.nn.init.normal_(model.second_head.weight)
     text = torch.randint(11, (3, 9))
     model(text[:, :-1])
     term = model.extra_objectives(text[:, 1:])["ahead"]
-    logits = model.head.logits_ahead[:, :7].flatten(0, 1)
+    logits = model.second_head(model.seen[:, :7]).flatten(0, 1)
     expected = 0.5 * F.cross_entropy(logits, text[:, 2:].flatten())
     assert term.item() == pytest.approx(expected.item())
     term.backward()

@@ -85,3 +85,13 @@ def test_weights_begin_as_published() -> None:
         else:
             scale = 0.02 / math.sqrt(2 * 8) if "output" in name else 0.02
             assert weight.std().item() == pytest.approx(scale, rel=0.03), name
+
+
+def test_nanogpts_variant_has_no_bias_and_the_exact_gelu() -> None:
+    torch.manual_seed(0)
+    net = GPT2(41, 12, n_layer=1, n_head=2, n_embd=8, mlp="exact_gelu", bias=False)
+    assert not any("bias" in name for name, _ in net.named_parameters())
+    x = torch.linspace(-3, 3, 16).view(2, 8)
+    mlp = net.blocks[0].mlp
+    expected = torch.nn.functional.gelu(mlp.up(x)) @ mlp.output.weight.T
+    torch.testing.assert_close(mlp(x), expected)

@@ -17,6 +17,7 @@ from lmtemplate.models.layers import (
     TokenShift,
     causal_attention,
     check_head_sizes,
+    rms_norm,
 )
 
 
@@ -246,3 +247,18 @@ def test_heads_that_do_not_share_out_evenly_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         check_head_sizes(*sizes)
+
+
+@pytest.mark.parametrize("name", ["rms_norm", "relu2"])
+def test_gradients_written_by_hand_are_those_of_autograd_and_so_are_theirs(name: str) -> None:
+    """Second derivatives are what the sharpness of a loss is measured with."""
+    layer = MLP(4, "relu2").double()
+    x = torch.linspace(-2, 2.1, 24, dtype=torch.float64).view(2, 3, 4).requires_grad_()
+    function = {"rms_norm": rms_norm, "relu2": layer}[name]
+    assert torch.autograd.gradcheck(function, (x,))
+    assert torch.autograd.gradgradcheck(function, (x,))
+
+
+def test_rms_norm_is_that_of_torch() -> None:
+    for x in (draw(2, 3, 8) * 30, draw(2, 3, 8) * 1e-3, torch.zeros(1, 8)):
+        torch.testing.assert_close(rms_norm(x), torch.nn.functional.rms_norm(x, (8,)))

@@ -48,25 +48,22 @@ RARE = """fox owl hare swan wolf bear deer toad moth crow lark seal crab newt wa
     stoat finch viper bison ibis quail"""
 
 
-def _normalise(weights: dict[str, float]) -> Choice:
-    total = sum(weights.values())
-    return {phrase: weight / total for phrase, weight in weights.items()}
-
-
-def _uniform(phrases: Iterable[str]) -> Choice:
-    return _normalise(dict.fromkeys(phrases, 1.0))
+def _choice(phrases: Iterable[str], power: int = 0) -> Choice:
+    """Phrases with probabilities that fall as 1 / rank^power."""
+    weights = {phrase: 1 / rank**power for rank, phrase in enumerate(phrases, start=1)}
+    return {phrase: weight / sum(weights.values()) for phrase, weight in weights.items()}
 
 
 def rules() -> list[Template]:
     """All rules; their weights add up to 100."""
     plurals = tuple(animal + "s" for animal in ANIMALS)
-    one, many, either = _uniform(ANIMALS), _uniform(plurals), _uniform(ANIMALS + plurals)
-    adjective, people = _uniform(ADJECTIVES), _uniform(person for person, *_ in PEOPLE)
+    one, many, either = _choice(ANIMALS), _choice(plurals), _choice(ANIMALS + plurals)
+    adjective, people = _choice(ADJECTIVES), _choice(person for person, *_ in PEOPLE)
     # Animal and place are one choice, not two, so that the unseen pairs can be omitted.
-    seats = _uniform(SEAT.format(*pair) for pair in product(ANIMALS, PLACES) if pair not in UNSEEN)
-    rare = _normalise({word: 1 / rank**2 for rank, word in enumerate(RARE.split(), start=1)})
+    seats = _choice(SEAT.format(*pair) for pair in product(ANIMALS, PLACES) if pair not in UNSEEN)
+    rare = _choice(RARE.split(), power=2)
     found: list[Template] = [
-        (8, "{} are {}.", (_uniform(["you", "we", "they"]), adjective)),
+        (8, "{} are {}.", (_choice(["you", "we", "they"]), adjective)),
         (12, "the {} is {}.", (one, adjective)),
         (12, "the {} are {}.", (many, adjective)),
         (4, "the {} near the {} is {}.", (one, either, adjective)),
@@ -78,19 +75,8 @@ def rules() -> list[Template]:
     ]
     for person, pronoun, ages, homes in PEOPLE:
         form = f"the {person} is {{}} and {pronoun} lives in the {{}}."
-        found.append((4, form, (_uniform(ages), _uniform(homes))))
+        found.append((4, form, (_choice(ages), _choice(homes))))
     return found
-
-
-def _probabilities() -> dict[str, float]:
-    """Every sentence and its probability."""
-    return {
-        form.format(*phrases): weight / 100 * math.prod(probabilities)
-        for weight, form, choices in rules()
-        for phrases, probabilities in zip(
-            product(*choices), product(*(choice.values() for choice in choices)), strict=True
-        )
-    }
 
 
 class Grammar:
@@ -107,7 +93,11 @@ class Grammar:
     def __init__(self, seed: int = 0, documents: int = DOCUMENTS) -> None:
         self.seed = seed
         self.documents = documents
-        self.probabilities = _probabilities()
+        self.probabilities = dict[str, float]()  # of every sentence
+        for weight, form, choices in rules():
+            for phrases in product(*choices):
+                shares = (choice[phrase] for choice, phrase in zip(choices, phrases, strict=True))
+                self.probabilities[form.format(*phrases)] = weight / 100 * math.prod(shares)
         self._sentences = list(self.probabilities)
         # No bound for the last sentence: rounding in the sums must not leave a draw without one.
         self._bounds = list(accumulate(self.probabilities.values()))[:-1]
@@ -131,9 +121,7 @@ def open_grammar(source: str, seed: int) -> Corpus:
     """Raises DataError for "grammar:N" without a number."""
     _, colon, count = source.partition(":")
     if colon and not (count.isdecimal() and int(count) > 1):
-        raise DataError(
-            f"{source!r}: the number of documents must be 2 or more, as in grammar:5000"
-        )
+        raise DataError(f"{source!r}: give 2 documents or more, as in grammar:5000")
     grammar = Grammar(seed, int(count or DOCUMENTS))
 
     def walk() -> Iterator[Document]:

@@ -6,20 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lmtemplate.data.corpus import Document
-from lmtemplate.data.formats.text import invalid_utf8
 from lmtemplate.errors import DataError
 
 
 def _parse(line: bytes, field: str) -> str:
     """The text of a line. Raises ValueError, with what the line is instead."""
     try:
-        row = json.loads(line.decode("utf-8-sig"))
-        text = row.get(field) if isinstance(row, dict) else None
-        if isinstance(text, str):
+        row = json.loads(line)
+        if isinstance(row, dict) and isinstance(text := row.get(field), str):
             text.encode()  # refuses lone surrogates, which JSON can spell
             return text
-    except UnicodeDecodeError:
-        raise
     except (ValueError, RecursionError) as error:
         like = f'{{"{field}": "..."}}'
         raise ValueError(f"is not valid JSON ({error}), an object such as {like}") from error
@@ -39,8 +35,6 @@ def read_jsonl(
                     yield Document(f"{path.name}:{number}", [_parse(line, text_field)])
             except ValueError as error:
                 if bad_lines is None:
-                    if isinstance(error, UnicodeDecodeError):
-                        raise invalid_utf8(path, file.tell(), number, error) from error
                     skip = "leave such lines out with --skip_bad_lines true"
                     raise DataError(f"{path}: line {number} {error}; {skip}") from error
                 bad += 1

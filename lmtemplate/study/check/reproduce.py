@@ -14,7 +14,7 @@ from lmtemplate.errors import CheckpointError, ConfigError, DataError
 from lmtemplate.record import read_lines
 from lmtemplate.run_dir import manifest
 from lmtemplate.run_length import LIMITS
-from lmtemplate.study.run_files import command, read_manifest, read_summary
+from lmtemplate.study.run_files import DIFF, command, read_manifest, read_summary
 
 # Settings that no loss depends on.
 HARMLESS = ("run_dir", "report", "checkpoint", "samples", "signals", "throughput", "watch")
@@ -48,6 +48,22 @@ def differing(before: dict[str, Any], now: dict[str, Any], *names: str) -> list[
     """What differs in these parts of two manifests: "versions.torch: 2.12 -> 2.13"."""
     old, new = ({name: of.get(name) for name in names} for of in (before, now))
     return [f"{key}: {one} -> {other}" for key, (one, other) in differences(old, new).items()]
+
+
+def other_changes(run: Path, commit: str | None) -> list[str]:
+    """Lines on changes that the run's code had beyond its commit; none if they are here as well.
+
+    They are named, and not applied: a run that came from elsewhere could bring any program.
+    """
+    from lmtemplate.study.experiments.uncommitted import uncommitted_changes
+
+    kept = run / DIFF
+    if not kept.is_file():
+        return ["  differs: the code had changes that were not committed\n"]
+    if kept.read_text(encoding="utf-8") == uncommitted_changes():
+        return []
+    how = f"git checkout {commit}; git apply {kept}"
+    return [f"  differs: the code had changes that were not committed; to have them: {how}\n"]
 
 
 def check_data(run: Path, settings: dict[str, Any]) -> None:
@@ -122,7 +138,7 @@ def reproduce(run: Path, output: Path | None = None, allow: list[str] | None = N
     for row in differing(before, manifest(None, {}, {}), "git", "platform", "python", "versions"):
         print(f"  differs: {row}")
     if before.get("git", {}).get("dirty"):
-        print("  differs: the code had changes that were not committed")
+        print(*other_changes(run, before["git"].get("commit")), sep="\n", end="")
     threads = before["hardware"].get("threads") or 1
     code = repeat(settings, again, threads, allow or [])
     if code:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lmtemplate import metric_names
 from lmtemplate.errors import ConfigError, DataError
-from lmtemplate.record import Record, read_record
+from lmtemplate.record import Record
 from lmtemplate.study.diagnose import vitals
 from lmtemplate.study.diagnose.artifacts import open_artifacts
 from lmtemplate.study.diagnose.events import read_events
@@ -18,6 +18,7 @@ from lmtemplate.study.diagnose.evidence import facts_of
 from lmtemplate.study.diagnose.finding import Facts, Finding
 from lmtemplate.study.diagnose.sanity_checks import SanityCheck, baselines, check_all, known_words
 from lmtemplate.study.diagnose.verdict import Verdict, judge
+from lmtemplate.study.long_record import read_any_record
 
 WIDTH = 100
 MARKS = {True: "✓", False: "✗", None: "?"}
@@ -46,7 +47,7 @@ def examine(
 
     Raises CheckpointError without a record.
     """
-    record = read_record(run)
+    record = read_any_record(run)
     artifacts = open_artifacts(run, deep=deep, checkpoint=checkpoint, allow=allow)
     try:
         facts = facts_of(artifacts)
@@ -109,6 +110,15 @@ def sentences(examination: Examination) -> str:
         lines.append(_wrapped(f"best validation loss {best:.2f} nats; {', '.join(known)}"))
     lines += [_wrapped(f"not checked: {reason}") for reason in examination.missing]
     return "\n".join(lines)
+
+
+def few_words(examination: Examination) -> str:
+    """The verdict for a table: the first fault and how many more there are, or none."""
+    faults = [found for found in examination.verdict.findings if found.fault]
+    if not faults:
+        return examination.verdict.headline
+    more = f" (+{len(faults) - 1})" if len(faults) > 1 else ""
+    return faults[0].name.replace("_", " ") + more
 
 
 def as_json(examination: Examination) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.optim import Optimizer
 from lmtemplate import metric_names
 from lmtemplate.data.datamodule import LanguageData
 from lmtemplate.module import LitLanguageModel, is_log_step, is_logged, log_values
-from lmtemplate.record import Floats, Ints, is_recorded, read_record
+from lmtemplate.record import Floats, Ints, last_lines, read_lines
 from lmtemplate.study.diagnose import thresholds as limit
 from lmtemplate.study.diagnose import vitals
 from lmtemplate.study.diagnose.finding import Facts, Finding, conclude
@@ -101,13 +102,15 @@ class Watch(Callback):
         run, data = Path(trainer.default_root_dir), trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, LanguageData):
             self._nats = surprises(data)
-        if trainer.global_step and is_recorded(run):
-            record = read_record(run)
-            rows = zip(record.steps.tolist(), record.train_loss.tolist(), strict=True)
-            self._rows.extend(row for row in rows if row[0] <= trainer.global_step)
-            self._start = record.initial_val_loss
-        else:
-            self._start = pl_module.latest.get(metric_names.VAL_LOSS)
+        self._start = pl_module.latest.get(metric_names.VAL_LOSS)
+        if trainer.global_step:
+            rows = last_lines(run, metric_names.TRAIN_LOSS, WINDOW, before=trainer.global_step)
+            self._rows.extend((row["step"], row[metric_names.TRAIN_LOSS]) for row in rows)
+            first = takewhile(lambda line: line["step"] == 0, read_lines(run))
+            losses = (
+                line[metric_names.VAL_LOSS] for line in first if metric_names.VAL_LOSS in line
+            )
+            self._start = next(losses, None)
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
@@ -115,7 +118,8 @@ class Watch(Callback):
         """See whether gradients of the step before are still there."""
         step_is_one_batch = trainer.accumulate_grad_batches == 1
         if step_is_one_batch and is_due(trainer, trainer.global_step + 1):
-            left = (p.grad for p in pl_module.parameters() if p.grad is not None)
+            groups = trainer.optimizers[0].param_groups
+            left = (p.grad for group in groups for p in group["params"] if p.grad is not None)
             self._is_left = any(bool(gradient.any()) for gradient in left)
 
     def on_before_optimizer_step(

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
-from tensorboard.util import tensor_util  # type: ignore[import-untyped]
 
 from lmtemplate import metric_names
 from lmtemplate.errors import ConfigError
@@ -20,6 +18,9 @@ def read_curves(folder: Path) -> dict[str, StepValues]:
 
     Raises ConfigError where the folder has no event files.
     """
+    from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
+    from tensorboard.util import tensor_util  # type: ignore[import-untyped]
+
     if not list(folder.glob("*tfevents*")):
         below = sorted({str(path.parent) for path in folder.glob("**/*tfevents*")})
         hint = f"; there are some in {', '.join(below[:3])}" if below else ""

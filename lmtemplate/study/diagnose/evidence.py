@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from lmtemplate import metric_names
-from lmtemplate.generate import generate_tokens
-from lmtemplate.record import Ints, read_lines
+from lmtemplate.generate import columns, generate_batch
+from lmtemplate.record import Ints, last_lines
 from lmtemplate.study.diagnose.artifacts import Artifacts, Model, RunCorpus, open_artifacts
 from lmtemplate.study.diagnose.finding import Facts
 from lmtemplate.study.diagnose.ngrams import (
@@ -42,7 +42,7 @@ TEMPERATURE = 0.8
 def _from_files(run: Path) -> dict[str, Any]:
     """What summary, config and record say; the record is newer where a run still goes on."""
     settings, summary = read_settings(run), read_summary(run)
-    *_, last = ({}, *(line for line in read_lines(run) if metric_names.TOKENS in line))
+    last = next(iter(last_lines(run, metric_names.TOKENS, 1)), {})
     planned = summary.get("max_steps") or settings.get("trainer.max_steps")
     tokens = (summary.get("tokens"), last.get(metric_names.TOKENS))
     passes = (summary.get("passes"), last.get(metric_names.EPOCH))
@@ -94,12 +94,10 @@ def _prompts(training: Ints, eot_id: int, samples: int) -> Iterator[list[int]]:
 def write_samples(model: Model, training: Ints, tokens: int) -> list[Ints]:
     """Samples of `tokens` ids each, without their prompts; the same at each call."""
     samples = max(FEWEST_SAMPLES, ALL_SAMPLES_TOKENS // tokens)
-    prompts = enumerate(_prompts(training, model.tokenizer.eot_id, samples))
-    drawn = (
-        generate_tokens(model.net, prompt, tokens, temperature=TEMPERATURE, seed=number)
-        for number, prompt in prompts
-    )
-    return [np.fromiter(ids, dtype=np.int64) for ids in drawn]
+    prompts = list(_prompts(training, model.tokenizer.eot_id, samples))
+    seeds = range(samples)
+    rows = generate_batch(model.net, prompts, tokens, temperature=TEMPERATURE, seeds=seeds)
+    return [np.array(ids, dtype=np.int64) for ids in columns(rows, samples)]
 
 
 def _from_weights(model: Model, corpus: RunCorpus | None) -> dict[str, Any]:

@@ -1,158 +1,123 @@
-"""Runs -> a table of what differs and of their results, and one page with their curves overlaid."""
+"""Runs, or arms of seeds -> which is better and by how much, a table, a page with their curves."""
 
-import json
+import json as json_text
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from lmtemplate import metric_names
 from lmtemplate.checkpoint.compatibility import differences
 from lmtemplate.errors import ConfigError
-from lmtemplate.record import Ints
+from lmtemplate.record import Floats
 from lmtemplate.run_dir import write_text
-from lmtemplate.study.diagnose.diagnose import examine
+from lmtemplate.study.diagnose.diagnose import examine, few_words
+from lmtemplate.study.experiments.arms import (
+    Arm,
+    common_budget,
+    differ,
+    read_arms,
+    score_name,
+    scores_of,
+)
+from lmtemplate.study.experiments.comparison import Comparison, Scores, compare_all
+from lmtemplate.study.experiments.ledger import seeds_in_ledger
+from lmtemplate.study.experiments.statistics import pool
 from lmtemplate.study.show import page
-from lmtemplate.study.show.page import BITS, NONE, RunFiles, style_figure
-from lmtemplate.study.show.plots import SERIES, Curve, curves_of
+from lmtemplate.study.show.overlay import overlay
+from lmtemplate.study.show.page import BITS, NONE, RunFiles
 
-AXES = {  # the button's word, the axis' title
-    "steps": ("steps", "optimizer steps"),
-    "tokens": ("tokens", "tokens trained on"),
-    "flops": ("FLOPs", "training FLOPs"),
-    "seconds": ("seconds", "seconds of training"),
-}
-DASHES = ("solid", "dot", "dash", "dashdot")  # more runs than colors differ in these
-VAL_LABEL = "validation loss"
+Axis = Literal["steps", "tokens", "flops", "seconds"]
+UNITS = {BITS: "bits per byte"}
+MOST_LISTED = 8  # seeds
+SHORT = "too short to judge"
 Rows = list[tuple[str, list[str]]]
-Places = dict[str, list[float]]  # a curve's points on each axis
 
 
 def verdict_of(run: RunFiles, allow: Sequence[str] = ()) -> str:
     """That of `diagnose`, in a few words: the first fault and how many more there are."""
-    verdict = examine(run.folder, allow=allow).verdict
-    faults = [found for found in verdict.findings if found.fault]
-    if not faults:
-        return verdict.headline if len(run.record) else NONE
-    more = f" (+{len(faults) - 1})" if len(faults) > 1 else ""
-    return faults[0].name.replace("_", " ") + more
+    return few_words(examine(run.folder, allow=allow)) if len(run.record) else NONE
 
 
-def labels_of(runs: list[RunFiles]) -> list[str]:
-    """A name for each run: its folder's, or its path where two are alike; shortened if unique."""
-    names = [run.name for run in runs]
+def labels_of(arms: list[Arm]) -> list[str]:
+    """A name for each arm: its own, or its path where two are alike; shortened if unique."""
+    names = [arm.name for arm in arms]
     labels = [
-        name if names.count(name) == 1 else str(run.folder)
-        for name, run in zip(names, runs, strict=True)
+        name if names.count(name) == 1 else str(arm.folder)
+        for name, arm in zip(names, arms, strict=True)
     ]
     short = [f"{name[:17]}…{name[-18:]}" if len(name) > 36 else name for name in labels]
-    return short if len({*short}) == len(runs) else labels
+    return short if len({*short}) == len(arms) else labels
 
 
-def setting_rows(runs: list[RunFiles]) -> Rows:
-    """Settings that differ between the runs, named as on the command line."""
-    known = [run.settings for run in runs if run.settings]
+def setting_rows(arms: list[Arm]) -> Rows:
+    """Settings that differ between the arms, named as on the command line."""
+    all_settings = [arm.runs[0].settings for arm in arms]
+    known = [settings for settings in all_settings if settings]
     keys = sorted({key for other in known[1:] for key in differences(known[0], other)})
 
     def cells(key: str) -> list[str]:
-        values = [run.settings.get(key, NONE) for run in runs]
-        return [v if isinstance(v, str) else json.dumps(v, default=str) for v in values]
+        values = [settings.get(key, NONE) for settings in all_settings]
+        return [v if isinstance(v, str) else json_text.dumps(v, default=str) for v in values]
 
     names = {key: key.replace("init_args.", "").removesuffix(".class_path") for key in keys}
-    return [(names[key], cells(key)) for key in keys if key != "run_dir"]
+    hidden = ("run_dir", "seed_everything") if any(len(a.runs) > 1 for a in arms) else ("run_dir",)
+    return [(names[key], cells(key)) for key in keys if key not in hidden]
 
 
-def differ(runs: list[RunFiles], key: str) -> bool:
-    """Whether their manifests tell of different data: "fingerprint", or "tokenizer_sha256"."""
-    return len({run.manifest.get("data", {}).get(key) for run in runs} - {None}) > 1
+def count_verdicts(verdicts: list[str]) -> str:
+    """The verdicts of an arm's runs: "no fault seen", or "spike (1 of 5), no fault seen (4 of 5)"."""
+    counts = {verdict: verdicts.count(verdict) for verdict in sorted({*verdicts})}
+    if len(counts) == 1:
+        return verdicts[0]
+    return ", ".join(f"{said} ({count} of {len(verdicts)})" for said, count in counts.items())
 
 
-def notes_on(runs: list[RunFiles], labels: list[str]) -> list[str]:
+def result_rows(arms: list[Arm], scores: list[Scores], verdicts: list[list[str]]) -> Rows:
+    """What came of each arm: the figures of its median run, and what its seeds say together."""
+    columns = []
+    for arm, of_arm, said in zip(arms, scores, verdicts, strict=True):
+        order = np.argsort([of_arm.get(seed, np.inf) for seed in arm.seeds])
+        column = page.figures_of(arm.runs[order[(len(order) - 1) // 2]])
+        if any(len(other.runs) > 1 for other in arms):
+            values = np.array([*of_arm.values()])
+            noise = pool([values])
+            few = len(arm.seeds) <= MOST_LISTED
+            column["seeds"] = ", ".join(map(str, arm.seeds)) if few else str(len(arm.seeds))
+            column["mean of seeds"] = page.number(values.mean() if len(values) else None, ".4f")
+            column["deviation"] = page.number(noise.deviation if noise else None, ".4f")
+        columns.append({**column, "verdict": count_verdicts(said)})
+    return [(name, [column[name] for column in columns]) for name in columns[0]]
+
+
+def notes_on(
+    arms: list[Arm], labels: list[str], verdicts: list[list[str]], at: str | None = None
+) -> list[str]:
     """What one must know before comparing the figures."""
     notes = []
-    if differ(runs, "tokenizer_sha256"):
+    if differ(arms, "tokenizer_sha256"):
         notes.append(
             "The tokenizers differ, so losses per token cannot be compared. Compare bits per byte; "
             "the plot shows those."
         )
-    elif differ(runs, "fingerprint"):
+    elif differ(arms, "fingerprint"):
         notes.append("The data differ: each run was validated on its own text.")
-    without = [name for name, run in zip(labels, runs, strict=True) if not run.flops_per_token]
+    named = list(zip(labels, arms, verdicts, strict=True))
+    without = [name for name, arm, _ in named if not all(run.flops_per_token for run in arm.runs)]
     if without:
         notes.append(f"The FLOPs of {', '.join(without)} are unknown: no summary.json yet.")
+    ended = (run.summary.get("stop_reason") for arm in arms for run in arm.runs)
+    if unfinished := sum(reason in (None, "interrupted") for reason in ended):
+        notes.append(f"{unfinished} of the runs have not finished.")
+    short = [name for name, _, said in named if any(verdict.startswith(SHORT) for verdict in said)]
+    if short:
+        notes.append(f"{', '.join(short)}: {SHORT}; longer runs may turn out otherwise.")
+    tokens = [arm.runs[0].summary.get("tokens") or np.nan for arm in arms]
+    if not at and max(tokens) > 1.01 * min(tokens):
+        notes.append("They had different numbers of tokens; --at tokens compares at equal cost.")
     return notes
-
-
-def positions(run: RunFiles, steps: Ints) -> Places:
-    """The places of a run's steps on each axis; NaN where that is not known."""
-    tokens = run.counted(metric_names.TOKENS, steps)
-    return {
-        "steps": steps.tolist(),
-        "tokens": tokens.tolist(),
-        "flops": (tokens * (run.flops_per_token or np.nan)).tolist(),
-        "seconds": run.counted(metric_names.SECONDS, steps).tolist(),
-    }
-
-
-def lines_of(run: RunFiles, in_bits: bool) -> dict[str, Curve]:
-    """The curves to draw of a run; in bits per byte there is no training loss."""
-    if not in_bits:
-        return {k: curve for k, curve in curves_of(run.record).items() if k != "learning rate"}
-    steps, bits = run.logged(BITS)
-    if BITS in run.record.initial:
-        steps, bits = np.insert(steps, 0, 0), np.insert(bits, 0, run.record.initial[BITS])
-    return {VAL_LABEL: (steps, bits)}
-
-
-def axis_menu(places: list[Places]) -> dict[str, Any]:
-    """Plotly's buttons, one for each axis, which move all curves."""
-    buttons = [
-        {
-            "label": word,
-            "method": "update",
-            "args": [{"x": [x[axis] for x in places]}, {"xaxis.title.text": title}],
-        }
-        for axis, (word, title) in AXES.items()
-    ]
-    look = {"type": "buttons", "direction": "right", "bgcolor": "rgba(128,128,128,0.15)"}
-    place = {"x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
-    return {"buttons": buttons, **look, **place}
-
-
-def overlay(runs: list[RunFiles], labels: list[str]) -> Any:
-    """The figure: train thin, val thick, a color for each run, buttons for the x axis."""
-    import plotly.graph_objects as go
-    from markupsafe import escape
-
-    figure, in_bits, places = go.Figure(), differ(runs, "tokenizer_sha256"), list[Places]()
-    for index, (run, label) in enumerate(zip(runs, labels, strict=True)):
-        again, color = divmod(index, len(SERIES))
-        look = {"color": SERIES[color], "dash": DASHES[again % len(DASHES)]}
-        for name, (steps, values) in lines_of(run, in_bits).items():
-            thick = name == VAL_LABEL
-            places.append(positions(run, steps))
-            figure.add_scatter(
-                x=places[-1]["steps"],
-                y=values,
-                name=str(escape(label)),  # plotly reads some HTML in a name
-                legendgroup=str(index),
-                showlegend=thick,
-                mode="lines+markers" if thick else "lines",
-                line={**look, "width": 3 if thick else 1},
-                opacity=1 if thick else 0.75,
-                hovertemplate=f"{name} %{{y:.4f}} at %{{x:.4~s}}",
-            )
-    style_figure(figure, 500 + 25 * len(runs))
-    figure.update_layout(
-        updatemenus=[axis_menu(places)],
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
-        margin={"t": 80, "b": 90},
-        xaxis_title=AXES["steps"][1],
-        yaxis_title="bits per byte" if in_bits else "loss (nats per token)",
-    )
-    return figure
 
 
 def as_text(rows: Rows, labels: list[str], width: int) -> str:
@@ -170,33 +135,84 @@ def as_text(rows: Rows, labels: list[str], width: int) -> str:
     return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks)
 
 
+def comparison_json(
+    arms: list[Arm], scores: list[Scores], found: list[Comparison], **more: Any
+) -> str:
+    """All that was found, as one object of strict JSON."""
+    described = [
+        {
+            "name": arm.name,
+            "runs": [str(run.folder) for run in arm.runs],
+            "scores": {str(seed): value for seed, value in of_arm.items()},
+        }
+        for arm, of_arm in zip(arms, scores, strict=True)
+    ]
+    concluded = [
+        asdict(one) | {"better": one.better, "more_seeds": one.more_seeds, "sentence": one.sentence}
+        for one in found
+    ]
+    content = {"comparisons": concluded, "arms": described, **more}
+    return json_text.dumps(content, indent=2, allow_nan=False)
+
+
+def conclude(
+    arms: list[Arm], labels: list[str], at: Axis | None, budget: float | None, effect: float
+) -> tuple[list[Scores], list[Comparison]]:
+    """Scores of each arm, and what they say of each against the first."""
+    name = score_name(arms)
+    scores = [scores_of(arm, name, at, budget or np.inf) for arm in arms]
+    if name != BITS and differ(arms, "tokenizer_sha256"):
+        scores = [{} for _ in arms]  # nats per token of other tokens
+
+    def earlier() -> list[Floats]:
+        known = name == BITS and at is None
+        return [seeds_in_ledger(arm.runs[0]) for arm in arms] if known else []
+
+    return scores, compare_all(labels, scores, UNITS.get(name, "nats per token"), effect, earlier)
+
+
 def compare(
     runs: list[Path],
     output: Path = Path("compare.html"),
+    at: Axis | None = None,
+    effect: float = 0.01,
+    json: bool = False,
     allow: list[str] | None = None,
 ) -> None:
-    """Print runs beside each other, and draw their curves over each other in one HTML page.
+    """Say which is better and by how much; print all side by side, and draw them in one page.
 
     Args:
-        runs: run directories, two or more.
+        runs: run directories, or folders of runs that differ in seed alone: each is an arm. The
+            others are compared with the first.
         output: the page to write; it opens without a network.
+        at: compare at as many steps, tokens, FLOPs or seconds as all had; at the best validation
+            of each run if not given.
+        effect: the difference that would matter, in bits per byte.
+        json: print one JSON object and nothing else.
         allow: packages outside lmtemplate whose classes the checkpoints may name.
     """
-    if len({run.resolve() for run in runs}) < max(2, len(runs)):
-        named = " ".join(map(str, runs))
-        raise ConfigError(f"compare needs two runs or more, each named once, got: {named}")
-    found = [page.read_run(run) for run in runs]
-    labels = labels_of(found)
-    results = [{**page.figures_of(run), "verdict": verdict_of(run, allow or ())} for run in found]
-    rows = setting_rows(found) + [(name, [one[name] for one in results]) for name in results[0]]
-    notes = notes_on(found, labels)
-    print(as_text(rows, labels, shutil.get_terminal_size().columns))
-    print("", *notes, "", sep="\n" if notes else "")
+    if not effect > 0:
+        raise ConfigError(f"--effect {effect:g} has to be above 0")
+    arms, notes = read_arms(runs)
+    labels, budget = labels_of(arms), common_budget(arms, at) if at else None
+    scores, found = conclude(arms, labels, at, budget, effect)
+    verdicts = [[verdict_of(run, allow or ()) for run in arm.runs] for arm in arms]
+    rows = setting_rows(arms) + result_rows(arms, scores, verdicts)
+    notes += notes_on(arms, labels, verdicts, at)
+    cost = f"at {budget:,.4g} {at}: " if budget else ""
+    sentences = [cost + one.sentence for one in found]
+    notes = [one.against_noise for one in found if one.against_noise] + notes
     parts = {
-        "rows": [(name, *cells) for name, cells in rows],
+        "rows": [(title, *cells) for title, cells in rows],
         "head": ["", *labels],
+        "sentences": sentences,
         "notes": notes,
-        "curves": page.plot_html(overlay(found, labels)),
+        "curves": page.plot_html(overlay(arms, labels)),
     }
-    write_text(output, page.render("compare", f"{len(found)} runs beside each other", parts))
-    print(f"curves: {output}")
+    write_text(output, page.render("compare", f"{len(arms)} arms beside each other", parts))
+    if json:
+        basis = {"at": at, "budget": budget, "page": str(output)}
+        print(comparison_json(arms, scores, found, **basis, notes=notes))
+        return
+    print(as_text(rows, labels, shutil.get_terminal_size().columns), "", sep="\n")
+    print(*sentences, *notes, f"curves: {output}", sep="\n")

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from lmtemplate import metric_names
-from lmtemplate.record import Floats, Ints, Record, read_record
+from lmtemplate.record import Floats, Ints, Record
+from lmtemplate.study.long_record import read_any_record
 from lmtemplate.study.run_files import duration, read_manifest, read_settings, read_summary
 from lmtemplate.study.show.plots import COLORS, GRID, INK, Curve, curves_of, thin
 
@@ -56,9 +57,9 @@ class RunFiles:
         return flops / tokens if flops and tokens else None
 
 
-def read_run(run: Path) -> RunFiles:
-    """Raises CheckpointError where there is no record."""
-    record = read_record(run)
+def read_run(run: Path, record: Record | None = None) -> RunFiles:
+    """A run's files; `record`, if it was read before. Raises CheckpointError where there is none."""
+    record = read_any_record(run) if record is None else record
     return RunFiles(run, record, read_summary(run), read_manifest(run), read_settings(run))
 
 

@@ -12,8 +12,9 @@ import numpy as np
 
 from lmtemplate import metric_names
 from lmtemplate.errors import CheckpointError, DiskError
-from lmtemplate.record import Floats, Ints, Record, from_lines, read_lines
+from lmtemplate.record import Floats, Ints, Record, from_lines, is_recorded
 from lmtemplate.run_dir import folder_of
+from lmtemplate.study.long_record import read_any_record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,8 +27,6 @@ SERIES = ("#2f86d1", "#d9651f", "#159a72", "#c26aa3", "#a8841a", "#8a74d6", "#7f
 ON_A_MAP = ("#111111", "#1f5fd6", "#a01ab8", "#9a4a00")  # lines on a map from green to red
 INK, GRID = "#767676", "rgba(128, 128, 128, 0.25)"  # text and grid lines
 
-LOGGED = (metric_names.TRAIN_LOSS, metric_names.VAL_LOSS, metric_names.LEARNING_RATE)
-DRAWN = (*LOGGED, metric_names.EPOCH, "step", "nonfinite")  # all that the PNG files need
 MOST_POINTS = 2000  # a line has two for each pixel across: the lowest and the highest
 MOST_MARKERS = 60  # more markers would hide the line
 
@@ -67,13 +66,13 @@ def positive(rates: Floats) -> Floats:
 
 def curves_of(record: Record) -> dict[str, Curve]:
     """Name -> thinned curve, of all that was logged."""
-    val_steps, val_losses = record.validations
-    if record.initial_val_loss is not None:
-        val_steps = np.insert(val_steps, 0, 0)
-        val_losses = np.insert(val_losses, 0, record.initial_val_loss)
+    initial = np.nan if record.initial_val_loss is None else record.initial_val_loss
+    early = record.values.get(metric_names.EARLY_VAL_LOSS, np.full(len(record), np.nan))
+    losses = np.insert(np.where(np.isnan(record.val_loss), early, record.val_loss), 0, initial)
+    there = ~np.isnan(losses)
     curves = {
         "train loss": (record.steps, record.train_loss),
-        "validation loss": (val_steps, val_losses),
+        "validation loss": (np.insert(record.steps, 0, 0)[there], losses[there]),
         "learning rate": (record.steps, positive(record.learning_rate)),
     }
     return {name: thin(*curve) for name, curve in curves.items() if not np.isnan(curve[1]).all()}
@@ -174,12 +173,15 @@ def save(figure: "Figure", path: Path) -> None:
         raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _text_plot(curves: Iterable[Curve], marks: str, width: int, **options: object) -> str:
+def text_plot(
+    curves: Iterable[tuple[Ints | Floats, Floats]], marks: str, width: int, **options: object
+) -> str:
     """Curves over steps from 0 on, each with its own mark: the first a line, the others points."""
     from uniplot import plot_to_string  # plotext is compiled, and draws on one global figure
 
     xs, ys = zip(*curves, strict=True)
-    options |= {"x_min": 0, "x_max": 1.001 * max(steps[-1] for steps in xs), "color": False}
+    options = {"x_min": 0, "x_max": 1.001 * max(steps[-1] for steps in xs), **options}
+    options["color"] = False
     options |= {"lines": [True, False][: len(xs)], "force_ascii_characters": list(marks)}
     options |= {"width": width - 11, "line_length_hard_cap": width}  # labels have 8 characters
     options |= {"x_gridlines": [], "y_gridlines": [], "character_set": "ascii"}
@@ -187,15 +189,30 @@ def _text_plot(curves: Iterable[Curve], marks: str, width: int, **options: objec
     return plot_to_string(xs=xs, ys=ys, **options).translate(boxes)
 
 
-def rate_in_terminal(steps: Ints, rates: Floats, width: int = 72, height: int = 4) -> str:
-    """(N,) steps and their learning rates on a log axis, in ASCII; a rate of 0 leaves a gap."""
-    curve = thin(steps, positive(rates))
-    low, high = decades(curve[1])
-    return _text_plot([curve], "#", width, height=height, y_as_log=True, y_min=low, y_max=high)
+def rate_in_terminal(steps: Ints, rates: Floats, width: int = 72, height: int = 6) -> str:
+    """(N,) steps and their learning rates on a linear axis from 0, in ASCII."""
+    highest = float(np.nanmax(rates)) or 1.0
+    return text_plot([thin(steps, rates)], "#", width, height=height, y_min=0, y_max=highest)
+
+
+def data_in_terminal(record: Record, width: int = 72, height: int = 6) -> str:
+    """Validation loss against the tokens read, on a log axis, in ASCII; "" if not logged."""
+    steps, losses = curves_of(record).get(
+        "validation loss", (record.steps[:0], record.train_loss[:0])
+    )
+    tokens = record.values.get(metric_names.TOKENS, np.zeros(len(record)))
+    tokens = tokens[np.searchsorted(record.steps, steps[steps > 0])]
+    if len(tokens) < 2 or not (tokens > 0).all():
+        return ""
+    amounts, losses = np.log10(tokens), losses[steps > 0]
+    first, last = (f"{tokens[i]:,.0f} tokens: {losses[i]:.3f}" for i in (0, -1))
+    ends = {"x_min": amounts[0], "x_max": amounts[-1]}
+    plot = text_plot([(amounts, losses)], "o", width, height=height, **ends)
+    return f"validation loss against data, log axis (10^x tokens): {first} -> {last}\n{plot}"
 
 
 def in_terminal(record: Record, width: int = 72, height: int = 12) -> str:
-    """Losses over steps, and the learning rate on a log axis, in ASCII; `width` is 30 at least."""
+    """Losses and the learning rate over steps, in ASCII; `width` is 30 at least."""
 
     def span(values: Floats) -> str:
         return " -> ".join(f"{value:.4g}" for value in values[[0, -1]][: len(values)])
@@ -204,10 +221,10 @@ def in_terminal(record: Record, width: int = 72, height: int = 12) -> str:
     rate = curves.pop("learning rate", None)
     says = [f"{name} {span(values)}" for name, (_, values) in curves.items()]
     parts = [f"{record.steps[-1]:,} steps: * {', o '.join(says)}"]
-    parts += [_text_plot(curves.values(), "*o", width, height=height)]
+    parts += [text_plot(curves.values(), "*o", width, height=height)]
     if rate is not None:
         parts += [f"learning rate {span(record.learning_rate)}, highest {np.nanmax(rate[1]):.4g}"]
-        parts += [rate_in_terminal(*rate, width, max(3, height // 3))]
+        parts += [rate_in_terminal(record.steps, record.learning_rate, width, max(3, height // 2))]
     parts += notes(record)
     return "\n".join(part if "\n" in part else textwrap.fill(part, width) for part in parts)
 
@@ -223,8 +240,7 @@ def plot(run: Path, quiet: bool = False) -> None:
         os.nice(19)
     if not run.is_dir():
         raise CheckpointError(f"no run {run}; a run directory is what `lmtemplate fit` has made")
-    lines = ({name: line[name] for name in DRAWN if name in line} for line in read_lines(run))
-    record, folder = from_lines(lines), folder_of(run)
+    record, folder = read_any_record(run) if is_recorded(run) else from_lines([]), folder_of(run)
     if len(record) < 2:
         if quiet:
             return

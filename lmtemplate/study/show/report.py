@@ -107,7 +107,7 @@ def write_report(
     price_per_hour: float | None = None,
 ) -> Path:
     """Write the page, by default into the run directory. Raises CheckpointError, DiskError."""
-    files, verdict = page.read_run(run), examination.verdict
+    files, verdict = page.read_run(run, examination.record), examination.verdict
     headline = verdict.headline if len(examination.record) else "nothing was logged yet"
     shaded = [found.steps for found in verdict.findings if found.fault]
     parts = {

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from lmtemplate import metric_names
-from lmtemplate.record import Record, read_record
+from lmtemplate.record import Record
+from lmtemplate.study.long_record import read_any_record
 from lmtemplate.study.run_files import duration, read_summary
-from lmtemplate.study.show.plots import epoch_averages, in_terminal
+from lmtemplate.study.show.plots import data_in_terminal, epoch_averages, in_terminal
 
 
 def _loss_lines(record: Record) -> Iterator[str]:
@@ -109,9 +110,10 @@ def summary(run: Path) -> None:
     Args:
         run: run directory.
     """
-    record = read_record(run)
+    record = read_any_record(run)
     parts = [
         in_terminal(record) if len(record) else "",
+        data_in_terminal(record),
         training_summary(record),
         before_and_after(record),
         costs(read_summary(run)),

@@ -33,7 +33,7 @@ def test_a_sotu_preset_is_the_known_text(preset: str, documents: int, size: int)
 @pytest.mark.usefixtures("sotu_installed")
 def test_another_release_of_the_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SOTU, "sotu-tiny", SOTU["sotu-tiny"]._replace(last_year=1831))
-    with pytest.raises(DataError, match=r"another text than sotu-tiny; type: pip install"):
+    with pytest.raises(DataError, match=r"another release; type: make install .*pip install"):
         open_corpus("sotu-tiny", seed=0)
 
 

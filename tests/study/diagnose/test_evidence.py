@@ -31,8 +31,8 @@ class Parrot(LanguageModel):
 
     def forward(self, tokens: Tensor, caches: list[Any] | None = None) -> Tensor:
         logits = torch.zeros(*tokens.shape, self.vocab_size)
-        last = tuple(tokens[0, -3:].tolist())
-        logits[0, -1, int(self.after.get(last, 0))] = 1000.0
+        for row, last in enumerate(tokens[:, -3:].tolist()):
+            logits[row, -1, int(self.after.get(tuple(last), 0))] = 1000.0
         return logits
 
 

@@ -1,5 +1,6 @@
 """Runs beside each other: what differs, what came of it, and curves over four axes."""
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +12,12 @@ from lmtemplate.errors import CheckpointError, ConfigError
 from lmtemplate.study.diagnose.diagnose import Examination
 from lmtemplate.study.diagnose.finding import Facts, Finding
 from lmtemplate.study.diagnose.verdict import Verdict
+from lmtemplate.study.experiments.arms import Arm, named_arm, runs_in
 from lmtemplate.study.show import compare as study
-from lmtemplate.study.show.page import NONE, RunFiles, read_run
+from lmtemplate.study.show.overlay import overlay
+from lmtemplate.study.show.page import BITS, NONE, RunFiles, read_run
 from tests.browser import needs_browser, open_offline
+from tests.study.experiments.seeded import write_arm
 from tests.study.show.test_page import (
     EVIL,
     FLOPS_PER_TOKEN,
@@ -33,6 +37,9 @@ PER_STEP = {
 }
 
 
+NO_VERDICTS: list[list[str]] = [[], []]
+
+
 @pytest.fixture(autouse=True)
 def findings(monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
     """What is to be found; the verdict has tests of its own, and these runs are too short."""
@@ -50,20 +57,30 @@ def folders(tmp_path: Path) -> list[Path]:
     return [write_run(tmp_path / "slow", lr=0.1), write_run(tmp_path / "fast", lr=0.2)]
 
 
+def arms_of(folders: list[Path]) -> list[Arm]:
+    """Each run an arm of its own."""
+    return [named_arm([read_run(folder)]) for folder in folders]
+
+
 @pytest.fixture
-def runs(folders: list[Path]) -> list[RunFiles]:
-    return [read_run(folder) for folder in folders]
+def arms(folders: list[Path]) -> list[Arm]:
+    return arms_of(folders)
 
 
-def test_only_settings_that_differ_are_shown(runs: list[RunFiles]) -> None:
-    assert study.setting_rows(runs) == [("model.optimizer.lr", ["0.1", "0.2"])]
+@pytest.fixture
+def runs(arms: list[Arm]) -> list[RunFiles]:
+    return [arm.runs[0] for arm in arms]
+
+
+def test_only_settings_that_differ_are_shown(arms: list[Arm]) -> None:
+    assert study.setting_rows(arms) == [("model.optimizer.lr", ["0.1", "0.2"])]
 
 
 def test_a_run_without_a_config_has_dashes(folders: list[Path], tmp_path: Path) -> None:
     bare = write_run(tmp_path / "bare")
     (bare / "config.yaml").unlink()
-    runs = [read_run(folder) for folder in [*folders, bare]]
-    assert study.setting_rows(runs) == [("model.optimizer.lr", ["0.1", "0.2", NONE])]
+    arms = arms_of([*folders, bare])
+    assert study.setting_rows(arms) == [("model.optimizer.lr", ["0.1", "0.2", NONE])]
 
 
 def test_runs_of_one_name_are_told_apart_by_their_paths(
@@ -71,22 +88,22 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     folders = [write_run(Path(parent, "run")) for parent in "ab"]
-    assert study.labels_of([read_run(folder) for folder in folders]) == list(map(str, folders))
+    assert study.labels_of(arms_of(folders)) == list(map(str, folders))
 
 
 def test_a_long_name_loses_its_middle_where_it_stays_unique(tmp_path: Path) -> None:
     names = ["a" * 30 + "-lr-0.1", "a" * 30 + "-lr-0.02", "b"]
-    runs = [read_run(write_run(tmp_path / name)) for name in names]
-    assert study.labels_of(runs) == ["a" * 17 + "…" + name[-18:] for name in names[:2]] + ["b"]
-    twins = [read_run(write_run(tmp_path / ("c" * 17 + middle + "c" * 30))) for middle in "xy"]
-    assert study.labels_of(twins) == [run.name for run in twins]
+    arms = arms_of([write_run(tmp_path / name) for name in names])
+    assert study.labels_of(arms) == ["a" * 17 + "…" + name[-18:] for name in names[:2]] + ["b"]
+    twins = arms_of([write_run(tmp_path / ("c" * 17 + middle + "c" * 30)) for middle in "xy"])
+    assert study.labels_of(twins) == [arm.name for arm in twins]
 
 
-def test_no_two_runs_look_the_same(runs: list[RunFiles]) -> None:
-    many = runs[:1] * 20
+def test_no_two_arms_look_the_same(arms: list[Arm]) -> None:
+    many = arms[:1] * 20
     looks = [
         (trace.line.color, trace.line.dash)
-        for trace in study.overlay(many, [str(n) for n in range(20)]).data
+        for trace in overlay(many, [str(n) for n in range(20)]).data
         if trace.mode == "lines+markers"
     ]
     assert len({*looks}) == len(many)
@@ -110,7 +127,7 @@ def test_a_run_that_has_logged_nothing_has_no_verdict(tmp_path: Path) -> None:
 
 
 def test_one_run_cannot_be_compared(folders: list[Path]) -> None:
-    with pytest.raises(ConfigError, match=f"two runs or more, .* got: {folders[0]}$"):
+    with pytest.raises(ConfigError, match=f"two runs or more .* got: {folders[0]}$"):
         study.compare(folders[:1])
 
 
@@ -124,8 +141,8 @@ def test_a_folder_that_is_no_run_is_named(folders: list[Path], tmp_path: Path) -
         study.compare([folders[0], tmp_path / "nothing_here"])
 
 
-def test_buttons_move_curves_to_where_steps_times_their_cost_are(runs: list[RunFiles]) -> None:
-    figure = study.overlay(runs, ["slow", "fast"])
+def test_buttons_move_curves_to_where_steps_times_their_cost_are(arms: list[Arm]) -> None:
+    figure = overlay(arms, ["slow", "fast"])
     buttons = dict(zip(PER_STEP, figure.layout.updatemenus[0].buttons, strict=True))
     for axis, button in buttons.items():
         for trace, x in zip(figure.data, button.args[0]["x"], strict=True):
@@ -135,8 +152,8 @@ def test_buttons_move_curves_to_where_steps_times_their_cost_are(runs: list[RunF
     assert [list(x) for x in buttons["steps"].args[0]["x"]] == [list(t.x) for t in figure.data]
 
 
-def test_validation_is_thick_and_training_thin_in_one_colour(runs: list[RunFiles]) -> None:
-    train, val, *others = study.overlay(runs, ["slow", "fast"]).data
+def test_validation_is_thick_and_training_thin_in_one_colour(arms: list[Arm]) -> None:
+    train, val, *others = overlay(arms, ["slow", "fast"]).data
     assert list(val.y) == [INITIAL, *LOSSES.values()]
     assert val.line.width > train.line.width
     assert val.line.color == train.line.color
@@ -145,27 +162,28 @@ def test_validation_is_thick_and_training_thin_in_one_colour(runs: list[RunFiles
 
 def test_runs_of_different_tokenizers_are_compared_in_bits_per_byte(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / name, tokenizer=name) for name in "ab"]
-    runs = [read_run(folder) for folder in folders]
-    figure = study.overlay(runs, ["a", "b"])
+    arms = arms_of(folders)
+    figure = overlay(arms, ["a", "b"])
     assert figure.layout.yaxis.title.text == "bits per byte"
     assert len(figure.data) == 2  # the training loss is in nats per token
-    bits = [runs[0].record.initial[study.BITS], *runs[0].logged(study.BITS)[1]]
+    run = arms[0].runs[0]
+    bits = [run.record.initial[BITS], *run.logged(BITS)[1]]
     assert list(figure.data[0].y) == pytest.approx(bits)
-    assert "tokenizers differ" in study.notes_on(runs, ["a", "b"])[0]
+    assert "tokenizers differ" in study.notes_on(arms, ["a", "b"], NO_VERDICTS)[0]
 
 
-def test_other_data_under_the_same_tokenizer_is_said(runs: list[RunFiles]) -> None:
-    assert study.notes_on(runs, ["slow", "fast"]) == []
-    runs[0].manifest["data"]["fingerprint"] = "another"
-    assert "data differ" in study.notes_on(runs, ["slow", "fast"])[0]
+def test_other_data_under_the_same_tokenizer_is_said(arms: list[Arm]) -> None:
+    assert study.notes_on(arms, ["slow", "fast"], NO_VERDICTS) == []
+    arms[0].runs[0].manifest["data"]["fingerprint"] = "another"
+    assert "data differ" in study.notes_on(arms, ["slow", "fast"], NO_VERDICTS)[0]
 
 
-def test_an_unfinished_run_is_not_drawn_over_flops(runs: list[RunFiles], tmp_path: Path) -> None:
-    unfinished = read_run(write_run(tmp_path / "young", finished=False))
+def test_an_unfinished_run_is_not_drawn_over_flops(arms: list[Arm], tmp_path: Path) -> None:
+    arms = [arms[0], *arms_of([write_run(tmp_path / "young", finished=False)])]
     labels = ["slow", "young"]
-    buttons = study.overlay([runs[0], unfinished], labels).layout.updatemenus[0].buttons
+    buttons = overlay(arms, labels).layout.updatemenus[0].buttons
     assert np.isnan(buttons[[*PER_STEP].index("flops")].args[0]["x"][-1]).all()
-    assert "young" in study.notes_on([runs[0], unfinished], labels)[0]
+    assert "young" in study.notes_on(arms, labels, NO_VERDICTS)[0]
 
 
 def test_the_table_keeps_to_the_terminals_width() -> None:
@@ -184,6 +202,49 @@ def test_the_verb_prints_the_table_and_writes_the_page(
     assert re.search(r"best val loss +0.5000 +0.5000\n", printed)
     assert re.search(r"verdict +no fault seen +no fault seen\n", printed)
     assert Elements((tmp_path / "out.html").read_text()).count("table") == 1
+
+
+def test_arms_of_seeds_are_a_column_and_a_colour_each(
+    tmp_path: Path,
+    findings: list[Finding],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    findings.append(Finding("too_short", False, "", "", (0, 40)))
+    paths = [write_arm(tmp_path / "a", [0.0, 0.01, 0.02]), write_arm(tmp_path / "b", [-1.0] * 3)]
+    study.compare(paths, output=tmp_path / "out.html")
+    printed = capsys.readouterr().out
+    assert re.search(r"^ +a +b\n(.+\n)*seeds +1, 2, 3 +1, 2, 3\n", printed)
+    assert re.search(r"deviation +0.0100 +0.0000\n", printed)
+    assert "\nb is better than a by 0.98" in printed
+    assert "(3 seeds each, paired)" in printed
+    assert "\na, b: too short to judge" in printed
+    traces = overlay([named_arm(runs_in(path), path) for path in paths], ["a", "b"]).data
+    assert [trace.showlegend for trace in traces] == [True, False, False] * 2
+    assert len({trace.line.color for trace in traces}) == 2
+
+
+def test_json_is_one_object_with_each_comparison_and_its_sentence(
+    folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study.compare(folders, output=tmp_path / "out.html", at="tokens", json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert told["budget"] == 40 * TOKENS_PER_STEP
+    assert told["arms"][1]["runs"] == [str(folders[1])]
+    (comparison,) = told["comparisons"]
+    assert comparison["better"] is None
+    assert "no difference" in comparison["sentence"]
+
+
+def test_an_effect_of_nothing_is_refused(folders: list[Path]) -> None:
+    with pytest.raises(ConfigError, match="--effect 0 has to be above 0"):
+        study.compare(folders, effect=0)
+
+
+def test_verdicts_that_differ_between_seeds_are_counted() -> None:
+    assert study.count_verdicts(["fine", "spike", "fine"]) == "fine (2 of 3), spike (1 of 3)"
+    assert study.count_verdicts(["fine", "fine"]) == "fine"
 
 
 @needs_browser

@@ -95,7 +95,7 @@ def loads(text: str) -> list[str]:
 
 def built(run: page.RunFiles) -> str:
     """A small page with the curves of a run."""
-    parts = {"rows": [("a", "b")], "head": ["", "run"], "notes": []}
+    parts = {"rows": [("a", "b")], "head": ["", "run"], "notes": [], "sentences": []}
     return page.render(
         "compare", "title", {**parts, "curves": page.plot_html(page.curve_figure(run))}
     )
@@ -147,13 +147,25 @@ def test_a_long_curve_is_thinned_out_and_keeps_its_extremes(run: page.RunFiles) 
 
 
 def test_text_in_a_page_stays_text() -> None:
-    parts = {"rows": [(EVIL, EVIL)], "head": [EVIL, "a & b"], "notes": [EVIL], "curves": EVIL}
+    parts = {
+        "rows": [(EVIL, EVIL)],
+        "head": [EVIL, "a & b"],
+        "notes": [EVIL],
+        "curves": EVIL,
+        "sentences": [EVIL],
+    }
     elements = Elements(page.render("compare", EVIL, parts))
     assert (elements.count("script"), elements.count("img")) == (1, 0)  # plotly.js
 
 
 def test_a_long_name_of_a_setting_may_break_after_a_dot(run: page.RunFiles) -> None:
-    parts = {"rows": [("model.n_layer<", "1")], "head": [], "notes": [], "curves": ""}
+    parts = {
+        "rows": [("model.n_layer<", "1")],
+        "head": [],
+        "notes": [],
+        "curves": "",
+        "sentences": [],
+    }
     assert "model.<wbr>n_<wbr>layer&lt;</th>" in page.render("compare", "title", parts)
 
 

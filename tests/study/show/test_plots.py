@@ -22,6 +22,8 @@ from lmtemplate.metric_names import EPOCH, LEARNING_RATE, TRAIN_LOSS, VAL_LOSS
 from lmtemplate.record import Record, from_lines
 from lmtemplate.run_dir import folder_of
 from lmtemplate.study.show.plots import (
+    curves_of,
+    data_in_terminal,
     draw_curves,
     draw_epochs,
     epoch_averages,
@@ -363,18 +365,45 @@ def test_drawing_in_the_terminal_prints_nothing(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_planned_rate_is_drawn_from_its_lowest_decade_to_its_highest() -> None:
-    rates = 10.0 ** np.linspace(-5, -2, 300)
-    first, *lines, last, axis = rate_in_terminal(np.arange(1, 301), rates, height=8).splitlines()
-    assert first == last
-    rising = [row.find("#") for row in lines if "#" in row]
-    assert rising == sorted(rising, reverse=True)
-    decades = [row[-5:] for row in lines if "10^" in row]
-    assert (decades[0], decades[-1]) == ("10^-2", "10^-5")
-    assert axis.split() == ["0", "100", "200", "300"]
+def test_a_cosine_and_a_linear_decay_differ_in_the_terminal() -> None:
+    steps, height = np.arange(1, 301), 8
+    straight = 1e-2 * (1 - steps / 300)
+    cosine = 1e-2 * (1 + np.cos(np.pi * steps / 300)) / 2
+
+    def rows_of(rates: np.ndarray) -> list[int]:
+        """The row, from 0 at the top, that each tenth of the run's rates is drawn in."""
+        lines = rate_in_terminal(steps, rates, height=height).splitlines()[1 : 1 + height]
+        columns = range(4, 60, 6)
+        return [next(n for n, row in enumerate(lines) if row[column] == "#") for column in columns]
+
+    for rates in (straight, cosine):
+        near = 1 - rates[(np.arange(4, 60, 6) - 1) * 5] / 1e-2  # 0 at the peak
+        assert rows_of(rates) == pytest.approx(near * (height - 1), abs=1.01)
+    assert rows_of(straight) != rows_of(cosine)
 
 
-def test_a_planned_rate_of_0_leaves_a_gap() -> None:
+def test_validation_loss_is_drawn_against_the_tokens_read() -> None:
+    rows = record()
+    tokens = 64.0 * rows.steps
+    text = data_in_terminal(replace(rows, values={"data/tokens": tokens}))
+    steps, losses = rows.validations
+    assert f"{64 * steps[0]:,} tokens: {losses[0]:.3f} -> {64 * steps[-1]:,} tokens" in text
+    assert data_in_terminal(rows) == ""
+
+
+def test_early_estimates_join_the_validation_curve_and_do_not_replace_it() -> None:
+    rows = record()
+    early = np.where(rows.steps < 30, 5.0, np.nan)
+    early[~np.isnan(rows.val_loss)] = 9.0  # never drawn: there is a whole validation
+    steps, losses = curves_of(replace(rows, values={"val/early_loss": early}))["validation loss"]
+    assert dict(zip(steps.tolist(), losses.tolist(), strict=True)) == {
+        0: rows.initial_val_loss,
+        **dict.fromkeys((5, 10, 15, 20, 25), 5.0),
+        **dict(zip(*(part.tolist() for part in rows.validations), strict=True)),
+    }
+
+
+def test_a_planned_rate_of_0_is_drawn() -> None:
     steps = np.arange(1, 301)
     assert "#" in rate_in_terminal(steps, np.where(steps < 250, 1e-3, 0.0))
 

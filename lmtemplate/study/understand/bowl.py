@@ -1,4 +1,4 @@
-"""Optimizers and schedules -> one web page that opens offline: balls that roll down a landscape.
+"""Optimizers and schedules -> paths of balls that roll down a textbook's landscape, for a page.
 
 The landscape is a bowl with one steep axis. Plain descent at rate lr keeps the share 1 - lr * c of
 the distance along an axis of curvature c: at lr = 1 / c a step lands on the bottom, above 2 / c
@@ -6,8 +6,7 @@ each step ends further out. The steep curvature is slightly above 20, so that th
 at 0.05, and 0.1 diverges. As in training, each gradient has the noise of its batch.
 """
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -16,8 +15,6 @@ from torch import Tensor, nn
 from lmtemplate import schedules
 from lmtemplate.generate import logits_to_probs
 from lmtemplate.optimizers import SGD, Adam, AdamW, OptimizerRecipe
-from lmtemplate.run_dir import write_text
-from lmtemplate.study.show.page import render
 from lmtemplate.study.show.plots import ON_A_MAP
 
 CURVATURES = torch.tensor([1.0, 20.1], dtype=torch.float64)
@@ -33,6 +30,7 @@ OPTIMIZERS: dict[str, Callable[[float], OptimizerRecipe]] = {
     "Adam": lambda lr: Adam(lr),
     "AdamW, decay 0.5": lambda lr: AdamW(lr, betas=(0.9, 0.999), weight_decay=0.5),
 }
+ON_A_DARK_MAP = ("#ffffff", "#8cc4ff", "#f3a8ff", "#ffd591")
 RUN_STEPS = 1000
 DRAWN_STEPS = (*range(0, RUN_STEPS, 4), RUN_STEPS - 1)
 WARMUPS = (0, 20, 50, 100, 200)
@@ -87,10 +85,12 @@ def path_data(recipe: OptimizerRecipe) -> dict[str, list[float]]:
     return {"x": x, "y": y, "loss": loss_at(path).tolist()}
 
 
-def schedule_data(warmup: int) -> dict[str, list[float]]:
-    """Schedule -> share of the peak rate at each of DRAWN_STEPS."""
+def schedule_data(
+    warmup: int, steps: Iterable[int] = DRAWN_STEPS, total: int = RUN_STEPS
+) -> dict[str, list[float]]:
+    """Schedule -> share of the peak rate at these steps of a run of `total`."""
     return {
-        shape.__name__: [shape(warmup_steps=warmup).factor(step, RUN_STEPS) for step in DRAWN_STEPS]
+        shape.__name__: [shape(warmup_steps=warmup).factor(step, total) for step in steps]
         for shape in schedules.Schedule.__subclasses__()
         if shape.__module__ == schedules.__name__  # not those of whoever imports this
     }
@@ -105,12 +105,8 @@ def word_data() -> dict[str, Any]:
     return {"words": WORDS, "trained": trained, "losses": losses, "heated": heated}
 
 
-def landscape(output: Path = Path("landscape.html")) -> None:
-    """Write a web page, to be opened offline, on which a ball rolls down a loss landscape.
-
-    Args:
-        output: HTML file to write.
-    """
+def bowl_parts() -> dict[str, Any]:
+    """What the page's first panels draw."""
     every_path = {
         f"{rate:.3f}": {name: path_data(recipe(rate)) for name, recipe in OPTIMIZERS.items()}
         for rate in RATES
@@ -120,10 +116,8 @@ def landscape(output: Path = Path("landscape.html")) -> None:
         "map": map_data(),
         "schedules": {str(warmup): schedule_data(warmup) for warmup in WARMUPS},
         "words": word_data(),
-        "colors": ON_A_MAP,
+        "colors": {"light": ON_A_MAP, "dark": ON_A_DARK_MAP},
         "steps": STEPS,
         "run_steps": DRAWN_STEPS,
     }
-    parts = {"data": data, "edge": 2 / CURVATURES.max().item()}
-    write_text(output, render("landscape", "Training on a loss landscape", parts))
-    print(output)
+    return {"data": data, "edge": 2 / CURVATURES.max().item()}

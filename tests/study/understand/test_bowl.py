@@ -1,4 +1,4 @@
-"""The landscape page: formulas against closed forms, its bytes, a browser without network."""
+"""The page without a run: formulas against closed forms, its bytes, a browser without network."""
 
 import json
 import math
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from lmtemplate import schedules
 from lmtemplate.optimizers import SGD, AdamW
-from lmtemplate.study.show import landscape as study
+from lmtemplate.study.understand import bowl as study
+from lmtemplate.study.understand.landscape import landscape
 from tests.browser import needs_browser, open_offline
 from tests.study.show.test_page import Elements, loads
 
@@ -28,7 +29,7 @@ def way(rate: float, noise: float = 0.0) -> Tensor:
 @pytest.fixture(scope="module")
 def html(tmp_path_factory: pytest.TempPathFactory) -> str:
     output = tmp_path_factory.mktemp("landscape") / "landscape.html"
-    study.landscape(output)
+    landscape(output=output)
     return output.read_text(encoding="utf-8")
 
 

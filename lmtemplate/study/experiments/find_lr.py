@@ -1,0 +1,154 @@
+"""A config -> the loss at learning rates from tiny to absurd, and a rate to start from.
+
+The range test of Smith (2017, section 3.3): one short training in which the rate grows by the same
+factor at each step, until the loss explodes. Nothing is written.
+"""
+
+import argparse
+import json
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from lmtemplate.cli import TrainingCLI, check_settings
+from lmtemplate.data.datamodule import LanguageData
+from lmtemplate.errors import ConfigError
+from lmtemplate.fit import make_plan
+from lmtemplate.record import Floats
+from lmtemplate.study.show.plots import text_plot
+from lmtemplate.trainer import quieten
+
+SMOOTHING = 0.9  # share of the mean so far in the mean of losses
+EXPLODED = 4.0  # times the fall so far: a smoothed loss that has risen by as much ends the test
+BELOW_LOWEST = 3.0  # the suggestion lies at most this factor below the rate with the lowest loss
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """Rates of the first parameter group, the losses met at them, and what follows."""
+
+    rates: list[float]
+    losses: list[float]  # of each batch, in nats
+    smoothed: list[float]
+    steepest: float  # rate at which the smoothed loss falls fastest
+    lowest: float  # rate at which it is lowest
+    diverged: float | None  # rate at which it exploded
+    suggestion: float
+
+
+def smooth(losses: Floats) -> Floats:
+    """Exponential mean, corrected for its start (as in Adam: Kingma and Ba 2015, section 3)."""
+    mean, means = 0.0, []
+    for count, loss in enumerate(losses, start=1):
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+        means.append(mean / (1 - SMOOTHING**count))
+    return np.array(means)
+
+
+def has_exploded(smoothed: Floats) -> bool:
+    """Whether the loss has risen far above where it was lowest, measured by its fall till there."""
+    if not math.isfinite(smoothed[-1]):
+        return True
+    lowest = smoothed.min()
+    fall = max(smoothed[0] - lowest, 0.05)
+    return bool(smoothed[-1] > lowest + EXPLODED * fall)
+
+
+def judge_rates(rates: Floats, losses: Floats, exploded: bool) -> RangeTest:
+    """What rates and losses say; the last rate is where the loss exploded, if it did."""
+    smoothed = smooth(losses)
+    known = np.where(np.isfinite(smoothed), smoothed, np.inf)
+    best = int(known.argmin())
+    slopes = np.gradient(known[: best + 1], np.log(rates[: best + 1])) if best > 1 else np.zeros(1)
+    steepest, lowest = float(rates[int(slopes.argmin())]), float(rates[best])
+    return RangeTest(
+        rates.tolist(),
+        np.where(np.isfinite(losses), losses, -1).tolist(),
+        np.where(np.isfinite(smoothed), smoothed, -1).tolist(),
+        steepest,
+        lowest,
+        float(rates[-1]) if exploded else None,
+        float(f"{max(steepest, lowest / BELOW_LOWEST):.2g}"),
+    )
+
+
+def range_test(cli: TrainingCLI, low: float, high: float, steps: int) -> RangeTest:
+    """Train on the config's own batches, the rate growing from `low` to `high`.
+
+    All parameter groups grow together: each keeps its ratio to the first.
+    """
+    module, data, machine = cli.model, cli.datamodule, cli.machine
+    assert isinstance(data, LanguageData)
+    net = module.net.to(machine.device).train()
+    optimizer = module.recipe.build(net)
+    ratios = [group["lr"] / optimizer.param_groups[0]["lr"] for group in optimizer.param_groups]
+    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(machine.precision)
+    loader, rates, losses = iter(data.train_dataloader()), np.geomspace(low, high, steps), []
+    clip, exploded = cli.config.trainer.gradient_clip_val, False
+    for rate in rates.tolist():
+        if (batch := next(loader, None)) is None:
+            loader = iter(data.train_dataloader())
+            batch = next(loader)
+        inputs, targets = (part.to(machine.device) for part in batch)
+        for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
+            group["lr"] = rate * ratio
+        with torch.autocast(machine.device.type, dtype=dtype, enabled=dtype is not None):
+            loss, _ = module.objectives(inputs, targets)
+        loss.objective.backward()
+        if clip:
+            torch.nn.utils.clip_grad_norm_(net.parameters(), clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.nats / loss.tokens))
+        if exploded := has_exploded(smooth(np.array(losses))):
+            break
+    return judge_rates(rates[: len(losses)], np.array(losses), exploded)
+
+
+def describe_test(test: RangeTest, key: str) -> str:
+    """The curve, and what to make of it."""
+    rates, losses = np.log10(test.rates), np.array(test.smoothed)
+    shown = losses > 0
+    top = losses[0] + 0.3 * (losses[0] - losses[shown].min() + 0.1)
+    drawn = (rates[shown], np.minimum(losses[shown], top))
+    ends = {"x_min": float(rates[0]), "x_max": float(rates[-1])}
+    plot = text_plot([drawn], "*", 72, height=12, **ends)
+    where = f"{test.diverged:.2g}" if test.diverged else f"no rate up to {test.rates[-1]:.2g}"
+    return "\n".join(
+        [
+            "smoothed loss against learning rate (10^x)",
+            plot,
+            f"falls fastest at {test.steepest:.2g}, lowest at {test.lowest:.2g}, explodes at {where}",
+            f"suggestion: {key} {test.suggestion:g}, for a long run rather less; to be sure:",
+            f"  lmtemplate sweep ... --over {key}={test.suggestion / 3:.2g}..{test.suggestion * 3:.2g}:log:5",
+        ]
+    )
+
+
+def find_lr(words: list[str], allowed: list[str]) -> None:
+    """Try growing learning rates on a config's net and data.
+
+    Args:
+        words: of the command line, after the verb: --low, --high, --steps, --json, and those of fit.
+        allowed: packages outside lmtemplate whose classes a config may name.
+    """
+    parser = argparse.ArgumentParser("lmtemplate find-lr", exit_on_error=False, allow_abbrev=False)
+    parser.epilog = "All other flags are those of lmtemplate fit."
+    parser.add_argument("--low", type=float, default=1e-5, help="first rate")
+    parser.add_argument("--high", type=float, default=10.0, help="last rate")
+    parser.add_argument("--steps", type=int, default=120, help="steps from the first to the last")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    try:
+        given, rest = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"find-lr: {error}") from error
+    if not 0 < given.low < given.high < math.inf or given.steps < 10:
+        raise ConfigError("find-lr needs 0 < --low < --high, and --steps of 10 or more")
+    quieten()
+    cli = TrainingCLI(rest, allowed, "find-lr")
+    cli.datamodule.setup("fit")
+    check_settings(cli, make_plan(cli).length.steps)
+    test = range_test(cli, given.low, given.high, given.steps)
+    print(json.dumps(asdict(test)) if given.json else describe_test(test, "model.optimizer.lr"))

@@ -1,0 +1,187 @@
+"""A config and a budget of time -> a ladder of real runs, the law that they follow, a prediction.
+
+The ladder has narrower nets and shorter runs than the largest one. The law is fitted to all but
+that run, says its loss before it is made, and is then held against it.
+"""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from lmtemplate import run_dir
+from lmtemplate.cli import TrainingCLI
+from lmtemplate.errors import CheckpointError, ConfigError
+from lmtemplate.fit import make_plan, measured_seconds
+from lmtemplate.study.diagnose.artifacts import Model, RunCorpus, open_artifacts
+from lmtemplate.study.diagnose.evidence import SAMPLE_TOKENS, TRAINING_TOKENS, write_samples
+from lmtemplate.study.diagnose.ngrams import longest_copy
+from lmtemplate.study.diagnose.probes import AT_ONCE
+from lmtemplate.study.experiments.law import fit_law
+from lmtemplate.study.experiments.scaling_results import Point, Scaling, write_page
+from lmtemplate.study.experiments.sweep import Book, Runner, SweepPlan, end
+from lmtemplate.study.show.page import read_run
+from lmtemplate.trainer import quieten
+
+WIDTHS = (0.35, 0.5, 0.7, 1.0)  # of the config's n_embd
+SHARES = (0.25, 0.5, 1.0)  # of the longest run
+VALIDATED = 8192  # tokens of the validation text, for rare and common ones
+SHORTEST_LADDER = 40  # of the longest run
+START_SECONDS = 10.0  # of each run, for its process, validations and saving
+SECONDS_IN = {"s": 1, "m": 60, "h": 3600}
+
+
+def seconds_of(budget: str) -> float:
+    """ "10m" -> 600. Raises ConfigError."""
+    try:
+        return float(budget[:-1]) * SECONDS_IN[budget[-1:]]
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"--budget {budget!r} is no time; give it as 90s, 10m or 2h") from error
+
+
+def with_sizes(n_embd: int, steps: int) -> dict[str, str]:
+    """Settings of a run of the ladder; it validates at its end."""
+    sizes = {"model.net.init_args.n_embd": n_embd, "trainer.max_steps": steps}
+    return {key: str(v) for key, v in {**sizes, "trainer.val_check_interval": steps}.items()}
+
+
+def ladder(rest: list[str], allowed: list[str], seconds: float) -> dict[str, Any]:
+    """The settings of each run that fits into the time, the largest last, and that run's sizes.
+
+    Raises ConfigError where there is no ladder.
+    """
+    cli = TrainingCLI(rest, allowed, "scaling")
+    sizes = cli.settings["model"]["net"].get("init_args", {})
+    if not {"n_embd", "n_head"} <= sizes.keys():
+        raise ConfigError("scaling varies model.net.n_embd, and this net has none")
+    cli.datamodule.setup("fit")
+    unit = 2 * sizes["n_head"]  # a head has an even number of channels
+    widths = sorted({max(1, round(share * sizes["n_embd"] / unit)) * unit for share in WIDTHS})
+    if len(widths) < 2:
+        raise ConfigError(f"model.net.n_embd={sizes['n_embd']} is too small for a ladder of widths")
+    accumulate, per_step = make_plan(cli).accumulate, list[float]()
+    for width in widths:
+        smaller = TrainingCLI([*rest, f"--model.net.init_args.n_embd={width}"], allowed, "scaling")
+        smaller.datamodule.setup("fit")
+        per_step.append(accumulate * measured_seconds(smaller))
+    left = seconds - START_SECONDS * len(widths) * len(SHARES)
+    steps = int(left / (sum(per_step) * sum(SHARES)))
+    if (epoch := cli.datamodule.train_sequences) is not None:  # the law is about fresh tokens
+        steps = min(steps, epoch // (cli.datamodule.batch_size * accumulate))
+    if steps < SHORTEST_LADDER:
+        needed = SHORTEST_LADDER * sum(per_step) * sum(SHARES) + seconds - left
+        raise ConfigError(
+            f"a ladder up to {steps} steps is too short; give --budget {needed / 60 + 1:.0f}m or "
+            "more, a smaller net, or more text"
+        )
+    lengths, data = [round(share * steps) for share in SHARES], cli.datamodule
+    tokens = steps * accumulate * data.batch_size * data.block_size * cli.machine.world_size
+    return {
+        "points": [with_sizes(width, length) for width in widths for length in lengths],
+        "parameters": smaller.model.net.parameter_count(),
+        "tokens": tokens,
+    }
+
+
+@torch.no_grad()
+def token_losses(model: Model, corpus: RunCorpus) -> tuple[float, float]:
+    """Loss on the rarest tokens that make up a tenth of some validation text, and on the others."""
+    net, size = model.net, model.net.block_size
+    inputs, targets, _ = corpus.batch("val", size, max(AT_ONCE, VALIDATED // size))
+    device = next(net.parameters()).device
+    losses = [
+        F.cross_entropy(
+            net(x.to(device)).flatten(0, 1).float(), y.to(device).flatten(), reduction="none"
+        )
+        for x, y in zip(inputs.split(AT_ONCE), targets.split(AT_ONCE), strict=True)
+    ]
+    seen = np.bincount(corpus.training_tokens(TRAINING_TOKENS), minlength=net.vocab_size)
+    order = seen[targets.flatten().numpy()].argsort(kind="stable")
+    each, rarest = torch.cat(losses).cpu().numpy()[order], max(1, len(order) // 10)
+    return float(each[:rarest].mean()), float(each[rarest:].mean())
+
+
+def measure_run(run: Path, n_embd: int, steps: int, allowed: Sequence[str]) -> Point:
+    """What a run of the ladder came to. Raises CheckpointError where it has no validation."""
+    files = read_run(run)
+    if not len(losses := files.record.validations[1]):
+        raise CheckpointError(f"{run} has no validation: see its log")
+    sizes = (int(files.summary["parameters"]), int(files.summary["tokens"]))
+    point = Point(str(run), n_embd, steps, *sizes, float(losses[-1]))
+    artifacts = open_artifacts(run, deep=True, allow=allowed)
+    if not (artifacts.model and artifacts.corpus):
+        return point
+    rare, common = token_losses(artifacts.model, artifacts.corpus)
+    training = artifacts.corpus.training_tokens(TRAINING_TOKENS)
+    copied = longest_copy(write_samples(artifacts.model, training, SAMPLE_TOKENS), training)
+    return replace(point, rare=rare, common=common, copied=len(copied))
+
+
+def climb(plan: SweepPlan, parameters: int, tokens: int) -> Scaling:
+    """Train the ladder; the loss of the largest run is foretold, and written, before it begins."""
+    book = Book(plan.folder)
+
+    def train_to(count: int) -> list[Point]:
+        Runner(replace(plan, trials=count), book).run()
+        return [
+            measure_run(
+                plan.folder / f"trial-{trial.number:03d}",
+                int(trial.settings["model.net.init_args.n_embd"]),
+                int(trial.settings["trainer.max_steps"]),
+                plan.allowed,
+            )
+            for trial in book.trials[len(made) : count]
+        ]
+
+    made = list[Point]()
+    made += train_to(plan.trials - 1)
+    law, laws = fit_law(*zip(*((p.parameters, p.tokens, p.loss) for p in made), strict=True))
+    predicted = float(law.loss(parameters, tokens))
+    run_dir.write_json(plan.folder / "prediction.json", {"val_loss": predicted, **asdict(law)})
+    print(f"foretold for the largest run: val/loss {predicted:.4f}", file=sys.stderr, flush=True)
+    made += train_to(plan.trials)
+    return Scaling(made, law, laws, predicted)
+
+
+def scaling(words: list[str], allowed: list[str]) -> None:
+    """Fit the law of how loss falls with parameters and tokens, and test it on the largest run.
+
+    Args:
+        words: of the command line, after the verb: --budget, --run_dir, --json, and those of fit.
+        allowed: packages outside lmtemplate whose classes a config may name.
+    """
+    parser = argparse.ArgumentParser("lmtemplate scaling", exit_on_error=False, allow_abbrev=False)
+    parser.epilog = "All other flags are those of lmtemplate fit."
+    parser.add_argument("--budget", default="10m", help="time for all runs, as 90s, 10m or 2h")
+    parser.add_argument("--run_dir", help="folder of the runs")
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    try:
+        given, rest = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"scaling: {error}") from error
+    if not given.run_dir:
+        raise ConfigError("scaling needs --run_dir, a folder for its runs")
+    quieten()
+    seconds, folder = seconds_of(given.budget), Path(given.run_dir).expanduser()
+    with run_dir.Lock(folder):
+        asked = {"budget": seconds, "words": rest}
+        known = run_dir.read_json(folder / "ladder.json")
+        if known and {name: known.get(name) for name in asked} != asked:
+            says = f"{folder} holds a ladder of another budget or config"
+            raise ConfigError(f"{says}; name another folder with --run_dir")
+        steps = known or {**asked, **ladder(rest, allowed, seconds)}
+        run_dir.write_json(folder / "ladder.json", steps)
+        words, points = ["--report=false", *rest], steps["points"]
+        plan = SweepPlan(folder, {}, "grid", len(points), 1, 0, False, words, allowed, points)
+        signal.signal(signal.SIGTERM, end)
+        found = climb(plan, steps["parameters"], steps["tokens"])
+        write_page(folder, found)
+    print(json.dumps(found.as_json(), indent=2) if given.json else found.text())

@@ -1,0 +1,282 @@
+"""A config and what to vary -> ordinary runs in one folder, their table, a page and best.yaml.
+
+The folder is all there is: `sweep.json` (the command), `trials.jsonl` (a line as a trial begins, and
+one as it ends) and the trials' runs. The same command goes on after any kill.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lmtemplate import metric_names, run_dir
+from lmtemplate.errors import SIGNALS, ConfigError, LockedError, NumbersError
+from lmtemplate.record import read_lines
+from lmtemplate.study.experiments import space as spaces
+from lmtemplate.study.experiments.space import Sampler, Space, Trial
+from lmtemplate.study.experiments.sweep_results import finish
+from lmtemplate.study.run_files import command
+from lmtemplate.trainer import quieten
+
+TRIALS = 20  # of a random or tpe search, if none are asked for
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What to run, and how."""
+
+    folder: Path
+    space: Space
+    sampler: Sampler
+    trials: int
+    jobs: int
+    seed: int
+    prune: bool
+    words: list[str]  # of every trial's fit
+    allowed: list[str]  # packages outside lmtemplate whose classes a config may name
+    points: list[dict[str, str]]  # settings of each trial, where they are known before
+
+
+def read_plan(words: list[str], allowed: list[str]) -> tuple[SweepPlan, bool]:
+    """The plan, and whether to print JSON. What is no flag of sweep is one of fit."""
+    parser = argparse.ArgumentParser("lmtemplate sweep", exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--over", action="append", default=[], help=f"KEY=SPEC: {spaces.SPEC}")
+    parser.add_argument("--run_dir", help="folder of the sweep")
+    parser.add_argument("--sampler", help="grid (if all is listed), random or tpe (else)")
+    parser.add_argument("--trials", type=int, help=f"of random and tpe, {TRIALS} if not given")
+    parser.add_argument("--jobs", type=int, default=1, help="trials at a time; one for each GPU")
+    parser.add_argument("--sampler_seed", type=int, default=0, help="of random and tpe")
+    parser.add_argument("--prune", action="store_true", help="end trials worse than the median")
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    parser.epilog = "All other flags are those of lmtemplate fit."
+    try:
+        given, rest = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"sweep: {error}") from error
+    space = spaces.parse_space(given.over)
+    sampler = spaces.choose_sampler(space, given.sampler)
+    if not given.run_dir:
+        raise ConfigError("a sweep needs --run_dir, a folder for its trials")
+    if sampler != "grid" or given.prune:
+        spaces.load_optuna()
+    points = spaces.grid(space) if sampler == "grid" else []
+    count = len(points) if sampler == "grid" else given.trials or TRIALS
+    if count < 1 or given.jobs < 1:
+        raise ConfigError("--trials and --jobs have to be 1 or more")
+    folder = Path(given.run_dir).expanduser()
+    chosen = (folder, space, sampler, count, given.jobs, given.sampler_seed, given.prune)
+    return SweepPlan(*chosen, ["--report=false", *rest], allowed, points), given.json
+
+
+def fit_words(plan: SweepPlan, trial: Trial) -> list[str]:
+    """The command line of a trial, after the verb."""
+    settings = [f"--{key}={value}" for key, value in trial.settings.items()]
+    return [*plan.words, *settings, f"--run_dir={run_of(plan, trial)}", "--resume=auto"]
+
+
+def run_of(plan: SweepPlan, trial: Trial) -> Path:
+    return plan.folder / f"trial-{trial.number:03d}"
+
+
+def check_first(plan: SweepPlan) -> None:
+    """Raises ConfigError where already the first trial's settings are wrong."""
+    from lmtemplate.cli import TrainingCLI
+    from lmtemplate.fit import make_plan
+
+    first = Trial(0, next_settings(plan, [], 0))
+    cli = TrainingCLI(fit_words(plan, first), plan.allowed, "sweep")
+    cli.datamodule.setup("fit")
+    make_plan(cli)
+
+
+def check_same(plan: SweepPlan) -> None:
+    """Raises ConfigError where the folder holds another sweep; more trials and jobs are the same."""
+    now = {name: value for name, value in asdict(plan).items() if name not in ("trials", "jobs")}
+    now = json.loads(json.dumps(now, default=str))
+    path = plan.folder / "sweep.json"
+    before = run_dir.read_json(path)
+    changed = sorted(name for name in now if before and before.get(name) != now[name])
+    if changed:
+        says = f"{plan.folder} holds a sweep with another {' and '.join(changed)}"
+        raise ConfigError(f"{says}; name another folder with --run_dir")
+    run_dir.write_json(path, now)
+
+
+class Book:
+    """trials.jsonl: what has begun and what has ended, one line each, appended at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "trials.jsonl"
+        self.lock = threading.Lock()
+        self.trials: list[Trial] = []
+        for line in self._lines():
+            if line["number"] == len(self.trials):
+                self.trials.append(Trial(**line))
+            elif line["number"] < len(self.trials):
+                self.trials[line["number"]] = Trial(**line)
+        for trial in self.trials:
+            trial.losses = {int(step): loss for step, loss in trial.losses.items()}
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        if not self.path.exists():
+            return
+        text = self.path.read_text(encoding="utf-8")
+        if not text.endswith("\n"):  # a kill has cut the last line
+            run_dir.write_text(self.path, text := text[: text.rfind("\n") + 1])
+        try:
+            for line in text.splitlines():
+                yield dict(json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{self.path} is damaged; name another --run_dir") from error
+
+    def write(self, trial: Trial) -> None:
+        with self.lock, self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(trial)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def next_settings(plan: SweepPlan, trials: list[Trial], number: int) -> dict[str, str]:
+    if plan.sampler == "grid":
+        return plan.points[number]
+    return spaces.suggest(plan.space, trials, number, plan.sampler, plan.seed)
+
+
+def validations(run: Path) -> dict[int, float]:
+    """Step -> validation loss, so far."""
+    name = metric_names.VAL_LOSS
+    return {line["step"]: line[name] for line in read_lines(run) if line["step"] and name in line}
+
+
+class Runner:
+    """Trains trials in processes of their own, some at a time."""
+
+    def __init__(self, plan: SweepPlan, book: Book) -> None:
+        self.plan, self.book = plan, book
+        self.children: dict[int, subprocess.Popen[str]] = {}  # slot -> process
+        self.is_over = False
+        self.gpus = 0
+        if plan.jobs > 1:
+            import torch
+
+            self.gpus = torch.cuda.device_count()
+
+    def environment(self, slot: int) -> dict[str, str]:
+        """Jobs share the cores evenly, and each has a GPU where there are several."""
+        plan, own = self.plan, dict[str, str]()
+        if plan.jobs > 1:
+            own["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // plan.jobs))
+        if self.gpus > 1:
+            own["CUDA_VISIBLE_DEVICES"] = str(slot % self.gpus)
+        return {**os.environ, **own}
+
+    def attempt(self, trial: Trial, slot: int) -> tuple[int, str, bool]:
+        """Run fit to its end; returns its exit code, its last words, and whether it was pruned."""
+        run, pruned, judged = run_of(self.plan, trial), False, 0
+        log = self.plan.folder / "logs" / f"{run.name}.txt"
+        log.parent.mkdir(exist_ok=True)
+        with log.open("a+", encoding="utf-8", errors="replace") as file:
+            allow = [word for name in self.plan.allowed for word in ("--allow", name)]
+            words = command("fit", *fit_words(self.plan, trial), *allow)
+            environment = self.environment(slot)
+            child = subprocess.Popen(words, stdout=file, stderr=file, env=environment, text=True)
+            self.children[slot] = child
+            while child.poll() is None:
+                time.sleep(POLL_SECONDS)
+                losses = validations(run) if self.plan.prune and not pruned else {}
+                if len(losses) > judged:
+                    judged, others = len(losses), [t for t in self.book.trials if t is not trial]
+                    if pruned := spaces.is_hopeless(self.plan.space, others, losses):
+                        child.terminate()
+            file.seek(max(0, file.tell() - 2000))
+            said = [line for line in file.read().splitlines() if line.startswith("error: ")]
+        return child.returncode, (said or [""])[-1], pruned
+
+    def train(self, trial: Trial, slot: int) -> None:
+        """Train a trial to its end, and write down what came of it."""
+        while True:
+            code, said, pruned = self.attempt(trial, slot)
+            if code != LockedError.exit_code or self.is_over:
+                break
+            print(f"{run_of(self.plan, trial).name}: {said.removeprefix('error: ')}", flush=True)
+            time.sleep(10 * POLL_SECONDS)  # a process of a killed sweep may still train it
+        if self.is_over or (code in SIGNALS.values() and not pruned) or code < 0:
+            return  # stopped from outside: it goes on the next time
+        trial.losses = validations(run_of(self.plan, trial))
+        trial.loss = min(trial.losses.values(), default=None)
+        failed = code not in (0, NumbersError.exit_code) and not pruned
+        diverged = code == NumbersError.exit_code or trial.loss is None
+        trial.state = "pruned" if pruned else "failed" if failed or diverged else "complete"
+        self.book.write(trial)
+        shown = ", ".join(f"{key}={value}" for key, value in trial.settings.items())
+        result = said.removeprefix("error: ") or f"val/loss {trial.loss:.4f}"
+        count = f"{trial.number + 1}/{self.plan.trials}"
+        print(f"trial {count} {shown}: {trial.state}, {result}", file=sys.stderr, flush=True)
+
+    def stop(self) -> None:
+        """Let the trials save and end; they go on the next time."""
+        self.is_over = True
+        for child in self.children.values():
+            if child.poll() is None:
+                child.terminate()
+
+    def run(self) -> None:
+        """All trials that have not ended, in the order of their numbers."""
+        plan, trials = self.plan, self.book.trials
+        waiting = [trial for trial in trials if trial.state is None]
+        free, running = set(range(plan.jobs)), dict[Future[None], int]()
+        with ThreadPoolExecutor(plan.jobs) as pool:
+            try:
+                while True:
+                    while free and (waiting or len(trials) < plan.trials):
+                        if not waiting:
+                            settings = next_settings(plan, trials, len(trials))
+                            trials.append(Trial(len(trials), settings))
+                            self.book.write(trials[-1])
+                            waiting = [trials[-1]]
+                        slot = min(free)
+                        free.remove(slot)
+                        running[pool.submit(self.train, waiting.pop(0), slot)] = slot
+                    if not running:
+                        return
+                    for done in wait(running, return_when=FIRST_COMPLETED).done:
+                        free.add(running.pop(done))
+                        done.result()
+            except BaseException:
+                self.stop()
+                raise
+
+
+def end(number: int, _: Any) -> None:
+    sys.exit(128 + number)
+
+
+def sweep(words: list[str], allowed: list[str]) -> None:
+    """Train a run for each point of a grid or a search, and say which is best.
+
+    Args:
+        words: of the command line, after the verb.
+        allowed: packages outside lmtemplate whose classes a config may name.
+    """
+    if {"-h", "--help"} & set(words):
+        read_plan(["--help"], [])
+    quieten()
+    plan, as_json = read_plan(words, allowed)
+    with run_dir.Lock(plan.folder):
+        check_first(plan)
+        check_same(plan)
+        book = Book(plan.folder)
+        signal.signal(signal.SIGTERM, end)
+        Runner(plan, book).run()
+        results = finish(plan.folder, plan.space, book.trials, allowed)
+    print(json.dumps(results.as_json(), indent=2, allow_nan=False) if as_json else results.text())

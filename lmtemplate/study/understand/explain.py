@@ -1,0 +1,200 @@
+"""A run and a text -> one training step on it, walked through with numbers that anyone can check."""
+
+import importlib
+import json as json_text
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lmtemplate.checkpoint.compatibility import build_net
+from lmtemplate.checkpoint.files import CheckpointDict, file_name, read
+from lmtemplate.checkpoint.resume import resolve, steps_saved
+from lmtemplate.data.tokenizer import Tokenizer, parse_tokenizer
+from lmtemplate.errors import CheckpointError, ConfigError, UserError
+from lmtemplate.models.base import LanguageModel
+from lmtemplate.muon import MuonAdamWOptimizer
+from lmtemplate.optimizers import OptimizerRecipe, recipe_of
+from lmtemplate.run_dir import folder_of
+from lmtemplate.study.diagnose.artifacts import open_run_corpus
+from lmtemplate.study.understand.before_after import film_of
+from lmtemplate.study.understand.film import film_text, write_film
+from lmtemplate.study.understand.one_step import explain_step
+from lmtemplate.study.understand.story import write_story
+from lmtemplate.study.understand.tell import walk_through
+
+OWN_TOKENS = 12  # of the run's own text that the step is made on, where none is given
+
+
+def newest_that_steps(run: Path) -> tuple[CheckpointDict, Path]:
+    """The newest checkpoint whose learning rate is above 0; the newest if all have come to 0.
+
+    A schedule that ends at 0 leaves a last checkpoint from which no step leads anywhere. Raises
+    CheckpointError where there is none, or one without an optimizer.
+    """
+    newest = resolve(run, "latest")
+    paths = [folder_of(run) / file_name(step) for step in reversed(steps_saved(run))]
+    found = None
+    for path in paths:
+        state = read(path)
+        try:
+            (optimizer,) = state["optimizer_states"]
+            rates = [float(group["lr"]) for group in optimizer["param_groups"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path} holds no state of one optimizer; use another run"
+            ) from error
+        if any(rates):
+            return state, path
+        found = found or (state, newest)
+    assert found is not None
+    found[0]["at_peak"] = True
+    for group in found[0]["optimizer_states"][0]["param_groups"]:
+        group["lr"] = group.get("initial_lr", 0.0)
+    return found
+
+
+def build_optimizer(
+    state: CheckpointDict, net: nn.Module, allow: Sequence[str]
+) -> torch.optim.Optimizer:
+    """The optimizer that a checkpoint describes, with its state.
+
+    Raises ConfigError for a class of a package that is not allowed, CheckpointError where the class
+    or its state does not fit.
+    """
+    try:
+        described = state["config"]["model"]["optimizer"]
+        module, _, name = str(described["class_path"]).rpartition(".")
+        package, settings = module.partition(".")[0], dict(described.get("init_args") or {})
+        if package not in ("lmtemplate", "torch", *allow):
+            says = f"{module}.{name} is not of lmtemplate; add --allow {package}"
+            raise ConfigError(f"{says} if you trust that package")
+        kind = getattr(importlib.import_module(module), name)
+        if not issubclass(kind, OptimizerRecipe | torch.optim.Optimizer):
+            raise TypeError(f"{module}.{name} is not an optimizer")
+        own = issubclass(kind, OptimizerRecipe)
+        recipe = kind(**settings) if own else recipe_of(partial(kind, **settings))
+        optimizer: torch.optim.Optimizer = recipe.build(net)
+        optimizer.load_state_dict(state["optimizer_states"][0])
+    except UserError:
+        raise
+    except Exception as error:  # a constructor may raise anything for settings of another class
+        says = f"the checkpoint's optimizer cannot be built here: {error}"
+        raise CheckpointError(f"{says}; use the version of the code that trained it") from error
+    if isinstance(optimizer, MuonAdamWOptimizer):
+        optimizer.matmul_dtype = torch.float32
+    if hasattr(optimizer, "train"):  # schedule-free: the weights that it trains
+        optimizer.train()
+    return optimizer
+
+
+def ids_of(text: str, run: Path, tokenizer: Tokenizer, block_size: int) -> list[int]:
+    """The text in tokens; some from the middle of the run's validation text where there is none.
+
+    Raises ConfigError for one that the model cannot read at once, or that leaves nothing to
+    predict; DataError where the run's corpus is gone.
+    """
+    if text:
+        ids = [int(token) for token in tokenizer.encode([text])[0]]
+    else:
+        try:
+            inputs, *_ = open_run_corpus(run).batch("val", block_size, 3)
+        except UserError as error:
+            raise type(error)(f"{error}; or give a text of your own: --text") from error
+        ids = inputs[len(inputs) // 2, : OWN_TOKENS + 1].tolist()
+    if len(ids) < 2:
+        raise ConfigError("--text has one token, and a step needs two or more: one predicts one")
+    if len(ids) > block_size + 1:
+        raise ConfigError(
+            f"--text has {len(ids)} tokens, and the model reads at most {block_size} and predicts "
+            "one more; shorten it"
+        )
+    return ids
+
+
+def step_notes(
+    state: CheckpointDict, net: LanguageModel, found: dict[str, Any], path: Path, newest: Path
+) -> list[str]:
+    """In what this step differs from the run's own, in sentences."""
+    model, data = state["config"]["model"], state["config"].get("data", {})
+    sizes = " × ".join(str(data[key]) for key in ("batch_size", "block_size") if key in data)
+    others = [key for key in ("loss", "label_smoothing", "z_loss") if model.get(key)]
+    if type(net).extra_objectives is not LanguageModel.extra_objectives:
+        others.append("extra_objectives")
+    known, missing = all(row["known"] for row in found["updates"]), "No formulas stand here for"
+    notes = {
+        f"The batch of this step is one text of {len(found['predictions'])} tokens"
+        f"{sizes and f', where the run has {sizes}'}; all in float32.": True,
+        f"The rate of {newest.name} is 0, so the step is made from {path.name}.": path != newest,
+        "The learning rate has come to 0; this step has the peak rate.": "at_peak" in state,
+        "The weights are those that are trained, not their running average.": "current_model_state"
+        in state,
+        "Dropout is off here; the run's steps have it.": any(
+            isinstance(module, nn.Dropout) and module.p for module in net.modules()
+        ),
+        f"The run minimises more than this cross-entropy: {', '.join(others)}.": bool(others),
+        f"{missing} {type(net).__qualname__}: up to the logits its modules are shown as they are, "
+        "and slopes are measured on it in float64.": not found["by_hand"],
+        f"{missing} {model['optimizer']['class_path']}: its update is the measured difference.": (
+            not known
+        ),
+    }
+    return [note for note, holds in notes.items() if holds]
+
+
+def step_of_run(run: Path, text: str, allow: Sequence[str]) -> dict[str, Any]:
+    """All numbers of one training step from a run's newest checkpoint; see `explain_step`."""
+    state, path = newest_that_steps(run)
+    if "current_model_state" in state:
+        state["state_dict"] = state["current_model_state"]
+    net = build_net(state, allow)
+    optimizer = build_optimizer(state, net, allow)
+    tokenizer = parse_tokenizer(state["tokenizer"])
+    ids = ids_of(text, run, tokenizer, net.block_size)
+
+    def spell(token: int) -> str:
+        return "end of text" if token == tokenizer.eot_id else tokenizer.decode([token])
+
+    trainer, kind = state["config"].get("trainer", {}), type(net)
+    limit, by = trainer.get("gradient_clip_val"), trainer.get("gradient_clip_algorithm") or "norm"
+    found = explain_step(net, ids, optimizer, spell, (float(limit), by) if limit else None)
+    return {
+        "run": str(run),
+        "checkpoint": str(path),
+        "step": state["global_step"],
+        "net": f"{kind.__module__}.{kind.__qualname__}",
+        "optimizer": state["config"]["model"]["optimizer"]["class_path"],
+        "text": tokenizer.decode(ids),
+        "notes": step_notes(state, net, found, path, resolve(run, "latest")),
+        **found,
+    }
+
+
+def explain_training(
+    run: Path,
+    text: str = "",
+    before_after: bool = False,
+    json: bool = False,
+    allow: list[str] | None = None,
+) -> None:
+    """Walk through one training step of a run, and write it as a page: RUN/explain.html.
+
+    The step is a what-if from the newest checkpoint: nothing else in the run directory changes.
+
+    Args:
+        run: run directory.
+        text: the text that the step is made on; a piece of the validation text if left out.
+        before_after: instead of the step, let all snapshots of the run read the same prompts (with
+            --text, that one), and write RUN/before_after.html.
+        json: print one JSON object and nothing else, and write no page.
+        allow: packages outside lmtemplate whose classes the checkpoint may name.
+    """
+    found = (film_of if before_after else step_of_run)(run, text, allow or ())
+    if json:
+        print(json_text.dumps(found, indent=2))
+        return
+    print(film_text(found) if before_after else walk_through(found))
+    print(f"\npage: {(write_film if before_after else write_story)(found, run)}")

@@ -1,0 +1,181 @@
+"""A net and text -> what each depth of it knows: logit lens, and linear probes of letters and words."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lmtemplate.data import IGNORED, Ints
+from lmtemplate.data.tokenizer import Tokenizer
+from lmtemplate.loss import cross_entropy
+from lmtemplate.models.base import LanguageModel
+from lmtemplate.study.understand.calibration import LOGITS_AT_ONCE
+from lmtemplate.study.understand.inside import Recorder, layers_of
+
+RIDGE = 1e-3  # of the probes, as a share of the features' variance
+FITTED = 0.75  # share of the sequences on which a probe is fitted; the others are its test
+FEWEST = 4  # sequences
+CLASSES = ("vowel", "consonant", "other")  # of a letter
+
+
+@dataclass(frozen=True)
+class Depth:
+    """What the stream holds after some layers. Accuracies are shares of tokens."""
+
+    name: str  # of the layer that it has left last
+    loss: float  # of the head, applied here: nats
+    accuracy: float
+    probes: dict[str, float]  # what is asked -> accuracy
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """All depths, the first before any layer."""
+
+    depths: list[Depth]
+    baselines: dict[str, float]  # what is asked -> accuracy of always answering the commonest
+    words: list[str]  # some tokens of the text
+    guesses: list[list[tuple[str, float]]]  # of each depth and token: the next one, its probability
+
+
+@contextmanager
+def leaving(layers: Sequence[nn.Module], stream: Tensor) -> Iterator[None]:
+    """Meanwhile each layer returns this stream (B, T, C) and computes nothing.
+
+    What the net does after its layers (norm, head, cap) is thus applied to any stream.
+    """
+    try:
+        for layer in layers:
+            layer.forward = lambda *_, **__: stream
+        yield
+    finally:
+        for layer in layers:
+            vars(layer).pop("forward", None)
+
+
+@torch.no_grad()
+def streams_of(net: LanguageModel, inputs: Tensor) -> list[Tensor]:
+    """(B, T) ids -> the stream (B, T, C) before the layers and after each; [] if they do not show."""
+    with Recorder(net) as recorder:
+        net(inputs)
+    first = [layer.entered for layer in recorder.layers[:1]]
+    streams = first + [layer.left for layer in recorder.layers]
+    shapes = {None if stream is None else stream.shape for stream in streams}
+    return [s for s in streams if s is not None] if len(shapes) == 1 else []
+
+
+@torch.no_grad()
+def lens(net: LanguageModel, streams: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Streams (B, T, C) -> the logits (B, T, V) that the head makes of each (nostalgebraist 2020)."""
+    layers = [*layers_of(net).values()]
+    tokens = torch.zeros(streams[0].shape[:2], dtype=torch.long, device=streams[0].device)
+    for stream in streams:
+        with leaving(layers, stream):
+            yield net(tokens)
+
+
+def fit_ridge(features: Tensor, classes: Tensor, count: int) -> Tensor:
+    """(N, C) features, (N,) classes -> (C + 1, count) weights, the last row for the bias.
+
+    Closed form of least squares with a penalty: (X'X + penalty)^-1 X'Y, Y being one-hot.
+    """
+    ones = torch.ones(len(features), 1, dtype=torch.float64)
+    x = torch.cat((features.double(), ones), 1)
+    wanted = nn.functional.one_hot(classes, count).double()
+    penalty = RIDGE * len(x) * features.double().var(0, correction=0).mean()
+    return torch.linalg.solve(x.T @ x + penalty * torch.eye(x.size(1), dtype=x.dtype), x.T @ wanted)
+
+
+def probe_accuracy(features: Tensor, classes: Tensor, fitted: int, count: int) -> float:
+    """Share of the rows after the first `fitted` whose class a linear map of their features finds."""
+    mean, spread = features[:fitted].mean(0), features[:fitted].std(0).clamp(min=1e-8)
+    features = (features - mean) / spread
+    weights = fit_ridge(features[:fitted], classes[:fitted], count)
+    found = features[fitted:].double() @ weights[:-1] + weights[-1]
+    return float((found.argmax(-1) == classes[fitted:]).double().mean())
+
+
+def letter_class(text: str) -> int:
+    """Of CLASSES, that of the first character that is no space."""
+    first = text.strip()[:1].lower()
+    return 0 if first and first in "aeiou" else 1 if first.isalpha() else 2
+
+
+def spelled(tokenizer: Tokenizer, ids: Ints) -> dict[int, str]:
+    """Text of each id that occurs, behind another token: some decoders drop a space at the start."""
+    before = [int(np.bincount(ids.ravel()).argmax())]
+    known = len(tokenizer.decode(before))
+    return {n: tokenizer.decode([*before, n])[known:] for n in np.unique(ids).tolist()}
+
+
+def questions(tokenizer: Tokenizer, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """(N, T) ids -> what is asked, and the class (N, T) that is right; -1 where there is none."""
+    shown = np.stack((inputs.numpy(), np.maximum(targets.numpy(), 0)))
+    texts = spelled(tokenizer, shown)
+    letters = np.vectorize({n: letter_class(text) for n, text in texts.items()}.get)(shown)
+    inside = np.vectorize({n: text[:1].isalpha() for n, text in texts.items()}.get)(shown[1])
+    asked = {
+        "letter: vowel, consonant, other": letters[0],
+        "the next token's letter": letters[1],
+        "the word ends here": ~inside,
+    }
+    counted = targets.numpy() != IGNORED
+    return {name: torch.from_numpy(np.where(counted, of, -1)) for name, of in asked.items()}
+
+
+def _probes(
+    streams: Tensor, asked: dict[str, Tensor], fitted: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """(N, T, C) stream, classes (N, T) -> accuracies, and those of the commonest class."""
+    accuracies, baselines = dict[str, float](), dict[str, float]()
+    for name, classes in asked.items():
+        counted = classes >= 0
+        rows, right, first = streams[counted], classes[counted], int(counted[:fitted].sum())
+        accuracies[name] = probe_accuracy(rows, right, first, len(CLASSES))
+        commonest = right[:first].mode().values
+        baselines[name] = float((right[first:] == commonest).double().mean())
+    return accuracies, baselines
+
+
+def _guesses(tokenizer: Tokenizer, logits: Tensor) -> list[tuple[str, float]]:
+    """(T, V) logits -> the likeliest token after each, and its probability."""
+    highest = logits.float().softmax(-1).max(-1)
+    texts = [tokenizer.decode([token]) for token in highest.indices.tolist()]
+    return list(zip(texts, highest.values.tolist(), strict=True))
+
+
+def look_into(
+    net: LanguageModel, tokenizer: Tokenizer, inputs: Tensor, targets: Tensor, words: int
+) -> Knowledge | None:
+    """(N, T) inputs and targets -> what each depth knows, tested on the last quarter of the rows.
+
+    None where N is below FEWEST, or where the layers do not hand on one tensor (B, T, C).
+    """
+    device = next(net.parameters()).device
+    at_once = max(1, LOGITS_AT_ONCE // (inputs.size(1) * net.vocab_size))
+    kept, sums, guesses = list[list[Tensor]](), list[Tensor](), list[list[tuple[str, float]]]()
+    for some, wanted in zip(inputs.split(at_once), targets.split(at_once), strict=True):
+        streams, wanted = streams_of(net, some.to(device)), wanted.to(device)
+        if not streams or len(inputs) < FEWEST:
+            return None
+        kept.append([stream.cpu() for stream in streams])
+        found = []
+        for logits in lens(net, streams):
+            right = (logits.argmax(-1) == wanted).sum().double()
+            found.append(torch.stack((cross_entropy(logits, wanted).nats.double(), right)))
+            if len(kept) == 1:
+                guesses.append(_guesses(tokenizer, logits[0, :words]))
+        sums.append(torch.stack(found).cpu())
+    asked, fitted = questions(tokenizer, inputs, targets), int(FITTED * len(inputs))
+    tokens, depths = float((targets != IGNORED).sum()), list[Depth]()
+    names = ["embedding", *layers_of(net)]
+    baselines: dict[str, float] = {}
+    totals = torch.stack(sums).sum(0)  # (depths, 2)
+    for name, parts, (nats, right) in zip(names, zip(*kept, strict=True), totals, strict=True):
+        accuracies, baselines = _probes(torch.cat(parts).float(), asked, fitted)
+        depths.append(Depth(name, float(nats / tokens), float(right / tokens), accuracies))
+    shown = [tokenizer.decode([token]) for token in inputs[0, :words].tolist()]
+    return Knowledge(depths, baselines, shown, guesses)

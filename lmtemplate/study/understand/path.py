@@ -1,0 +1,193 @@
+"""Run directory -> its landscape: planes through its own path and around its best weights."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lmtemplate.checkpoint.files import file_name
+from lmtemplate.checkpoint.resume import resolve, steps_saved
+from lmtemplate.data.shards import file_sha256
+from lmtemplate.errors import CheckpointError
+from lmtemplate.run_dir import folder_of
+from lmtemplate.study.diagnose.artifacts import Model, open_model, open_run_corpus
+from lmtemplate.study.understand.continuation import continuation
+from lmtemplate.study.understand.surface import (
+    DRAW_SEED,
+    Kept,
+    NetOnText,
+    Plane,
+    Surface,
+    measure_surface,
+    orthogonal,
+    plane_through,
+    random_direction,
+)
+
+CACHE = "landscape_numbers.json"  # in the run directory
+OFF_LINE = 1e-3  # a third point is at least this share of the first two's distance off their line
+MARGIN = 0.4  # of a map around the path, as a share of the path's extent
+TEXT_TOKENS = 60
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Weights that the run kept, and what is known of them."""
+
+    step: int
+    x: float  # of the nearest point of the plane
+    y: float
+    off_plane: float  # distance from that point, in units of the plane
+    loss: float  # nats per token
+    loss_on_plane: float  # at the nearest point of the plane
+    sharpness: float  # largest eigenvalue of the loss's Hessian
+    sharpness_error: float
+    largest_stable_rate: float | None  # of plain gradient descent: 2 / sharpness
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """All that is measured of a run."""
+
+    through: tuple[int, int, int | None]  # steps whose weights span the plane; None: random
+    best: int  # step
+    share_in_plane: float  # of the way from snapshot to snapshot
+    windows: int
+    tokens: int
+    snapshots: list[Snapshot]
+    surfaces: list[Surface]
+    texts: dict[int, str]  # step -> what its weights write
+
+
+def snapshots_of(run: Path) -> dict[int, Path]:
+    """Step -> file of all weights that a run keeps. Raises CheckpointError for fewer than two."""
+    best = resolve(run, "best")
+    folder, latest = folder_of(run), file_name(steps_saved(run)[-1])
+    files = [*sorted(folder.glob("milestones/step-*.ckpt")), folder / latest, best]
+    steps = {int(path.stem[5:]): path for path in files if path.stem[5:].isdecimal()}
+    if len(steps) < 2:
+        raise CheckpointError(
+            f"{run} keeps {len(steps)} snapshot of its weights, and a landscape needs 2: train with "
+            "checkpoint.milestones=12"
+        )
+    return dict(sorted(steps.items()))
+
+
+def choose_plane(
+    measured: NetOnText, files: dict[int, Path], best: int
+) -> tuple[Plane, tuple[int, int, int | None]]:
+    """The plane through start, best and end of a path, and the steps that it goes through.
+
+    Where these are fewer than three points, or lie on a line, the snapshot furthest off the line
+    is the third; where there is none, a random direction. Raises CheckpointError.
+    """
+    steps = [*files]
+    second = best if best != steps[0] else steps[-1]
+    start, goal = measured.read(files[steps[0]]), measured.read(files[second])
+    unit = (goal - start).norm().item()
+    if not 0 < unit < math.inf:
+        raise CheckpointError(
+            f"the weights of steps {steps[0]:,} and {second:,} are {unit:g} apart: no plane is there"
+        )
+    line = (goal - start) / unit
+    third, step = goal + random_direction(measured.net, DRAW_SEED), None  # of the net just read
+    furthest = OFF_LINE * unit
+    for other in steps[-1:] + steps[1:-1]:
+        weights = measured.read(files[other])
+        away = orthogonal(weights - start, line).norm().item()
+        if away > furthest:
+            third, step, furthest = weights, other, away
+        if step == steps[-1]:
+            break
+    return plane_through(start, goal, third), (steps[0], second, step)
+
+
+def follow(
+    measured: NetOnText, sharp: NetOnText, files: dict[int, Path], plane: Plane, kept: Kept
+) -> tuple[list[Snapshot], float]:
+    """Each snapshot, and the share of the way from one to the next that lies in the plane."""
+    snapshots, before = list[Snapshot](), Tensor()
+    inside = whole = 0.0
+    for step, path in tqdm(files.items(), "sharpness along the path"):
+        weights = measured.read(path)
+        place = plane.place(weights)
+        nearest = plane.at(*place)
+        names = f"sharpness {step}", f"sharpness error {step}"
+        if not {*names} <= kept.numbers.keys():
+            kept.numbers |= zip(names, sharp.sharpness(weights), strict=True)
+        largest, error = (kept.numbers[name] for name in names)
+        snapshot = Snapshot(
+            step,
+            *place,
+            off_plane=(weights - nearest).norm().item() / plane.unit,
+            loss=kept.get(f"loss {step}", measured.loss, weights),
+            loss_on_plane=kept.get(f"loss near {step}", measured.loss, nearest),
+            sharpness=largest,
+            sharpness_error=error,
+            largest_stable_rate=2 / largest if largest > 0 else None,
+        )
+        if snapshots:
+            last = snapshots[-1]
+            inside += plane.unit * math.hypot(place[0] - last.x, place[1] - last.y)
+            whole += (weights - before).norm().item()
+        snapshots.append(snapshot)
+        before = weights
+        kept.save()
+    return snapshots, inside / whole
+
+
+def write_texts(
+    model: Model, measured: NetOnText, files: dict[int, Path], prompt: str
+) -> dict[int, str]:
+    """Step -> the prompt, and what the weights of that step write after it; one seed for all."""
+    texts = dict[int, str]()
+    for step, path in files.items():
+        measured.read(path)
+        net, tokenizer = model.net, model.tokenizer
+        texts[step] = prompt + continuation(net, tokenizer, prompt, TEXT_TOKENS, seed=DRAW_SEED)
+    return texts
+
+
+def square(xs: Sequence[float], ys: Sequence[float], size: int) -> tuple[list[float], list[float]]:
+    """Evenly spaced x and y of a square around these points, so that both axes have one scale.
+
+    Rounded, so that the losses at them are found again in the cache.
+    """
+    middles = [(min(values) + max(values)) / 2 for values in (xs, ys)]
+    half = (0.5 + MARGIN) * max(max(values) - min(values) for values in (xs, ys))
+    around = torch.linspace(-half, half, size, dtype=torch.float64).tolist()
+    x, y = ([round(middle + way, 5) for way in around] for middle in middles)
+    return x, y
+
+
+def explore(
+    run: Path, grid: int, windows: int, prompt: str, allow: Sequence[str] = ()
+) -> Landscape:
+    """Measure what the landscape of a run shows. Raises UserError where something is missing."""
+    files, model, corpus = snapshots_of(run), open_model(run, "best", allow), open_run_corpus(run)
+    inputs, targets, _ = corpus.batch("val", model.net.block_size, windows)
+    measured = NetOnText(model.net, inputs, targets)
+    sharp = NetOnText(model.net, inputs[::2], targets[::2])  # a product costs six times a loss
+    depends = {
+        "weights": {str(step): file_sha256(path) for step, path in files.items()},
+        "corpus": corpus.index["fingerprint"],
+        "windows": windows,
+    }
+    kept = Kept(run / CACHE, depends)
+    plane, through = choose_plane(measured, files, model.step)
+    snapshots, share = follow(measured, sharp, files, plane, kept)
+    x, y = square([s.x for s in snapshots], [s.y for s in snapshots], grid)
+    surfaces = [measure_surface("the run's path", measured, plane, x, y, kept)]
+    best = measured.read(files[model.step])
+    axes = torch.stack([random_direction(model.net, DRAW_SEED + n) for n in (1, 2)])
+    wide = torch.linspace(-1, 1, grid // 2 + 1, dtype=torch.float64).tolist()
+    around = Plane(best, axes)
+    surfaces.append(measure_surface("random directions", measured, around, wide, wide, kept))
+    texts = write_texts(model, measured, files, prompt)
+    return Landscape(
+        through, model.step, share, len(inputs), measured.tokens, snapshots, surfaces, texts
+    )

@@ -1,0 +1,244 @@
+"""A run -> its model looked into: tables, sentences, and probe.html."""
+
+import dataclasses
+import html
+import json as json_text
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lmtemplate.run_dir import write_text
+from lmtemplate.study.diagnose.artifacts import open_model
+from lmtemplate.study.show.compare import as_text
+from lmtemplate.study.show.page import number, plot_html, render, style_figure
+from lmtemplate.study.show.plots import SERIES
+from lmtemplate.study.understand.knowledge import Knowledge
+from lmtemplate.study.understand.probing import Probed, look_at_model
+
+Table = tuple[list[str], list[tuple[str, list[str]]]]  # head, and named rows of cells
+
+TABLE_WIDTH = 100  # characters of a table in the terminal
+CLEAR_BLUES = [[0, "rgba(47,134,209,0)"], [1, "rgba(47,134,209,1)"]]  # for any background
+BLUES = [[0, "#e4eef8"], [1, "#0b4a8f"]]  # under text, whose color plotly then chooses
+
+
+def _row(name: str, values: Sequence[float | None], form: str) -> tuple[str, list[str]]:
+    return name, [number(value, form) for value in values]
+
+
+def tables_of(found: Probed) -> dict[str, Table]:
+    """Title -> table; only what the net shows."""
+    layers, parts = found.layers, found.parts
+    names = [one.name for one in parts]
+    inside = [
+        _row("output, root mean square", [one.rms for one in layers], ".2f"),
+        _row("output, largest value", [one.largest for one in layers], ".1f"),
+        _row("added, as a share of the input", [one.added for one in layers], ".1%"),
+        _row("attention entropy, of uniform", [one.attention_uniformity for one in layers], ".1%"),
+        _row("largest attention score", [one.largest_score for one in layers], ".1f"),
+        _row("dead ReLU units", [one.dead_units for one in layers], ".1%"),
+    ]
+    weights = [
+        _row("weights, root mean square", [one.weights for one in parts], ".3f"),
+        _row("gradient, norm", [one.gradient for one in parts], ".3g"),
+        _row("gradient, root mean square", [one.gradient_rms for one in parts], ".2g"),
+    ]
+    changes = [
+        _row(f"steps {one.first_step:,} to {one.last_step:,}", [*map(one.ratios.get, names)], ".2g")
+        for one in found.updates
+    ]
+    knows, head = list[tuple[str, list[str]]](), list[str]()
+    if known := found.knowledge:
+        depths, asked = known.depths, known.baselines
+        head = [*(depth.name for depth in depths), "majority"]
+        knows = [
+            _row("logit lens: loss, nats", [*(one.loss for one in depths), None], ".3f"),
+            _row("logit lens: accuracy", [*(one.accuracy for one in depths), None], ".1%"),
+        ]
+        for name in asked:
+            right = [*(one.probes[name] for one in depths), asked[name]]
+            knows.append(_row(f"linear probe: {name}", right, ".1%"))
+    tables = {
+        "Layers": ([one.name for one in layers], inside),
+        "Weights, and the gradient of one batch": (names, weights),
+        "Change of the weights, as a share of them": (names, changes),
+        "What each depth knows": (head, knows),
+    }
+    return {title: (head, rows) for title, (head, rows) in tables.items() if head and rows}
+
+
+def sentences_of(found: Probed) -> Iterator[str]:
+    """What needs more words than a table has."""
+    losses = found.by_position
+    places = sorted({1, len(losses)} | {2**n for n in range(20) if 2**n < len(losses)})
+    shown = ", ".join(f"{place:,}: {losses[place - 1]:.2f}" for place in places)
+    yield f"Loss by tokens of context: {shown} nats."
+    if known := found.knowledge:
+        best = {name: max(known.depths, key=lambda d: d.probes[name]) for name in known.baselines}
+        where = (f"“{name}” after {depth.name}" for name, depth in best.items())
+        yield f"Linear probes find most of {', '.join(where)}."
+    ordered = sorted(found.documents, key=lambda one: one.loss)
+    if len(ordered) > 1:
+        first, last = (f"{ordered[n].loss:.2f} nats “{ordered[n].beginning} ...”" for n in (0, -1))
+        yield f"Of {len(ordered):,} validation documents, the easiest is {first}, the hardest {last}."
+    if copies := found.memorisation:
+        own, other = (
+            f"{one.longest} tokens, {one.characters} characters “{' '.join(one.text.split())}” "
+            f"(median of the {one.texts} texts: {one.median:g} tokens)"
+            for one in (copies.samples, copies.chance)
+        )
+        yield (
+            f"The longest copy of training text in {copies.samples.tokens:,} sampled tokens has "
+            f"{own}. By chance, as much validation text, never trained on, shares {other}."
+        )
+    yield found.advice
+    scales = [
+        f"{one.simple * len(losses):,.0f} at step {step:,}"
+        for step, one in found.noise.items()
+        if one.simple
+    ]
+    if scales:
+        yield f"Noise scale over the run, in tokens: {', '.join(scales)}."
+
+
+def _label(text: str) -> str:
+    """A token on a figure: plotly reads some HTML, and a line break would show nothing."""
+    return html.escape(text.replace("\n", "⏎"), quote=False)
+
+
+def attention_figure(maps: Mapping[str, Tensor], words: Sequence[str]) -> Any:
+    """One map (T, T) at a time, chosen from a list: a row is a token, which looks at columns."""
+    import plotly.graph_objects as go
+
+    figure, buttons = go.Figure(), []
+    for place, (name, weights) in enumerate(maps.items()):
+        size = len(weights)
+        ticks = [f"{n + 1} {_label(word)}" for n, word in enumerate(words[:size])]
+        figure.add_heatmap(
+            x=ticks,
+            y=ticks,
+            z=weights.float().numpy(),
+            zmin=0,
+            zmax=1,
+            colorscale=CLEAR_BLUES,
+            visible=place == 0,
+            hovertemplate="%{y} looks at %{x}: %{z:.1%}<extra></extra>",
+            colorbar={"thickness": 12, "tickformat": ".0%"},
+        )
+        visible = [number == place for number in range(len(maps))]
+        buttons.append({"label": name, "method": "restyle", "args": [{"visible": visible}]})
+    style_figure(figure, 640)
+    look = {"bgcolor": "rgba(128,128,128,0.15)", "x": 0, "xanchor": "left", "y": 1.01}
+    figure.update_layout(updatemenus=[{"buttons": buttons, **look, "yanchor": "bottom"}])
+    figure.update_yaxes(autorange="reversed", tickfont_size=9)
+    figure.update_xaxes(tickfont_size=9)
+    return figure
+
+
+def lens_figure(known: Knowledge) -> Any:
+    """The likeliest next token after each token, at each depth; color: its probability."""
+    import plotly.graph_objects as go
+
+    texts = [[_label(text) for text, _ in row] for row in known.guesses]
+    figure = go.Figure(
+        go.Heatmap(
+            x=[f"{n + 1} {_label(word)}" for n, word in enumerate(known.words)],
+            y=[depth.name for depth in known.depths],
+            z=[[share for _, share in row] for row in known.guesses],
+            text=texts,
+            texttemplate="%{text}",
+            textfont_size=10,
+            zmin=0,
+            zmax=1,
+            colorscale=BLUES,
+            hovertemplate="after %{x}, %{y} says %{text}: %{z:.1%}<extra></extra>",
+            showscale=False,
+        )
+    )
+    style_figure(figure, 150 + 40 * len(known.depths))
+    return figure
+
+
+def curves_figure(found: Probed) -> Any:
+    """Loss by position and by document; change of the weights over the run."""
+    from plotly.subplots import make_subplots
+
+    titles = (
+        "loss by tokens of context",
+        "loss by validation document",
+        "change of weights a step",
+    )
+    figure = make_subplots(rows=3, subplot_titles=titles, vertical_spacing=0.1)
+    places = [*range(1, len(found.by_position) + 1)]
+    figure.add_scatter(x=places, y=found.by_position, line_color=SERIES[0], row=1, col=1)
+    documents = found.documents
+    figure.add_bar(
+        x=[*range(1, len(documents) + 1)],
+        y=[one.loss for one in documents],
+        customdata=[[_label(one.beginning), one.tokens] for one in documents],
+        hovertemplate="%{customdata[0]}<br>%{y:.3f} nats, %{customdata[1]:,} tokens",
+        marker_color=SERIES[0],
+        row=2,
+        col=1,
+    )
+    for index, part in enumerate(found.parts):
+        known = [one for one in found.updates if one.ratios.get(part.name)]
+        figure.add_scatter(
+            x=[one.last_step for one in known],
+            y=[one.ratios[part.name] / (one.last_step - one.first_step) for one in known],
+            name=part.name,
+            line_color=SERIES[index % len(SERIES)],
+            mode="lines+markers",
+            row=3,
+            col=1,
+        )
+    style_figure(figure, 1000)
+    figure.update_traces(showlegend=False, row=1)
+    figure.update_traces(showlegend=False, row=2)
+    log = {"type": "log", "exponentformat": "power", "nticks": 4}
+    figure.update_layout(xaxis=log, xaxis3=log, yaxis3=log, legend={"orientation": "h", "y": -0.05})
+    return figure
+
+
+def probe_lines(found: Probed) -> Iterator[str]:
+    """All that was found, in lines for a person to read."""
+    yield f"step {found.step:,}; largest logit {found.largest_logit:.2f}"
+    for title, (head, rows) in tables_of(found).items():
+        yield f"\n{title}\n{as_text(rows, head, TABLE_WIDTH)}"
+    for says in sentences_of(found):
+        yield f"\n{textwrap.fill(says, 100)}"
+    for reason in found.unseen:
+        yield f"not shown: {reason}"
+
+
+def probe_model(
+    run: Path, checkpoint: str = "best", json: bool = False, allow: list[str] | None = None
+) -> None:
+    """Look into a model: attention, activations, gradients, what each layer knows, what it copies.
+
+    Numbers go to the terminal, pictures to RUN/probe.html.
+
+    Args:
+        run: run directory.
+        checkpoint: best, latest, or the path of a checkpoint.
+        json: print one JSON object and nothing else.
+        allow: packages outside lmtemplate whose classes the checkpoint may name.
+    """
+    found, maps, words = look_at_model(run, open_model(run, checkpoint, allow or ()))
+    page = run / "probe.html"
+    parts = {
+        "tables": tables_of(found),
+        "sentences": [*sentences_of(found)],
+        "unseen": found.unseen,
+        "attention": plot_html(attention_figure(maps, words)) if maps else "",
+        "lens": plot_html(lens_figure(found.knowledge)) if found.knowledge else "",
+        "curves": plot_html(curves_figure(found)),
+    }
+    write_text(page, render("probe", f"{run.resolve().name}: inside of the model", parts))
+    if json:
+        print(json_text.dumps(dataclasses.asdict(found), indent=2, allow_nan=False))
+    else:
+        print(*probe_lines(found), f"\npage: {page}", sep="\n")

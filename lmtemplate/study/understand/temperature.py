@@ -1,0 +1,239 @@
+"""A run and a prompt -> the next token at each temperature, and whether its probabilities hold."""
+
+import dataclasses
+import html
+import json as json_text
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import exp
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmtemplate.data.tokenizer import Tokenizer
+from lmtemplate.errors import ConfigError, UserError
+from lmtemplate.generate import (
+    check_draw,
+    encode_prompt,
+    logits_to_probs,
+)
+from lmtemplate.run_dir import write_text
+from lmtemplate.study.diagnose.artifacts import Model, open_model, open_run_corpus
+from lmtemplate.study.show.page import NONE, number, plot_html, render, style_figure
+from lmtemplate.study.show.plots import INK, SERIES
+from lmtemplate.study.understand.calibration import Calibration, calibrate, predict_text
+from lmtemplate.study.understand.continuation import continuation
+
+SHOWN_TEMPERATURES = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
+LISTED = 12  # the likeliest next tokens that are shown
+CALIBRATED_TOKENS = 16_384  # validation tokens whose predictions are looked at
+
+
+@dataclass(frozen=True)
+class AtTemperature:
+    """What one temperature does. Entropy and loss are in nats."""
+
+    temperature: float
+    entropy: float  # of the next token after the prompt
+    probabilities: list[float]  # of the listed tokens
+    sample: str
+    val_loss: float | None = None
+    calibration: Calibration | None = None
+
+
+@dataclass(frozen=True)
+class Temperatures:
+    """A prompt at all temperatures."""
+
+    prompt: str
+    step: int  # of the checkpoint
+    tokens: list[str]  # the likeliest ones, in quotes
+    temperatures: list[AtTemperature]
+    val_tokens: int = 0
+    missing: str = ""  # why there is no calibration
+
+
+def quoted(tokenizer: Tokenizer, token: int) -> str:
+    """The text of one token, in quotes; the number of one that has no text."""
+    text = tokenizer.decode([token])
+    return json_text.dumps(text, ensure_ascii=False) if text else f"<{token}>"
+
+
+def look_at_prompt(model: Model, prompt: str, max_new_tokens: int, seed: int) -> Temperatures:
+    """The likeliest tokens after a prompt, and what each temperature makes of them.
+
+    Raises ConfigError for a prompt that is longer than the context.
+    """
+    net, tokenizer = model.net, model.tokenizer
+    start = encode_prompt(tokenizer, prompt)
+    if len(start) > net.block_size:
+        says = f"--prompt has {len(start):,} tokens, and the net reads {net.block_size:,}"
+        raise ConfigError(f"{says}; shorten it")
+    with torch.no_grad():
+        logits = net(torch.tensor([start], device=next(net.parameters()).device))[0, -1].cpu()
+    listed, temperatures = logits.topk(min(LISTED, len(logits))).indices, list[AtTemperature]()
+    for one in SHOWN_TEMPERATURES:
+        likely = logits_to_probs(logits, one)
+        text = continuation(net, tokenizer, prompt, max_new_tokens, temperature=one, seed=seed)
+        entropy = torch.special.entr(likely.double()).sum().item()
+        temperatures.append(AtTemperature(one, entropy, likely[listed].tolist(), text))
+    tokens = [quoted(tokenizer, token) for token in listed.tolist()]
+    return Temperatures(prompt, model.step, tokens, temperatures)
+
+
+def add_calibration(found: Temperatures, run: Path, model: Model) -> Temperatures:
+    """The same with what each temperature does to validation text; a reason where that is gone."""
+    size = model.net.block_size
+    try:
+        inputs, targets, _ = open_run_corpus(run).batch("val", size, CALIBRATED_TOKENS // size + 1)
+    except UserError as error:
+        return dataclasses.replace(found, missing=str(error))
+    nats, confidence, correct = predict_text(model.net, inputs, targets, SHOWN_TEMPERATURES)
+    temperatures = [
+        dataclasses.replace(one, val_loss=float(loss.mean()), calibration=calibrate(sure, correct))
+        for one, loss, sure in zip(found.temperatures, nats, confidence, strict=True)
+    ]
+    return dataclasses.replace(found, temperatures=temperatures, val_tokens=len(correct))
+
+
+def temperature_rows(found: Temperatures) -> Iterator[tuple[str, ...]]:
+    """Temperature, entropy, choices; loss, confidence, its error; the likeliest tokens."""
+    for one in found.temperatures:
+        known, shares = one.calibration, zip(found.tokens, one.probabilities, strict=True)
+        yield (
+            f"{one.temperature}",
+            f"{one.entropy:.3f}",
+            f"{exp(one.entropy):,.1f}",
+            number(one.val_loss, ".3f"),
+            f"{known.confidence:.1%}" if known else NONE,
+            f"{known.error:.1%}" if known else NONE,
+            "  ".join(f"{token} {share:.1%}" for token, share in list(shares)[:3]),
+        )
+
+
+TEMPERATURE_HEAD = ("T", "entropy", "choices", "val loss", "expected", "error", "the likeliest")
+
+
+def calibration_words(found: Temperatures) -> str:
+    """What the columns on validation text say, in a sentence."""
+    known = found.temperatures[SHOWN_TEMPERATURES.index(1.0)].calibration
+    if known is None:
+        return f"not calibrated: {found.missing}"
+    best = min(found.temperatures, key=lambda one: one.val_loss or 0.0).temperature
+    return (
+        f"Of {found.val_tokens:,} validation tokens, {known.accuracy:.1%} are the likeliest one at "
+        f"every temperature; at 1.0 the net expects {known.confidence:.1%}, and its expected "
+        f"calibration error is {known.error:.1%}. The loss is lowest at temperature {best}."
+    )
+
+
+def temperature_lines(found: Temperatures) -> Iterator[str]:
+    """All that was found, in lines for a person to read."""
+    yield f"the next token after {found.prompt!r} at step {found.step:,}; entropy in nats"
+    for cells in (TEMPERATURE_HEAD, *temperature_rows(found)):
+        yield "".join(f"{cell:>9}" for cell in cells[:-1]) + f"  {cells[-1]}"
+    yield f"\n{textwrap.fill(calibration_words(found), 100)}\n"
+    for one in found.temperatures:
+        text = " ".join(f"{one.temperature}  {found.prompt}{one.sample}".split())
+        yield textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="      ")
+
+
+def _slider(figure: Any, traces: int) -> None:
+    """One step for each temperature, which shows its own `traces` of the figure."""
+    steps, start = [], SHOWN_TEMPERATURES.index(1.0)
+    for place, one in enumerate(SHOWN_TEMPERATURES):
+        visible = [trace // traces == place for trace in range(len(figure.data))]
+        steps.append({"label": f"{one}", "method": "restyle", "args": [{"visible": visible}]})
+    slider = {"active": start, "steps": steps, "currentvalue": {"prefix": "temperature "}}
+    figure.update_layout(sliders=[{**slider, "pad": {"t": 60}}], showlegend=False)
+    for trace, one in enumerate(figure.data):
+        one.visible = trace // traces == start
+
+
+def next_figure(found: Temperatures) -> Any:
+    """Bars of the likeliest tokens and of all others together, with a slider of temperatures."""
+    import plotly.graph_objects as go
+
+    figure, labels = go.Figure(), [html.escape(token, quote=False) for token in found.tokens]
+    for one in found.temperatures:
+        figure.add_bar(
+            x=[*labels, "all others"],
+            y=[*one.probabilities, max(0.0, 1 - sum(one.probabilities))],
+            marker_color=[SERIES[0]] * len(labels) + [INK],
+            texttemplate="%{y:.1%}",
+            textposition="outside",
+            hovertemplate="%{x} %{y:.3%}<extra></extra>",
+        )
+    style_figure(figure, 500)
+    _slider(figure, traces=1)
+    figure.update_yaxes(range=[0, 1.08], tickformat=".0%")
+    return figure
+
+
+def reliability_figure(found: Temperatures) -> Any:
+    """Share that was right over confidence; a point's area grows with its predictions."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for one in found.temperatures:
+        bins = one.calibration.bins if one.calibration else []
+        counts, sure, right = zip(*(row for row in bins if row[0]), strict=True)
+        sizes = [5 + 40 * (count / found.val_tokens) ** 0.5 for count in counts]
+        figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line={"color": INK, "dash": "dot"})
+        figure.add_scatter(
+            x=sure,
+            y=right,
+            customdata=counts,
+            mode="lines+markers",
+            marker={"size": sizes, "opacity": 0.8},
+            line={"color": SERIES[0], "width": 1},
+            hovertemplate="expected %{x:.1%}, right %{y:.1%} of %{customdata:,}<extra></extra>",
+        )
+    style_figure(figure, 560)
+    _slider(figure, traces=2)
+    axis = {"range": [0, 1.03], "tickformat": ".0%"}
+    figure.update_xaxes(title="probability of the likeliest token", **axis)
+    figure.update_yaxes(title="share that was right", **axis)
+    return figure
+
+
+def temperature(
+    run: Path,
+    prompt: str = "",
+    max_new_tokens: int = 40,
+    seed: int = 1337,
+    checkpoint: str = "best",
+    json: bool = False,
+    allow: list[str] | None = None,
+) -> None:
+    """Show what temperature does to a model's next token, here and in RUN/temperature.html.
+
+    Args:
+        run: run directory.
+        prompt: text whose next token is looked at; empty begins a new document.
+        max_new_tokens: tokens of each sample.
+        seed: of the samples.
+        checkpoint: best, latest, or the path of a checkpoint.
+        json: print one JSON object and nothing else.
+        allow: packages outside lmtemplate whose classes the checkpoint may name.
+    """
+    check_draw(max_new_tokens, 1.0, None, None)
+    model = open_model(run, checkpoint, allow or ())
+    found = add_calibration(look_at_prompt(model, prompt, max_new_tokens, seed), run, model)
+    parts = {
+        "found": found,
+        "calibration": calibration_words(found),
+        "rows": [*temperature_rows(found)],
+        "head": TEMPERATURE_HEAD,
+        "samples": [(f"{one.temperature}", prompt + one.sample) for one in found.temperatures],
+        "next": plot_html(next_figure(found)),
+        "reliability": "" if found.missing else plot_html(reliability_figure(found)),
+    }
+    page = run / "temperature.html"
+    write_text(page, render("temperature", f"{run.resolve().name}: temperature", parts))
+    if json:
+        print(json_text.dumps(dataclasses.asdict(found), indent=2, allow_nan=False))
+    else:
+        print(*temperature_lines(found), f"\npage: {page}", sep="\n")

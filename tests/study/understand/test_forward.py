@@ -1,0 +1,106 @@
+"""Formulas written out by hand: they give what torch, autograd and the net itself give."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lmtemplate.models.base import LanguageModel
+from lmtemplate.models.gpt import GPT
+from lmtemplate.models.gpt2 import GPT2
+from lmtemplate.study.understand.forward import (
+    logit_gradient,
+    nats_of,
+    outputs_of,
+    softmax_of,
+    stages_by_hand,
+)
+
+SIZES: Any = {"vocab_size": 50, "block_size": 16, "n_layer": 2, "n_head": 4, "n_embd": 32}
+NETS = {
+    "GPT": lambda: GPT(**SIZES),
+    "GPT with shared keys": lambda: GPT(**SIZES, n_kv_head=2, mlp="gelu", logit_cap=None),
+    "GPT without extras": lambda: GPT(
+        **SIZES, mlp="swiglu", tied=True, qk_norm=False, token_shift=False
+    ),
+    "GPT2": lambda: GPT2(**SIZES),
+    "GPT2 as nanoGPT": lambda: GPT2(**SIZES, mlp="exact_gelu", bias=False),
+}
+
+
+def trained(name: str) -> LanguageModel:
+    """A net whose weights are all away from where they begin, many at zero."""
+    torch.manual_seed(0)
+    net = NETS[name]().eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return net
+
+
+TOKENS = torch.arange(3, 16)
+
+
+SAT = {"the": 0.15, "cat": 0.10, "sat": 0.05, "on": 0.20, "mat": 0.50}  # after "The cat sat"
+ON_THE = {"mat": 0.35, "floor": 0.25, "chair": 0.20, "keyboard": 0.15, "hat": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("words", "target", "gradient", "loss"),
+    [
+        (SAT, "on", [0.15, 0.10, 0.05, -0.80, 0.50], 1.609),
+        (SAT, "mat", [0.15, 0.10, 0.05, 0.20, -0.50], 0.693),
+        (ON_THE, "mat", [-0.65, 0.25, 0.20, 0.15, 0.05], 1.050),
+    ],
+)
+def test_the_gradient_of_made_up_words_is_that_of_the_text(
+    words: dict[str, float], target: str, gradient: list[float], loss: float
+) -> None:
+    """Of "on", 0.20 - 1 = -0.80; of "mat", 0.50 - 0 = +0.50; and the loss is -ln p."""
+    shares, place = torch.tensor([[*words.values()]]), torch.tensor([[*words].index(target)])
+    assert logit_gradient(shares, place)[0].tolist() == pytest.approx(gradient)
+    assert nats_of(shares, place).item() == pytest.approx(loss, abs=1e-3)
+
+
+def test_the_gradient_is_what_autograd_finds() -> None:
+    logits = torch.randn(7, 11, dtype=torch.float64, requires_grad=True)
+    targets = torch.arange(7)
+    torch.nn.functional.cross_entropy(logits, targets, reduction="sum").backward()
+    found = logit_gradient(softmax_of(logits.detach()), targets)
+    torch.testing.assert_close(found, logits.grad)
+
+
+def test_softmax_survives_scores_that_float32_cannot_raise_e_to() -> None:
+    scores = torch.tensor([1000.0, 999.0, -torch.inf])
+    torch.testing.assert_close(softmax_of(scores), scores.softmax(-1))
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_logits_and_all_that_modules_put_out_are_the_nets_own(name: str) -> None:
+    net = trained(name)
+    outputs, logits = outputs_of(net, TOKENS)
+    stages = stages_by_hand(net, TOKENS)
+    torch.testing.assert_close(stages[-1].value, logits.detach(), atol=2e-6, rtol=1e-5)
+    compared = [stage for stage in stages[:-1] if stage.module]
+    assert len(compared) >= 1 + 3 * 2  # the embedding; attention, MLP and stream of each block
+    for stage in compared:
+        torch.testing.assert_close(stage.value, outputs[stage.module], atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_attention_adds_up_to_one_over_earlier_tokens(name: str) -> None:
+    stages = stages_by_hand(trained(name), TOKENS)
+    found = [stage.value for stage in stages if stage.name.endswith(" attention")]
+    assert [tuple(weights.shape) for weights in found] == [(4, 13, 13)] * 2  # (H, T, T)
+    for weights in found:
+        torch.testing.assert_close(weights.sum(-1), torch.ones(4, 13))
+        assert not weights.triu(1).any()
+
+
+def test_another_architecture_has_no_formulas() -> None:
+    class Mine(GPT):
+        def forward(self, tokens: Tensor, caches: object = None) -> Tensor:
+            return 2 * super().forward(tokens)
+
+    assert stages_by_hand(Mine(**SIZES), TOKENS) == []
