@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from benchmarks.against_nanogpt import ROOT, prepare, train_nano, train_ours
-from benchmarks.gpu_session import TOY, NotRunError, Session
+from benchmarks.gpu_session import TOY, NotRunError, Session, printed
 from lmtemplate.checkpoint import files
 from lmtemplate.record import LINES, read_record
 
@@ -36,9 +36,8 @@ NANO_ENWIK8 = "config/train_shakespeare_char.py --eval_iters=20 --dropout=0.0"
 
 
 def ceiling(session: Session) -> str:
-    session.found["ceiling"] = float(
-        session.run("-m", "benchmarks.gpu_work", "ceiling", session.size(8192, 256)).split()[-1]
-    )
+    shown = session.run("-m", "benchmarks.gpu_work", "ceiling", session.size(8192, 256))
+    session.found["ceiling"] = printed("ceiling", shown)
     return f"{session.found['ceiling'] / 1e12:.0f} TFLOP/s"
 
 
@@ -104,7 +103,7 @@ def tax(session: Session) -> str:
         steps = session.size(100, 30)
         words = [*flags, f"--trainer.max_steps={steps}", *toy]
         shown = session.run("-m", "benchmarks.gpu_work", "plain", steps, *words)
-        plain, ours = 1000 * float(shown.split()[-1]), 1000 * tokens / session.found[name]
+        plain, ours = 1000 * printed("plain", shown), 1000 * tokens / session.found[name]
         told.append(f"{name} {ours - plain:+.2f} ms over {plain:.2f}")
     return "; ".join(told)
 

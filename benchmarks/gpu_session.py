@@ -35,6 +35,11 @@ class NotRunError(Exception):
     """Why a row has no figure."""
 
 
+def printed(name: str, shown: str) -> float:
+    """The number on the line that begins with this name; gpu_work.py prints such lines."""
+    return float(re.findall(rf"^{name} (\S+)", shown, re.M)[-1])
+
+
 @dataclass
 class Session:
     """What was asked, and what the rows have measured so far."""
@@ -94,11 +99,12 @@ class Session:
     def figure(self, rate: float, per_step: float, shown: str) -> str:
         """Tokens a second as text, beside what is known of the machine and of nanoGPT."""
         flops, ceiling, nano = map(self.found.get, ("flops", "ceiling", "nanogpt_124m"))
-        peak = re.findall(r"^peak (\d+)", shown, re.M)[-1]
         text = f"{1000 * per_step / rate:.1f} ms a step, {rate:,.0f} tokens/s"
         text += f", {rate * flops / ceiling:.0%} of the ceiling" if flops and ceiling else ""
         return (
-            text + f", {int(peak) / 1e9:.1f} GB" + (f", {rate / nano:.2f}x nanoGPT" if nano else "")
+            text
+            + f", {printed('peak', shown) / 1e9:.1f} GB"
+            + (f", {rate / nano:.2f}x nanoGPT" if nano else "")
         )
 
     @property

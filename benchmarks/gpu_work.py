@@ -73,7 +73,7 @@ def ceiling(size: int) -> None:
             product = a @ b
         float(product[0, 0])  # waits
         best = min(best, (time.perf_counter() - start) / 5)
-    print(2 * size**3 / best)
+    print("ceiling", 2 * size**3 / best)
 
 
 def plain(steps: int, words: list[str]) -> None:
@@ -105,7 +105,7 @@ def plain(steps: int, words: list[str]) -> None:
         optimizer.step()
         optimizer.zero_grad()
     spans = [later - earlier for earlier, later in itertools.pairwise(times[1:])]
-    print(statistics.median(spans) / 10)
+    print("plain", statistics.median(spans) / 10)
 
 
 if __name__ == "__main__":
