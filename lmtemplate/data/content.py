@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 from shlex import quote
-from typing import Any
 
 from lmtemplate.data import LFS_POINTER
 from lmtemplate.errors import DataError
@@ -30,44 +29,32 @@ BINARY: dict[bytes | tuple[bytes, ...], str] = {  # first bytes -> what, and wha
     (b"\xff\xfe", b"\xfe\xff"): ICONV.format("UTF-16"),
 }
 CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")  # seldom in text, everywhere in UTF-16
-JSON = re.compile(
-    r'\s*[\[{](?:"(?:[^"\\]|\\.)*+"|[\[\]{}:,\s]|-?\d[\d.eE+-]*|true|false|null)*+', re.DOTALL
-)
 MARKUP = re.compile(
     r"\s*(?:<!--.*?-->\s*)*+<(?:\?xml|!doctype|html|\w[^<>]*\sxmlns)\b", re.IGNORECASE | re.DOTALL
 )
 
 
-def _json_kind(lines: list[str]) -> str:
-    try:
-        row: Any = json.loads(lines[0])
-    except (ValueError, RecursionError):  # a first line longer than the head is one row, at most
-        row = {} if len(lines) == 1 and lines[0].startswith("{") else None
-    if not isinstance(row, dict):
-        return f"JSON; type: {JSON_ROWS} {TO_ROWS}".replace("{rows}", "json.load(sys.stdin)")
-    texts = [(len(value), key) for key, value in row.items() if isinstance(value, str)]
-    field = max(texts, default=(0, "NAME"))[1]
-    return f"JSON lines; add --format jsonl --text_field {quote(field)}"
-
-
-def syntax_kind(text: str, whole: bool, suffix: str) -> str | None:
+def syntax_kind(text: str, suffix: str) -> str | None:
     """What a text is that begins so, if it is syntax above all, and what to type."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    if not whole and len(lines) > 1:
-        lines.pop()  # it may be cut
-    if tokens := JSON.match(text):
-        rest = text[tokens.end() :]
-        if not rest or (not whole and re.match(r'"|-?\w{0,5}$', rest)):  # cut in a string or word
-            return _json_kind(lines)
+    lines = [line for line in text.splitlines() if line.strip()] or [""]
+    try:
+        row = json.loads(lines[0])
+    except (ValueError, RecursionError):
+        row = None
+    if isinstance(row, dict):
+        texts = [(len(value), key) for key, value in row.items() if isinstance(value, str)]
+        field = max(texts, default=(0, "NAME"))[1]
+        return f"JSON lines; add --format jsonl --text_field {quote(field)}"
+    if suffix in (".csv", ".tsv", ".json"):
+        delimiter = max("\t,;", key=lines[0].count)
+        rows = f"csv.DictReader(sys.stdin, delimiter={delimiter!r})"
+        what, rows = ("JSON", "json.load(sys.stdin)") if suffix == ".json" else ("a table", rows)
+        return f"{what}; type: {JSON_ROWS} {TO_ROWS}".replace("{rows}", rows)
     if MARKUP.match(text):
         return "XML or HTML; take the text out, for example: pandoc -t plain -o plain.txt {path}"
     letters = "".join(line for line in lines if not line.startswith(">"))
     if re.match(r">\S", text) and re.fullmatch(r"[A-Z*-]+|[a-z*-]+", letters):
         return "FASTA; add --format examples.fasta.read --allow examples --tokenizer char"
-    if suffix in (".csv", ".tsv") and lines:
-        delimiter = max("\t,;", key=lines[0].count)
-        rows = f"csv.DictReader(sys.stdin, delimiter={delimiter!r})"
-        return f"a table; type: {JSON_ROWS} {TO_ROWS}".replace("{rows}", rows)
     return None
 
 
@@ -82,8 +69,7 @@ def check(path: Path, format: str | None = None) -> None:
     if not what and format != "text" and 4 * len(CONTROL.findall(head)) > len(head):
         what = f"no plain text, but full of control characters; save it as UTF-8, or, {AS_TEXT}"
     if not what and not format:
-        text, suffix = head.decode("utf-8-sig", "ignore"), path.suffix.lower()
-        what = syntax_kind(text, len(head) < HEAD, suffix)
+        what = syntax_kind(head.decode("utf-8-sig", "ignore"), path.suffix.lower())
         what = what and f"{what}; {AS_TEXT}"
     if what:
         raise DataError(f"{path} is {what}".replace("{path}", quote(str(path))))

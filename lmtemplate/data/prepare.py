@@ -63,17 +63,17 @@ class SplitCorpus:
         """The one document in parts of as many characters as the ratios say."""
         total = self.corpus.characters
         val, test = round(total * self.val_ratio), round(total * self.test_ratio)
-        sizes = iter([("train", total - val - test), ("val", val), ("test", test)])
-        split, left = next(sizes)
-        for piece in (piece for document in self.corpus for piece in document.pieces):
-            while piece:
-                while not left:
-                    yield split, None
-                    split, left = next(sizes, (split, len(piece)))  # of a text that has grown
-                part, piece = piece[:left], piece[left:]
-                left -= len(part)
+        sizes = {"train": total - val - test, "val": val, "test": test}
+        pieces, rest = (piece for document in self.corpus for piece in document.pieces), ""
+        for split in self.splits:
+            while left := sizes[split]:
+                piece = rest or next(pieces)
+                part, rest = piece[:left], piece[left:]
+                sizes[split] -= len(part)
                 yield split, part
-        yield split, None
+            yield split, None
+        for _ in pieces:  # at their end, the corpus looks whether its text has changed
+            pass
 
     def __iter__(self) -> Iterator[Event]:
         if len(self.corpus.texts) == 1:

@@ -20,10 +20,9 @@ SYNTAX = {
     "rows.csv": (TABLE, "a table; type: python3 "),
     "old.txt": ("<HTML>\n<title>Examples</title>\n<p>Some text.\n", "XML or HTML"),
     "pairs.tsv": ("en\tde\n" + "good day\tguten Tag\n" * 9, "a table; type"),
-    "rows.data": (json.dumps(ROWS), "JSON; type: python3 "),
-    "one.txt": (json.dumps({"rows": ROWS}, indent=1), "JSON; type"),
+    "rows.json": (json.dumps(ROWS), "JSON; type: python3 "),
+    "one.json": (json.dumps({"rows": ROWS}, indent=1), "JSON; type"),
     "server.log": (AS_JSONL, "JSON lines; add --format jsonl --text_field body"),
-    "long.txt": (json.dumps({"text": "words " * 20_000}), "JSON lines; add --format jsonl"),
     "genome.txt": (">one the first\nACGT\nAC\n" * 9, "FASTA; add --format examples.fasta.read"),
     "page.txt": ("<!DOCTYPE html>\n<html><body><p>Some text.</p></body></html>", "XML or HTML"),
     "feed.txt": ("<posts xmlns='http://x'>\n" + "<post>Words.</post>\n" * 9999, "XML or HTML"),
@@ -39,7 +38,7 @@ def test_a_text_of_syntax_is_refused_with_what_to_type(name: str, tmp_path: Path
     assert texts(open_corpus(source, seed=0, format="text")) == [content]
 
 
-@pytest.mark.parametrize("name", ["rows.csv", "rows.data"])
+@pytest.mark.parametrize("name", ["rows.csv", "rows.json"])
 def test_the_command_of_the_refusal_makes_json_lines(name: str, tmp_path: Path) -> None:
     if not shutil.which("python3"):
         pytest.skip("no python3 on the path")
@@ -116,5 +115,5 @@ def test_western_text_of_old_is_still_called_windows_1252(tmp_path: Path) -> Non
 def test_what_repeats_without_end_is_judged_in_a_moment(text: str) -> None:
     start = time.process_time()
     for suffix in ("", "!"):
-        syntax_kind((text * 70_000)[:HEAD] + suffix, whole=False, suffix=".txt")
+        syntax_kind((text * 70_000)[:HEAD] + suffix, ".txt")
     assert time.process_time() - start < 1

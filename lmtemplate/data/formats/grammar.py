@@ -98,23 +98,21 @@ class Grammar:
             for phrases in product(*choices):
                 shares = (choice[phrase] for choice, phrase in zip(choices, phrases, strict=True))
                 self.probabilities[form.format(*phrases)] = weight / 100 * math.prod(shares)
-        self._sentences = list(self.probabilities)
-        # No bound for the last sentence: rounding in the sums must not leave a draw without one.
-        self._bounds = list(accumulate(self.probabilities.values()))[:-1]
 
     def __len__(self) -> int:
         return self.documents
 
     def __iter__(self) -> Iterator[str]:
-        return map(self._document, range(self.documents))
-
-    def _document(self, index: int) -> str:
-        # Of random.Random only random() is promised to stay the same across Python versions.
-        draw = Random(f"{self.seed}:{index}").random
-        sentences = [self._sentences[bisect_right(self._bounds, draw())]]
-        while draw() < CONTINUE:
-            sentences.append(self._sentences[bisect_right(self._bounds, draw())])
-        return "\n".join(sentences)
+        sentences = list(self.probabilities)
+        # No bound for the last sentence: rounding in the sums must not leave a draw without one.
+        bounds = list(accumulate(self.probabilities.values()))[:-1]
+        for index in range(self.documents):
+            # Of random.Random only random() is promised to stay the same across Python versions.
+            draw = Random(f"{self.seed}:{index}").random
+            document = [sentences[bisect_right(bounds, draw())]]
+            while draw() < CONTINUE:
+                document.append(sentences[bisect_right(bounds, draw())])
+            yield "\n".join(document)
 
 
 def open_grammar(source: str, seed: int) -> Corpus:
