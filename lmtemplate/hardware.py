@@ -5,6 +5,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Literal
 
@@ -81,18 +82,22 @@ def missing_compiler(device: torch.device) -> str | None:
         return "the package triton"
     variable, usual = ("CC", ("gcc", "clang")) if on_cuda else ("CXX", ("g++", "clang++"))
     known = [named] if (named := os.environ.get(variable)) else usual
-    found = any(map(shutil.which, known))
-    return None if found else f"a compiler: {' or '.join(usual)}, or what {variable} names"
+    language = ["-x", "c"] if on_cuda else ["-x", "c++", "-std=c++20"]  # an old g++ has no C++20
+    for path in filter(None, map(shutil.which, known)):
+        check = [path, *language, "-fsyntax-only", os.devnull]
+        if not subprocess.run(check, capture_output=True, check=False).returncode:
+            return None
+    return f"a compiler: {' or '.join(usual)}, or what {variable} names"
 
 
 def compile_mode(
-    wanted: str | bool, device: torch.device, parameters: int, steps: int, accumulate: int
+    wanted: str | bool, device: torch.device, steps: int, accumulate: int
 ) -> CompileMode:
     """What `model.compile` comes to; the same in a resume, so that it stays bitwise.
 
-    auto compiles where it pays. On a GPU compiling takes 12 to 27 s and saves 10 ms a step or more;
-    a small net waits for its kernels to be launched, which a CUDA graph does at once: 10.7 -> 5.4 ms
-    for 1.8M parameters on an H200. On a CPU it takes some 25 s and saves 43 of 115 ms at 1.8M.
+    auto compiles where it pays. On a GPU compiling takes 12 to 27 s and saves 10 ms a step or more.
+    On a CPU it takes some 25 s and saves 43 of 115 ms at 1.8M parameters. A small net on a GPU waits
+    for its kernels to be launched, which a CUDA graph does at once; that has to be asked for.
     """
     on_cuda = device.type == "cuda"
     if wanted == "auto":
@@ -101,7 +106,7 @@ def compile_mode(
             return "off"
         if on_cuda and torch.cuda.get_device_capability(device) < (7, 0):
             return "off"  # Triton knows no GPU before Volta
-        wanted = "graphs" if parameters < 20_000_000 else True
+        wanted = True
     # a graph writes its gradients where those of the micro-batch before it are
     if wanted == "graphs" and on_cuda and accumulate == 1:
         return "graphs"

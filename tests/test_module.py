@@ -252,7 +252,7 @@ def test_a_module_saves_its_net_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("setting", "on_cpu", "on_cuda", "accumulating"),
     [
-        ("auto", "off", "graphs", "compile"),
+        ("auto", "off", "compile", "compile"),
         ("graphs", "compile", "graphs", "compile"),
         (True, "compile", "compile", "compile"),
         (False, "off", "off", "off"),
