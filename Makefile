@@ -66,7 +66,7 @@ own_run_dir = $(or $(findstring --run_dir,$(ARGS)),$(findstring --config,$(ARGS)
 run_dir_and_args = $(if $(RUN_IS_TYPED),$(args) $(run_dir),$(if $(own_run_dir),,$(run_dir)) $(args))
 
 .DEFAULT_GOAL := help
-.PHONY: help install data train resume eval sample diagnose report experiment compare sweep reproduce speedrun board test test-all lint bench clean rename name-given
+.PHONY: help install data train resume eval sample diagnose report experiment compare sweep reproduce speedrun board course test test-all lint bench clean rename name-given
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(call quote,$(MAKEFILE))
@@ -129,6 +129,9 @@ speedrun: install ## best bits per byte in 60 s with CONFIG; ARGS=--check signs 
 board: install ## all of runs/ in TensorBoard, on 127.0.0.1:PORT
 	@echo "curves as they are, without smoothing: http://127.0.0.1:"$(call quote,$(PORT))"/?smoothing=0"
 	$(PY) -m tensorboard.main --logdir runs --host 127.0.0.1 --port=$(call quote,$(PORT)) $(args)
+
+course: install ## the pictures of docs/course
+	PYTHONPATH=. $(PY) docs/course/draw.py $(args)
 
 test: install ## the tests of a minute and a half
 	$(PY) -m pytest -m "not slow and not browser" $(args)

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 SET_UP = ("Makefile", "pyproject.toml", "constraints.txt", "requirements.lock")
 TARGETS = (
     "install data train resume eval sample diagnose report experiment compare sweep reproduce "
-    "speedrun board test test-all lint bench clean rename help"
+    "speedrun board course test test-all lint bench clean rename help"
 )
 SETTINGS = "CONFIG ARGS RUN RUNS BENCH INPUT NAME TOKENIZER VOCAB_SIZE PROMPT PORT"
 

@@ -16,17 +16,23 @@ from tests.conftest import Command, needs_study
 from tests.test_makefile import commands
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 SETTING_UP = {"git", "cd", "source", "pip", "python", "python3", "export", "torchrun"}
 
+SMALL = [
+    *("--model.net.n_layer=1", "--model.net.n_head=2", "--model.net.n_embd=16"),
+    *("--data.block_size=16", "--data.batch_size=4", "--data.max_val_blocks=8"),
+]
 SHORT = {
     "fit": [
-        *("--model.net.n_layer=1", "--model.net.n_head=2", "--model.net.n_embd=16"),
-        *("--data.block_size=16", "--data.batch_size=4", "--data.max_val_blocks=8"),
+        *SMALL,
         *("--trainer.accelerator=cpu", "--trainer.val_check_interval=2"),
         *("--model.schedule.warmup_steps=0", "--samples.max_new_tokens=5"),
     ],
     "generate": ["--max_new_tokens=5"],
+    "temperature": ["--max_new_tokens=5"],
+    "landscape": ["--grid=5", "--windows=2"],
+    "find-lr": [*SMALL, "--trainer.accelerator=cpu", "--steps=20"],
 }
 
 NEEDS_TOOLS = pytest.mark.skipif(
@@ -77,6 +83,8 @@ def test_every_command_runs(
     shutil.copytree(ROOT / "configs", "configs")
     for preset in PRESETS:
         shutil.copytree(corpus, f"data/{preset}")
+    if page.parent.name == "course":  # which begins with `make train`
+        assert command(*shortened(behind(["make", "train"])[-1])).code == 0
     for typed in shell_lines(page):
         for words in behind(typed) if typed[0] in ("make", "lmtemplate") else []:
             words = [
