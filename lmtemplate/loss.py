@@ -72,7 +72,7 @@ def cross_entropy(
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Features (N, C), weight (V, C), targets (N,) -> sums over tokens: objective, cross-entropy.
+    """Features (N, C), weight (V, C), targets (N,) -> their cross-entropy, summed over tokens.
 
     Both gradients are computed in the forward pass, chunk by chunk (as Liger Kernel does, Hsu et
     al. 2024), and only they are kept: no chunk is computed twice, and its logits never leave a CPU's
@@ -85,11 +85,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         features: Tensor,
         weight: Tensor,
         targets: Tensor,
-        settings: tuple[torch.dtype, float | None, float, float, int],
+        settings: tuple[torch.dtype, float | None, int],
     ) -> Tensor:
-        dtype, cap, smoothing, z_loss, size = settings
+        dtype, cap, size = settings
         wide = torch.promote_types(dtype, torch.float32)
-        matrix, sums = weight.to(dtype), torch.zeros(2, dtype=wide, device=weight.device)
+        matrix, nats = weight.to(dtype), torch.zeros((), dtype=wide, device=weight.device)
         for_features, for_weight = [], torch.zeros_like(weight, dtype=wide)
         for x, wanted in zip(features.split(size), targets.split(size), strict=True):
             counted = (wanted != IGNORED)[:, None]
@@ -102,18 +102,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             gradient = logits.softmax(-1)
             # the likeliest token has a probability of 1/V or more: its logarithm is safe
             normaliser = logits.amax(-1, True) - gradient.amax(-1, True).log()
-            nats = objective = normaliser - logits.gather(-1, index)
-            if smoothing:
-                uniform = normaliser - logits.mean(-1, keepdim=True)
-                objective = (1 - smoothing) * nats + smoothing * uniform
-            if z_loss:
-                objective = objective + z_loss * normaliser.square()
-                gradient.mul_(1 + 2 * z_loss * normaliser)
-            sums += torch.stack(((objective * counted).sum(), (nats * counted).sum()))
-            of_target = gradient.gather(-1, index) - (1 - smoothing)
+            nats += ((normaliser - logits.gather(-1, index)) * counted).sum()
+            of_target = gradient.gather(-1, index) - 1
             gradient.scatter_(-1, index, of_target)  # scatter_add_ is random in rounding on a GPU
-            if smoothing:
-                gradient.sub_(smoothing / weight.size(0))
             if cap:
                 gradient.addcmul_(gradient, squashed.square_(), value=-1)
             gradient = gradient.to(dtype)
@@ -121,22 +112,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for_weight += gradient.mT @ x
         of_features = torch.cat(for_features).to(features.dtype)
         context.save_for_backward(of_features, for_weight.to(weight.dtype))
-        return sums
+        return nats
 
     @staticmethod
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> Any:
         of_features, of_weight = context.saved_tensors
-        return of_features * gradient[0], of_weight * gradient[0], None, None
+        return of_features * gradient, of_weight * gradient, None, None
 
 
 def linear_cross_entropy(
-    features: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    cap: float | None = None,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
+    features: Tensor, weight: Tensor, targets: Tensor, cap: float | None = None
 ) -> Loss:
     """`cross_entropy` of the logits soft_cap(features weight', cap), which never exist at once.
 
@@ -145,19 +131,16 @@ def linear_cross_entropy(
         weight: (V, C); both are multiplied in the type of autocast, where that is on.
         targets: (B, T) token ids; IGNORED carries no loss.
         cap: of `soft_cap`; None for none.
-        label_smoothing: as for `cross_entropy`.
-        z_loss: as for `cross_entropy`.
     """
     kind = features.device.type
     mixed = torch.is_autocast_enabled(kind)
     dtype = torch.get_autocast_dtype(kind) if mixed else features.dtype
     size = max(1, (CHUNK_LOGITS_ON_CPU if kind == "cpu" else CHUNK_LOGITS) // weight.size(0))
-    settings = (dtype, cap, label_smoothing, z_loss, size)
     with torch.autocast(kind, enabled=False):
         rows = features.flatten(0, -2), weight, targets.flatten()
-        sums = _LinearCrossEntropy.apply(*rows, settings)  # type: ignore[no-untyped-call]
+        nats = _LinearCrossEntropy.apply(*rows, (dtype, cap, size))  # type: ignore[no-untyped-call]
     tokens = (targets != IGNORED).sum()
-    return Loss(sums[0] / tokens.clamp(min=1), sums[1].detach(), tokens)
+    return Loss(nats / tokens.clamp(min=1), nats.detach(), tokens)
 
 
 def training_loss(
@@ -171,7 +154,9 @@ def training_loss(
     """What a batch (B, T) costs: by `loss`, or by cross-entropy with both regularisers."""
     if loss is not None:
         return loss(net(inputs), targets)
-    if type(net).forward is not LanguageModel.forward:  # its logits are not what `features` says
+    kind, own_forward = inputs.device.type, type(net).forward is not LanguageModel.forward
+    # float16 gradients have to be scaled first
+    narrow = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+    if own_forward or label_smoothing or z_loss or narrow:
         return cross_entropy(net(inputs), targets, label_smoothing, z_loss)
-    features, weight = net.features(inputs), net.output_weight
-    return linear_cross_entropy(features, weight, targets, net.logit_cap, label_smoothing, z_loss)
+    return linear_cross_entropy(net.features(inputs), net.output_weight, targets, net.logit_cap)

@@ -136,17 +136,15 @@ def test_half_precision_logits_are_widened_before_they_are_summed(
     assert cross_entropy(rounded, targets).nats.item() == pytest.approx(nats, rel=1e-6)
 
 
-def head_loss(
-    fused: bool, targets: Tensor, cap: float | None, smoothing: float, z_loss: float
-) -> tuple[Loss, Tensor, Tensor]:
+def head_loss(fused: bool, targets: Tensor, cap: float | None) -> tuple[Loss, Tensor, Tensor]:
     """The loss of a linear head, with its gradients for features and weight."""
     generator = torch.Generator().manual_seed(3)
     features = (torch.randn(3, 7, 5, generator=generator) * 2).requires_grad_()
     weight = torch.randn(VOCABULARY, 5, generator=generator).requires_grad_()
     if fused:
-        loss = linear_cross_entropy(features, weight, targets, cap, smoothing, z_loss)
+        loss = linear_cross_entropy(features, weight, targets, cap)
     else:
-        loss = cross_entropy(soft_cap(features @ weight.mT, cap), targets, smoothing, z_loss)
+        loss = cross_entropy(soft_cap(features @ weight.mT, cap), targets)
     (2 * loss.objective).backward()
     assert features.grad is not None
     assert weight.grad is not None
@@ -155,27 +153,24 @@ def head_loss(
 
 @pytest.mark.parametrize("chunk_logits", [1, 4 * VOCABULARY, 2**19])
 @pytest.mark.parametrize("cap", [None, 2.0])
-@pytest.mark.parametrize(("smoothing", "z_loss"), [(0.0, 0.0), (0.1, 0.0), (0.0, 0.01), (1.0, 0.1)])
 def test_the_loss_of_a_head_and_its_gradients_are_those_of_its_logits(
     targets: Tensor,
     cap: float | None,
-    smoothing: float,
-    z_loss: float,
     chunk_logits: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(lmtemplate.loss, "CHUNK_LOGITS_ON_CPU", chunk_logits)
-    loss, *gradients = head_loss(True, targets, cap, smoothing, z_loss)
-    plain, *expected = head_loss(False, targets, cap, smoothing, z_loss)
+    loss, *gradients = head_loss(True, targets, cap)
+    plain, *expected = head_loss(False, targets, cap)
     torch.testing.assert_close(loss, plain, rtol=2e-6, atol=0)
     torch.testing.assert_close(gradients, expected, rtol=1e-5, atol=1e-7)
     assert not loss.nats.requires_grad
 
 
 def test_the_loss_of_a_head_is_near_the_plain_one_under_autocast(targets: Tensor) -> None:
-    plain, *expected = head_loss(False, targets, 15.0, 0.0, 0.0)
+    plain, *expected = head_loss(False, targets, 15.0)
     with torch.autocast("cpu", torch.bfloat16):
-        loss, *gradients = head_loss(True, targets, 15.0, 0.0, 0.0)
+        loss, *gradients = head_loss(True, targets, 15.0)
     assert loss.nats.item() == pytest.approx(plain.nats.item(), rel=1e-2)
     for gradient, wanted in zip(gradients, expected, strict=True):
         assert gradient.dtype == torch.float32
@@ -183,7 +178,7 @@ def test_the_loss_of_a_head_is_near_the_plain_one_under_autocast(targets: Tensor
 
 
 def test_a_head_without_targets_costs_nothing() -> None:
-    loss, *gradients = head_loss(True, torch.full((3, 7), IGNORED), 15.0, 0.1, 0.01)
+    loss, *gradients = head_loss(True, torch.full((3, 7), IGNORED), 15.0)
     assert [part.item() for part in loss] == [0.0, 0.0, 0]
     assert not any(gradient.any() for gradient in gradients)
 
