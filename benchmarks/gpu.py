@@ -101,7 +101,8 @@ def tax(session: Session) -> str:
         if name not in session.found:
             raise NotRunError(f"needs the row {name}")
         steps = session.size(100, 30)
-        words = [*flags, f"--trainer.max_steps={steps}", *toy]
+        own = [flag for flag in flags if not flag.startswith("--allow")]  # a word of the verb
+        words = [*own, f"--trainer.max_steps={steps}", *toy]
         shown = session.run("-m", "benchmarks.gpu_work", "plain", steps, *words)
         plain, ours = 1000 * printed("plain", shown), 1000 * tokens / session.found[name]
         told.append(f"{name} {ours - plain:+.2f} ms over {plain:.2f}")
