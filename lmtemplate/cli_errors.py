@@ -221,19 +221,21 @@ def wrong_class(message: str, defaults: Mapping[str, Any], made: list[Place]) ->
     if not (keys := KEY.findall(message)):
         return None
     key = keys[-1]
+
+    def where(name: str) -> str:
+        return next((place for place in made if place.value == name), find(key, made)).where
+
     if needs := NEEDS.search(message):
-        where = find(key, made, needs[2]).where
-        return f"{key} ({where}): {needs[2]} needs {needs[1]}; give it in init_args"
+        return f"{key} ({where(needs[2])}): {needs[2]} needs {needs[1]}; give it in init_args"
     if denied := DENIED.search(message):
-        name, where = denied[1], find(key, made, denied[1]).where
-        package = name.partition(".")[0]
+        package = denied[1].partition(".")[0]
         advice = f"; add --allow {package} on the command line if you trust it"
         if package in sys.stdlib_module_names:
             advice = ": it is Python's own, and no part of a model"
-        return f"class {name} ({where}) is of a package that is not allowed{advice}"
+        named = f"class {denied[1]} ({where(denied[1])})"
+        return f"{named} is of a package that is not allowed{advice}"
     if broken := BROKEN.search(message):
-        where = find(key, made, broken[1]).where
-        return f"{key} ({where}): cannot import {broken[1]}: {broken[2][:200]}"
+        return f"{key} ({where(broken[1])}): cannot import {broken[1]}: {broken[2][:200]}"
     unfit = UNFIT.search(message)
     if unfit is None or (unfit[3] and len(keys) > 1):
         return None
@@ -247,7 +249,7 @@ def wrong_class(message: str, defaults: Mapping[str, Any], made: list[Place]) ->
     meant = f"; did you mean {lower[close[0]]}?" if close else ""
     off = "" if "." in key else "; null turns it off"
     there_are = f" (there are: {', '.join(kinds)}{off})" if kinds else ""
-    return f"{key} ({find(key, made, name).where}): {name!r} is no {kind}{meant}{there_are}"
+    return f"{key} ({where(name)}): {name!r} is no {kind}{meant}{there_are}"
 
 
 def wrong_value(message: str, made: list[Place]) -> str | None:

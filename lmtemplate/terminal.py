@@ -3,7 +3,7 @@
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO
 
@@ -49,8 +49,7 @@ class _Stream:
         shown = text.translate(STEERING)
         if shown != text and (not self.isatty() or _draws_a_bar()):
             shown = text
-        with self._losing():
-            self._stream.write(shown)
+        self._guarded(self._stream.write, shown)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -58,13 +57,11 @@ class _Stream:
             self.write(line)
 
     def flush(self) -> None:
-        with self._losing():
-            self._stream.flush()
+        self._guarded(self._stream.flush)
 
-    @contextmanager
-    def _losing(self) -> Iterator[None]:
+    def _guarded(self, act: Callable[..., object], *words: str) -> None:
         try:
-            yield
+            act(*words)
         except OSError:
             if not self._forgives:
                 raise

@@ -138,10 +138,10 @@ def find_machine(settings: dict[str, Any]) -> Machine:
         strategy, device = probe.strategy, probe.strategy.root_device
     except Exception as error:  # of many kinds; LookupError where LOCAL_RANK has no device
         names = ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK")
-        typed = " ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
+        found = "".join(f" with {name}={os.environ[name]}" for name in names if name in os.environ)
         raise ConfigError(
-            "trainer.accelerator, devices or strategy is not available on this machine: "
-            f"{' '.join(str(error).split())[:300]} (environment: {typed or 'as usual'})"
+            f"trainer.accelerator, devices or strategy is not available on this machine{found}: "
+            f"{' '.join(str(error).split())[:300]}"
         ) from error
     check_strategy(strategy)
     # Lightning reads it from RANK or SLURM_PROCID when it is imported, whatever the strategy

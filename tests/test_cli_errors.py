@@ -173,7 +173,7 @@ def test_a_misspelt_class_is_answered_with_its_place_and_the_one_meant(
     room, setting = key.split(".")
     for where, message in (
         ("command line", in_words(f"--{key}={name}")),
-        ("HERE:3", in_yaml(f"{room}:\n  {setting}:\n    class_path: {name}")),
+        ("HERE:4", in_yaml(f"{room}:\n  {setting}:\n    class_path: {name}")),
     ):
         assert message.startswith(f"{key} ({where}): {name!r} is no ")
         assert f"; did you mean {meant}? (there are: " in message

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from lmtemplate.checkpoint.files import CheckpointDict, damage, file_name, load_sound, set_sum
-from lmtemplate.errors import CheckpointError, ConfigError, DiskError
+from lmtemplate.errors import CheckpointError, ConfigError
 from lmtemplate.run_dir import folder_of, is_used, read_json, write_json
 
 ResumeMode = Literal["never", "auto", "must"]
@@ -44,16 +44,13 @@ def write_best(run: Path, step: int, val_loss: float) -> None:
 
 
 def prune(run: Path, newest: int, best: int | None, keep: int = 2) -> None:
-    """Delete all checkpoints up to step `newest` but the last `keep` and `best`."""
+    """Delete all checkpoints up to step `newest` but the last `keep` and `best`. Raises OSError."""
     # later steps were written before a resume that could not read them: they stay
     steps = [step for step in steps_saved(run) if step <= newest]
     kept = {*steps[-keep:], best}
     gone = [folder_of(run) / file_name(step) for step in steps if step not in kept]
     for path in gone:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise DiskError(f"cannot delete {path}: {error.strerror}") from error
+        path.unlink(missing_ok=True)
     if gone:
         set_sum(folder_of(run))
 

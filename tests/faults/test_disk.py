@@ -191,13 +191,13 @@ def test_a_pruning_that_fails_is_told_and_made_up_for(
     def refuse(path: Path, missing_ok: bool = False) -> None:
         if path.name == files.file_name(4) and not refused:
             refused.append(path.name)
-            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         unlink(path, missing_ok=missing_ok)
 
     monkeypatch.setattr(Path, "unlink", refuse)
     shown = fit(tmp_path / "run", *FLAGS)
     assert shown.code == 0
-    assert "save failed (1/3): cannot delete" in shown.out
+    assert "save failed (1/3): [Errno 13] Permission denied: " in shown.out
     assert sound_steps(tmp_path / "run") == [12, 16]
 
 
