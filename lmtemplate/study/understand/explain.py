@@ -23,8 +23,7 @@ from lmtemplate.study.diagnose.artifacts import open_run_corpus
 from lmtemplate.study.understand.before_after import film_of
 from lmtemplate.study.understand.film import film_text, write_film
 from lmtemplate.study.understand.one_step import explain_step
-from lmtemplate.study.understand.story import write_story
-from lmtemplate.study.understand.tell import walk_through
+from lmtemplate.study.understand.story import walk_through, write_story
 
 OWN_TOKENS = 12  # of the run's own text that the step is made on, where none is given
 

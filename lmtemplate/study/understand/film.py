@@ -7,7 +7,7 @@ from typing import Any
 from lmtemplate.run_dir import write_text
 from lmtemplate.study.show import page
 from lmtemplate.study.show.plots import SERIES
-from lmtemplate.study.understand.tell import aligned, wrapped
+from lmtemplate.study.understand.story import aligned, wrapped
 
 SHOWN_SNAPSHOTS = 5  # in the terminal
 SAMPLE_WIDTH = 90
