@@ -168,7 +168,7 @@ class TrainingCLI(LightningCLI):
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "devices": self.machine.world_size,
             "precision": self.machine.precision,
-            "compiled": self.model.compile_mode(self.machine.device, steps) != "off",
+            "compiled": self.model.compiles(self.machine.device, steps),
             "threads": torch.get_num_threads(),
         }
 
@@ -194,10 +194,8 @@ def check_settings(cli: TrainingCLI, steps: int) -> None:
     if warmup > steps:
         says = f"is longer than the run of {steps} steps; lower it"
         raise ConfigError(f"model.schedule.warmup_steps={warmup} {says}")
-    wanted, missing = cli.model.compile_net, missing_compiler(cli.machine.device)
-    if wanted in (True, "graphs") and missing:
-        says = f"needs {missing}; give auto or false"
-        raise ConfigError(f"model.compile: {str(wanted).lower()} {says}")
+    if cli.model.compile_net is True and (missing := missing_compiler(cli.machine.device)):
+        raise ConfigError(f"model.compile: true needs {missing}; give auto or false")
     interval, batches = trainer.val_check_interval, trainer.limit_val_batches
     if isinstance(batches, float) and batches < 1:  # a share of all
         batches *= len(cli.datamodule.val_dataloader())

@@ -7,11 +7,8 @@ import platform
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Literal
 
 import torch
-
-CompileMode = Literal["off", "compile", "graphs"]
 
 # Words in a GPU's name -> dense peak in TFLOP/s: 16-bit (float32 accumulation), float32. From the
 # makers' data sheets; the first entry counts one of whose choices stands in the name, in full.
@@ -90,27 +87,17 @@ def missing_compiler(device: torch.device) -> str | None:
     return f"a compiler: {' or '.join(usual)}, or what {variable} names"
 
 
-def compile_mode(
-    wanted: str | bool, device: torch.device, steps: int, accumulate: int
-) -> CompileMode:
-    """What `model.compile` comes to; the same in a resume, so that it stays bitwise.
+def auto_compile(device: torch.device, steps: int) -> bool:
+    """Whether compiling pays; the same in a resume, so that it stays bitwise.
 
-    auto compiles where it pays. On a GPU compiling takes 12 to 27 s and saves 10 ms a step or more.
-    On a CPU it takes some 25 s and saves 43 of 115 ms at 1.8M parameters. A small net on a GPU waits
-    for its kernels to be launched, which a CUDA graph does at once; that has to be asked for.
+    On a GPU it takes 12 to 27 s and saves 10 ms a step or more; on a CPU it takes some 25 s and
+    saves 43 of 115 ms at 1.8M parameters.
     """
-    on_cuda = device.type == "cuda"
-    if wanted == "auto":
-        fewest = {"cuda": 250, "cpu": 2_000}.get(device.type)
-        if fewest is None or steps < fewest or missing_compiler(device):
-            return "off"
-        if on_cuda and torch.cuda.get_device_capability(device) < (7, 0):
-            return "off"  # Triton knows no GPU before Volta
-        wanted = True
-    # a graph writes its gradients where those of the micro-batch before it are
-    if wanted == "graphs" and on_cuda and accumulate == 1:
-        return "graphs"
-    return "compile" if wanted else "off"
+    fewest = {"cuda": 250, "cpu": 2_000}.get(device.type)
+    if fewest is None or steps < fewest or missing_compiler(device):
+        return False
+    # Triton knows no GPU before Volta
+    return device.type == "cpu" or torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def keep_compiled_code() -> None:

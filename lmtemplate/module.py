@@ -86,8 +86,7 @@ class LitLanguageModel(LightningModule):
         label_smoothing: share of probability spread over the vocabulary, in training only.
         z_loss: weight of (log Z)^2, in training only.
         metrics: further metrics of validation, logged as val/<name>.
-        compile: compile net and loss with torch.compile, or `graphs`: into CUDA graphs too, without
-            accumulation. auto decides from device, size and steps; the card says what.
+        compile: compile net and loss with torch.compile; auto decides from device and steps.
         keep_freed_memory: let glibc keep large blocks for the next step, on CPU.
     """
 
@@ -100,7 +99,7 @@ class LitLanguageModel(LightningModule):
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
         metrics: list[Metric] | None = None,
-        compile: Literal["auto", "graphs"] | bool = "auto",
+        compile: Literal["auto"] | bool = "auto",
         keep_freed_memory: bool = True,
     ) -> None:
         super().__init__()
@@ -111,7 +110,6 @@ class LitLanguageModel(LightningModule):
         self.regularisers = {"label_smoothing": label_smoothing, "z_loss": z_loss}
         self.compile_net = compile
         self.keep_freed_memory = keep_freed_memory
-        self._has_graphs = False
         self._objectives = self.objectives  # or that, compiled
         self._uses_log = False
         self.metrics = Measures(metrics or [])
@@ -125,20 +123,19 @@ class LitLanguageModel(LightningModule):
         token_bytes = getattr(getattr(self.trainer, "datamodule", None), "token_bytes", None)
         self.metrics.tokens.token_bytes = torch.zeros(0) if token_bytes is None else token_bytes
 
-    def compile_mode(self, device: torch.device, steps: int, accumulate: int = 1) -> str:
-        """What `compile` comes to in a run of so many optimizer steps: see `hardware`."""
-        return hardware.compile_mode(self.compile_net, device, steps, accumulate)
+    def compiles(self, device: torch.device, steps: int) -> bool:
+        """Whether a run of so many optimizer steps is compiled on this device."""
+        is_auto = self.compile_net == "auto"
+        return hardware.auto_compile(device, steps) if is_auto else bool(self.compile_net)
 
     def configure_model(self) -> None:
         trainer, device = self.trainer, self.trainer.strategy.root_device
         if device.type == "cpu" and self.keep_freed_memory:
             hardware.keep_freed_memory()
-        mode = self.compile_mode(device, trainer.max_steps, trainer.accumulate_grad_batches)
-        if trainer.state.fn == "fit" and mode != "off":  # validation alone is over before
+        is_fit = trainer.state.fn == "fit"  # validation alone is over before
+        if is_fit and self.compiles(device, trainer.max_steps):
             hardware.keep_compiled_code()
-            self._has_graphs = mode == "graphs"
-            tuning = "reduce-overhead" if self._has_graphs else None
-            self._objectives = torch.compile(self.objectives, dynamic=False, mode=tuning)
+            self._objectives = torch.compile(self.objectives, dynamic=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.net(tokens)
@@ -197,15 +194,12 @@ class LitLanguageModel(LightningModule):
         return loss, self.net.extra_objectives(targets)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        if self._has_graphs:  # a replay writes over what the last one returned, gradients too
-            self.trainer.optimizers[0].zero_grad()
-            torch.compiler.cudagraph_mark_step_begin()
         loss, terms = self._objectives(*batch)
         sums = torch.stack((loss.nats, loss.tokens.to(loss.nats.dtype)))
         self.train_sums += torch.where(loss.nats.isfinite(), sums, 0)
         objective = loss.objective
         for name, term in terms.items():
-            self.log(f"train/{name}", term.detach().clone())  # a replay writes over it
+            self.log(f"train/{name}", term.detach())
             objective = objective + term
         # If the objective is NaN or inf, make every gradient NaN too, so that all ranks skip this
         # step (see NonFiniteGuard). Otherwise this multiplies by 1.

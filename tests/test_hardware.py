@@ -12,8 +12,8 @@ import torch
 
 from lmtemplate import hardware
 from lmtemplate.hardware import (
+    auto_compile,
     auto_precision,
-    compile_mode,
     device_name,
     missing_compiler,
     peak_flops,
@@ -101,17 +101,17 @@ def test_apples_gpu_stays_at_32_bits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "compiler", "capability", "steps", "mode"),
+    ("kind", "compiler", "capability", "steps", "compiles"),
     [
-        ("cuda", True, (7, 0), 620, "compile"),
-        ("cuda", True, (9, 0), 620, "compile"),
-        ("cuda", True, (9, 0), 20, "off"),  # over before it is compiled
-        ("cuda", True, (6, 1), 620, "off"),  # Triton knows no GPU before Volta
-        ("cuda", False, (9, 0), 620, "off"),
-        ("cpu", True, (9, 0), 620, "off"),
-        ("cpu", True, (9, 0), 2_000, "compile"),
-        ("cpu", False, (9, 0), 100_000, "off"),
-        ("mps", True, (9, 0), 100_000, "off"),
+        ("cuda", True, (7, 0), 620, True),
+        ("cuda", True, (9, 0), 620, True),
+        ("cuda", True, (9, 0), 20, False),  # over before it is compiled
+        ("cuda", True, (6, 1), 620, False),  # Triton knows no GPU before Volta
+        ("cuda", False, (9, 0), 620, False),
+        ("cpu", True, (9, 0), 620, False),
+        ("cpu", True, (9, 0), 2_000, True),
+        ("cpu", False, (9, 0), 100_000, False),
+        ("mps", True, (9, 0), 100_000, False),
     ],
 )
 def test_a_net_is_compiled_where_the_run_is_long_enough(
@@ -119,12 +119,12 @@ def test_a_net_is_compiled_where_the_run_is_long_enough(
     compiler: bool,
     capability: tuple[int, int],
     steps: int,
-    mode: str,
+    compiles: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(hardware, "missing_compiler", lambda _: None if compiler else "g++")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert compile_mode("auto", torch.device(kind), steps, 1) == mode
+    assert auto_compile(torch.device(kind), steps) == compiles
 
 
 def test_compiled_code_stays_at_home_or_where_the_user_says(

@@ -250,23 +250,17 @@ def test_a_module_saves_its_net_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "on_cpu", "on_cuda", "accumulating"),
-    [
-        ("auto", "off", "compile", "compile"),
-        ("graphs", "compile", "graphs", "compile"),
-        (True, "compile", "compile", "compile"),
-        (False, "off", "off", "off"),
-    ],
+    ("setting", "on_cpu", "on_cuda"),
+    [("auto", False, True), (True, True, True), (False, False, False)],
 )
 def test_compilation_is_chosen_for_the_device(
-    setting: Any, on_cpu: str, on_cuda: str, accumulating: str, monkeypatch: pytest.MonkeyPatch
+    setting: Any, on_cpu: bool, on_cuda: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hardware, "missing_compiler", lambda device: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     module = LitLanguageModel(build_net(), SGD(), Constant(), compile=setting)
-    assert module.compile_mode(torch.device("cpu"), 1000) == on_cpu
-    assert module.compile_mode(torch.device("cuda"), 1000) == on_cuda
-    assert module.compile_mode(torch.device("cuda"), 1000, accumulate=2) == accumulating
+    assert module.compiles(torch.device("cpu"), 1000) == on_cpu
+    assert module.compiles(torch.device("cuda"), 1000) == on_cuda
 
 
 @pytest.mark.slow

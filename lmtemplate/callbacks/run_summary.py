@@ -49,11 +49,7 @@ class RunSummary(Callback):
         of_data = (data.train_sequences or 0) * data.block_size
         epochs = f" = {tokens / of_data:.1f} epochs" if of_data else ""
         missing = missing_compiler(device) if device.type == "cuda" else None
-        accumulate = trainer.accumulate_grad_batches
-        mode = module.compile_mode(device, trainer.max_steps, accumulate)
-        compiled = {"off": "not compiled", "graphs": "compiled into CUDA graphs"}.get(
-            mode, "compiled"
-        )
+        compiled = "compiled" if module.compiles(device, trainer.max_steps) else "not compiled"
         compiled += f" (torch.compile needs {missing})" if missing else ""
         is_own = isinstance(module.schedule, Schedule)
         schedule = module.schedule if is_own else module.lr_schedulers()
