@@ -102,6 +102,9 @@ def run(words: list[str]) -> None:
         meant = f"; did you mean {close[0].replace('train', 'fit')}?" if close else ""
         raise ConfigError(f"no verb {name!r}{meant} (there are: {', '.join(known)})")
     verb = known[name]
+    for rank in ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE") if verb.reads_configs else ():
+        if not (value := os.environ.get(rank, "0")).isdecimal():
+            raise ConfigError(f"{rank}={value} in the environment is not a number; unset {rank}")
     allowed, rest = take_allowed(rest)
     if allowed:
         sys.path.append("")  # an allowed package may lie in the working directory

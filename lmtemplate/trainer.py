@@ -144,6 +144,9 @@ def find_machine(settings: dict[str, Any]) -> Machine:
             f"{' '.join(str(error).split())[:300]}"
         ) from error
     check_strategy(strategy)
+    devices, cores = probe.num_devices, os.cpu_count() or 1
+    if device.type == "cpu" and devices > 8 * cores:
+        raise ConfigError(f"trainer.devices={devices:,} on a CPU of {cores} cores; give fewer")
     # Lightning reads it from RANK or SLURM_PROCID when it is imported, whatever the strategy
     rank_zero_only.rank = probe.global_rank  # type: ignore[attr-defined]
     if device.type == "cuda":  # float32 matrix products may use TensorFloat-32

@@ -89,6 +89,16 @@ def test_a_word_like_no_verb_is_answered_with_all(command: Command) -> None:
     assert "no verb 'xyz' (there are: prepare, " in command("xyz").error
 
 
+def test_a_rank_that_is_no_number_is_named_before_lightning_sees_it(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "abc")
+    mistake = command("fit")
+    assert mistake.code == 2
+    assert "LOCAL_RANK=abc" in mistake.error
+    assert command("--version").code == 0
+
+
 @pytest.mark.parametrize("verb", verbs())
 def test_each_verb_explains_itself(command: Command, verb: str) -> None:
     shown = command(verb, "--help")

@@ -2,8 +2,8 @@
 
 A checkpoint is a dictionary of tensors and plain types. To Lightning's keys (state_dict,
 global_step, optimizer_states ...) it adds the run's description: config, tokenizer, vocab_size,
-block_size, fingerprint, length, environment, version. SHA256SUMS beside the files has their
-checksums, in the format of `sha256sum -c`.
+block_size, fingerprint, length, environment, version, and the number of its format. SHA256SUMS
+beside the files has their checksums, in the format of `sha256sum -c`.
 """
 
 import contextlib
@@ -27,6 +27,7 @@ from lmtemplate.run_dir import sync_folder, write_text
 
 CheckpointDict = dict[str, Any]
 
+NEWEST_FORMAT = 1  # of what a checkpoint holds; it grows when an older program would misread it
 SUMS = "SHA256SUMS"
 ROOM = 2.2  # a run needs free space for so many checkpoints: the newest, and one being written
 
@@ -96,7 +97,8 @@ def write(checkpoint: CheckpointDict, path: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             digesting = _Digesting(file)
-            torch.save({**checkpoint, "version": __version__}, digesting)  # type: ignore[arg-type]
+            own = {"format": NEWEST_FORMAT, "version": __version__}
+            torch.save({**checkpoint, **own}, digesting)  # type: ignore[arg-type]
             if digesting.error is not None:
                 raise digesting.error
             file.flush()
@@ -155,7 +157,7 @@ def damage(path: Path) -> str | None:
 # Key of a checkpoint -> type that its value has.
 TYPES: dict[str, type] = {
     **dict.fromkeys(("state_dict", "config", "length", "environment"), dict),
-    **dict.fromkeys(("global_step", "vocab_size", "block_size"), int),
+    **dict.fromkeys(("global_step", "vocab_size", "block_size", "format"), int),
     **dict.fromkeys(("tokenizer", "fingerprint", "version"), str),
 }
 
@@ -180,6 +182,9 @@ def load_sound(path: Path) -> CheckpointDict:
     if wrong or not all(isinstance(v, torch.Tensor) for v in content["state_dict"].values()):
         says = f"its {[*wrong, 'state_dict'][0]} is missing, or has another type"
         raise CheckpointError(f"{path} is not a checkpoint: {says}")
+    if content.get("format", 0) > NEWEST_FORMAT:
+        later = f"use lmtemplate {content.get('version', '')[:20]}, which wrote it, or newer"
+        raise CheckpointError(f"{path} has format {content['format']}, a later one; {later}")
     return content
 
 

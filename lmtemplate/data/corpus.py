@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import inspect
 import os
-import sys
+import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +21,6 @@ import numpy as np
 from lmtemplate.data import Ints, content
 from lmtemplate.data.formats import PRESETS, READERS
 from lmtemplate.errors import ConfigError, DataError
-from lmtemplate.plug import load_named
 
 
 class Document(NamedTuple):
@@ -44,11 +43,17 @@ class Corpus:
     every_fifth: bool = False  # the corpus prescribes its validation split: every 5th document
     vocab_size: int | None = None  # of a BPE, unless the user gives one
     size: int | None = None  # in bytes, where it is known without reading
+    is_same: Callable[[], bool] = lambda: True  # whether the text has its signature still
     characters: int = 0  # counted with `texts`
     left_out: Counter[str] = field(default_factory=Counter)  # what is no document -> how many
 
     def __iter__(self) -> Iterator[Document]:
-        return self.walk()
+        yield from self.walk()
+        if not self.is_same():
+            raise DataError(
+                "the text changed while it was read, as a download or a log does: prepare a copy "
+                "of it, or wait until it is complete"
+            )
 
     @cached_property
     def texts(self) -> Ints:
@@ -83,12 +88,20 @@ def _readers(name: str | None, allowed: Sequence[str]) -> dict[str, Read]:
         named = {"": name} if name else {**READERS, "": "text"}
         found = {suffix: _function("read", reader) for suffix, reader in named.items()}
         return {suffix: read for suffix, read in found.items() if read}
-    module = name.rpartition(".")[0]
+    module, _, function = name.rpartition(".")
+    package = name.split(".")[0]
     if not module:
         formats = ", ".join(dict.fromkeys(READERS.values()))
         raise ConfigError(f"no format {name!r}; there are {formats}, and module.read")
-    read = load_named(name, "--format", allowed)
-    return dict.fromkeys((*getattr(sys.modules[module], "SUFFIXES", ()), ""), read)
+    if package not in ("lmtemplate", *allowed):
+        raise ConfigError(
+            f"--format {name} is not of lmtemplate; add --allow {package} if you trust that package"
+        )
+    try:
+        of = importlib.import_module(module)
+        return {suffix: getattr(of, function) for suffix in (*getattr(of, "SUFFIXES", ()), "")}
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"--format {name} cannot be imported: {error}") from error
 
 
 def _raise(error: OSError) -> None:
@@ -101,17 +114,31 @@ def _identity(path: str | Path) -> tuple[int, int]:
     return state.st_dev, state.st_ino
 
 
-def _walk(root: Path, left_out: Counter[str]) -> Iterator[Path]:
-    """What is visible in a folder and below. Links are followed; no folder comes twice."""
-    seen = set[tuple[int, int]]()
-    for folder, folders, names in os.walk(root, onerror=_raise, followlinks=True):
-        if (key := _identity(folder)) in seen:
-            folders.clear()
-            continue
-        seen.add(key)
-        left_out["hidden"] += sum(name.startswith(".") for name in (*folders, *names))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(folder, name) for name in names if not name.startswith("."))
+def _folders(root: str, left_out: Counter[str]) -> Iterator[str]:
+    """A folder and the visible ones below. Links are followed at last; none comes twice."""
+    tops, seen = [root], set[tuple[int, int]]()
+    for top in tops:
+        for folder, folders, names in os.walk(top, onerror=_raise):
+            if (key := _identity(folder)) in seen:
+                folders.clear()
+                continue
+            seen.add(key)
+            left_out["hidden"] += sum(name.startswith(".") for name in (*folders, *names))
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            paths = (os.path.join(folder, name) for name in sorted(folders))
+            tops += [path for path in paths if os.path.islink(path)]
+            yield folder
+
+
+def _expand(pattern: str, left_out: Counter[str]) -> Iterator[str]:
+    """What `glob` finds; but `**` takes no folder twice, however links lead around."""
+    head, *tail = re.split(r"(?:^|(?<=/))\*\*(?:/|$)", pattern, maxsplit=1)
+    if not tail:
+        yield from glob.iglob(pattern)
+        return
+    for top in filter(os.path.isdir, glob.glob(head) if head else ["."]):
+        for folder in _folders(top.rstrip("/") or "/", left_out):
+            yield from _expand(os.path.join(glob.escape(folder), tail[0] or "*"), left_out)
 
 
 def _find_files(source: str, suffixes: Sequence[str], left_out: Counter[str]) -> dict[str, Path]:
@@ -124,10 +151,11 @@ def _find_files(source: str, suffixes: Sequence[str], left_out: Counter[str]) ->
     if root.is_file():
         return {root.name: root}
     if in_folder := root.is_dir():
-        found = {path.relative_to(root).as_posix(): path for path in _walk(root, left_out)}
+        paths = map(Path, _expand(os.path.join(glob.escape(str(root)), "**"), left_out))
+        found = {path.relative_to(root).as_posix(): path for path in paths}
     else:
-        paths = map(Path, glob.iglob(str(root), recursive=True))
-        found = {path.as_posix(): path for path in paths}
+        hidden = Counter[str]()  # what a pattern does not ask for is not left out
+        found = {path.as_posix(): path for path in map(Path, _expand(str(root), hidden))}
     for name, path in sorted(found.items()):
         if not path.is_file():
             left_out["broken links or devices"] += not path.is_dir()
@@ -183,13 +211,14 @@ def _open_files(
             yield from read(path, **{name: options[name] for name in takes})
         if options["bad_lines"]:
             left_out["lines without text"] = options["bad_lines"].total()
-        if _sign(paths) != signature:
-            raise DataError(
-                "the text changed while it was read, as a download or a log does: prepare a copy "
-                "of it, or wait until it is complete"
-            )
 
-    return Corpus(walk, signature, size=size, left_out=left_out)
+    def is_same() -> bool:
+        try:
+            return _sign(paths) == signature
+        except OSError:
+            return False
+
+    return Corpus(walk, signature, size=size, is_same=is_same, left_out=left_out)
 
 
 def open_corpus(

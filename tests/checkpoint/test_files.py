@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lmtemplate.checkpoint import files
+from lmtemplate.checkpoint.resume import resume_from
 from lmtemplate.errors import CheckpointError, DiskError
 from tests.runs import contents, equal, flip_bit, save, state
 
@@ -29,6 +30,17 @@ def test_a_checkpoint_reads_back_as_it_was_written(tmp_path: Path) -> None:
     files.write(written, tmp_path / "a.ckpt")
     read = files.read(tmp_path / "a.ckpt")
     assert equal({key: read[key] for key in written}, written)
+
+
+def test_a_later_format_is_refused_with_the_version_that_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as later:
+        later.setattr(files, "NEWEST_FORMAT", files.NEWEST_FORMAT + 1)
+        later.setattr(files, "__version__", "9.1.0")
+        save(tmp_path, 1)
+    with pytest.raises(CheckpointError, match=r"000001\.ckpt has format 2.* lmtemplate 9\.1\.0"):
+        resume_from(tmp_path, "auto")
 
 
 def test_anyone_can_load_it_with_weights_only(tmp_path: Path) -> None:

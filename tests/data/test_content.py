@@ -18,14 +18,17 @@ TABLE = "id,body\n" + "".join(f'{row["id"]},"{row["body"].strip()}"\n' for row i
 AS_JSONL = "".join(json.dumps(row) + "\n" for row in ROWS)
 SYNTAX = {
     "rows.csv": (TABLE, "a table; type: python3 "),
+    "rows.txt": (TABLE.replace(",", ";", 1).replace(',"', ';"'), "a table; type"),
+    "uneven.txt": (TABLE + "1,2,3\n", "a table; type"),
     "old.txt": ("<HTML>\n<title>Examples</title>\n<p>Some text.\n", "XML or HTML"),
-    "pairs.tsv": ("en\tde\n" + "good day\tguten Tag\n" * 9, "a table; type"),
-    "rows.json": (json.dumps(ROWS), "JSON; type: python3 "),
-    "one.json": (json.dumps({"rows": ROWS}, indent=1), "JSON; type"),
+    "pairs.txt": ("en\tde\n" + "good day\tguten Tag\n" * 9, "a table; type"),
+    "rows.data": (json.dumps(ROWS), "JSON; type: python3 "),
+    "one.txt": (json.dumps({"rows": ROWS}, indent=1), "JSON; type"),
     "server.log": (AS_JSONL, "JSON lines; add --format jsonl --text_field body"),
+    "long.txt": (json.dumps({"text": "words " * 20_000}), "JSON lines; add --format jsonl"),
     "genome.txt": (">one the first\nACGT\nAC\n" * 9, "FASTA; add --format examples.fasta.read"),
     "page.txt": ("<!DOCTYPE html>\n<html><body><p>Some text.</p></body></html>", "XML or HTML"),
-    "feed.txt": ("<posts xmlns='http://x'>\n" + "<post>Words.</post>\n" * 9999, "XML or HTML"),
+    "feed.txt": ("<posts>\n" + "<post>Some words.</post>\n" * 9999 + "</posts>\n", "XML or HTML"),
 }
 
 
@@ -38,7 +41,7 @@ def test_a_text_of_syntax_is_refused_with_what_to_type(name: str, tmp_path: Path
     assert texts(open_corpus(source, seed=0, format="text")) == [content]
 
 
-@pytest.mark.parametrize("name", ["rows.csv", "rows.json"])
+@pytest.mark.parametrize("name", ["rows.csv", "rows.txt", "rows.data"])
 def test_the_command_of_the_refusal_makes_json_lines(name: str, tmp_path: Path) -> None:
     if not shutil.which("python3"):
         pytest.skip("no python3 on the path")
@@ -84,6 +87,21 @@ def test_this_project_is_text() -> None:
         check(path)
 
 
+WIDE = {
+    "latin": "Grüße aus der großen Stadt, sagte er.\n" * 40,
+    "cyrillic": "Привет, мир. Как дела?\n" * 40,
+    "chinese": "你好，世界。今天天气很好，我们去公园。\n" * 40,
+}
+
+
+@pytest.mark.parametrize("text", WIDE.values(), ids=WIDE)
+@pytest.mark.parametrize("codec", ["UTF-16LE", "UTF-16BE", "UTF-32LE", "UTF-32BE"])
+def test_wide_characters_without_a_mark_are_named(codec: str, text: str, tmp_path: Path) -> None:
+    source = write(tmp_path / "my text.txt", text.encode(codec))
+    with pytest.raises(DataError, match=rf"iconv -f {codec} -t UTF-8 '.*my text\.txt' >"):
+        texts(open_corpus(source, seed=0))
+
+
 @pytest.mark.parametrize(
     ("start", "kind"),
     [
@@ -115,5 +133,5 @@ def test_western_text_of_old_is_still_called_windows_1252(tmp_path: Path) -> Non
 def test_what_repeats_without_end_is_judged_in_a_moment(text: str) -> None:
     start = time.process_time()
     for suffix in ("", "!"):
-        syntax_kind((text * 70_000)[:HEAD] + suffix, ".txt")
+        syntax_kind((text * 70_000)[:HEAD] + suffix, text, whole=False, suffix=".txt")
     assert time.process_time() - start < 1

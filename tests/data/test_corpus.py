@@ -80,8 +80,8 @@ def test_a_format_can_be_named_for_files_of_any_suffix(tmp_path: Path) -> None:
     ("format", "message"),
     [
         ("jsnl", "no format 'jsnl'; there are jsonl, text"),
-        ("os.path.join", "--format: os.path.join is not of lmtemplate; add --allow os"),
-        ("mine.nothing.read", "--format: cannot import 'mine.nothing.read'"),
+        ("os.path.join", "--format os.path.join is not of lmtemplate; add --allow os"),
+        ("mine.nothing.read", "mine.nothing.read cannot be imported"),
     ],
 )
 def test_a_format_that_cannot_be_used_is_named(format: str, message: str, tmp_path: Path) -> None:
@@ -111,16 +111,14 @@ def test_links_to_folders_are_followed_and_no_file_comes_twice(tmp_path: Path) -
     write(tmp_path / "elsewhere/far.txt", "far")
     for name in ("a", "deep/b"):
         write(tmp_path / f"books/{name}.txt", name)
-    (tmp_path / "books/far").symlink_to("../elsewhere")
+    for link, target in (("deep/up", ".."), ("up", "."), ("far", "../elsewhere")):
+        (tmp_path / "books" / link).symlink_to(target)  # two of these lead around
     (tmp_path / "books/hard.txt").hardlink_to(tmp_path / "books/a.txt")
     (tmp_path / "books/soft.txt").symlink_to("a.txt")
     for source in ("books", "books/**/*.txt", "books/**", "*/**/[a-z]*.txt"):
         found = open_corpus(str(tmp_path / source), seed=0)
         assert sorted(texts(found)) == ["a", "deep/b", "far"], source
         assert found.left_out["further names of a file"] >= 2
-    for link, target in (("deep/up", ".."), ("up", ".")):
-        (tmp_path / "books" / link).symlink_to(target)  # these lead around
-    assert sorted(texts(open_corpus(str(tmp_path / "books"), seed=0))) == ["a", "deep/b", "far"]
 
 
 def test_what_a_folder_leaves_out_is_counted(tmp_path: Path) -> None:

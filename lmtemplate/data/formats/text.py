@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
 
+from lmtemplate.data.content import HEAD, wide_encoding
 from lmtemplate.data.corpus import Document
 from lmtemplate.errors import DataError
 
@@ -13,6 +14,17 @@ PIECE = 2**18  # bytes read at a time: memory stays bounded, however long a line
 # A lone whitespace between two words: common tokenizers begin a new token there.
 # The pattern is greedy, so it finds the last one of a text.
 LAST_GAP = re.compile(r".*\w(?=\s\w)", re.DOTALL)
+
+
+def invalid_utf8(path: Path, end: int, line: int, error: UnicodeDecodeError) -> DataError:
+    """Name the byte, its line, and how to save the file. What was decoded ends at byte `end`."""
+    byte = end - len(error.object) + error.start
+    with path.open("rb") as file:
+        codec = wide_encoding(file.read(HEAD)) or "WINDOWS-1252"
+    return DataError(
+        f"{path}: invalid UTF-8 at byte {byte} (0x{error.object[error.start]:02x}), line {line}; "
+        f"save it as UTF-8, for example: iconv -f {codec} -t UTF-8 {quote(str(path))} > utf8.txt"
+    )
 
 
 def _pieces(path: Path) -> Iterator[str]:
@@ -26,12 +38,7 @@ def _pieces(path: Path) -> Iterator[str]:
                 rest += decoder.decode(chunk, final=not chunk)
             except UnicodeDecodeError as error:
                 line += error.object[: error.start].count(b"\n")
-                byte = file.tell() - len(error.object) + error.start
-                raise DataError(
-                    f"{path}: invalid UTF-8 at byte {byte} (0x{error.object[error.start]:02x}), "
-                    f"line {line}; save it as UTF-8, for example: iconv -f WINDOWS-1252 -t UTF-8 "
-                    f"{quote(str(path))} > utf8.txt"
-                ) from error
+                raise invalid_utf8(path, file.tell(), line, error) from error
             line += chunk.count(b"\n")
             gap = LAST_GAP.match(rest) if chunk else None
             end = gap.end() if gap else len(rest)
