@@ -116,8 +116,9 @@ def watching(folder: Path) -> Iterator[list[str]]:
 
 
 def nothing_in(events: list[str]) -> bool:
-    """Whether nothing happened but that the manifest asked git for the commit."""
-    return [line for line in events if not line.startswith("subprocess.Popen ('git'")] == []
+    """Whether nothing happened but that git was asked for the commit, and malloc to keep memory."""
+    sound = ("subprocess.Popen ('git'", "ctypes.dlopen (None,)")  # None: the program itself
+    return [line for line in events if not line.startswith(sound)] == []
 
 
 @contextmanager
