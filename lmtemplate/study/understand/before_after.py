@@ -22,7 +22,6 @@ from lmtemplate.errors import CheckpointError, ConfigError, UserError
 from lmtemplate.generate import encode_prompt
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.run_dir import folder_of
-from lmtemplate.study.understand.compared import Comparisons
 from lmtemplate.study.understand.continuation import continuation
 from lmtemplate.study.understand.embedding import (
     NEAREST,
@@ -33,6 +32,7 @@ from lmtemplate.study.understand.embedding import (
     watched_words,
 )
 from lmtemplate.study.understand.forward import softmax_of
+from lmtemplate.study.understand.one_step import Comparisons
 from lmtemplate.study.understand.prompts import choose_prompts, prompts_in, training_text
 
 LIKELIEST = 5  # tokens that are shown
@@ -190,6 +190,5 @@ def film_of(run: Path, given: str, allow: Sequence[str]) -> dict[str, Any]:
         "notes": [*missing, *film_notes(net, tokenizer, words, rows)],
         "prompts": prompts,
         "snapshots": rows,
-        "differences": compared.differences,
-        "largest_difference": compared.largest,
+        **compared.result(),
     }
