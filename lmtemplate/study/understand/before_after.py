@@ -30,7 +30,7 @@ from lmtemplate.study.understand.one_step import Comparisons, likeliest
 from lmtemplate.study.understand.prompts import choose_prompts, prompts_in
 
 SAMPLE_LENGTH, HEAT, FIRST_SEED = 24, 0.8, 1337
-COUNTED_TOKENS = 1_000_000  # of the training text, in which words are counted
+FILM_TOKENS = 1_000_000  # of the training text, in which words are counted
 
 
 def film_files(run: Path) -> dict[int, Path]:
@@ -130,7 +130,7 @@ def film_of(run: Path, given: str, allow: Sequence[str]) -> dict[str, Any]:
     net, tokenizer = build_net(state, allow), parse_tokenizer(state["tokenizer"])
     text, notes = "", list[str]()
     try:
-        text = tokenizer.decode(open_run_corpus(run).training_tokens(COUNTED_TOKENS).tolist())
+        text = tokenizer.decode(open_run_corpus(run).training_tokens(FILM_TOKENS).tolist())
     except UserError as error:
         notes.append(f"What follows in the training text is not known: {error}.")
     chosen = choose_prompts(text, given, state["config"])

@@ -7,7 +7,7 @@ from typing import Any
 from lmtemplate.run_dir import write_text
 from lmtemplate.study.show import page
 from lmtemplate.study.show.plots import SERIES
-from lmtemplate.study.understand.story import Found, Table, aligned, wrapped
+from lmtemplate.study.understand.story import Found, TextTable, aligned, wrapped
 
 SHOWN_SNAPSHOTS = 5  # in a table
 SAMPLE_WIDTH = 90
@@ -44,10 +44,12 @@ def prompt_lines(found: Found, prompt: str) -> Iterator[str]:
         yield f"  {name}: {sample[:SAMPLE_WIDTH]}"
 
 
-def analogy_table(found: Found) -> Table:
+def analogy_table(found: Found) -> TextTable:
     """The rank of the expected word in some snapshots, and the word that came first in the last."""
     shots = spread_over(found["snapshots"], SHOWN_SNAPSHOTS)
-    rows: Table = [("", "is", *(f"rank {shot['name']}" for shot in shots), "nearest at the end")]
+    rows: TextTable = [
+        ("", "is", *(f"rank {shot['name']}" for shot in shots), "nearest at the end")
+    ]
     for same in zip(*(shot["analogies"] for shot in shots), strict=True):
         ranks = (f"{row['rank']}" for row in same)
         rows.append((same[0]["analogy"], same[0]["expected"], *ranks, same[-1]["nearest"]))
@@ -76,7 +78,7 @@ def film_text(found: Found) -> str:
     return "\n".join(lines)
 
 
-def expected_rows(found: Found) -> Table:
+def expected_rows(found: Found) -> TextTable:
     """Prompt, what the first snapshot expects, what the last one does, what the text has."""
     first, *_, last = (shot["prompts"] for shot in found["snapshots"])
     return [

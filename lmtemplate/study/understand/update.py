@@ -43,6 +43,7 @@ FORMULAS = {
     "decay_without_rate": "wd · w, as texts write that leave lr out",
     "after": "w = w - step - decay",
 }
+SHOWN_KINDS = (int, float, str, tuple, list)  # settings of these kinds are shown
 # Newton-Schulz: each singular value s becomes a s + b s^3 + c s^5, five times (Jordan et al. 2024).
 NEWTON_SCHULZ, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 
@@ -112,22 +113,16 @@ def sgd_formula(w: Tensor, g: Tensor, state: Settings, group: Settings) -> Tenso
 def muon_formula(w: Tensor, g: Tensor, state: Settings, group: Settings) -> Tensors:
     """Muon (Jordan et al. 2024) with Nesterov momentum."""
     lr, mu, decay = group["lr"], group["momentum"], group["weight_decay"]
-    before = state.get("momentum", torch.zeros_like(w))
-    momentum = mu * before + (1 - mu) * g
-    ahead = mu * momentum + (1 - mu) * g
-    update = nearly_orthogonal(ahead)[0]
-    moved = lr * max(1.0, w.size(0) / w.size(1)) ** 0.5 * update
-    return {
-        "weight": w,
-        "gradient": g,
-        "momentum_before": before,
-        "muon_momentum": momentum,
-        "muon_ahead": ahead,
-        "muon_update": update,
-        "muon_step": moved,
-        **({"decay": lr * decay * w} if decay else {}),
-        "after": w - moved - lr * decay * w,
-    }
+    values = {"weight": w, "gradient": g}
+    values["momentum_before"] = before = state.get("momentum", torch.zeros_like(w))
+    values["muon_momentum"] = momentum = mu * before + (1 - mu) * g
+    values["muon_ahead"] = ahead = mu * momentum + (1 - mu) * g
+    values["muon_update"], *_ = nearly_orthogonal(ahead)
+    scale = lr * max(1.0, w.size(0) / w.size(1)) ** 0.5
+    values["muon_step"] = scale * values["muon_update"]
+    if decay:
+        values["decay"] = lr * decay * w
+    return {**values, "after": w - values["muon_step"] - lr * decay * w}
 
 
 def formula_of(optimizer: torch.optim.Optimizer, group: Settings) -> Any:
@@ -172,13 +167,15 @@ def show_update(
     values: Tensors, place: tuple[int, ...], group: Settings, state: Settings
 ) -> Settings:
     """The numbers of one weight on their way through the optimizer, and the settings used."""
-    plain = {k: v for k, v in group.items() if isinstance(v, int | float | str | tuple | list)}
-    plain.pop("params")
-    row: Settings = {"settings": plain}
-    row["values"] = {k: v[place].item() for k, v in values.items()}
+    row: Settings = {
+        "settings": {
+            k: v for k, v in group.items() if k != "params" and isinstance(v, SHOWN_KINDS)
+        },
+        "values": {k: v[place].item() for k, v in values.items()},
+    }
     if "muon_ahead" in values:
-        _, before, after = nearly_orthogonal(values["muon_ahead"])
-        row["singular_values"] = [before.tolist(), after.tolist()]
+        _, *spectra = nearly_orthogonal(values["muon_ahead"])
+        row["singular_values"] = [spectrum.tolist() for spectrum in spectra]
     if "first_corrected" in values:  # the same gradient as the first of a run
         row["t"] = int(state.get("step", 0)) + 1
         first = adam_formula(values["weight"], values["gradient"], {}, group)
