@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,47 +22,30 @@ from lmtemplate.errors import CheckpointError, ConfigError, UserError
 from lmtemplate.generate import encode_prompt
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.run_dir import folder_of
-from lmtemplate.study.understand.compared import Comparisons
+from lmtemplate.study.diagnose.artifacts import open_run_corpus
 from lmtemplate.study.understand.continuation import continuation
-from lmtemplate.study.understand.embedding import (
-    NEAREST,
-    WordVectors,
-    frequent_words,
-    known_analogies,
-    table_of,
-    watched_words,
-)
+from lmtemplate.study.understand.embedding import frequent_words, words_in
 from lmtemplate.study.understand.forward import softmax_of
-from lmtemplate.study.understand.prompts import choose_prompts, prompts_in, training_text
+from lmtemplate.study.understand.one_step import Comparisons, likeliest
+from lmtemplate.study.understand.prompts import choose_prompts, prompts_in
 
-LIKELIEST = 5  # tokens that are shown
 SAMPLE_LENGTH, HEAT, FIRST_SEED = 24, 0.8, 1337
+FILM_TOKENS = 1_000_000  # of the training text, in which words are counted
 
 
-class Snapshot(NamedTuple):
-    """Weights that the run has kept."""
-
-    name: str
-    step: int
-    path: Path
-
-
-def snapshots_of(run: Path) -> list[Snapshot]:
-    """All milestones, and the best checkpoint unless it is one of them, in their order.
+def film_files(run: Path) -> dict[int, Path]:
+    """Step -> file of all milestones and the best checkpoint.
 
     Raises CheckpointError where there are fewer than two.
     """
-    best = resolve(run, "best")
-    found = [*(folder_of(run) / "milestones").glob("step-*.ckpt"), best]
-    paths = {int(p.stem[5:]): p for p in reversed(found) if p.stem[5:].isdecimal()}
-    last = int(best.stem[5:])
-    if len(paths) < 2:
+    found = [resolve(run, "best"), *(folder_of(run) / "milestones").glob("step-*.ckpt")]
+    files = {int(path.stem[5:]): path for path in found if path.stem[5:].isdecimal()}
+    if len(files) < 2:
         raise CheckpointError(
             f"{run} has one snapshot, and before and after need two; train with milestones "
             "(checkpoint.milestones, 12 unless set to null)"
         )
-    names = {0: "untrained", last: f"best, step {last:,}"}
-    return [Snapshot(names.get(n, f"step {n:,}"), n, path) for n, path in sorted(paths.items())]
+    return dict(sorted(files.items()))
 
 
 @torch.no_grad()
@@ -83,7 +66,7 @@ def word_probability(
 
 
 @torch.no_grad()
-def look_at_prompt(
+def reads(
     net: LanguageModel,
     tokenizer: Tokenizer,
     prompt: str,
@@ -92,29 +75,16 @@ def look_at_prompt(
     compared: Comparisons,
 ) -> dict[str, Any]:
     """What a net makes of one prompt."""
-    start = encode_prompt(tokenizer, prompt)
-    logits: Tensor = net(torch.tensor([start]))[0, -1]
+    logits: Tensor = net(torch.tensor([encode_prompt(tokenizer, prompt)]))[0, -1]
     probabilities = softmax_of(logits)
     compared.hold("probabilities", probabilities, logits.softmax(-1))
-    likeliest = probabilities.topk(min(LIKELIEST, len(probabilities)))
-    pairs = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
     entropy = -(probabilities * probabilities.clamp(min=1e-30).log()).sum()
+    top = [[tokenizer.decode([n]), probabilities[n].item()] for n in likeliest(probabilities)]
     return {
-        "top": [[tokenizer.decode([token]), share] for token, share in pairs],
+        "top": top,
         "words": {word: word_probability(net, tokenizer, prompt, word) for word in words},
         "entropy": entropy.item(),
         "sample": continuation(net, tokenizer, prompt, SAMPLE_LENGTH, temperature=HEAT, seed=seed),
-    }
-
-
-def words_in(net: LanguageModel, tokenizer: Tokenizer, words: list[str]) -> dict[str, Any]:
-    """Neighbours and analogies in a net's table of embeddings; neither where it has none."""
-    if table_of(net) is None or len(words) < 2 * NEAREST:
-        return {"neighbours": {}, "analogies": []}
-    vectors = WordVectors(net, tokenizer, words)
-    return {
-        "neighbours": {word: vectors.neighbours(word) for word in watched_words(words)},
-        "analogies": [vectors.analogy(*four) for four in known_analogies(words)],
     }
 
 
@@ -127,25 +97,21 @@ def film_notes(
     if all(look["entropy"] > alike for look in shots[0]["prompts"].values()):
         notes.append(f"Untrained, all {net.vocab_size:,} tokens are equally likely to this net.")
     if not shots[-1]["neighbours"]:
-        return [
-            *notes,
-            "Nothing is said of embeddings: the net has no such table, or the text few words.",
-        ]
-    sizes = [len(ids) for ids in tokenizer.encode([f" {word}" for word in words])]
+        says = "Nothing is said of embeddings: the net has no such table, or the text few words."
+        return [*notes, says]
+    per_word = sum(len(ids) for ids in tokenizer.encode([f" {w}" for w in words])) / len(words)
     notes.append(
-        f"A word's vector is the mean of its tokens ({sum(sizes) / len(sizes):.2f} a word) in the "
-        f"table of embeddings, less the mean of {len(words)} frequent words."
+        f"A word's vector is the mean of its tokens ({per_word:.2f} a word) in the table of "
+        f"embeddings, less the mean of {len(words)} frequent words."
     )
-    ranks = [[row["rank"] for row in shot["analogies"]] for shot in (shots[0], shots[-1])]
-    if not ranks[0]:
+    first, *_, last = ([row["rank"] for row in shot["analogies"]] for shot in shots)
+    if not last:
         return [*notes, "The text has no four words of an analogy often enough."]
-    before, after = (sum(rank == 1 for rank in found) for found in ranks)
-    count, among = len(ranks[0]), len(words) - 3
     notes.append(
-        f"Of {count} analogies {after} come out first, {before} in the first snapshot; by chance "
-        f"one in {among} does."
+        f"Of {len(last)} analogies {last.count(1)} come out first, {first.count(1)} in the first "
+        f"snapshot; by chance one in {len(words) - 3} does."
     )
-    if 2 * after < count:
+    if 2 * last.count(1) < len(last):
         notes.append(
             "So analogies do not work here: they need a text that says much of these words, and "
             "longer training."
@@ -159,37 +125,36 @@ def film_of(run: Path, given: str, allow: Sequence[str]) -> dict[str, Any]:
     Raises CheckpointError with fewer than two snapshots, ConfigError for a prompt that the model
     cannot read at once.
     """
-    shots, state = snapshots_of(run), read(resolve(run, "best"))
+    files, best = film_files(run), resolve(run, "best")
+    state = read(best)
     net, tokenizer = build_net(state, allow), parse_tokenizer(state["tokenizer"])
-    missing = list[str]()
+    text, notes = "", list[str]()
     try:
-        text = training_text(run, tokenizer)
+        text = tokenizer.decode(open_run_corpus(run).training_tokens(FILM_TOKENS).tolist())
     except UserError as error:
-        text, missing = "", [f"What follows in the training text is not known: {error}."]
+        notes.append(f"What follows in the training text is not known: {error}.")
     chosen = choose_prompts(text, given, state["config"])
     sizes = {prompt: len(encode_prompt(tokenizer, prompt)) for prompt in chosen}
-    fitting = [prompt for prompt, size in sizes.items() if size <= net.block_size]
-    if not fitting:
+    prompts = prompts_in(text, [one for one in chosen if sizes[one] <= net.block_size])
+    if not prompts:
         shortest, most = min(sizes.values()), net.block_size
         raise ConfigError(f"--text has {shortest} tokens, and the model reads at most {most}")
-    prompts = prompts_in(text, fitting)
     words = frequent_words(Counter(re.findall(r"\w+", text)))
     compared, rows = Comparisons(), list[dict[str, Any]]()
-    for shot in shots:
-        load_net(net, read(shot.path))
+    for step, path in files.items():
+        load_net(net, read(path))
         looks = {
-            prompt: look_at_prompt(
-                net, tokenizer, prompt, about["words"], FIRST_SEED + number, compared
-            )
+            prompt: reads(net, tokenizer, prompt, about["words"], FIRST_SEED + number, compared)
             for number, (prompt, about) in enumerate(prompts.items())
         }
-        row = {"name": shot.name, "step": shot.step, "prompts": looks}
+        name = f"step {step:,}" if step else "untrained"
+        name = f"best, {name}" if step == int(best.stem[5:]) else name
+        row = {"name": name, "step": step, "prompts": looks}
         rows.append({**row, **words_in(net, tokenizer, words)})
     return {
         "run": str(run),
-        "notes": [*missing, *film_notes(net, tokenizer, words, rows)],
+        "notes": [*notes, *film_notes(net, tokenizer, words, rows)],
         "prompts": prompts,
         "snapshots": rows,
-        "differences": compared.differences,
-        "largest_difference": compared.largest,
+        **compared.result(),
     }

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lmtemplate.data.tokenizer import Tokenizer
-from lmtemplate.models.base import LanguageModel
 
-MOST_WORDS, FEWEST = 400, 5  # the most frequent words, each so many times in the text
+MOST_WORDS, LEAST_COUNT = 400, 5  # the most frequent words, each so many times in the text
 NEAREST = 5
 # a - b + c is d: the words of the lesson, others of its kind, and forms of frequent words
 ANALOGIES = (
@@ -35,33 +34,26 @@ LESSON = ("cat", "king", "man", "happy")  # whose neighbours are shown, where th
 
 def frequent_words(text: Counter[str]) -> list[str]:
     """The most frequent words, in lower case as the text has them, the most frequent first."""
-    known = (
-        word
-        for word, count in text.most_common()
-        if count >= FEWEST and word.isalpha() and word == word.lower()
-    )
-    return [word for word, _ in zip(known, range(MOST_WORDS), strict=False)]
+    often = (word for word, count in text.most_common() if count >= LEAST_COUNT)
+    return [word for word in often if word.isalpha() and word == word.lower()][:MOST_WORDS]
 
 
 def watched_words(words: list[str], count: int = 6) -> list[str]:
     """Words whose neighbours are shown: of the lesson, then frequent ones that are not short."""
     lesson = [word for word in LESSON if word in words]
-    long = [word for word in words if len(word) > 4 and word not in lesson]
-    return [*lesson, *long][:count]
+    return [*dict.fromkeys([*lesson, *(word for word in words if len(word) > 4)])][:count]
 
 
 class WordVectors:
     """Unit vectors of words.
 
     Args:
-        net: whose first nn.Embedding over the vocabulary is the table.
-        tokenizer: of the net.
+        table: (V, C) vectors of the tokens.
+        tokenizer: of these tokens.
         words: distinct.
     """
 
-    def __init__(self, net: LanguageModel, tokenizer: Tokenizer, words: list[str]) -> None:
-        table = table_of(net)
-        assert table is not None
+    def __init__(self, table: Tensor, tokenizer: Tokenizer, words: list[str]) -> None:
         ids = tokenizer.encode([f" {word}" for word in words])
         vectors = torch.stack([table[torch.as_tensor(one)].mean(0) for one in ids])  # (N, C)
         centred = vectors - vectors.mean(0)
@@ -72,9 +64,8 @@ class WordVectors:
         """The NEAREST other words, each with its cosine."""
         cosines = self.vectors @ self.vectors[self.place[word]]
         cosines[self.place[word]] = -torch.inf
-        nearest = cosines.topk(min(NEAREST, len(self.words) - 1))
-        pairs = zip(nearest.indices.tolist(), nearest.values.tolist(), strict=True)
-        return [[self.words[n], cosine] for n, cosine in pairs]
+        nearest = cosines.topk(min(NEAREST, len(self.words) - 1)).indices.tolist()
+        return [[self.words[n], cosines[n].item()] for n in nearest]
 
     def analogy(self, a: str, b: str, c: str, d: str) -> dict[str, Any]:
         """Where d comes among the words nearest to a - b + c, the three given ones left out."""
@@ -82,10 +73,13 @@ class WordVectors:
         first, second, third = self.vectors[given]
         cosines = self.vectors @ (first - second + third)
         cosines[given] = -torch.inf
-        rank = int((cosines > cosines[self.place[d]]).sum()) + 1
-        nearest = self.words[int(cosines.argmax())]
-        row = {"analogy": f"{a} - {b} + {c}", "expected": d, "rank": rank}
-        return {**row, "among": len(self.words) - 3, "nearest": nearest}
+        return {
+            "analogy": f"{a} - {b} + {c}",
+            "expected": d,
+            "rank": int((cosines > cosines[self.place[d]]).sum()) + 1,
+            "among": len(self.words) - 3,
+            "nearest": self.words[int(cosines.argmax())],
+        }
 
 
 def table_of(net: nn.Module) -> Tensor | None:
@@ -95,6 +89,13 @@ def table_of(net: nn.Module) -> Tensor | None:
     return next((table for table in tables if len(table) == size), None)
 
 
-def known_analogies(words: list[str]) -> list[tuple[str, str, str, str]]:
-    """Those whose words are all there."""
-    return [four for four in ANALOGIES if {*four} <= {*words}]
+def words_in(net: nn.Module, tokenizer: Tokenizer, words: list[str]) -> dict[str, Any]:
+    """Neighbours and analogies in a net's table of embeddings; neither where it has none."""
+    table = table_of(net)
+    if table is None or len(words) < 2 * NEAREST:
+        return {"neighbours": {}, "analogies": []}
+    vectors = WordVectors(table, tokenizer, words)
+    return {
+        "neighbours": {word: vectors.neighbours(word) for word in watched_words(words)},
+        "analogies": [vectors.analogy(*four) for four in ANALOGIES if {*four} <= {*words}],
+    }

@@ -1,6 +1,5 @@
 """A run and a text -> one training step on it, walked through with numbers that anyone can check."""
 
-import importlib
 import json as json_text
 from collections.abc import Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from lmtemplate.errors import CheckpointError, ConfigError, UserError
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.muon import MuonAdamWOptimizer
 from lmtemplate.optimizers import OptimizerRecipe, recipe_of
+from lmtemplate.plug import load_named
 from lmtemplate.run_dir import folder_of
 from lmtemplate.study.diagnose.artifacts import open_run_corpus
 from lmtemplate.study.understand.before_after import film_of
@@ -35,25 +35,21 @@ def newest_that_steps(run: Path) -> tuple[CheckpointDict, Path]:
     CheckpointError where there is none, or one without an optimizer.
     """
     newest = resolve(run, "latest")
-    paths = [folder_of(run) / file_name(step) for step in reversed(steps_saved(run))]
-    found = None
-    for path in paths:
+    for path in (folder_of(run) / file_name(step) for step in reversed(steps_saved(run))):
         state = read(path)
         try:
             (optimizer,) = state["optimizer_states"]
-            rates = [float(group["lr"]) for group in optimizer["param_groups"]]
+            if any(float(group["lr"]) for group in optimizer["param_groups"]):
+                return state, path
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{path} holds no state of one optimizer; use another run"
             ) from error
-        if any(rates):
-            return state, path
-        found = found or (state, newest)
-    assert found is not None
-    found[0]["at_peak"] = True
-    for group in found[0]["optimizer_states"][0]["param_groups"]:
+    state = read(newest)
+    state["at_peak"] = True
+    for group in state["optimizer_states"][0]["param_groups"]:
         group["lr"] = group.get("initial_lr", 0.0)
-    return found
+    return state, newest
 
 
 def build_optimizer(
@@ -66,14 +62,10 @@ def build_optimizer(
     """
     try:
         described = state["config"]["model"]["optimizer"]
-        module, _, name = str(described["class_path"]).rpartition(".")
-        package, settings = module.partition(".")[0], dict(described.get("init_args") or {})
-        if package not in ("lmtemplate", "torch", *allow):
-            says = f"{module}.{name} is not of lmtemplate; add --allow {package}"
-            raise ConfigError(f"{says} if you trust that package")
-        kind = getattr(importlib.import_module(module), name)
+        name, settings = str(described["class_path"]), dict(described.get("init_args") or {})
+        kind = load_named(name, "the checkpoint's optimizer", ("torch", *allow))
         if not issubclass(kind, OptimizerRecipe | torch.optim.Optimizer):
-            raise TypeError(f"{module}.{name} is not an optimizer")
+            raise TypeError(f"{name} is not an optimizer")
         own = issubclass(kind, OptimizerRecipe)
         recipe = kind(**settings) if own else recipe_of(partial(kind, **settings))
         optimizer: torch.optim.Optimizer = recipe.build(net)
@@ -104,49 +96,42 @@ def ids_of(text: str, run: Path, tokenizer: Tokenizer, block_size: int) -> list[
         except UserError as error:
             raise type(error)(f"{error}; or give a text of your own: --text") from error
         ids = inputs[len(inputs) // 2, : OWN_TOKENS + 1].tolist()
-    if len(ids) < 2:
-        raise ConfigError("--text has one token, and a step needs two or more: one predicts one")
-    if len(ids) > block_size + 1:
+    if not 2 <= len(ids) <= block_size + 1:
         raise ConfigError(
-            f"--text has {len(ids)} tokens, and the model reads at most {block_size} and predicts "
-            "one more; shorten it"
+            f"--text has {len(ids)} tokens, and a step needs two or more, at most {block_size} to "
+            "read and one more to predict"
         )
     return ids
 
 
-def step_notes(
-    state: CheckpointDict, net: LanguageModel, found: dict[str, Any], path: Path, newest: Path
-) -> list[str]:
+def step_notes(state: CheckpointDict, net: LanguageModel, found: dict[str, Any]) -> list[str]:
     """In what this step differs from the run's own, in sentences."""
     model, data = state["config"]["model"], state["config"].get("data", {})
     sizes = " × ".join(str(data[key]) for key in ("batch_size", "block_size") if key in data)
     others = [key for key in ("loss", "label_smoothing", "z_loss") if model.get(key)]
     if type(net).extra_objectives is not LanguageModel.extra_objectives:
         others.append("extra_objectives")
-    known, missing = all(row["known"] for row in found["updates"]), "No formulas stand here for"
+    dropout = any(isinstance(module, nn.Dropout) and module.p for module in net.modules())
+    no_formulas = "No formulas stand here for"
     notes = {
         f"The batch of this step is one text of {len(found['predictions'])} tokens"
         f"{sizes and f', where the run has {sizes}'}; all in float32.": True,
-        f"The rate of {newest.name} is 0, so the step is made from {path.name}.": path != newest,
         "The learning rate has come to 0; this step has the peak rate.": "at_peak" in state,
         "The weights are those that are trained, not their running average.": "current_model_state"
         in state,
-        "Dropout is off here; the run's steps have it.": any(
-            isinstance(module, nn.Dropout) and module.p for module in net.modules()
-        ),
-        f"The run minimises more than this cross-entropy: {', '.join(others)}.": bool(others),
-        f"{missing} {type(net).__qualname__}: up to the logits its modules are shown as they are, "
-        "and slopes are measured on it in float64.": not found["by_hand"],
-        f"{missing} {model['optimizer']['class_path']}: its update is the measured difference.": (
-            not known
-        ),
+        "Dropout is off here; the run's steps have it.": dropout,
+        f"The run minimises more than this cross-entropy: {', '.join(others)}.": others,
+        f"{no_formulas} {type(net).__qualname__}: up to the logits its modules are shown as they "
+        "are, and slopes are measured on it in float64.": not found["by_hand"],
+        f"{no_formulas} {model['optimizer']['class_path']}: its update is the measured "
+        "difference.": not all(row["known"] for row in found["updates"]),
     }
     return [note for note, holds in notes.items() if holds]
 
 
 def step_of_run(run: Path, text: str, allow: Sequence[str]) -> dict[str, Any]:
     """All numbers of one training step from a run's newest checkpoint; see `explain_step`."""
-    state, path = newest_that_steps(run)
+    (state, path), newest = newest_that_steps(run), resolve(run, "latest")
     if "current_model_state" in state:
         state["state_dict"] = state["current_model_state"]
     net = build_net(state, allow)
@@ -160,6 +145,7 @@ def step_of_run(run: Path, text: str, allow: Sequence[str]) -> dict[str, Any]:
     trainer, kind = state["config"].get("trainer", {}), type(net)
     limit, by = trainer.get("gradient_clip_val"), trainer.get("gradient_clip_algorithm") or "norm"
     found = explain_step(net, ids, optimizer, spell, (float(limit), by) if limit else None)
+    earlier = f"The rate of {newest.name} is 0, so the step is made from {path.name}."
     return {
         "run": str(run),
         "checkpoint": str(path),
@@ -167,7 +153,7 @@ def step_of_run(run: Path, text: str, allow: Sequence[str]) -> dict[str, Any]:
         "net": f"{kind.__module__}.{kind.__qualname__}",
         "optimizer": state["config"]["model"]["optimizer"]["class_path"],
         "text": tokenizer.decode(ids),
-        "notes": step_notes(state, net, found, path, resolve(run, "latest")),
+        "notes": [*step_notes(state, net, found), *([earlier] if path != newest else [])],
         **found,
     }
 

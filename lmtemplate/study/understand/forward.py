@@ -5,11 +5,11 @@ What no formula stands here for, as another architecture, is shown as its module
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.models.layers import MLP, Attention, Rotary
@@ -29,7 +29,6 @@ class Stage(NamedTuple):
     module: str = ""
 
 
-Stages = Iterator[Stage]
 Text = tuple[Tensor, Tensor]  # ids (T,) and the ids that follow them (T,)
 
 
@@ -39,7 +38,7 @@ def softmax_of(scores: Tensor) -> Tensor:
     return powers / powers.sum(-1, keepdim=True)
 
 
-def nats_of(probabilities: Tensor, targets: Tensor) -> Tensor:
+def target_nats(probabilities: Tensor, targets: Tensor) -> Tensor:
     """-ln of the probability of each target: (N, V) and (N,) -> (N,)."""
     return -probabilities.gather(-1, targets[:, None])[:, 0].log()
 
@@ -51,15 +50,13 @@ def logit_gradient(probabilities: Tensor, targets: Tensor) -> Tensor:
     return probabilities - onehot
 
 
-def _rms(x: Tensor) -> Tensor:
-    return x / (x.square().mean(-1, keepdim=True) + RMS_EPS).sqrt()
-
-
-def _layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+def _norm(layer: nn.LayerNorm | None, x: Tensor) -> Tensor:
+    """Of a LayerNorm; without one, x over the root of its mean square."""
+    if layer is None:
+        return x / (x.square().mean(-1, keepdim=True) + RMS_EPS).sqrt()
     centred = x - x.mean(-1, keepdim=True)
-    spread = (centred.square().mean(-1, keepdim=True) + norm.eps).sqrt()
-    scaled = centred / spread * norm.weight
-    return scaled if norm.bias is None else scaled + norm.bias
+    scaled = centred / (centred.square().mean(-1, keepdim=True) + layer.eps).sqrt() * layer.weight
+    return scaled if layer.bias is None else scaled + layer.bias
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
@@ -75,94 +72,83 @@ def _rotate(rotary: Rotary, x: Tensor) -> Tensor:
     return torch.cat((turned.real, turned.imag), dim=-1)
 
 
-def _attention(brick: Attention, x: Tensor, block: str) -> Iterator[Stage]:
+def _attention(brick: Attention, x: Tensor, block: str) -> list[Stage]:
     """(T, C) -> scores, weights and output; D is the head size."""
-    projections = (brick.query, brick.key, brick.value)
-    size = brick.head_size
+    size, formula = brick.head_size, f"q·k / sqrt({brick.head_size})"
     queries, keys, values = (  # (H, T, D)
-        _linear(layer, x).unflatten(-1, (-1, size)).transpose(0, 1) for layer in projections
+        _linear(layer, x).unflatten(-1, (-1, size)).transpose(0, 1)
+        for layer in (brick.query, brick.key, brick.value)
     )
-    formula = f"q·k / sqrt({size})"
     if brick.qk_norm:
-        queries, keys, formula = _rms(queries), _rms(keys), f"{formula}, over their RMS"
+        queries, keys = _norm(None, queries), _norm(None, keys)
+        formula += ", over their RMS"
     if brick.rotary is not None:
         queries, keys = _rotate(brick.rotary, queries), _rotate(brick.rotary, keys)
         formula += ", turned by position"
     keys, values = (part.repeat_interleave(brick.shared_by, dim=0) for part in (keys, values))
     scores = queries @ keys.mT / math.sqrt(size)  # (H, T, T)
-    yield Stage(f"{block} scores", formula, scores)
     later = torch.ones_like(scores, dtype=torch.bool).triu(1)
     weights = softmax_of(scores.masked_fill(later, -torch.inf))
-    yield Stage(f"{block} attention", "mask: later tokens get -inf; softmax", weights)
-    mixed = (weights @ values).transpose(0, 1).flatten(1)  # (T, C)
-    output = _linear(brick.output, mixed)
-    yield Stage(f"{block} mixed", "W_o (sum of weight · v)", output, f"{block}.attention")
+    output = _linear(brick.output, (weights @ values).transpose(0, 1).flatten(1))  # (T, C)
+    return [
+        Stage(f"{block} scores", formula, scores),
+        Stage(f"{block} attention", "mask: later tokens get -inf; softmax", weights),
+        Stage(f"{block} mixed", "W_o (sum of weight · v)", output, f"{block}.attention"),
+    ]
 
 
 def _mlp(brick: MLP, x: Tensor, block: str) -> Stage:
-    hidden = _linear(brick.up, x)
+    hidden, formula = _linear(brick.up, x), "W_out gelu(W_up x)"
     if brick.gate is not None:
         gate = _linear(brick.gate, x)
         hidden, formula = gate / (1 + (-gate).exp()) * hidden, "W_out (silu(W_gate x) · W_up x)"
     elif brick.activation == "gelu":
         inner = math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3)
-        hidden, formula = 0.5 * hidden * (1 + inner.tanh()), "W_out gelu(W_up x)"
+        hidden = 0.5 * hidden * (1 + inner.tanh())
     elif brick.activation == "exact_gelu":
         hidden = 0.5 * hidden * (1 + (hidden / math.sqrt(2)).erf())
-        formula = "W_out gelu(W_up x)"
     else:
         hidden, formula = hidden.clamp(min=0) ** 2, "W_out max(0, W_up x)^2"
     return Stage(f"{block} MLP", formula, _linear(brick.output, hidden), f"{block}.mlp")
 
 
-def _blocks(net: Any, x: Tensor, kind: str) -> Iterator[Stage]:
-    """The residual stream (T, C) through all blocks; each part reads it, and adds to it."""
+def _blocks(net: Any, x: Tensor) -> list[Stage]:
+    """The residual stream (T, C) through all blocks; attention and MLP read it, and add to it."""
+    stages = list[Stage]()
     for number, block in enumerate(net.blocks):
         name = f"blocks.{number}"
-        for part in ("attention", "mlp"):
-            if kind == "GPT":
-                seen = _rms(x)
-            else:
-                seen = _layer_norm(block.norm_1 if part == "attention" else block.norm_2, x)
-            brick = getattr(block, part)
-            stages = (
-                _attention(brick, seen, name) if part == "attention" else [_mlp(brick, seen, name)]
-            )
-            for stage in stages:
-                yield stage
-            x = x + stage.value
-        yield Stage(f"{name} stream", "x + attention + MLP", x, name)
+        stages += _attention(block.attention, _norm(getattr(block, "norm_1", None), x), name)
+        x = x + stages[-1].value
+        stages.append(_mlp(block.mlp, _norm(getattr(block, "norm_2", None), x), name))
+        x = x + stages[-1].value
+        stages.append(Stage(f"{name} stream", "x + attention + MLP", x, name))
+    return stages
 
 
-def _gpt(net: Any, tokens: Tensor) -> Stages:
+def _gpt(net: Any, tokens: Tensor) -> list[Stage]:
     """As models/gpt.py says: RMS norms, token shift, a cap on the logits."""
     x = net.embedding.weight[tokens]
-    yield Stage("embedding", "row of E for each token", x, "embedding")
-    x = _rms(x)
+    stages = [Stage("embedding", "row of E for each token", x, "embedding")]
+    x = _norm(None, x)
     if net.shift is not None:
-        before = torch.cat((torch.zeros_like(x[:1]), x[:-1]))
-        x = x + net.shift.share * before
-        yield Stage("token shift", "x / RMS, + share · x of the token before", x, "shift")
-    for stage in _blocks(net, x, "GPT"):
-        yield stage
-        x = stage.value
-    logits, formula = _rms(x) @ net.head.weight.T, "W_head (x / RMS)"
+        x = x + net.shift.share * torch.cat((torch.zeros_like(x[:1]), x[:-1]))
+        formula = "x / RMS, + share · x of the token before"
+        stages.append(Stage("token shift", formula, x, "shift"))
+    stages += _blocks(net, x)
+    logits, formula = _norm(None, stages[-1].value) @ net.head.weight.T, "W_head (x / RMS)"
     if (cap := net.logit_cap) is not None:
         logits, formula = cap * (logits / cap).tanh(), f"{cap:g} tanh({formula} / {cap:g})"
-    yield Stage("logits", formula, logits, "logits")
+    return [*stages, Stage("logits", formula, logits, "logits")]
 
 
-def _gpt2(net: Any, tokens: Tensor) -> Stages:
+def _gpt2(net: Any, tokens: Tensor) -> list[Stage]:
     """As models/gpt2.py says: learned positions, LayerNorm, the embedding as output head."""
     x = net.embedding.weight[tokens]
-    yield Stage("embedding", "row of E for each token", x, "embedding")
+    stages = [Stage("embedding", "row of E for each token", x, "embedding")]
     x = x + net.positions.weight[: len(tokens)]
-    yield Stage("positions", "+ row of P for each position", x)
-    for stage in _blocks(net, x, "GPT2"):
-        yield stage
-        x = stage.value
-    logits = _layer_norm(net.norm, x) @ net.embedding.weight.T
-    yield Stage("logits", "E LayerNorm(x)", logits, "logits")
+    stages += [Stage("positions", "+ row of P for each position", x), *_blocks(net, x)]
+    logits = _norm(net.norm, stages[-1].value) @ net.embedding.weight.T
+    return [*stages, Stage("logits", "E LayerNorm(x)", logits, "logits")]
 
 
 # Class of a net -> its formulas. By name: a clone may have deleted one of the files.
@@ -171,32 +157,24 @@ BY_HAND = {"lmtemplate.models.gpt.GPT": _gpt, "lmtemplate.models.gpt2.GPT2": _gp
 
 def outputs_of(net: LanguageModel, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """What each module puts out for ids (T,), and the logits (T, V), which keep their graph."""
-    outputs: dict[str, Tensor] = {}
+    outputs = dict[str, Tensor]()
+    names = {module: name for name, module in net.named_modules()}
 
-    def keep(name: str) -> Any:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                outputs[name] = output.detach()[0] if output.dim() > 2 else output.detach()
+    def keep(module: nn.Module, _: Any, output: Any) -> None:
+        if names.get(module) and isinstance(output, Tensor):
+            outputs[names[module]] = (output[0] if output.dim() > 2 else output).detach()
 
-        return hook
-
-    handles = [module.register_forward_hook(keep(name)) for name, module in net.named_modules()]
-    try:
+    with register_module_forward_hook(keep):
         logits = net(tokens[None])[0]
-    finally:
-        for handle in handles:
-            handle.remove()
-    outputs.pop("", None)
     return outputs, logits
 
 
 @torch.no_grad()
 def stages_by_hand(net: LanguageModel, tokens: Tensor) -> list[Stage]:
     """All stages of a net whose formulas stand here; none of another."""
-    kind = type(net)
-    formulas = BY_HAND.get(f"{kind.__module__}.{kind.__qualname__}")
+    formulas = BY_HAND.get(f"{type(net).__module__}.{type(net).__qualname__}")
     try:
-        return [*formulas(net, tokens)] if formulas else []
+        return formulas(net, tokens) if formulas else []
     except (AttributeError, TypeError, RuntimeError):  # a brick is not what it was
         return []
 
@@ -205,4 +183,4 @@ def stages_by_hand(net: LanguageModel, tokens: Tensor) -> list[Stage]:
 def text_loss(net: LanguageModel, text: Text, by_hand: bool) -> float:
     """Mean nats of a text, by formulas from the tokens on, or else from the net's logits on."""
     logits = stages_by_hand(net, text[0])[-1].value if by_hand else net(text[0][None])[0]
-    return nats_of(softmax_of(logits.double()), text[1]).mean().item()
+    return target_nats(softmax_of(logits.double()), text[1]).mean().item()

@@ -2,12 +2,9 @@
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
-
-from lmtemplate.data.tokenizer import Tokenizer
-from lmtemplate.study.diagnose.artifacts import open_run_corpus
 
 # Prompt -> words to be compared: agreement, with a misleading noun between; idioms.
 LESSONS: dict[str, tuple[str, ...]] = {
@@ -19,14 +16,9 @@ LESSONS: dict[str, tuple[str, ...]] = {
 }
 OWN_PROMPTS = 3  # pairs of words of the run's own text, which one word nearly always follows
 SURE, OFTEN = 0.8, 20  # share of that word, and times that the pair occurs, at least
-READ_TOKENS = 1_000_000  # of the training text, in which words are counted
 FOLLOWERS = 4  # that are shown
+Variant = tuple[Callable[[str], str], str]  # how a word is written, and what stands before it
 CONTINUES = r"(\s?\w+|\s?[^\w\s]|\n)"  # what can follow a prompt: a word, a mark, a new line
-
-
-def training_text(run: Path, tokenizer: Tokenizer) -> str:
-    """Some of the text that the run was trained on. Raises DataError where it is gone."""
-    return tokenizer.decode(open_run_corpus(run).training_tokens(READ_TOKENS).tolist())
 
 
 def what_follows(text: str, prompt: str, most: int) -> tuple[int, list[tuple[str, float]]]:
@@ -42,19 +34,17 @@ def as_in(text: str, prompt: str) -> str:
     Its tokens are others behind a space, where a line rarely begins with it. Of a prompt that the
     text never has, the longest beginning decides that it has.
     """
-
-    def count(variant: str) -> int:
-        begins = "" if variant[0] == " " else r"(?:\A|\n)"
-        return len(re.findall(rf"{begins}{re.escape(variant)}(?!\w)", text))
-
-    words = prompt.split()
+    words, text = prompt.split(), f"\n{text}"
     beginnings = [" ".join(words[:n]) for n in range(len(words), 0, -1)]
-    shapes = ("{}", " {}")
-    variants = [(shape, change) for change in (str, str.lower) for shape in shapes]
-    shape, change = max(
-        variants, key=lambda one: [count(one[0].format(one[1](part))) for part in beginnings]
-    )
-    return shape.format(change(prompt))
+
+    def counts(variant: Variant) -> list[int]:
+        case, before = variant
+        shapes = (rf"{before}{re.escape(case(part))}(?!\w)" for part in beginnings)
+        return [len(re.findall(shape, text)) for shape in shapes]
+
+    variants: list[Variant] = [(case, before) for case in (str, str.lower) for before in "\n "]
+    case, before = max(variants, key=counts)
+    return f"{before}{case(prompt)}".removeprefix("\n")
 
 
 def own_prompts(text: str) -> list[str]:
@@ -86,13 +76,11 @@ def prompts_in(text: str, prompts: list[str]) -> dict[str, Any]:
 
     Those are the lesson's, what follows the whole prompt, and what follows its last word alone.
     """
-    found = {}
+    lessons, found = {prompt.lower(): words for prompt, words in LESSONS.items()}, {}
     for prompt in prompts:
         count, follow = what_follows(text, prompt, FOLLOWERS)
         _, after_last = what_follows(text, prompt.split()[-1], FOLLOWERS - 1)
-        lesson = next(
-            (LESSONS[one] for one in LESSONS if one.lower() == prompt.strip().lower()), ()
-        )
+        lesson = lessons.get(prompt.strip().lower(), ())
         words = dict.fromkeys([*lesson, *(word for word, _ in (*follow, *after_last))])
         found[prompt] = {"count": count, "in_text": follow, "words": [*words]}
     return found

@@ -19,7 +19,7 @@ BLUE, ORANGE, GREEN = SERIES[:3]
 LINE = 110  # characters
 DECIMALS = 4  # of a number in a picture
 Found = dict[str, Any]
-Table = list[tuple[str, ...]]  # the first row has the heads of the columns
+TextTable = list[tuple[str, ...]]  # the first row has the heads of the columns
 SPECTRA = ("ahead / its norm", "O")  # whose singular values are known of a Muon matrix
 
 
@@ -44,7 +44,7 @@ def wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, LINE, initial_indent="  ", subsequent_indent="  ")
 
 
-def gradient_table(gradient: Found, count: int) -> Table:
+def gradient_table(gradient: Found, count: int) -> TextTable:
     """Token by token, p - onehot, which is divided by the number of places for the mean loss."""
     rows = [
         (shown_token(token), figure_of(p), f"{onehot:.0f}", f"{slope:+.4f}", figure_of(share))
@@ -53,7 +53,7 @@ def gradient_table(gradient: Found, count: int) -> Table:
     return [("", "p", "onehot", "p - onehot", f"/ {count}"), *rows]
 
 
-def stage_table(found: Found) -> Table:
+def stage_table(found: Found) -> TextTable:
     head = ("stage", "formula", "shape", "mean ± spread", "first numbers of the last row")
     rows = [
         (
@@ -69,8 +69,8 @@ def stage_table(found: Found) -> Table:
     return [(*head, "difference from torch"), *rows]
 
 
-def prediction_table(found: Found) -> Table:
-    rows: Table = [("read", "next", "p", "-ln p", "likeliest")]
+def prediction_table(found: Found) -> TextTable:
+    rows: TextTable = [("read", "next", "p", "-ln p", "likeliest")]
     for token, row in zip(found["tokens"][:-1], found["predictions"], strict=True):
         top = ", ".join(f"{shown_token(word)} {share:.1%}" for word, share in row["top"])
         numbers = figure_of(row["probability"]), f"{row['loss']:.3f}"
@@ -78,9 +78,8 @@ def prediction_table(found: Found) -> Table:
     return rows
 
 
-def tables_of(found: Found) -> dict[str, Table]:
+def step_tables(found: Found) -> dict[str, TextTable]:
     """All tables but those of the updates."""
-    example = gradient_table(found["worked_example"], 1)
     norms = [
         (row["layer"], f"{row['weights']:,}", figure_of(row["norm"]), figure_of(row["slope"]))
         for row in found["gradient_norms"]
@@ -88,7 +87,7 @@ def tables_of(found: Found) -> dict[str, Table]:
     stages = {stage["name"] for stage in found["stages"]}
     apart = [(k, f"{v:.1e}") for k, v in found["differences"].items() if k not in stages]
     return {
-        "example": [row[:4] for row in example],
+        "example": [row[:4] for row in gradient_table(found["worked_example"], 1)],
         "stages": stage_table(found),
         "predictions": prediction_table(found),
         "gradient": gradient_table(found["logit_gradient"], len(found["predictions"])),
@@ -127,7 +126,7 @@ def update_rows(update: Found) -> Iterator[tuple[str, str]]:
 
 def walk_through(found: Found) -> str:
     """The whole step for a terminal."""
-    lines = {name: aligned(table) for name, table in tables_of(found).items()}
+    lines = {name: aligned(table) for name, table in step_tables(found).items()}
     gradient, after = found["logit_gradient"], found["after"]
     net, optimizer = (found[key].rpartition(".")[2] for key in ("net", "optimizer"))
     read, follows = map(shown_token, found["tokens"][gradient["place"] :][:2])
@@ -205,22 +204,19 @@ def spectrum_plot(update: Found) -> Any:
 
 def attention_data(found: Found) -> dict[str, Any] | None:
     """Scores and weights of every head, for the script of the page; None where none are known."""
-    known = {
-        stage["name"]: np.round(stage["values"], DECIMALS).tolist()
-        for stage in found["stages"]
-        if "values" in stage
-    }
-    if not known:
+    stages = [stage for stage in found["stages"] if "values" in stage]
+    if not stages:
         return None
+    known = {one["name"]: np.round(one["values"], DECIMALS).tolist() for one in stages}
     blocks = [*dict.fromkeys(name.partition(" ")[0] for name in known)]
     scores, weights = ([known[f"{b} {of}"] for b in blocks] for of in ("scores", "attention"))
     tokens = [f"{n} {shown_token(t)}" for n, t in enumerate(found["tokens"][: len(scores[0][0])])]
     return {"blocks": blocks, "scores": scores, "weights": weights, "tokens": tokens}
 
 
-def grouped(stages: Table, by_hand: bool) -> dict[str, Table]:
+def grouped(stages: TextTable, by_hand: bool) -> dict[str, TextTable]:
     """Part of the net -> rows of its stages."""
-    groups: dict[str, Table] = {}
+    groups: dict[str, TextTable] = {}
     for name, *cells in stages:
         block, _, inside = name.partition(" ")
         part = "after the blocks" if name == "logits" else "before the blocks"
@@ -234,7 +230,7 @@ def grouped(stages: Table, by_hand: bool) -> dict[str, Table]:
 
 def write_story(found: Found, run: Path) -> Path:
     """Write RUN/explain.html. Raises DiskError."""
-    name, tables = run.resolve().name, tables_of(found)
+    name, tables = run.resolve().name, step_tables(found)
     norms, gradient = found["gradient_norms"], found["logit_gradient"]["rows"]
     slopes = [row[3] for row in gradient]
     colors = [GREEN if slope < 0 else ORANGE for slope in slopes]
@@ -250,11 +246,11 @@ def write_story(found: Found, run: Path) -> Path:
         "losses": bars(tokens[1:], losses, "-ln p (nats)", ORANGE),
         "slopes": bars([shown_token(row[0]) for row in gradient], slopes, "p - onehot", colors),
         "norms": bars(layers, lengths, "norm", BLUE),
-        "updates": {update_title(update): update_rows(update) for update in found["updates"]},
+        "updates": {update_title(one): update_rows(one) for one in found["updates"]},
         "spectra": {
-            update["parameter"]: spectrum_plot(update)
-            for update in found["updates"]
-            if "singular_values" in update
+            one["parameter"]: spectrum_plot(one)
+            for one in found["updates"]
+            if "singular_values" in one
         },
     }
     target = run / "explain.html"

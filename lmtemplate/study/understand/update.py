@@ -1,18 +1,21 @@
-"""Weights, gradients, an optimizer's state -> the update that follows, by formulas written out.
+"""Weights, gradients, an optimizer -> the update that follows, by formulas written out.
 
 Each formula gives its intermediate values by name, in the order in which they are computed: tensors
 of the weights' shape. An optimizer that no formula stands here for has none.
 """
 
-from typing import Any, NamedTuple
+import math
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
 from lmtemplate.muon import MuonAdamWOptimizer
 
-Values = dict[str, Tensor]
-Saved = dict[str, Any]
+Tensors = dict[str, Tensor]
+Settings = dict[str, Any]
+Clip = tuple[float, str]  # trainer.gradient_clip_val, and "norm" or "value"
 
 # Name of a value -> what it is, and its formula.
 FORMULAS = {
@@ -40,37 +43,31 @@ FORMULAS = {
     "decay_without_rate": "wd · w, as texts write that leave lr out",
     "after": "w = w - step - decay",
 }
+SHOWN_KINDS = (int, float, str, tuple, list)  # settings of these kinds are shown
 # Newton-Schulz: each singular value s becomes a s + b s^3 + c s^5, five times (Jordan et al. 2024).
-QUINTIC, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
+NEWTON_SCHULZ, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 
 
-class Spectrum(NamedTuple):
-    """A matrix, made nearly orthogonal; its singular values over its norm, before and after."""
-
-    matrix: Tensor
-    before: Tensor
-    after: Tensor
-
-
-def nearly_orthogonal(matrix: Tensor) -> Spectrum:
+def nearly_orthogonal(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """U S V' -> U f(S) V' through the eigenvectors of the matrix times its transpose, in float64.
 
-    Newton-Schulz changes singular values alone, so this equals the iteration of `muon.py`.
+    Newton-Schulz changes singular values alone, so this equals the iteration of `muon.py`. Returns
+    also the singular values of the matrix over its norm, before and after.
     """
     x = matrix.double() / (matrix.double().norm() + 1e-7)
     wide = x if x.size(0) <= x.size(1) else x.mT
     squares, basis = torch.linalg.eigh(wide @ wide.mT)
     before = values = squares.clamp(min=0).sqrt()
-    a, b, c = QUINTIC
+    a, b, c = NEWTON_SCHULZ
     for _ in range(ITERATIONS):
         values = a * values + b * values**3 + c * values**5
     factor = torch.where(before > 0, values / before, a**ITERATIONS)
     result = basis @ (factor[:, None] * (basis.mT @ wide))
     result = result if x.size(0) <= x.size(1) else result.mT
-    return Spectrum(result.to(matrix.dtype), before.flip(0), values.flip(0))
+    return result.to(matrix.dtype), before.flip(0), values.flip(0)
 
 
-def adam_update(w: Tensor, g: Tensor, state: Saved, group: dict[str, Any]) -> Values:
+def adam_formula(w: Tensor, g: Tensor, state: Settings, group: Settings) -> Tensors:
     """Adam and AdamW (Loshchilov and Hutter 2019, algorithm 2), with torch's signs and names."""
     (b1, b2), lr, eps = group["betas"], group["lr"], group["eps"]
     step, decay = int(state.get("step", 0)) + 1, group["weight_decay"]
@@ -94,7 +91,7 @@ def adam_update(w: Tensor, g: Tensor, state: Saved, group: dict[str, Any]) -> Va
     return {**values, "after": after}
 
 
-def sgd_update(w: Tensor, g: Tensor, state: Saved, group: dict[str, Any]) -> Values:
+def sgd_formula(w: Tensor, g: Tensor, state: Settings, group: Settings) -> Tensors:
     """Stochastic gradient descent: theta <- theta - lr · gradient, with momentum if it has any."""
     lr, mu, decay = group["lr"], group.get("momentum", 0.0), group.get("weight_decay", 0.0)
     values = {"weight": w, "gradient": g}
@@ -113,34 +110,102 @@ def sgd_update(w: Tensor, g: Tensor, state: Saved, group: dict[str, Any]) -> Val
     return {**values, "after": w - moved}
 
 
-def muon_update(w: Tensor, g: Tensor, state: Saved, group: dict[str, Any]) -> Values:
+def muon_formula(w: Tensor, g: Tensor, state: Settings, group: Settings) -> Tensors:
     """Muon (Jordan et al. 2024) with Nesterov momentum."""
     lr, mu, decay = group["lr"], group["momentum"], group["weight_decay"]
-    before = state.get("momentum", torch.zeros_like(w))
-    momentum = mu * before + (1 - mu) * g
-    ahead = mu * momentum + (1 - mu) * g
-    update = nearly_orthogonal(ahead).matrix
-    moved = lr * max(1.0, w.size(0) / w.size(1)) ** 0.5 * update
-    return {
-        "weight": w,
-        "gradient": g,
-        "momentum_before": before,
-        "muon_momentum": momentum,
-        "muon_ahead": ahead,
-        "muon_update": update,
-        "muon_step": moved,
-        **({"decay": lr * decay * w} if decay else {}),
-        "after": w - moved - lr * decay * w,
-    }
+    values = {"weight": w, "gradient": g}
+    values["momentum_before"] = before = state.get("momentum", torch.zeros_like(w))
+    values["muon_momentum"] = momentum = mu * before + (1 - mu) * g
+    values["muon_ahead"] = ahead = mu * momentum + (1 - mu) * g
+    values["muon_update"], *_ = nearly_orthogonal(ahead)
+    scale = lr * max(1.0, w.size(0) / w.size(1)) ** 0.5
+    values["muon_step"] = scale * values["muon_update"]
+    if decay:
+        values["decay"] = lr * decay * w
+    return {**values, "after": w - values["muon_step"] - lr * decay * w}
 
 
-def formula_of(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Any:
+def formula_of(optimizer: torch.optim.Optimizer, group: Settings) -> Any:
     """The formula that this optimizer moves a group by; None where none stands here."""
-    kind = type(optimizer)
-    if kind is MuonAdamWOptimizer:
-        return muon_update if group["algorithm"] == "muon" else adam_update
-    unusual = group.get("amsgrad") or group.get("maximize") or group.get("dampening")
+    unusual = any(group.get(key) for key in ("amsgrad", "maximize", "dampening"))
     if unusual or isinstance(group.get("lr"), Tensor):
         return None
-    known = {torch.optim.AdamW: adam_update, torch.optim.Adam: adam_update}
-    return {**known, torch.optim.SGD: sgd_update}.get(kind)
+    return {
+        MuonAdamWOptimizer: muon_formula if group.get("algorithm") == "muon" else adam_formula,
+        torch.optim.AdamW: adam_formula,
+        torch.optim.Adam: adam_formula,
+        torch.optim.SGD: sgd_formula,
+    }.get(type(optimizer))
+
+
+def norm_of(parts: Tensors) -> float:
+    return math.sqrt(sum(part.double().square().sum().item() for part in parts.values()))
+
+
+def clipped(gradients: Tensors, clip: Clip | None) -> Tensors:
+    """The gradients that the optimizer gets."""
+    limit, kind = clip or (math.inf, "norm")
+    if kind == "value":
+        return {name: part.clamp(-limit, limit) for name, part in gradients.items()}
+    share = min(1.0, limit / (norm_of(gradients) + 1e-6))
+    return {name: share * part for name, part in gradients.items()}
+
+
+def clip_by_torch(parameters: list[nn.Parameter], clip: Clip | None) -> None:
+    """The same in place, as training does it, with the norm in float64.
+
+    In float32 torch's own norm of half a million numbers is wrong by 7e-5.
+    """
+    if clip and clip[1] == "value":
+        clip_grad_value_(parameters, clip[0])
+    elif clip:
+        total = get_total_norm([p.grad.double() for p in parameters if p.grad is not None])
+        clip_grads_with_norm_(parameters, clip[0], total)
+
+
+def show_update(
+    values: Tensors, place: tuple[int, ...], group: Settings, state: Settings
+) -> Settings:
+    """The numbers of one weight on their way through the optimizer, and the settings used."""
+    row: Settings = {
+        "settings": {
+            k: v for k, v in group.items() if k != "params" and isinstance(v, SHOWN_KINDS)
+        },
+        "values": {k: v[place].item() for k, v in values.items()},
+    }
+    if "muon_ahead" in values:
+        _, *spectra = nearly_orthogonal(values["muon_ahead"])
+        row["singular_values"] = [spectrum.tolist() for spectrum in spectra]
+    if "first_corrected" in values:  # the same gradient as the first of a run
+        row["t"] = int(state.get("step", 0)) + 1
+        first = adam_formula(values["weight"], values["gradient"], {}, group)
+        row["first_step"] = [first[k][place].item() for k in ("step", "step_uncorrected")]
+    return row
+
+
+def step_by_hand(
+    net: nn.Module, optimizer: torch.optim.Optimizer, gradients: Tensors
+) -> tuple[Tensors, list[Settings]]:
+    """Weights after the step, where update.py has a formula for them; one weight of each group.
+
+    That is the one with the largest gradient, in the parameter with the largest gradient.
+    """
+    names = {parameter: name for name, parameter in net.named_parameters()}
+    after, rows = Tensors(), list[Settings]()
+    for group in optimizer.param_groups:
+        known = {names[p]: p for p in group["params"] if names[p] in gradients}
+        chosen = max(known, key=lambda name: float(gradients[name].norm()), default=None)
+        formula = formula_of(optimizer, group)
+        for name, parameter in known.items():
+            state = optimizer.state[parameter]
+            values = {"weight": parameter.detach().clone(), "gradient": gradients[name]}
+            if formula:
+                values = formula(*values.values(), state, group)
+                after[name] = values["after"]
+            if name == chosen:
+                flat = gradients[name].abs().argmax()
+                place = tuple(int(n) for n in torch.unravel_index(flat, parameter.shape))
+                row: Settings = {"parameter": name, "place": place, "known": bool(formula)}
+                row["shape"] = tuple(parameter.shape)
+                rows.append({**row, **show_update(values, place, group, state)})
+    return after, rows

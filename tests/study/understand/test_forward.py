@@ -11,10 +11,10 @@ from lmtemplate.models.gpt import GPT
 from lmtemplate.models.gpt2 import GPT2
 from lmtemplate.study.understand.forward import (
     logit_gradient,
-    nats_of,
     outputs_of,
     softmax_of,
     stages_by_hand,
+    target_nats,
 )
 
 SIZES: Any = {"vocab_size": 50, "block_size": 16, "n_layer": 2, "n_head": 4, "n_embd": 32}
@@ -60,7 +60,7 @@ def test_the_gradient_of_made_up_words_is_that_of_the_text(
     """Of "on", 0.20 - 1 = -0.80; of "mat", 0.50 - 0 = +0.50; and the loss is -ln p."""
     shares, place = torch.tensor([[*words.values()]]), torch.tensor([[*words].index(target)])
     assert logit_gradient(shares, place)[0].tolist() == pytest.approx(gradient)
-    assert nats_of(shares, place).item() == pytest.approx(loss, abs=1e-3)
+    assert target_nats(shares, place).item() == pytest.approx(loss, abs=1e-3)
 
 
 def test_the_gradient_is_what_autograd_finds() -> None:

@@ -9,11 +9,11 @@ import torch
 from lmtemplate.muon import orthogonalise
 from lmtemplate.study.understand.update import (
     FORMULAS,
-    adam_update,
+    adam_formula,
     formula_of,
-    muon_update,
+    muon_formula,
     nearly_orthogonal,
-    sgd_update,
+    sgd_formula,
 )
 
 GROUP = {"lr": 0.01, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1}
@@ -22,13 +22,13 @@ GROUP = {"lr": 0.01, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1}
 def test_plain_descent_gives_the_numbers_of_the_text() -> None:
     """[0.1, -0.2, 0.3] - 0.0001 x [0.5, -0.3, 0.8] = [0.09995, -0.19997, 0.29992]."""
     weights, gradient = torch.tensor([0.1, -0.2, 0.3]), torch.tensor([0.5, -0.3, 0.8])
-    after = sgd_update(weights, gradient, {}, {"lr": 1e-4})["after"]
+    after = sgd_formula(weights, gradient, {}, {"lr": 1e-4})["after"]
     assert after.tolist() == pytest.approx([0.09995, -0.19997, 0.29992])
 
 
 def test_the_first_step_of_adam_is_the_rate_and_smaller_without_bias_correction() -> None:
     gradient = torch.tensor([0.5, -3e-4])
-    values = adam_update(torch.zeros(2), gradient, {}, GROUP)
+    values = adam_formula(torch.zeros(2), gradient, {}, GROUP)
     assert values["step"].tolist() == pytest.approx([0.01, -0.01], rel=1e-4)
     share = (1 - 0.9) / math.sqrt(1 - 0.999)  # 3.16 times too far with these betas
     assert values["step_uncorrected"].tolist() == pytest.approx(
@@ -37,7 +37,7 @@ def test_the_first_step_of_adam_is_the_rate_and_smaller_without_bias_correction(
 
 
 def test_decay_is_multiplied_by_the_rate() -> None:
-    values = adam_update(torch.tensor([2.0]), torch.tensor([0.0]), {}, GROUP)
+    values = adam_formula(torch.tensor([2.0]), torch.tensor([0.0]), {}, GROUP)
     assert values["decay"].item() == pytest.approx(0.01 * 0.1 * 2.0)
     assert values["decay_without_rate"].item() == pytest.approx(0.1 * 2.0)
     assert values["after"].item() == pytest.approx(2.0 - 0.002)
@@ -46,23 +46,21 @@ def test_decay_is_multiplied_by_the_rate() -> None:
 @pytest.mark.parametrize("shape", [(6, 6), (12, 5), (5, 12)])
 def test_a_changed_spectrum_is_what_newton_and_schulz_iterate_to(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    found = nearly_orthogonal(matrix)
-    torch.testing.assert_close(found.matrix, orthogonalise(matrix[None])[0], atol=1e-4, rtol=1e-4)
+    made, before, changed = nearly_orthogonal(matrix)
+    torch.testing.assert_close(made, orthogonalise(matrix[None])[0], atol=1e-4, rtol=1e-4)
     own = torch.linalg.svdvals(matrix / matrix.norm()).double()
-    torch.testing.assert_close(found.before, own, atol=1e-6, rtol=1e-5)
-    after = torch.linalg.svdvals(found.matrix).double()
-    torch.testing.assert_close(
-        found.after.sort(descending=True).values, after, atol=1e-5, rtol=1e-4
-    )
+    torch.testing.assert_close(before, own, atol=1e-6, rtol=1e-5)
+    after = torch.linalg.svdvals(made).double()
+    torch.testing.assert_close(changed.sort(descending=True).values, after, atol=1e-5, rtol=1e-4)
 
 
 PLAIN = torch.optim.SGD
 MADE: list[tuple[Any, dict[str, Any], Any]] = [
-    (torch.optim.AdamW, {"weight_decay": 0.1}, adam_update),
-    (torch.optim.Adam, {"weight_decay": 0.1}, adam_update),  # added to the gradient
-    (PLAIN, {"lr": 0.1}, sgd_update),
-    (PLAIN, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}, sgd_update),
-    (PLAIN, {"lr": 0.1, "momentum": 0.9, "nesterov": True}, sgd_update),
+    (torch.optim.AdamW, {"weight_decay": 0.1}, adam_formula),
+    (torch.optim.Adam, {"weight_decay": 0.1}, adam_formula),  # added to the gradient
+    (PLAIN, {"lr": 0.1}, sgd_formula),
+    (PLAIN, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}, sgd_formula),
+    (PLAIN, {"lr": 0.1, "momentum": 0.9, "nesterov": True}, sgd_formula),
 ]
 
 
@@ -84,7 +82,7 @@ def test_muon_moves_a_tall_matrix_further() -> None:
     group = {"lr": 0.02, "momentum": 0.95, "weight_decay": 0.0}
     for shape, scale in (((8, 2), 2.0), ((2, 8), 1.0)):
         gradient = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        values = muon_update(torch.zeros(shape), gradient, {}, group)
+        values = muon_formula(torch.zeros(shape), gradient, {}, group)
         spectrum = torch.linalg.svdvals(values["muon_step"]) / (0.02 * scale)
         assert 0.6 < spectrum.min() <= spectrum.max() < 1.3
 
