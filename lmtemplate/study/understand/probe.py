@@ -18,15 +18,16 @@ from lmtemplate.study.show.plots import SERIES
 from lmtemplate.study.understand.knowledge import Knowledge
 from lmtemplate.study.understand.probing import Probed, look_at_model
 
-Table = tuple[list[str], list[tuple[str, list[str]]]]  # head, and named rows of cells
+TableRow = tuple[str, list[str]]  # name, cells
+Table = tuple[list[str], list[TableRow]]  # head, rows
 
-WIDTH = 100  # characters of a line in the terminal
+LINE_WIDTH = 100  # characters of a line in the terminal
 CLEAR_BLUES = [[0, "rgba(47,134,209,0)"], [1, "rgba(47,134,209,1)"]]  # for any background
 BLUES = [[0, "#e4eef8"], [1, "#0b4a8f"]]  # under text, whose color plotly then chooses
 
 
 # Row of a table: its name, the attribute of LayerFigures or PartFigures, the format.
-INSIDE = (
+LAYER_ROWS = (
     ("output, root mean square", "rms", ".2f"),
     ("output, largest value", "largest", ".1f"),
     ("added, as a share of the input", "added", ".1%"),
@@ -34,7 +35,7 @@ INSIDE = (
     ("largest attention score", "largest_score", ".1f"),
     ("dead ReLU units", "dead_units", ".1%"),
 )
-WEIGHTS = (
+PART_ROWS = (
     ("weights, root mean square", "weights", ".3f"),
     ("gradient, norm", "gradient", ".3g"),
     ("gradient, root mean square", "gradient_rms", ".2g"),
@@ -44,8 +45,11 @@ WEIGHTS = (
 def tables_of(found: Probed) -> dict[str, Table]:
     """Title -> table; only what the net shows."""
 
-    def row(name: str, values: Iterable[float | None], form: str) -> tuple[str, list[str]]:
+    def row(name: str, values: Iterable[float | None], form: str) -> TableRow:
         return name, [number(value, form) for value in values]
+
+    def rows(figures: Sequence[Any], kind: Iterable[tuple[str, str, str]]) -> list[TableRow]:
+        return [row(name, [getattr(one, key) for one in figures], form) for name, key, form in kind]
 
     layers, parts = found.layers, found.parts
     names = [part.name for part in parts]
@@ -53,7 +57,7 @@ def tables_of(found: Probed) -> dict[str, Table]:
         row(f"steps {one.first_step:,} to {one.last_step:,}", map(one.ratios.get, names), ".2g")
         for one in found.updates
     ]
-    knows, head = list[tuple[str, list[str]]](), list[str]()
+    knows, head = list[TableRow](), list[str]()
     if known := found.knowledge:
         depths = known.depths
         head = [*(depth.name for depth in depths), "majority"]
@@ -64,15 +68,13 @@ def tables_of(found: Probed) -> dict[str, Table]:
         for name, commonest in known.baselines.items():
             right = [*(one.probes[name] for one in depths), commonest]
             knows.append(row(f"linear probe: {name}", right, ".1%"))
-    inside = [row(name, [getattr(one, key) for one in layers], form) for name, key, form in INSIDE]
-    weights = [row(name, [getattr(one, key) for one in parts], form) for name, key, form in WEIGHTS]
     tables = {
-        "Layers": ([one.name for one in layers], inside),
-        "Weights, and the gradient of one batch": (names, weights),
+        "Layers": ([one.name for one in layers], rows(layers, LAYER_ROWS)),
+        "Weights, and the gradient of one batch": (names, rows(parts, PART_ROWS)),
         "Change of the weights, as a share of them": (names, changes),
         "What each depth knows": (head, knows),
     }
-    return {title: (head, rows) for title, (head, rows) in tables.items() if head and rows}
+    return {title: table for title, table in tables.items() if all(table)}
 
 
 def sentences_of(found: Probed) -> Iterator[str]:
@@ -225,6 +227,6 @@ def probe_model(
         return
     print(f"step {found.step:,}; largest logit {found.largest_logit:.2f}")
     for title, (head, rows) in tables.items():
-        print(f"\n{title}\n{as_text(rows, head, WIDTH)}")
-    print(*(f"\n{textwrap.fill(says, WIDTH)}" for says in sentences), sep="\n")
+        print(f"\n{title}\n{as_text(rows, head, LINE_WIDTH)}")
+    print(*(f"\n{textwrap.fill(says, LINE_WIDTH)}" for says in sentences), sep="\n")
     print(*(f"not shown: {reason}" for reason in found.unseen), f"\npage: {page}", sep="\n")
