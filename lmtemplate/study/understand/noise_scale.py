@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 from torch.nn.utils import parameters_to_vector
 
 from lmtemplate.loss import cross_entropy
@@ -49,7 +50,7 @@ def steps_and_data(batch: float, simple: float) -> tuple[float, float]:
 def _noise_of(norms: Sequence[float], total: Tensor) -> tuple[float, float, float | None]:
     """Squared norms of gradients of one sequence each, their sum (P,) -> |G|^2, tr(Sigma), B_simple."""
     count = len(norms)
-    whole = total.norm().item() / count
+    whole = vector_norm(total, dtype=torch.float64).item() / count
     squared, noise = estimate(sum(norms) / count, whole**2, 1, count)
     return squared, noise, noise / squared if squared > 0 else None
 
@@ -69,7 +70,7 @@ def measure_noise(net: LanguageModel, inputs: Tensor, targets: Tensor) -> NoiseS
             loss = cross_entropy(net(some), wanted).objective
             slopes = torch.autograd.grad(loss, parameters, materialize_grads=True)
             gradient = parameters_to_vector(slopes)
-            norms.append(gradient.norm().item() ** 2)
+            norms.append(vector_norm(gradient, dtype=torch.float64).item() ** 2)
             inside += gradient
         total += inside
         parts.append(_noise_of(norms[-len(quarter) :], inside)[2])
