@@ -12,7 +12,7 @@ from lmtemplate.data.tokenizer import Tokenizer
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.study.understand.inside import Recorder, layers_of
-from lmtemplate.study.understand.text_losses import LOGITS_AT_ONCE
+from lmtemplate.study.understand.text_losses import split_text
 
 RIDGE = 1e-3  # of the probes, as a share of the features' variance
 FITTED = 0.75  # share of the sequences on which a probe is fitted; the others are its test
@@ -143,11 +143,9 @@ def look_into(
 
     None where N is below FEWEST_ROWS, or where the layers do not hand on one tensor (B, T, C).
     """
-    device = next(net.parameters()).device
-    at_once = max(1, LOGITS_AT_ONCE // (inputs.size(1) * net.vocab_size))
     kept, sums, guesses = list[list[Tensor]](), list[Tensor](), list[list[tuple[str, float]]]()
-    for some, wanted in zip(inputs.split(at_once), targets.split(at_once), strict=True):
-        streams, wanted = streams_of(net, some.to(device)), wanted.to(device)
+    for some, wanted in split_text(net, inputs, targets):
+        streams = streams_of(net, some)
         if not streams or len(inputs) < FEWEST_ROWS:
             return None
         kept.append([stream.cpu() for stream in streams])

@@ -25,7 +25,7 @@ from lmtemplate.loss import cross_entropy
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.optimizers import trainable
 from lmtemplate.run_dir import read_json, write_json
-from lmtemplate.study.understand.text_losses import LOGITS_AT_ONCE
+from lmtemplate.study.understand.text_losses import split_text
 
 DRAW_SEED = 1337  # of random directions, and of the first vector of an eigenvalue's search
 PRODUCTS = 12  # with the Hessian for one eigenvalue, at most
@@ -65,10 +65,7 @@ class NetOnText:
     def __init__(self, net: LanguageModel, inputs: Tensor, targets: Tensor) -> None:
         self.net = net.float()
         self.parameters = trainable(net)
-        device, window = self.parameters[0].device, inputs.size(1) * net.vocab_size
-        size = max(1, LOGITS_AT_ONCE // window)
-        parts = (of.to(device).split(size) for of in (inputs, targets))
-        self.parts = [*zip(*parts, strict=True)]
+        self.parts = split_text(net, inputs, targets)
         self.tokens = int((targets != IGNORED).sum())
 
     def read(self, path: Path) -> Tensor:

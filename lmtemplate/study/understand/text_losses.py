@@ -17,6 +17,14 @@ BEGINNING = 8  # tokens of a document that stand for its name
 BINS = 10  # of confidence, equally wide
 
 
+def split_text(net: LanguageModel, inputs: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """(N, T) inputs and targets -> in parts of LOGITS_AT_ONCE, on the device of the net."""
+    device = next(net.parameters()).device
+    size = max(1, LOGITS_AT_ONCE // (inputs.size(1) * net.vocab_size))
+    parts = (of.to(device).split(size) for of in (inputs, targets))
+    return [*zip(*parts, strict=True)]
+
+
 @torch.no_grad()
 def predict_text(
     net: LanguageModel, inputs: Tensor, targets: Tensor, temperatures: Sequence[float]
@@ -25,12 +33,10 @@ def predict_text(
 
     (H, P) nats, (H, P) probabilities of the likeliest token, (P,) whether that was the target.
     """
-    device = next(net.parameters()).device
-    at_once = max(1, LOGITS_AT_ONCE // (inputs.size(1) * net.vocab_size))
     parts = list[tuple[Tensor, Tensor, Tensor]]()
-    for some, wanted in zip(inputs.split(at_once), targets.split(at_once), strict=True):
-        counted = wanted != IGNORED
-        logits, wanted = net(some.to(device)).float()[counted], wanted[counted].to(device)  # (P, V)
+    for some, of_some in split_text(net, inputs, targets):
+        counted = of_some != IGNORED
+        logits, wanted = net(some).float()[counted], of_some[counted]  # (P, V), (P,)
         nats, highest = list[Tensor](), list[Tensor]()
         for temperature in temperatures:
             likely = (logits / temperature).log_softmax(-1)
