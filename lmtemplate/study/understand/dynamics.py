@@ -1,6 +1,5 @@
 """A net that trains -> what happens inside of it, by layer, as curves and histograms."""
 
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -76,10 +75,13 @@ class Dynamics(Callback):
         after = {name: sampled(value) for name, value in net.named_parameters()}
         ratios = update_ratios(net, self._before, after)
         self._values |= {f"update_ratio/{part}": ratio for part, ratio in ratios.items()}
-        layers, largest = self._look(pl_module, batch[0][:1])
-        self._values["largest_logit"] = largest
-        for layer in layers:
-            self._values |= dict(layer_values(layer))
+        devices = [batch[0].device] if batch[0].is_cuda else []
+        with torch.no_grad(), torch.random.fork_rng(devices), Recorder(net.eval()) as recorder:
+            logits = net.forward(batch[0][:1])  # not `net`: a compiled one would be compiled anew
+        net.train()
+        self._values["largest_logit"] = float(logits.abs().max())
+        for layer in recorder.layers:
+            self._values |= layer_values(layer)
             if layer.left is not None:
                 self._histograms[f"activation/{layer.name}"] = sampled(layer.left)
         log_values(pl_module, {f"dynamics/{name}": value for name, value in self._values.items()})
@@ -91,28 +93,17 @@ class Dynamics(Callback):
                         board.add_histogram(f"dynamics/{name}", values, trainer.global_step)
         self._before, self._values, self._histograms = {}, {}, {}
 
-    @torch.no_grad()
-    def _look(self, module: LitLanguageModel, tokens: Tensor) -> tuple[list[Layer], float]:
-        """(1, T) ids -> what each layer did with them, and the largest logit."""
-        net, was_training = module.net, module.net.training
-        devices = [tokens.device] if tokens.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), Recorder(net.eval()) as recorder:
-            logits = net.forward(tokens)  # not `net`: a compiled one would be compiled anew
-        net.train(was_training)
-        return recorder.layers, float(logits.abs().max())
 
-
-def layer_values(layer: Layer) -> Iterator[tuple[str, float]]:
+def layer_values(layer: Layer) -> dict[str, float]:
     """Name -> value, of what the net shows of a layer."""
     figures = figures_of_layer(layer)
     entropy = figures.attention_entropy
-    for name, value in {
+    known = {
         "activation_rms": figures.rms,
         "activation_largest": figures.largest,
         "added_share": figures.added,
         "attention_entropy": sum(entropy) / len(entropy) if entropy else None,
         "largest_score": figures.largest_score,
         "dead_units": figures.dead_units,
-    }.items():
-        if value is not None:
-            yield f"{name}/{layer.name}", value
+    }
+    return {f"{name}/{layer.name}": value for name, value in known.items() if value is not None}

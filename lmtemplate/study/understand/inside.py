@@ -6,7 +6,6 @@ attention and ReLU are seen where the net calls torch's own functions for them.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -23,17 +22,17 @@ def layers_of(net: nn.Module) -> dict[str, nn.Module]:
 
     A list is an `nn.ModuleList`, or an `nn.Sequential` of one class.
     """
-    lists = [
-        (name, part)
+    lists = {
+        name: part
         for name, part in net.named_modules()
         if isinstance(part, nn.ModuleList)
         or (isinstance(part, nn.Sequential) and len({type(child) for child in part}) == 1)
-    ]
-    sizes = [sum(p.numel() for p in part.parameters()) for _, part in lists]
+    }
     if not lists:
         return {}
-    prefix, stack = lists[sizes.index(max(sizes))]  # of lists of equal size, the outer one
-    return {f"{prefix}.{name}": layer for name, layer in stack.named_children()}
+    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in lists.items()}
+    largest = max(sizes, key=lambda name: sizes[name])  # of lists of equal size, the outer one
+    return {f"{largest}.{name}": layer for name, layer in lists[largest].named_children()}
 
 
 def parameters_by_part(net: nn.Module) -> dict[str, list[str]]:
@@ -111,35 +110,31 @@ class Recorder(TorchFunctionMode):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self._modules = layers_of(net)
-        self.layers = [Layer(name) for name in self._modules]
-        self._now: int | None = None  # the layer that is running
+        self._layers = {module: Layer(name) for name, module in layers_of(net).items()}
+        self._running: Layer | None = None
         self._hooks: list[Any] = []
 
+    @property
+    def layers(self) -> list[Layer]:
+        return [*self._layers.values()]
+
+    def _enter(self, module: nn.Module, inputs: Any) -> None:
+        entered = next((x.detach() for x in inputs if isinstance(x, Tensor)), None)
+        self._running = self._layers[module] = Layer(self._layers[module].name, entered)
+
+    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._layers[module].left = output.detach() if isinstance(output, Tensor) else None
+        self._running = None
+
     def __enter__(self) -> Self:
-        for number, module in enumerate(self._modules.values()):
-
-            def enter(_: nn.Module, inputs: Any, number: int = number) -> None:
-                entered = next((x.detach() for x in inputs if isinstance(x, Tensor)), None)
-                self.layers[number] = Layer(self.layers[number].name, entered)
-                self._now = number
-
-            def leave(_: nn.Module, inputs: Any, output: Any, number: int = number) -> None:
-                self.layers[number].left = output.detach() if isinstance(output, Tensor) else None
-                self._now = None
-
-            self._hooks.append(module.register_forward_pre_hook(enter))
-            self._hooks.append(module.register_forward_hook(leave))
+        for module in self._layers:
+            self._hooks.append(module.register_forward_pre_hook(self._enter))
+            self._hooks.append(module.register_forward_hook(self._leave))
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
         for hook in self._hooks:
             hook.remove()
 
@@ -147,13 +142,12 @@ class Recorder(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self._now is not None and func is F.scaled_dot_product_attention:
+        if self._running and func is F.scaled_dot_product_attention:
             with torch.no_grad():
-                found = attended(*attention_weights(*args, **kwargs))
-            self.layers[self._now].attention.append(found)
-        if self._now is not None and func in RELUS:
+                self._running.attention.append(attended(*attention_weights(*args, **kwargs)))
+        elif self._running and func in RELUS:
             silent = (kwargs.get("input", *args[:1]) <= 0).flatten(0, -2).all(0)
-            self.layers[self._now].silent.append(silent)
+            self._running.silent.append(silent)
         return func(*args, **kwargs)
 
 
@@ -179,16 +173,16 @@ def rms_of(x: Tensor) -> float:
 def figures_of_layer(layer: Layer) -> LayerFigures:
     """What was recorded of a layer, in numbers."""
     known: dict[str, Any] = {}
-    if layer.left is not None:
-        known.update(rms=rms_of(layer.left), largest=float(layer.left.abs().max()))
-        if layer.entered is not None and layer.entered.shape == layer.left.shape:
-            size = rms_of(layer.entered)
-            known["added"] = rms_of(layer.left - layer.entered) / size if size else None
-    if heads := [head for one in layer.attention for head in one.entropy]:
-        even = [share for one in layer.attention for share in one.uniformity]
-        known["attention_entropy"] = heads
+    entered, left, attention = layer.entered, layer.left, layer.attention
+    if left is not None:
+        known.update(rms=rms_of(left), largest=float(left.abs().max()))
+        if entered is not None and entered.shape == left.shape and (size := rms_of(entered)):
+            known["added"] = rms_of(left - entered) / size
+    if attention:
+        even = [share for one in attention for share in one.uniformity]
+        known["attention_entropy"] = [head for one in attention for head in one.entropy]
         known["attention_uniformity"] = sum(even) / len(even)
-        known["largest_score"] = max(one.largest for one in layer.attention)
+        known["largest_score"] = max(one.largest for one in attention)
     if layer.silent:
         known["dead_units"] = float(torch.cat(layer.silent).float().mean())
     return LayerFigures(layer.name, **known)

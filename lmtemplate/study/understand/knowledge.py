@@ -1,23 +1,22 @@
 """A net and text -> what each depth of it knows: logit lens, and linear probes of letters and words."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lmtemplate.data import IGNORED, Ints
+from lmtemplate.data import IGNORED
 from lmtemplate.data.tokenizer import Tokenizer
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models.base import LanguageModel
-from lmtemplate.study.understand.calibration import LOGITS_AT_ONCE
 from lmtemplate.study.understand.inside import Recorder, layers_of
+from lmtemplate.study.understand.text_losses import split_text
 
 RIDGE = 1e-3  # of the probes, as a share of the features' variance
 FITTED = 0.75  # share of the sequences on which a probe is fitted; the others are its test
-FEWEST = 4  # sequences
+FEWEST_ROWS = 4  # sequences
 CLASSES = ("vowel", "consonant", "other")  # of a letter
 
 
@@ -41,21 +40,6 @@ class Knowledge:
     guesses: list[list[tuple[str, float]]]  # of each depth and token: the next one, its probability
 
 
-@contextmanager
-def leaving(layers: Sequence[nn.Module], stream: Tensor) -> Iterator[None]:
-    """Meanwhile each layer returns this stream (B, T, C) and computes nothing.
-
-    What the net does after its layers (norm, head, cap) is thus applied to any stream.
-    """
-    try:
-        for layer in layers:
-            layer.forward = lambda *_, **__: stream
-        yield
-    finally:
-        for layer in layers:
-            vars(layer).pop("forward", None)
-
-
 @torch.no_grad()
 def streams_of(net: LanguageModel, inputs: Tensor) -> list[Tensor]:
     """(B, T) ids -> the stream (B, T, C) before the layers and after each; [] if they do not show."""
@@ -69,12 +53,22 @@ def streams_of(net: LanguageModel, inputs: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def lens(net: LanguageModel, streams: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Streams (B, T, C) -> the logits (B, T, V) that the head makes of each (nostalgebraist 2020)."""
+    """Streams (B, T, C) -> the logits (B, T, V) that the head makes of each (nostalgebraist 2020).
+
+    Meanwhile each layer returns the stream and computes nothing: what the net does after its
+    layers (norm, head, cap) is thus applied to any stream.
+    """
     layers = [*layers_of(net).values()]
     tokens = torch.zeros(streams[0].shape[:2], dtype=torch.long, device=streams[0].device)
     for stream in streams:
-        with leaving(layers, stream):
-            yield net(tokens)
+        try:
+            for layer in layers:
+                layer.forward = lambda *_, stream=stream, **__: stream
+            logits = net(tokens)
+        finally:
+            for layer in layers:
+                vars(layer).pop("forward", None)
+        yield logits
 
 
 def fit_ridge(features: Tensor, classes: Tensor, count: int) -> Tensor:
@@ -104,17 +98,12 @@ def letter_class(text: str) -> int:
     return 0 if first and first in "aeiou" else 1 if first.isalpha() else 2
 
 
-def spelled(tokenizer: Tokenizer, ids: Ints) -> dict[int, str]:
-    """Text of each id that occurs, behind another token: some decoders drop a space at the start."""
-    before = [int(np.bincount(ids.ravel()).argmax())]
-    known = len(tokenizer.decode(before))
-    return {n: tokenizer.decode([*before, n])[known:] for n in np.unique(ids).tolist()}
-
-
 def questions(tokenizer: Tokenizer, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """(N, T) ids -> what is asked, and the class (N, T) that is right; -1 where there is none."""
     shown = np.stack((inputs.numpy(), np.maximum(targets.numpy(), 0)))
-    texts = spelled(tokenizer, shown)
+    before = [int(np.bincount(shown.ravel()).argmax())]  # some decoders drop a space at the start
+    known = len(tokenizer.decode(before))
+    texts = {n: tokenizer.decode([*before, n])[known:] for n in np.unique(shown).tolist()}
     letters = np.vectorize({n: letter_class(text) for n, text in texts.items()}.get)(shown)
     inside = np.vectorize({n: text[:1].isalpha() for n, text in texts.items()}.get)(shown[1])
     asked = {
@@ -152,14 +141,12 @@ def look_into(
 ) -> Knowledge | None:
     """(N, T) inputs and targets -> what each depth knows, tested on the last quarter of the rows.
 
-    None where N is below FEWEST, or where the layers do not hand on one tensor (B, T, C).
+    None where N is below FEWEST_ROWS, or where the layers do not hand on one tensor (B, T, C).
     """
-    device = next(net.parameters()).device
-    at_once = max(1, LOGITS_AT_ONCE // (inputs.size(1) * net.vocab_size))
     kept, sums, guesses = list[list[Tensor]](), list[Tensor](), list[list[tuple[str, float]]]()
-    for some, wanted in zip(inputs.split(at_once), targets.split(at_once), strict=True):
-        streams, wanted = streams_of(net, some.to(device)), wanted.to(device)
-        if not streams or len(inputs) < FEWEST:
+    for some, wanted in split_text(net, inputs, targets):
+        streams = streams_of(net, some)
+        if not streams or len(inputs) < FEWEST_ROWS:
             return None
         kept.append([stream.cpu() for stream in streams])
         found = []

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from lmtemplate.errors import ConfigError
 from lmtemplate.run_dir import write_text
-from lmtemplate.study.show.page import NONE, render
+from lmtemplate.study.show.page import number, render
 from lmtemplate.study.understand.bowl import bowl_parts, schedule_data
 from lmtemplate.study.understand.path import Landscape, explore
 
@@ -38,7 +38,7 @@ def snapshot_rows(found: Landscape) -> list[list[str]]:
             f"{s.loss_on_plane:.4f}",
             f"{s.off_plane:.3f}",
             f"{s.sharpness:.4g} ± {s.sharpness_error:.2g}",
-            NONE if s.largest_stable_rate is None else f"{s.largest_stable_rate:.3g}",
+            number(s.largest_stable_rate, ".3g"),
         ]
         for s in found.snapshots
     ]
@@ -48,18 +48,18 @@ def in_words(found: Landscape) -> str:
     """What was measured, for a terminal."""
     first, second, third = found.through
     where = "a random direction" if third is None else f"step {third:,}"
-    tokens = f"{found.tokens:,} validation tokens ({found.windows} windows)"
-    lines = [
-        f"the plane goes through the weights of steps {first:,} and {second:,}, "
-        f"{found.surfaces[0].unit:.4g} apart, and {where}",
-        f"{found.share_in_plane:.1%} of the way from snapshot to snapshot lies in it",
-        f"losses are means over {tokens}, in nats",
-    ]
     table = [SNAPSHOT_COLUMNS, *snapshot_rows(found)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        lines.append("  ".join(f"{text:>{w}}" for text, w in zip(row, widths, strict=True)))
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            f"the plane goes through the weights of steps {first:,} and {second:,}, "
+            f"{found.surfaces[0].unit:.4g} apart, and {where}",
+            f"{found.share_in_plane:.1%} of the way from snapshot to snapshot lies in it",
+            f"losses are means over {found.tokens:,} validation tokens ({found.windows} windows), "
+            "in nats",
+            *("  ".join(map(str.rjust, row, widths)) for row in table),
+        ]
+    )
 
 
 def surface_data(found: Landscape) -> dict[str, Any]:

@@ -4,10 +4,13 @@ McCandlish et al. 2018, "An Empirical Model of Large-Batch Training": B_simple =
 the noise of one sequence's gradient beside the size of the true gradient.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
+from torch.nn.utils import parameters_to_vector
 
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models.base import LanguageModel
@@ -44,8 +47,12 @@ def steps_and_data(batch: float, simple: float) -> tuple[float, float]:
     return 1 + simple / batch, 1 + batch / simple
 
 
-def _ratio(squared: float, noise: float) -> float | None:
-    return noise / squared if squared > 0 else None
+def _noise_of(norms: Sequence[float], total: Tensor) -> tuple[float, float, float | None]:
+    """Squared norms of gradients of one sequence each, their sum (P,) -> |G|^2, tr(Sigma), B_simple."""
+    count = len(norms)
+    whole = vector_norm(total, dtype=torch.float64).item() / count
+    squared, noise = estimate(sum(norms) / count, whole**2, 1, count)
+    return squared, noise, noise / squared if squared > 0 else None
 
 
 def measure_noise(net: LanguageModel, inputs: Tensor, targets: Tensor) -> NoiseScale:
@@ -54,33 +61,20 @@ def measure_noise(net: LanguageModel, inputs: Tensor, targets: Tensor) -> NoiseS
     A gradient is that of the mean cross-entropy of a sequence.
     """
     parameters = [p for p in net.parameters() if p.requires_grad]
-    total = [torch.zeros_like(p) for p in parameters]
+    total = torch.zeros_like(parameters_to_vector(parameters).detach())
     norms, parts = list[float](), list[float | None]()
-
-    def squared_norm(gradients: list[Tensor], count: int) -> float:
-        return float(torch.nn.utils.get_total_norm(gradients) / count) ** 2
-
-    for rows in torch.arange(len(inputs)).tensor_split(QUARTERS):
-        sums = [torch.zeros_like(p) for p in parameters]
-        for row in rows.tolist():
-            some, wanted = (of[row : row + 1].to(total[0].device) for of in (inputs, targets))
+    for quarter in torch.arange(len(inputs)).tensor_split(QUARTERS):
+        inside = torch.zeros_like(total)
+        for row in quarter.tolist():
+            some, wanted = (of[row : row + 1].to(total.device) for of in (inputs, targets))
             loss = cross_entropy(net(some), wanted).objective
-            found = torch.autograd.grad(loss, parameters, allow_unused=True)
-            gradients = [
-                torch.zeros_like(p) if g is None else g
-                for g, p in zip(found, parameters, strict=True)
-            ]
-            norms.append(squared_norm(gradients, 1))
-            for held, gradient in zip(sums, gradients, strict=True):
-                held += gradient
-        for held, part in zip(total, sums, strict=True):
-            held += part
-        count = len(rows)
-        small = sum(norms[-count:]) / count
-        parts.append(_ratio(*estimate(small, squared_norm(sums, count), 1, count)))
-    small = sum(norms) / len(norms)
-    squared, noise = estimate(small, squared_norm(total, len(norms)), 1, len(norms))
-    return NoiseScale(len(norms), squared, noise, _ratio(squared, noise), parts)
+            slopes = torch.autograd.grad(loss, parameters, materialize_grads=True)
+            gradient = parameters_to_vector(slopes)
+            norms.append(vector_norm(gradient, dtype=torch.float64).item() ** 2)
+            inside += gradient
+        total += inside
+        parts.append(_noise_of(norms[-len(quarter) :], inside)[2])
+    return NoiseScale(len(norms), *_noise_of(norms, total), parts)
 
 
 def advice(found: NoiseScale, batch: int, block_size: int) -> str:
@@ -92,9 +86,8 @@ def advice(found: NoiseScale, batch: int, block_size: int) -> str:
         )
     steps, data = steps_and_data(batch, found.simple)
     known = [one for one in found.parts if one is not None]
-    spread = (
-        f"{min(known) * block_size:,.0f} to {max(known) * block_size:,.0f}" if known else "none"
-    )
+    ends = (f"{end(known) * block_size:,.0f}" for end in (min, max)) if known else ["none"]
+    spread = " to ".join(ends)
     return (
         f"The noise scale is {found.simple * block_size:,.0f} tokens ({spread} in quarters of the "
         f"{found.sequences} sequences), the run's batch {batch * block_size:,}. By the model of "

@@ -14,7 +14,7 @@ from lmtemplate.checkpoint.resume import resolve, steps_saved
 from lmtemplate.data.shards import file_sha256
 from lmtemplate.errors import CheckpointError
 from lmtemplate.run_dir import folder_of
-from lmtemplate.study.diagnose.artifacts import Model, open_model, open_run_corpus
+from lmtemplate.study.diagnose.artifacts import open_model, open_run_corpus
 from lmtemplate.study.understand.continuation import continuation
 from lmtemplate.study.understand.surface import (
     DRAW_SEED,
@@ -30,12 +30,12 @@ from lmtemplate.study.understand.surface import (
 
 CACHE = "landscape_numbers.json"  # in the run directory
 OFF_LINE = 1e-3  # a third point is at least this share of the first two's distance off their line
-MARGIN = 0.4  # of a map around the path, as a share of the path's extent
+MAP_MARGIN = 0.4  # of a map around the path, as a share of the path's extent
 TEXT_TOKENS = 60
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class SnapshotFigures:
     """Weights that the run kept, and what is known of them."""
 
     step: int
@@ -58,12 +58,12 @@ class Landscape:
     share_in_plane: float  # of the way from snapshot to snapshot
     windows: int
     tokens: int
-    snapshots: list[Snapshot]
+    snapshots: list[SnapshotFigures]
     surfaces: list[Surface]
     texts: dict[int, str]  # step -> what its weights write
 
 
-def snapshots_of(run: Path) -> dict[int, Path]:
+def weight_files(run: Path) -> dict[int, Path]:
     """Step -> file of all weights that a run keeps. Raises CheckpointError for fewer than two."""
     best = resolve(run, "best")
     folder, latest = folder_of(run), file_name(steps_saved(run)[-1])
@@ -106,11 +106,11 @@ def choose_plane(
     return plane_through(start, goal, third), (steps[0], second, step)
 
 
-def follow(
+def measure_path(
     measured: NetOnText, sharp: NetOnText, files: dict[int, Path], plane: Plane, kept: Kept
-) -> tuple[list[Snapshot], float]:
+) -> tuple[list[SnapshotFigures], float]:
     """Each snapshot, and the share of the way from one to the next that lies in the plane."""
-    snapshots, before = list[Snapshot](), Tensor()
+    snapshots, before = list[SnapshotFigures](), Tensor()
     inside = whole = 0.0
     for step, path in tqdm(files.items(), "sharpness along the path"):
         weights = measured.read(path)
@@ -120,7 +120,7 @@ def follow(
         if not {*names} <= kept.numbers.keys():
             kept.numbers |= zip(names, sharp.sharpness(weights), strict=True)
         largest, error = (kept.numbers[name] for name in names)
-        snapshot = Snapshot(
+        snapshot = SnapshotFigures(
             step,
             *place,
             off_plane=(weights - nearest).norm().item() / plane.unit,
@@ -140,25 +140,13 @@ def follow(
     return snapshots, inside / whole
 
 
-def write_texts(
-    model: Model, measured: NetOnText, files: dict[int, Path], prompt: str
-) -> dict[int, str]:
-    """Step -> the prompt, and what the weights of that step write after it; one seed for all."""
-    texts = dict[int, str]()
-    for step, path in files.items():
-        measured.read(path)
-        net, tokenizer = model.net, model.tokenizer
-        texts[step] = prompt + continuation(net, tokenizer, prompt, TEXT_TOKENS, seed=DRAW_SEED)
-    return texts
-
-
 def square(xs: Sequence[float], ys: Sequence[float], size: int) -> tuple[list[float], list[float]]:
     """Evenly spaced x and y of a square around these points, so that both axes have one scale.
 
     Rounded, so that the losses at them are found again in the cache.
     """
     middles = [(min(values) + max(values)) / 2 for values in (xs, ys)]
-    half = (0.5 + MARGIN) * max(max(values) - min(values) for values in (xs, ys))
+    half = (0.5 + MAP_MARGIN) * max(max(values) - min(values) for values in (xs, ys))
     around = torch.linspace(-half, half, size, dtype=torch.float64).tolist()
     x, y = ([round(middle + way, 5) for way in around] for middle in middles)
     return x, y
@@ -168,7 +156,7 @@ def explore(
     run: Path, grid: int, windows: int, prompt: str, allow: Sequence[str] = ()
 ) -> Landscape:
     """Measure what the landscape of a run shows. Raises UserError where something is missing."""
-    files, model, corpus = snapshots_of(run), open_model(run, "best", allow), open_run_corpus(run)
+    files, model, corpus = weight_files(run), open_model(run, "best", allow), open_run_corpus(run)
     inputs, targets, _ = corpus.batch("val", model.net.block_size, windows)
     measured = NetOnText(model.net, inputs, targets)
     sharp = NetOnText(model.net, inputs[::2], targets[::2])  # a product costs six times a loss
@@ -179,7 +167,7 @@ def explore(
     }
     kept = Kept(run / CACHE, depends)
     plane, through = choose_plane(measured, files, model.step)
-    snapshots, share = follow(measured, sharp, files, plane, kept)
+    snapshots, share = measure_path(measured, sharp, files, plane, kept)
     x, y = square([s.x for s in snapshots], [s.y for s in snapshots], grid)
     surfaces = [measure_surface("the run's path", measured, plane, x, y, kept)]
     best = measured.read(files[model.step])
@@ -187,7 +175,11 @@ def explore(
     wide = torch.linspace(-1, 1, grid // 2 + 1, dtype=torch.float64).tolist()
     around = Plane(best, axes)
     surfaces.append(measure_surface("random directions", measured, around, wide, wide, kept))
-    texts = write_texts(model, measured, files, prompt)
+    texts = dict[int, str]()
+    for step, path in files.items():
+        measured.read(path)
+        more = continuation(model.net, model.tokenizer, prompt, TEXT_TOKENS, seed=DRAW_SEED)
+        texts[step] = prompt + more
     return Landscape(
         through, model.step, share, len(inputs), measured.tokens, snapshots, surfaces, texts
     )

@@ -4,7 +4,7 @@ import dataclasses
 import html
 import json as json_text
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,56 +18,63 @@ from lmtemplate.study.show.plots import SERIES
 from lmtemplate.study.understand.knowledge import Knowledge
 from lmtemplate.study.understand.probing import Probed, look_at_model
 
-Table = tuple[list[str], list[tuple[str, list[str]]]]  # head, and named rows of cells
+TableRow = tuple[str, list[str]]  # name, cells
+Table = tuple[list[str], list[TableRow]]  # head, rows
 
-TABLE_WIDTH = 100  # characters of a table in the terminal
+LINE_WIDTH = 100  # characters of a line in the terminal
 CLEAR_BLUES = [[0, "rgba(47,134,209,0)"], [1, "rgba(47,134,209,1)"]]  # for any background
 BLUES = [[0, "#e4eef8"], [1, "#0b4a8f"]]  # under text, whose color plotly then chooses
 
 
-def _row(name: str, values: Sequence[float | None], form: str) -> tuple[str, list[str]]:
-    return name, [number(value, form) for value in values]
+# Row of a table: its name, the attribute of LayerFigures or PartFigures, the format.
+LAYER_ROWS = (
+    ("output, root mean square", "rms", ".2f"),
+    ("output, largest value", "largest", ".1f"),
+    ("added, as a share of the input", "added", ".1%"),
+    ("attention entropy, of uniform", "attention_uniformity", ".1%"),
+    ("largest attention score", "largest_score", ".1f"),
+    ("dead ReLU units", "dead_units", ".1%"),
+)
+PART_ROWS = (
+    ("weights, root mean square", "weights", ".3f"),
+    ("gradient, norm", "gradient", ".3g"),
+    ("gradient, root mean square", "gradient_rms", ".2g"),
+)
 
 
 def tables_of(found: Probed) -> dict[str, Table]:
     """Title -> table; only what the net shows."""
+
+    def row(name: str, values: Iterable[float | None], form: str) -> TableRow:
+        return name, [number(value, form) for value in values]
+
+    def rows(figures: Sequence[Any], kind: Iterable[tuple[str, str, str]]) -> list[TableRow]:
+        return [row(name, [getattr(one, key) for one in figures], form) for name, key, form in kind]
+
     layers, parts = found.layers, found.parts
-    names = [one.name for one in parts]
-    inside = [
-        _row("output, root mean square", [one.rms for one in layers], ".2f"),
-        _row("output, largest value", [one.largest for one in layers], ".1f"),
-        _row("added, as a share of the input", [one.added for one in layers], ".1%"),
-        _row("attention entropy, of uniform", [one.attention_uniformity for one in layers], ".1%"),
-        _row("largest attention score", [one.largest_score for one in layers], ".1f"),
-        _row("dead ReLU units", [one.dead_units for one in layers], ".1%"),
-    ]
-    weights = [
-        _row("weights, root mean square", [one.weights for one in parts], ".3f"),
-        _row("gradient, norm", [one.gradient for one in parts], ".3g"),
-        _row("gradient, root mean square", [one.gradient_rms for one in parts], ".2g"),
-    ]
+    names = [part.name for part in parts]
     changes = [
-        _row(f"steps {one.first_step:,} to {one.last_step:,}", [*map(one.ratios.get, names)], ".2g")
+        row(f"steps {one.first_step:,} to {one.last_step:,}", map(one.ratios.get, names), ".2g")
         for one in found.updates
     ]
-    knows, head = list[tuple[str, list[str]]](), list[str]()
+    knows, head = list[TableRow](), list[str]()
     if known := found.knowledge:
-        depths, asked = known.depths, known.baselines
+        depths = known.depths
         head = [*(depth.name for depth in depths), "majority"]
         knows = [
-            _row("logit lens: loss, nats", [*(one.loss for one in depths), None], ".3f"),
-            _row("logit lens: accuracy", [*(one.accuracy for one in depths), None], ".1%"),
+            row("logit lens: loss, nats", [*(one.loss for one in depths), None], ".3f"),
+            row("logit lens: accuracy", [*(one.accuracy for one in depths), None], ".1%"),
         ]
-        for name in asked:
-            right = [*(one.probes[name] for one in depths), asked[name]]
-            knows.append(_row(f"linear probe: {name}", right, ".1%"))
+        for name, commonest in known.baselines.items():
+            right = [*(one.probes[name] for one in depths), commonest]
+            knows.append(row(f"linear probe: {name}", right, ".1%"))
     tables = {
-        "Layers": ([one.name for one in layers], inside),
-        "Weights, and the gradient of one batch": (names, weights),
+        "Layers": ([one.name for one in layers], rows(layers, LAYER_ROWS)),
+        "Weights, and the gradient of one batch": (names, rows(parts, PART_ROWS)),
         "Change of the weights, as a share of them": (names, changes),
         "What each depth knows": (head, knows),
     }
-    return {title: (head, rows) for title, (head, rows) in tables.items() if head and rows}
+    return {title: table for title, table in tables.items() if all(table)}
 
 
 def sentences_of(found: Probed) -> Iterator[str]:
@@ -95,13 +102,10 @@ def sentences_of(found: Probed) -> Iterator[str]:
             f"{own}. By chance, as much validation text, never trained on, shares {other}."
         )
     yield found.advice
-    scales = [
-        f"{one.simple * len(losses):,.0f} at step {step:,}"
-        for step, one in found.noise.items()
-        if one.simple
-    ]
+    known_scales = ((step, one.simple) for step, one in found.noise.items() if one.simple)
+    scales = ", ".join(f"{s * len(losses):,.0f} at step {step:,}" for step, s in known_scales)
     if scales:
-        yield f"Noise scale over the run, in tokens: {', '.join(scales)}."
+        yield f"Noise scale over the run, in tokens: {scales}."
 
 
 def _label(text: str) -> str:
@@ -113,10 +117,9 @@ def attention_figure(maps: Mapping[str, Tensor], words: Sequence[str]) -> Any:
     """One map (T, T) at a time, chosen from a list: a row is a token, which looks at columns."""
     import plotly.graph_objects as go
 
-    figure, buttons = go.Figure(), []
-    for place, (name, weights) in enumerate(maps.items()):
-        size = len(weights)
-        ticks = [f"{n + 1} {_label(word)}" for n, word in enumerate(words[:size])]
+    figure, buttons = go.Figure(), list[dict[str, Any]]()
+    for name, weights in maps.items():
+        ticks = [f"{n} {_label(word)}" for n, word in enumerate(words[: len(weights)], start=1)]
         figure.add_heatmap(
             x=ticks,
             y=ticks,
@@ -124,11 +127,11 @@ def attention_figure(maps: Mapping[str, Tensor], words: Sequence[str]) -> Any:
             zmin=0,
             zmax=1,
             colorscale=CLEAR_BLUES,
-            visible=place == 0,
+            visible=not buttons,
             hovertemplate="%{y} looks at %{x}: %{z:.1%}<extra></extra>",
             colorbar={"thickness": 12, "tickformat": ".0%"},
         )
-        visible = [number == place for number in range(len(maps))]
+        visible = [other == name for other in maps]
         buttons.append({"label": name, "method": "restyle", "args": [{"visible": visible}]})
     style_figure(figure, 640)
     look = {"bgcolor": "rgba(128,128,128,0.15)", "x": 0, "xanchor": "left", "y": 1.01}
@@ -142,21 +145,19 @@ def lens_figure(known: Knowledge) -> Any:
     """The likeliest next token after each token, at each depth; color: its probability."""
     import plotly.graph_objects as go
 
-    texts = [[_label(text) for text, _ in row] for row in known.guesses]
-    figure = go.Figure(
-        go.Heatmap(
-            x=[f"{n + 1} {_label(word)}" for n, word in enumerate(known.words)],
-            y=[depth.name for depth in known.depths],
-            z=[[share for _, share in row] for row in known.guesses],
-            text=texts,
-            texttemplate="%{text}",
-            textfont_size=10,
-            zmin=0,
-            zmax=1,
-            colorscale=BLUES,
-            hovertemplate="after %{x}, %{y} says %{text}: %{z:.1%}<extra></extra>",
-            showscale=False,
-        )
+    figure = go.Figure()
+    figure.add_heatmap(
+        x=[f"{n} {_label(word)}" for n, word in enumerate(known.words, start=1)],
+        y=[depth.name for depth in known.depths],
+        z=[[share for _, share in row] for row in known.guesses],
+        text=[[_label(text) for text, _ in row] for row in known.guesses],
+        texttemplate="%{text}",
+        textfont_size=10,
+        zmin=0,
+        zmax=1,
+        colorscale=BLUES,
+        hovertemplate="after %{x}, %{y} says %{text}: %{z:.1%}<extra></extra>",
+        showscale=False,
     )
     style_figure(figure, 150 + 40 * len(known.depths))
     return figure
@@ -166,21 +167,17 @@ def curves_figure(found: Probed) -> Any:
     """Loss by position and by document; change of the weights over the run."""
     from plotly.subplots import make_subplots
 
-    titles = (
-        "loss by tokens of context",
-        "loss by validation document",
-        "change of weights a step",
-    )
+    titles = "loss by tokens of context", "loss by validation document", "change of weights a step"
     figure = make_subplots(rows=3, subplot_titles=titles, vertical_spacing=0.1)
-    places = [*range(1, len(found.by_position) + 1)]
-    figure.add_scatter(x=places, y=found.by_position, line_color=SERIES[0], row=1, col=1)
-    documents = found.documents
+    losses, documents, blue = found.by_position, found.documents, SERIES[0]
+    figure.add_scatter(x0=1, y=losses, line_color=blue, showlegend=False, row=1, col=1)
     figure.add_bar(
-        x=[*range(1, len(documents) + 1)],
+        x0=1,
         y=[one.loss for one in documents],
         customdata=[[_label(one.beginning), one.tokens] for one in documents],
         hovertemplate="%{customdata[0]}<br>%{y:.3f} nats, %{customdata[1]:,} tokens",
-        marker_color=SERIES[0],
+        marker_color=blue,
+        showlegend=False,
         row=2,
         col=1,
     )
@@ -196,22 +193,9 @@ def curves_figure(found: Probed) -> Any:
             col=1,
         )
     style_figure(figure, 1000)
-    figure.update_traces(showlegend=False, row=1)
-    figure.update_traces(showlegend=False, row=2)
     log = {"type": "log", "exponentformat": "power", "nticks": 4}
     figure.update_layout(xaxis=log, xaxis3=log, yaxis3=log, legend={"orientation": "h", "y": -0.05})
     return figure
-
-
-def probe_lines(found: Probed) -> Iterator[str]:
-    """All that was found, in lines for a person to read."""
-    yield f"step {found.step:,}; largest logit {found.largest_logit:.2f}"
-    for title, (head, rows) in tables_of(found).items():
-        yield f"\n{title}\n{as_text(rows, head, TABLE_WIDTH)}"
-    for says in sentences_of(found):
-        yield f"\n{textwrap.fill(says, 100)}"
-    for reason in found.unseen:
-        yield f"not shown: {reason}"
 
 
 def probe_model(
@@ -228,10 +212,10 @@ def probe_model(
         allow: packages outside lmtemplate whose classes the checkpoint may name.
     """
     found, maps, words = look_at_model(run, open_model(run, checkpoint, allow or ()))
-    page = run / "probe.html"
+    page, tables, sentences = run / "probe.html", tables_of(found), [*sentences_of(found)]
     parts = {
-        "tables": tables_of(found),
-        "sentences": [*sentences_of(found)],
+        "tables": tables,
+        "sentences": sentences,
         "unseen": found.unseen,
         "attention": plot_html(attention_figure(maps, words)) if maps else "",
         "lens": plot_html(lens_figure(found.knowledge)) if found.knowledge else "",
@@ -240,5 +224,9 @@ def probe_model(
     write_text(page, render("probe", f"{run.resolve().name}: inside of the model", parts))
     if json:
         print(json_text.dumps(dataclasses.asdict(found), indent=2, allow_nan=False))
-    else:
-        print(*probe_lines(found), f"\npage: {page}", sep="\n")
+        return
+    print(f"step {found.step:,}; largest logit {found.largest_logit:.2f}")
+    for title, (head, rows) in tables.items():
+        print(f"\n{title}\n{as_text(rows, head, LINE_WIDTH)}")
+    print(*(f"\n{textwrap.fill(says, LINE_WIDTH)}" for says in sentences), sep="\n")
+    print(*(f"not shown: {reason}" for reason in found.unseen), f"\npage: {page}", sep="\n")

@@ -33,15 +33,18 @@ from lmtemplate.study.understand.inside import (
 from lmtemplate.study.understand.knowledge import Knowledge, look_into
 from lmtemplate.study.understand.memorisation import Memorisation, memorisation
 from lmtemplate.study.understand.noise_scale import QUARTERS, NoiseScale, advice, measure_noise
-from lmtemplate.study.understand.text_losses import DocumentLoss, by_document, by_position, nats_of
+from lmtemplate.study.understand.text_losses import (
+    DocumentLoss,
+    by_document,
+    by_position,
+    text_nats,
+)
 
 FLOPS = 2e11  # of the forward passes over each text: a larger net reads less of it
-READ_TOKENS, ASKED_TOKENS = 65_536, 12_288  # at most
+LOSS_TOKENS, ASKED_TOKENS = 65_536, 12_288  # at most
 LOOKED_AT = 4  # sequences that are looked at layer by layer
 SHOWN_TOKENS = 16  # of the text whose predictions are shown at each depth
 NOISE_SNAPSHOTS, NOISE_SEQUENCES = 4, 128  # at most, beside the checkpoint
-
-Batches = tuple[Tensor, Tensor]  # inputs and targets (N, T)
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,8 @@ def batch_of(run: Path) -> int:
     return round(tokens / settings["data.block_size"]) or settings.get("data.batch_size") or 1
 
 
-def next_sequences(run: Path, corpus: RunCorpus, step: int, count: int) -> Batches:
-    """The training sequences that the run reads after this step, in its own order."""
+def next_sequences(run: Path, corpus: RunCorpus, step: int, count: int) -> tuple[Tensor, Tensor]:
+    """Inputs and targets (N, T) that the run reads after this step, in its own order."""
     settings, shards = read_settings(run), Shards(corpus.folder, "train", corpus.index)
     most = settings.get("data.max_train_blocks")
     blocks = Blocks(shards, settings["data.block_size"], whole=True, most=most)
@@ -97,12 +100,14 @@ def next_sequences(run: Path, corpus: RunCorpus, step: int, count: int) -> Batch
     return inputs, targets
 
 
-def look_inside(net: LanguageModel, batch: Batches) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def look_inside(
+    net: LanguageModel, inputs: Tensor, targets: Tensor
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Figures of layers and parts from one pass forward and backward, and each head's attention."""
-    inputs, targets = (part.to(next(net.parameters()).device) for part in batch)
+    device = next(net.parameters()).device
     with Recorder(net) as recorder:
-        logits = net(inputs)
-    cross_entropy(logits, targets).objective.backward()
+        logits = net(inputs.to(device))
+    cross_entropy(logits, targets.to(device)).objective.backward()
     found = {
         "layers": [figures_of_layer(layer) for layer in recorder.layers],
         "parts": figures_of_parts(net),
@@ -117,8 +122,8 @@ def look_inside(net: LanguageModel, batch: Batches) -> tuple[dict[str, Any], dic
     return found, maps
 
 
-def follow(
-    run: Path, model: Model, batch: Batches, unseen: list[str]
+def follow_snapshots(
+    run: Path, model: Model, batch: tuple[Tensor, Tensor], unseen: list[str]
 ) -> tuple[list[Update], dict[int, NoiseScale]]:
     """Through the snapshots of a run: how far the weights moved, and the noise at some of them."""
     net, updates, noise = model.net, list[Update](), dict[int, NoiseScale]()
@@ -170,18 +175,16 @@ def look_at_model(run: Path, model: Model) -> tuple[Probed, dict[str, Tensor], l
     size = net.block_size
     count = affordable(net, NOISE_SEQUENCES * size, 2 * QUARTERS)
     batch = next_sequences(run, corpus, model.step, count)
-    found, maps = look_inside(net, (batch[0][:LOOKED_AT], batch[1][:LOOKED_AT]))
-    found["updates"], found["noise"] = follow(run, model, batch, unseen)
+    found, maps = look_inside(net, *(part[:LOOKED_AT] for part in batch))
+    found["updates"], found["noise"] = follow_snapshots(run, model, batch, unseen)
     found["advice"] = advice(found["noise"][model.step], batch_of(run), size)
     held_out = Blocks(Shards(corpus.folder, "val", corpus.index), size, whole=False)
-    count = min(len(held_out), affordable(net, READ_TOKENS, LOOKED_AT))
+    count = min(len(held_out), affordable(net, LOSS_TOKENS, LOOKED_AT))
     inputs, targets = map(torch.from_numpy, held_out[np.arange(count)])
-    nats = nats_of(net, inputs, targets)
+    nats = text_nats(net, inputs, targets)
     found["by_position"] = by_position(nats)
     found["documents"] = by_document(nats, inputs, targets, model.tokenizer)
-    count = min(len(held_out), affordable(net, ASKED_TOKENS, LOOKED_AT))
-    spread = np.linspace(0, len(held_out) - 1, count).astype(np.int64)
-    inputs, targets = map(torch.from_numpy, held_out[spread])
+    inputs, targets, _ = corpus.batch("val", size, affordable(net, ASKED_TOKENS, LOOKED_AT))
     found["knowledge"] = look_into(net, model.tokenizer, inputs, targets, SHOWN_TOKENS)
     found["memorisation"] = None
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.autograd import grad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from tqdm import tqdm
@@ -24,8 +25,8 @@ from lmtemplate.loss import cross_entropy
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.optimizers import trainable
 from lmtemplate.run_dir import read_json, write_json
+from lmtemplate.study.understand.text_losses import split_text
 
-LOGITS_AT_ONCE = 2**24  # floats in one forward pass
 DRAW_SEED = 1337  # of random directions, and of the first vector of an eigenvalue's search
 PRODUCTS = 12  # with the Hessian for one eigenvalue, at most
 PRECISE = 0.02  # an eigenvalue's error may be this share of it
@@ -64,10 +65,7 @@ class NetOnText:
     def __init__(self, net: LanguageModel, inputs: Tensor, targets: Tensor) -> None:
         self.net = net.float()
         self.parameters = trainable(net)
-        device, at_once = self.parameters[0].device, inputs.size(1) * net.vocab_size
-        size = max(1, LOGITS_AT_ONCE // at_once)
-        pairs = zip(inputs.to(device).split(size), targets.to(device).split(size), strict=True)
-        self.parts = list(pairs)
+        self.parts = split_text(net, inputs, targets)
         self.tokens = int((targets != IGNORED).sum())
 
     def read(self, path: Path) -> Tensor:
@@ -91,13 +89,10 @@ class NetOnText:
             with sdpa_kernel(SDPBackend.MATH):  # the other kernels have no second derivative
                 found = cross_entropy(self.net(inputs), targets)
                 loss = found.objective * (found.tokens / self.tokens)
-                slopes = torch.autograd.grad(
-                    loss, self.parameters, create_graph=True, materialize_grads=True
-                )
+                slopes = grad(loss, self.parameters, create_graph=True, materialize_grads=True)
                 along = torch.dot(parameters_to_vector(slopes), direction)
-                total += parameters_to_vector(
-                    torch.autograd.grad(along, self.parameters, materialize_grads=True)
-                )
+                curved = grad(along, self.parameters, materialize_grads=True)
+            total += parameters_to_vector(curved)
         return total
 
     def sharpness(self, weights: Tensor) -> tuple[float, float]:

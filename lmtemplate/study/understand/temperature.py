@@ -4,7 +4,7 @@ import dataclasses
 import html
 import json as json_text
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import exp
 from pathlib import Path
@@ -14,17 +14,13 @@ import torch
 
 from lmtemplate.data.tokenizer import Tokenizer
 from lmtemplate.errors import ConfigError, UserError
-from lmtemplate.generate import (
-    check_draw,
-    encode_prompt,
-    logits_to_probs,
-)
+from lmtemplate.generate import check_draw, encode_prompt, logits_to_probs
 from lmtemplate.run_dir import write_text
 from lmtemplate.study.diagnose.artifacts import Model, open_model, open_run_corpus
 from lmtemplate.study.show.page import NONE, number, plot_html, render, style_figure
 from lmtemplate.study.show.plots import INK, SERIES
-from lmtemplate.study.understand.calibration import Calibration, calibrate, predict_text
 from lmtemplate.study.understand.continuation import continuation
+from lmtemplate.study.understand.text_losses import Calibration, calibrate, predict_text
 
 SHOWN_TEMPERATURES = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
 LISTED = 12  # the likeliest next tokens that are shown
@@ -61,7 +57,7 @@ def quoted(tokenizer: Tokenizer, token: int) -> str:
     return json_text.dumps(text, ensure_ascii=False) if text else f"<{token}>"
 
 
-def look_at_prompt(model: Model, prompt: str, max_new_tokens: int, seed: int) -> Temperatures:
+def heat_prompt(model: Model, prompt: str, max_new_tokens: int, seed: int) -> Temperatures:
     """The likeliest tokens after a prompt, and what each temperature makes of them.
 
     Raises ConfigError for a prompt that is longer than the context.
@@ -119,7 +115,7 @@ TEMPERATURE_HEAD = ("T", "entropy", "choices", "val loss", "expected", "error", 
 def calibration_words(found: Temperatures) -> str:
     """What the columns on validation text say, in a sentence."""
     known = found.temperatures[SHOWN_TEMPERATURES.index(1.0)].calibration
-    if known is None:
+    if not known:
         return f"not calibrated: {found.missing}"
     best = min(found.temperatures, key=lambda one: one.val_loss or 0.0).temperature
     return (
@@ -140,59 +136,57 @@ def temperature_lines(found: Temperatures) -> Iterator[str]:
         yield textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="      ")
 
 
-def _slider(figure: Any, traces: int) -> None:
-    """One step for each temperature, which shows its own `traces` of the figure."""
-    steps, start = [], SHOWN_TEMPERATURES.index(1.0)
+def slider_figure(groups: Sequence[Sequence[dict[str, Any]]], height: int) -> Any:
+    """For each temperature the traces that are seen while the slider stands there."""
+    import plotly.graph_objects as go
+
+    start, steps = SHOWN_TEMPERATURES.index(1.0), []
+    owners = [place for place, group in enumerate(groups) for _ in group]
     for place, one in enumerate(SHOWN_TEMPERATURES):
-        visible = [trace // traces == place for trace in range(len(figure.data))]
+        visible = [owner == place for owner in owners]
         steps.append({"label": f"{one}", "method": "restyle", "args": [{"visible": visible}]})
+    traces = [trace for group in groups for trace in group]
+    figure = go.Figure([{**t, "visible": o == start} for t, o in zip(traces, owners, strict=True)])
+    style_figure(figure, height)
     slider = {"active": start, "steps": steps, "currentvalue": {"prefix": "temperature "}}
     figure.update_layout(sliders=[{**slider, "pad": {"t": 60}}], showlegend=False)
-    for trace, one in enumerate(figure.data):
-        one.visible = trace // traces == start
+    return figure
 
 
 def next_figure(found: Temperatures) -> Any:
     """Bars of the likeliest tokens and of all others together, with a slider of temperatures."""
-    import plotly.graph_objects as go
-
-    figure, labels = go.Figure(), [html.escape(token, quote=False) for token in found.tokens]
-    for one in found.temperatures:
-        figure.add_bar(
-            x=[*labels, "all others"],
-            y=[*one.probabilities, max(0.0, 1 - sum(one.probabilities))],
-            marker_color=[SERIES[0]] * len(labels) + [INK],
-            texttemplate="%{y:.1%}",
-            textposition="outside",
-            hovertemplate="%{x} %{y:.3%}<extra></extra>",
-        )
-    style_figure(figure, 500)
-    _slider(figure, traces=1)
+    labels = [html.escape(token, quote=False) for token in found.tokens]
+    look: dict[str, Any] = {
+        "type": "bar",
+        "x": [*labels, "all others"],
+        "marker": {"color": [SERIES[0]] * len(labels) + [INK]},
+        "texttemplate": "%{y:.1%}",
+        "textposition": "outside",
+        "hovertemplate": "%{x} %{y:.3%}<extra></extra>",
+    }
+    shares = ([*p, max(0.0, 1 - sum(p))] for p in (one.probabilities for one in found.temperatures))
+    figure = slider_figure([[{**look, "y": y}] for y in shares], 500)
     figure.update_yaxes(range=[0, 1.08], tickformat=".0%")
     return figure
 
 
 def reliability_figure(found: Temperatures) -> Any:
     """Share that was right over confidence; a point's area grows with its predictions."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
+    dotted = {"mode": "lines", "line": {"color": INK, "dash": "dot"}}
+    look: dict[str, Any] = {
+        "mode": "lines+markers",
+        "line": {"color": SERIES[0], "width": 1},
+        "hovertemplate": "expected %{x:.1%}, right %{y:.1%} of %{customdata:,}<extra></extra>",
+    }
+    groups = []
     for one in found.temperatures:
         bins = one.calibration.bins if one.calibration else []
         counts, sure, right = zip(*(row for row in bins if row[0]), strict=True)
         sizes = [5 + 40 * (count / found.val_tokens) ** 0.5 for count in counts]
-        figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line={"color": INK, "dash": "dot"})
-        figure.add_scatter(
-            x=sure,
-            y=right,
-            customdata=counts,
-            mode="lines+markers",
-            marker={"size": sizes, "opacity": 0.8},
-            line={"color": SERIES[0], "width": 1},
-            hovertemplate="expected %{x:.1%}, right %{y:.1%} of %{customdata:,}<extra></extra>",
-        )
-    style_figure(figure, 560)
-    _slider(figure, traces=2)
+        marker = {"size": sizes, "opacity": 0.8}
+        curve = {**look, "x": sure, "y": right, "customdata": counts, "marker": marker}
+        groups.append([{**dotted, "x": [0, 1], "y": [0, 1]}, curve])
+    figure = slider_figure(groups, 560)
     axis = {"range": [0, 1.03], "tickformat": ".0%"}
     figure.update_xaxes(title="probability of the likeliest token", **axis)
     figure.update_yaxes(title="share that was right", **axis)
@@ -221,7 +215,7 @@ def temperature(
     """
     check_draw(max_new_tokens, 1.0, None, None)
     model = open_model(run, checkpoint, allow or ())
-    found = add_calibration(look_at_prompt(model, prompt, max_new_tokens, seed), run, model)
+    found = add_calibration(heat_prompt(model, prompt, max_new_tokens, seed), run, model)
     parts = {
         "found": found,
         "calibration": calibration_words(found),

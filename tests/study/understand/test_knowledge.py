@@ -64,7 +64,7 @@ def test_a_net_without_a_stream_of_layers_is_told_by_none() -> None:
 
     tokens = torch.zeros(4, 12, dtype=torch.long)
     assert study.look_into(Other(), ByteTokenizer(), tokens, tokens, 3) is None
-    few = tokens[: study.FEWEST - 1]
+    few = tokens[: study.FEWEST_ROWS - 1]
     assert study.look_into(random_net(GPT2), ByteTokenizer(), few, few, 3) is None
 
 

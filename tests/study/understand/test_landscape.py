@@ -14,7 +14,7 @@ from lmtemplate.optimizers import OptimizerRecipe
 from lmtemplate.study.show.page import render
 from lmtemplate.study.understand import landscape as study
 from lmtemplate.study.understand.bowl import OPTIMIZERS, bowl_parts
-from lmtemplate.study.understand.path import Landscape, Snapshot
+from lmtemplate.study.understand.path import Landscape, SnapshotFigures
 from lmtemplate.study.understand.surface import Surface
 from tests.browser import needs_browser, open_offline
 from tests.conftest import Command
@@ -44,7 +44,7 @@ def sampled(name: str, loss: Any) -> Surface:
 
 def invented() -> Landscape:
     snapshots = [
-        Snapshot(step, x, y, 0.1, loss, loss, sharp, 0.1, 2 / sharp if sharp > 0 else None)
+        SnapshotFigures(step, x, y, 0.1, loss, loss, sharp, 0.1, 2 / sharp if sharp > 0 else None)
         for step, x, y, loss, sharp in (
             (0, *START, 4.0, -1.0),
             (1, 0, 0.2, 3.0, 8),

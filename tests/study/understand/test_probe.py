@@ -63,7 +63,7 @@ def test_a_snapshot_leaves_the_weights_of_the_model_alone(run: Path) -> None:
     batch = probing.next_sequences(run, open_run_corpus(run), 0, 8)
     (run / "checkpoints/milestones/step-000000001.ckpt").write_bytes(b"damaged")
     unseen = list[str]()
-    updates, _ = probing.follow(run, model, batch, unseen)
+    updates, _ = probing.follow_snapshots(run, model, batch, unseen)
     assert (updates[0].first_step, updates[0].last_step) == (0, 2)
     assert "step-000000001.ckpt is damaged" in unseen[0]
     assert all((before[name] == value).all() for name, value in model.net.state_dict().items())

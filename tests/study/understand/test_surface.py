@@ -15,6 +15,7 @@ from lmtemplate.data import IGNORED
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.models.gpt import GPT
 from lmtemplate.study.understand import surface as study
+from lmtemplate.study.understand import text_losses
 
 VOCABULARY, SCALE = 5, 3.0
 
@@ -101,7 +102,7 @@ def test_the_loss_is_the_mean_over_the_tokens_that_count(
     nats = -shares[kept].gather(1, targets[kept][:, None]).log()
     assert small.tokens == len(nats) == 22
     assert small.loss(weights) == pytest.approx(nats.mean().item(), rel=1e-6)
-    monkeypatch.setattr(study, "LOGITS_AT_ONCE", 1)  # one window after the other
+    monkeypatch.setattr(text_losses, "LOGITS_AT_ONCE", 1)  # one window after the other
     alone = study.NetOnText(small.net, inputs, targets)
     assert len(alone.parts) == 3
     assert alone.loss(weights) == pytest.approx(nats.mean().item(), rel=1e-6)

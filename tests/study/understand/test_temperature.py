@@ -30,7 +30,7 @@ def test_one_is_the_softmax_zero_is_the_argmax_and_entropy_rises_between(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verb, "SHOWN_TEMPERATURES", (0.0, *verb.SHOWN_TEMPERATURES))
-    found = verb.look_at_prompt(model, "You", 4, 1)
+    found = verb.heat_prompt(model, "You", 4, 1)
     logits = model.net(torch.tensor([[*b"You"]]))[0, -1].detach().double().numpy()
     softmax = np.exp(logits) / np.exp(logits).sum()
     (one,) = (one for one in found.temperatures if one.temperature == 1.0)

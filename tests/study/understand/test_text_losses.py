@@ -1,14 +1,21 @@
-"""Losses by place and by document, of texts made by hand."""
+"""Losses of texts made by hand, predictors of known calibration, and torch's own cross-entropy."""
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from lmtemplate.data import IGNORED
 from lmtemplate.data.tokenizer import ByteTokenizer
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models import GPT2
-from lmtemplate.study.understand.text_losses import by_document, by_position, nats_of
+from lmtemplate.study.understand.text_losses import (
+    by_document,
+    by_position,
+    calibrate,
+    predict_text,
+    text_nats,
+)
 
 
 def test_a_position_has_the_mean_over_the_sequences_that_reach_it() -> None:
@@ -37,7 +44,43 @@ def test_nats_have_their_place_and_add_up_to_the_loss() -> None:
     net = GPT2(13, 6, n_layer=1, n_head=1, n_embd=8).eval()
     inputs, targets = torch.randint(13, (2, 3, 6))
     targets[2, 4:] = IGNORED
-    nats = nats_of(net, inputs, targets)
+    nats = text_nats(net, inputs, targets)
     assert np.isnan(nats).sum() == 2
     assert np.isnan(nats[2, 4:]).all()
     assert np.nanmean(nats) == pytest.approx(cross_entropy(net(inputs), targets).objective.item())
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.0])
+def test_a_made_up_predictor_is_as_wrong_as_it_was_made(share: float) -> None:
+    random = np.random.default_rng(0)
+    confidence = random.random(200_000)
+    found = calibrate(confidence, random.random(200_000) < share * confidence)
+    assert found.error == pytest.approx((1 - share) / 2, abs=0.005)  # the mean confidence is 1/2
+    assert found.confidence == pytest.approx(0.5, abs=0.005)
+    assert found.accuracy == pytest.approx(share / 2, abs=0.005)
+
+
+def test_each_bin_holds_its_predictions() -> None:
+    found = calibrate(np.array([0.05, 0.91, 0.99, 1.0]), np.array([True, True, False, True]))
+    assert found.bins[0] == (1, 0.05, 1.0)
+    assert found.bins[-1] == (3, pytest.approx(2.9 / 3), pytest.approx(2 / 3))
+    assert {one[0] for one in found.bins[1:-1]} == {0}
+    assert found.error == pytest.approx((0.95 + 0.9) / 4)  # by hand: |1 - 0.05| and |2 - 2.9|
+
+
+def test_predictions_are_torchs_own_and_targets_without_loss_are_left_out() -> None:
+    torch.manual_seed(0)
+    net = GPT2(19, 8, n_layer=1, n_head=1, n_embd=16).eval()
+    torch.nn.init.normal_(net.embedding.weight)  # sharp
+    inputs, targets = torch.randint(19, (2, 3, 8))
+    targets[1, 5:] = IGNORED
+    nats, confidence, correct = predict_text(net, inputs, targets, (1.0, 2.0))
+    assert len(correct) == 3 * 8 - 3
+    logits = net(inputs).detach()
+    for row, temperature in enumerate((1.0, 2.0)):
+        loss = F.cross_entropy((logits / temperature).flatten(0, 1), targets.flatten())
+        assert nats[row].mean() == pytest.approx(loss.item(), rel=1e-5)
+        likeliest = (logits / temperature).softmax(-1).max(-1)
+        counted = targets != IGNORED
+        np.testing.assert_allclose(confidence[row], likeliest.values[counted], rtol=1e-5)
+        assert (correct == (likeliest.indices == targets)[counted].numpy()).all()
