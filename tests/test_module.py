@@ -282,7 +282,7 @@ def test_a_compiled_step_is_the_plain_one_and_leaves_the_names_of_weights(
         for net, wanted in ((plain, False), (compiled, True))
     ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-9)
-    torch.testing.assert_close(compiled.state_dict(), plain.state_dict(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(compiled.state_dict(), plain.state_dict(), rtol=0, atol=1e-8)
     assert made == ["objectives", "muon_update"]
 
 
