@@ -162,7 +162,7 @@ def test_a_name_that_is_too_long_is_one_line(
     with pytest.raises(SystemExit) as ended:
         program.main()
     assert ended.value.code == 5
-    assert "ame too long" in check_line(Result(5, "", capsys.readouterr().err), 2)
+    assert "ame too long" in check_line(Result(5, "", capsys.readouterr().err), 5)
 
 
 def test_a_config_may_come_from_windows(fit: Command, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_what_a_run_wrote_is_never_markup(
     evil = write_run(
         tmp_path / EVIL.replace("/", "\u2215"), prompt=EVIL, sample=f"</td>{EVIL}", tokenizer=EVIL
     )
-    (evil / "config.yaml").write_text(f"seed_everything: '</pre>{EVIL}'")
+    (evil / "config.yaml").write_text(f"run_dir: '</pre>{EVIL}'")
     harmless, other = (
         Elements(built(run, examination)),
         Elements(built(evil, examination)),
