@@ -1,0 +1,45 @@
+"""Losses of nets and amounts of data -> the law that made them."""
+
+import numpy as np
+import pytest
+
+from lmtemplate.study.experiments.law import Law, fit_law, interval
+
+HOFFMANN = Law(1.69, 406.4, 0.34, 410.7, 0.28)  # Hoffmann et al. 2022, equation 10
+SIZES = np.repeat([1e6, 3e6, 1e7, 3e7], 4)
+TOKENS = np.tile([1e7, 1e8, 1e9, 1e10], 4)
+
+
+def test_the_law_that_made_losses_is_found_again() -> None:
+    law, _ = fit_law(SIZES.tolist(), TOKENS.tolist(), HOFFMANN.loss(SIZES, TOKENS).tolist())
+    found = (law.E, law.A, law.a, law.B, law.b)
+    assert found == pytest.approx((1.69, 406.4, 0.34, 410.7, 0.28), rel=1e-3)
+
+
+def test_a_run_gone_wrong_moves_the_law_little() -> None:
+    """Huber's loss: in squares, one loss that is 30 % too high would move it far."""
+    losses = HOFFMANN.loss(SIZES, TOKENS)
+    losses[5] *= 1.3
+    law, _ = fit_law(SIZES.tolist(), TOKENS.tolist(), losses.tolist())
+    assert float(law.loss(1e8, 1e11)) == pytest.approx(float(HOFFMANN.loss(1e8, 1e11)), rel=0.02)
+
+
+def test_intervals_hold_the_truth_and_shrink_with_the_noise() -> None:
+    widths = []
+    for noise in (0.01, 0.001):
+        errors = np.random.default_rng(1).normal(0, noise, len(SIZES))
+        losses = HOFFMANN.loss(SIZES, TOKENS) * np.exp(errors)
+        _, laws = fit_law(SIZES.tolist(), TOKENS.tolist(), losses.tolist())
+        low, high = interval([float(law.loss(1e8, 1e10)) for law in laws])
+        assert low < float(HOFFMANN.loss(1e8, 1e10)) < high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 3
+
+
+def test_the_best_split_has_the_lowest_loss_for_its_flops() -> None:
+    """Against a search over all splits of as much compute."""
+    parameters, tokens = HOFFMANN.best_split(1e20)
+    assert 6 * parameters * tokens == pytest.approx(1e20)
+    sizes = np.geomspace(1e7, 1e11, 4001)
+    searched = sizes[HOFFMANN.loss(sizes, 1e20 / (6 * sizes)).argmin()]
+    assert parameters == pytest.approx(searched, rel=0.01)
