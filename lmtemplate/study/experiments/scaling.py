@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from lmtemplate import run_dir
 from lmtemplate.cli import TrainingCLI
+from lmtemplate.data import IGNORED
 from lmtemplate.errors import CheckpointError, ConfigError
 from lmtemplate.fit import make_plan, measured_seconds
 from lmtemplate.study.diagnose.artifacts import Model, RunCorpus, open_artifacts
@@ -29,6 +28,7 @@ from lmtemplate.study.experiments.law import fit_law
 from lmtemplate.study.experiments.scaling_results import Point, Scaling, write_page
 from lmtemplate.study.experiments.sweep import Book, Runner, SweepPlan, end
 from lmtemplate.study.show.page import read_run
+from lmtemplate.study.understand.text_losses import predict_text
 from lmtemplate.trainer import quieten
 
 WIDTHS = (0.35, 0.5, 0.7, 1.0)  # of the config's n_embd
@@ -91,21 +91,14 @@ def ladder(rest: list[str], allowed: list[str], seconds: float) -> dict[str, Any
     }
 
 
-@torch.no_grad()
 def token_losses(model: Model, corpus: RunCorpus) -> tuple[float, float]:
     """Loss on the rarest tokens that make up a tenth of some validation text, and on the others."""
     net, size = model.net, model.net.block_size
     inputs, targets, _ = corpus.batch("val", size, max(AT_ONCE, VALIDATED // size))
-    device = next(net.parameters()).device
-    losses = [
-        F.cross_entropy(
-            net(x.to(device)).flatten(0, 1).float(), y.to(device).flatten(), reduction="none"
-        )
-        for x, y in zip(inputs.split(AT_ONCE), targets.split(AT_ONCE), strict=True)
-    ]
+    (nats,), _, _ = predict_text(net, inputs, targets, [1.0])
     seen = np.bincount(corpus.training_tokens(TRAINING_TOKENS), minlength=net.vocab_size)
-    order = seen[targets.flatten().numpy()].argsort(kind="stable")
-    each, rarest = torch.cat(losses).cpu().numpy()[order], max(1, len(order) // 10)
+    order = seen[targets[targets != IGNORED].numpy()].argsort(kind="stable")
+    each, rarest = nats[order], max(1, len(order) // 10)
     return float(each[:rarest].mean()), float(each[rarest:].mean())
 
 

@@ -2,14 +2,51 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
+from lmtemplate.data import IGNORED
 from lmtemplate.study.experiments.law import Law
+from lmtemplate.study.experiments.scaling import token_losses
 from lmtemplate.study.experiments.scaling_results import Point, Scaling
 from tests.conftest import TINY, Command
 
 HOFFMANN = Law(1.69, 406.4, 0.34, 410.7, 0.28)  # Hoffmann et al. 2022, equation 10
+
+
+class Even(nn.Module):
+    """Gives token 0 one half of the probability, and nine others the rest."""
+
+    block_size, vocab_size = 4, 10
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.log(torch.tensor([9.0] + [1.0] * 9)))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.logits.expand(*tokens.shape, 10)
+
+
+class Text:
+    """Nine tokens of 0, one of 9, and ten that carry no loss; 9 is rare in training."""
+
+    def batch(self, *_: object) -> tuple[Tensor, ...]:
+        targets = torch.tensor([0] * 9 + [9] + [IGNORED] * 10).view(5, 4)
+        return torch.zeros_like(targets), targets, torch.tensor(5)
+
+    def training_tokens(self, _: int) -> np.ndarray:
+        return np.array([0] * 50 + [9])
+
+
+def test_the_rarest_tenth_is_told_from_the_rest_and_padding_counts_for_neither() -> None:
+    model: Any = SimpleNamespace(net=Even())
+    corpus: Any = Text()
+    assert token_losses(model, corpus) == pytest.approx((np.log(18), np.log(2)))
 
 
 def test_the_error_is_the_prediction_less_the_measured_loss() -> None:
