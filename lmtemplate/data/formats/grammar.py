@@ -20,6 +20,7 @@ from random import Random
 from lmtemplate.data.corpus import Corpus, Document
 from lmtemplate.errors import DataError
 
+PRESETS = ("grammar",)
 DOCUMENTS = 20_000  # unless the user says how many
 
 Choice = dict[str, float]  # phrase -> probability
@@ -115,7 +116,7 @@ class Grammar:
             yield "\n".join(document)
 
 
-def open_grammar(source: str, seed: int) -> Corpus:
+def open_preset(source: str, seed: int) -> Corpus:
     """Raises DataError for "grammar:N" without a number."""
     _, colon, count = source.partition(":")
     if colon and not (count.isdecimal() and int(count) > 1):
@@ -125,4 +126,5 @@ def open_grammar(source: str, seed: int) -> Corpus:
     def walk() -> Iterator[Document]:
         return (Document("grammar", [text]) for text in grammar)
 
-    return Corpus(walk, f"{len(grammar)} documents of seed {seed}", len(grammar))
+    signature = f"{len(grammar)} documents of seed {seed}"
+    return Corpus(walk, signature, documents=len(grammar))
