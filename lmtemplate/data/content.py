@@ -126,17 +126,18 @@ def syntax_kind(text: str, end: str, whole: bool, suffix: str) -> str | None:
     return None
 
 
-def check(path: Path, format: str | None = None) -> None:
-    """Raises DataError, with what to type, for a file that is not of this format, and OSError.
+def check(path: Path, prose: bool = True, guess: bool = True) -> None:
+    """Raises DataError, with what to type, for a file that is no text, and OSError.
 
-    Without a format for all but prose and code: for tables, JSON, XML, FASTA.
+    `prose` refuses tables, JSON, XML and FASTA too, all but prose and code; `guess` what is full of
+    control characters.
     """
     with path.open("rb") as file:
         head = file.read(HEAD)
         file.seek(max(0, path.stat().st_size - TAIL))
         end = file.read(TAIL).decode(errors="ignore")
-    what = binary_kind(head, guess=format != "text")
-    if not format and not what:
+    what = binary_kind(head, guess)
+    if prose and not what:
         text, suffix = head.decode("utf-8-sig", "ignore"), path.suffix.lower()
         what = syntax_kind(text, end, len(head) < HEAD, suffix)
         what = what and f"{what}; {AS_TEXT}"

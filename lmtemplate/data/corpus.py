@@ -1,5 +1,6 @@
 """A preset, file, folder or pattern -> documents, in a fixed order, streamed in bounded pieces."""
 
+import contextlib
 import difflib
 import glob
 import hashlib
@@ -12,19 +13,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lmtemplate.data import Ints, content
-from lmtemplate.data.formats import PRESETS, READERS
+from lmtemplate.data.formats import formats_by
 from lmtemplate.errors import ConfigError, DataError
 
 
 class Document(NamedTuple):
-    """A named text: its pieces, joined. They are iterated over once."""
+    """A text: its pieces, joined, which are iterated over once; `name` is that of its source."""
 
     name: str
     pieces: Iterable[str]
@@ -39,21 +39,23 @@ class Corpus:
 
     walk: Callable[[], Iterator[Document]]
     signature: str  # changes when the text changes; known without reading it
+    files: dict[str, Path] = field(default_factory=dict)  # of which it is the `signature_of`
+    size: int | None = None  # of the files in bytes
     documents: int | None = None  # of a preset; copies among them are meant to be there
     every_fifth: bool = False  # the corpus prescribes its validation split: every 5th document
     vocab_size: int | None = None  # of a BPE, unless the user gives one
-    size: int | None = None  # in bytes, where it is known without reading
-    is_same: Callable[[], bool] = lambda: True  # whether the text has its signature still
     characters: int = 0  # counted with `texts`
     left_out: Counter[str] = field(default_factory=Counter)  # what is no document -> how many
 
     def __iter__(self) -> Iterator[Document]:
         yield from self.walk()
-        if not self.is_same():
-            raise DataError(
-                "the text changed while it was read, as a download or a log does: prepare a copy "
-                "of it, or wait until it is complete"
-            )
+        with contextlib.suppress(OSError):
+            if not self.files or signature_of(self.files) == self.signature:
+                return
+        raise DataError(
+            "the text changed while it was read, as a download or a log does: prepare a copy of "
+            "it, or wait until it is complete"
+        )
 
     @cached_property
     def texts(self) -> Ints:
@@ -76,32 +78,15 @@ class Corpus:
         return len(self.texts) - len(np.unique(self.texts))
 
 
-def _function(verb: str, name: str) -> Any:
-    """The function `read_NAME` or `open_NAME` of a format; None if its module was deleted."""
-    module = f"lmtemplate.data.formats.{name}"
-    return getattr(importlib.import_module(module), f"{verb}_{name}") if find_spec(module) else None
-
-
-def _readers(name: str | None, allowed: Sequence[str]) -> dict[str, Read]:
-    """Suffix -> reader; "" stands for every other suffix. Raises ConfigError without a format."""
-    if name is None or name in READERS.values():
-        named = {"": name} if name else {**READERS, "": "text"}
-        found = {suffix: _function("read", reader) for suffix, reader in named.items()}
-        return {suffix: read for suffix, read in found.items() if read}
-    module, _, function = name.rpartition(".")
-    package = name.split(".")[0]
-    if not module:
-        formats = ", ".join(dict.fromkeys(READERS.values()))
-        raise ConfigError(f"no format {name!r}; there are {formats}, and module.read")
-    if package not in ("lmtemplate", *allowed):
-        raise ConfigError(
-            f"--format {name} is not of lmtemplate; add --allow {package} if you trust that package"
-        )
-    try:
-        of = importlib.import_module(module)
-        return {suffix: getattr(of, function) for suffix in (*getattr(of, "SUFFIXES", ()), "")}
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"--format {name} cannot be imported: {error}") from error
+def signature_of(files: dict[str, Path]) -> str:
+    """Names, sizes and times of the files. Raises OSError."""
+    digest, size = hashlib.sha256(), 0
+    for name, path in files.items():
+        state = path.stat()
+        entry = f"{name}\0{state.st_size}\0{state.st_mtime_ns}\n"
+        digest.update(entry.encode(errors="surrogateescape"))
+        size += state.st_size
+    return f"{len(files):,} files of {size:,} bytes, digest {digest.hexdigest()[:16]}"
 
 
 def _raise(error: OSError) -> None:
@@ -144,19 +129,18 @@ def _expand(pattern: str, left_out: Counter[str]) -> Iterator[str]:
 def _find_files(source: str, suffixes: Sequence[str], left_out: Counter[str]) -> dict[str, Path]:
     """Name -> file, sorted by name: one file, a folder's files of these suffixes, or a pattern's.
 
-    Without suffixes, all visible files of a folder are taken. A file comes once, whatever names it
-    has. Raises OSError, DataError.
+    Names begin below the folder, or below the one before a pattern's first wildcard. Without
+    suffixes, all visible files of a folder are taken. A file comes once, whatever names it has.
+    Raises OSError, DataError.
     """
     root, taken, seen = Path(source).expanduser(), dict[str, Path](), set[tuple[int, int]]()
     if root.is_file():
         return {root.name: root}
-    if in_folder := root.is_dir():
-        paths = map(Path, _expand(os.path.join(glob.escape(str(root)), "**"), left_out))
-        found = {path.relative_to(root).as_posix(): path for path in paths}
-    else:
-        hidden = Counter[str]()  # what a pattern does not ask for is not left out
-        found = {path.as_posix(): path for path in map(Path, _expand(str(root), hidden))}
-    for name, path in sorted(found.items()):
+    in_folder = root.is_dir()
+    pattern = os.path.join(glob.escape(str(root)), "**") if in_folder else str(root)
+    top = root if in_folder else os.path.dirname(re.split(r"[*?[]", pattern)[0])
+    paths = map(Path, _expand(pattern, left_out))
+    for name, path in sorted((path.relative_to(top).as_posix(), path) for path in paths):
         if not path.is_file():
             left_out["broken links or devices"] += not path.is_dir()
         elif in_folder and suffixes and path.suffix.lower() not in suffixes:
@@ -168,7 +152,9 @@ def _find_files(source: str, suffixes: Sequence[str], left_out: Counter[str]) ->
         else:
             taken[name] = path
             seen.add(key)
-    if in_folder and not taken:
+    if not in_folder:  # what a pattern does not ask for is not left out
+        del left_out["hidden"]
+    elif not taken:
         raise DataError(
             f"folder {source} holds no text file ({' '.join(suffixes)}); to take others, give a "
             "pattern such as 'FOLDER/**/*.tex'"
@@ -176,49 +162,59 @@ def _find_files(source: str, suffixes: Sequence[str], left_out: Counter[str]) ->
     return taken
 
 
-def _sign(paths: dict[str, Path]) -> str:
-    """Names, sizes and times of the files. Raises OSError."""
-    digest, states = hashlib.sha256(), {name: path.stat() for name, path in paths.items()}
-    for name, state in states.items():
-        entry = f"{name}\0{state.st_size}\0{state.st_mtime_ns}\n"
-        digest.update(entry.encode(errors="surrogateescape"))
-    size = sum(state.st_size for state in states.values())
-    return f"{len(paths):,} files of {size:,} bytes, digest {digest.hexdigest()[:16]}"
+def _readers(format: str | None, allowed: Sequence[str]) -> dict[str, Read]:
+    """Suffix -> reader; "" stands for every other suffix. Raises ConfigError without a format."""
+    modules = formats_by("SUFFIXES")
+    ours = {module.__name__.split(".")[-1]: module.read for module in modules.values()}
+    if format is None:
+        return {suffix: module.read for suffix, module in modules.items()} | {"": ours["text"]}
+    if format in ours:
+        return {"": ours[format]}
+    module, _, function = format.rpartition(".")
+    package = format.split(".")[0]
+    if not module:
+        raise ConfigError(f"no format {format!r}; there are {', '.join(ours)}, and module.read")
+    if package not in ("lmtemplate", *allowed):
+        says = f"is not of lmtemplate; add --allow {package} if you trust that package"
+        raise ConfigError(f"--format {format} {says}")
+    try:
+        of = importlib.import_module(module)
+        return {suffix: getattr(of, function) for suffix in (*getattr(of, "SUFFIXES", ()), "")}
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"--format {format} cannot be imported: {error}") from error
 
 
 def _open_files(
     source: str, format: str | None, readers: dict[str, Read], options: dict[str, Any]
 ) -> Corpus:
-    left_out = Counter[str]()
-    try:
-        paths = _find_files(source, [suffix for suffix in readers if suffix], left_out)
-        signature = _sign(paths)
-        size = sum(path.stat().st_size for path in paths.values())
-        for path in paths.values() if format in (None, *READERS.values()) else ():
-            is_jsonl = READERS.get(path.suffix.lower()) == "jsonl"
-            content.check(path, format or ("jsonl" if is_jsonl else None))
-    except OSError as error:
-        raise DataError(f"cannot read {error.filename or source}: {error.strerror}") from error
-    if not paths:
-        close = difflib.get_close_matches(source, PRESETS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"the presets are {', '.join(PRESETS)}"
-        raise DataError(f"no file, folder, pattern or preset {source!r}; {hint}")
+    left_out, of_ones_own = Counter[str](), format is not None and "." in format
+
+    def reader(path: Path) -> Read:
+        return readers.get(path.suffix.lower(), readers[""])
 
     def walk() -> Iterator[Document]:
-        for path in paths.values():
-            read = readers.get(path.suffix.lower(), readers[""])
-            takes = inspect.signature(read).parameters.keys() & options.keys()
-            yield from read(path, **{name: options[name] for name in takes})
+        for name, path in files.items():
+            takes = inspect.signature(reader(path)).parameters.keys() & options.keys()
+            for document in reader(path)(path, **{option: options[option] for option in takes}):
+                yield Document(name, document.pieces)
         if options["bad_lines"]:
             left_out["lines without text"] = options["bad_lines"].total()
 
-    def is_same() -> bool:
-        try:
-            return _sign(paths) == signature
-        except OSError:
-            return False
-
-    return Corpus(walk, signature, size=size, is_same=is_same, left_out=left_out)
+    try:
+        files = _find_files(source, [suffix for suffix in readers if suffix], left_out)
+        for path in files.values() if not of_ones_own else ():
+            prose = format is None and reader(path) is readers[""]
+            content.check(path, prose, guess=format != "text")
+        size = sum(path.stat().st_size for path in files.values())
+        corpus = Corpus(walk, signature_of(files), files, size, left_out=left_out)
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename or source}: {error.strerror}") from error
+    if files:
+        return corpus
+    presets = formats_by("PRESETS")
+    close = difflib.get_close_matches(source, presets, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"the presets are {', '.join(presets)}"
+    raise DataError(f"no file, folder, pattern or preset {source!r}; {hint}")
 
 
 def open_corpus(
@@ -242,9 +238,8 @@ def open_corpus(
 
     Raises DataError where there is no text or it cannot be read, ConfigError for another format.
     """
-    preset = PRESETS.get(source.partition(":")[0])
-    if preset and (opener := _function("open", preset)):
-        corpus: Corpus = opener(source, seed)
+    if preset := formats_by("PRESETS").get(source.partition(":")[0]):
+        corpus: Corpus = preset.open_preset(source, seed)
     else:
         bad_lines = Counter[str]() if skip_bad_lines else None
         options = {"text_field": text_field, "bad_lines": bad_lines}

@@ -1,17 +1,25 @@
 """Text -> shards, tokenizer.json and index.json in one folder, split by document."""
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
+import numpy as np
 import yaml
 
 from lmtemplate.data.corpus import Corpus, open_corpus
-from lmtemplate.data.formats import PRESETS
+from lmtemplate.data.formats import formats_by
 from lmtemplate.data.sampler import permute
-from lmtemplate.data.shard_writer import Event, new_folder, recover, write_index, write_splits
+from lmtemplate.data.shard_writer import (
+    Event,
+    limit_sources,
+    new_folder,
+    recover,
+    write_index,
+    write_splits,
+)
 from lmtemplate.data.shards import Shards, dtype_for, file_sha256, read_index
 from lmtemplate.data.tokenizer import to_bytes
 from lmtemplate.data.train_tokenizer import MOST_BYTES, automatic_vocab_size, train_tokenizer
@@ -20,7 +28,7 @@ from lmtemplate.run_dir import Lock, write_text
 
 
 class SplitCorpus:
-    """The text of a corpus, each piece with its split; iterates over events, in constant memory.
+    """The text of a corpus, each piece with its split; iterates over events, in bounded pieces.
 
     A single document is cut into parts: train, val, test. A corpus that prescribes its split has
     every 5th document in val, unless other shares than 0.2 and 0 are asked for. All other corpora
@@ -40,12 +48,11 @@ class SplitCorpus:
         self.val_ratio, self.test_ratio = val_ratio, test_ratio
         self.splits = ("train", "val", "test") if test_ratio else ("train", "val")
 
-    def _split_of_each_document(self) -> Iterator[str]:
+    def _split_of_each_document(self) -> list[str]:
         """Exactly as many texts in each split as the ratios say, but 1 at least."""
         numbers, copies = self.corpus.texts, self.corpus.copies
         if self.corpus.every_fifth and (self.val_ratio, self.test_ratio) == (0.2, 0):
-            yield from ("val" if number % 5 == 4 else "train" for number in numbers)
-            return
+            return ["val" if number % 5 == 4 else "train" for number in numbers]
         documents = len(numbers) - copies
         val = max(1, round(self.val_ratio * documents))
         test = max(1, round(self.test_ratio * documents)) if self.test_ratio else 0
@@ -55,23 +62,23 @@ class SplitCorpus:
                 f"{documents} documents{without} are too few for {' and '.join(self.splits)}; give "
                 "more text, or join it in one file, which is then cut into parts"
             )
-        for start in range(0, len(numbers), 4096):
-            for rank in permute(numbers[start : start + 4096], documents, self.seed).tolist():
-                yield "val" if rank < val else "test" if rank < val + test else "train"
+        ranks = permute(numbers, documents, self.seed)
+        return np.select([ranks < val, ranks < val + test], ["val", "test"], "train").tolist()
 
     def _parts(self) -> Iterator[Event]:
         """The one document in parts of as many characters as the ratios say."""
         total = self.corpus.characters
         val, test = round(total * self.val_ratio), round(total * self.test_ratio)
-        sizes = {"train": total - val - test, "val": val, "test": test}
-        pieces, rest = (piece for document in self.corpus for piece in document.pieces), ""
-        for split in self.splits:
-            while left := sizes[split]:
-                piece = rest or next(pieces)
-                part, rest = piece[:left], piece[left:]
-                sizes[split] -= len(part)
-                yield split, part
-            yield split, None
+        pieces = ((document.name, piece) for document in self.corpus for piece in document.pieces)
+        name = rest = ""
+        for split, left in zip(self.splits, (total - val - test, val, test), strict=False):
+            while left:
+                if not rest:
+                    name, rest = next(pieces)
+                part, rest = rest[:left], rest[left:]
+                left -= len(part)
+                yield split, name, part
+            yield split, name, None
         for _ in pieces:  # at their end, the corpus looks whether its text has changed
             pass
 
@@ -79,17 +86,36 @@ class SplitCorpus:
         if len(self.corpus.texts) == 1:
             yield from self._parts()
             return
-        splits = self._split_of_each_document()
-        for document in self.corpus:
-            split, piece = next(splits, "train"), None  # the default: of a text that has grown
+        splits = chain(self._split_of_each_document(), repeat("train"))  # if the text has grown
+        for document, split in zip(self.corpus, splits, strict=False):
+            piece = None
             for piece in document.pieces:
-                yield split, piece
+                yield split, document.name, piece
             if piece is not None:  # an empty document leaves no trace
-                yield split, None
+                yield split, document.name, None
 
     def training(self) -> Iterator[str]:
         """The text of the train split, in pieces."""
-        return (piece for split, piece in self if split == "train" and piece is not None)
+        return (piece for split, _, piece in self if split == "train" and piece is not None)
+
+
+def _asked_by(config: Path) -> tuple[str, Path]:
+    """The preset that a config's data.path is named after, and that folder.
+
+    Raises ConfigError without data.path, DataError, with what to type, for any other name.
+    """
+    try:
+        folder = Path(yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["path"])
+    except (LookupError, TypeError, OSError, ValueError, yaml.YAMLError) as error:
+        says = "cannot be read, or has no data.path; give --input and --output"
+        raise ConfigError(f"{config} {says}") from error
+    if not (folder / "index.json").exists() and folder.name not in formats_by("PRESETS"):
+        tokenizer = "char" if folder.name.endswith("char") else "bpe"
+        raise DataError(
+            f"{config} reads {folder}, which is not prepared; its text is yours to give: "
+            f"make data INPUT=your.txt NAME={quote(folder.name)} TOKENIZER={tokenizer}"
+        )
+    return folder.name, folder
 
 
 def _is_done(output: Path, source: dict[str, Any], overwrite: bool) -> bool:
@@ -107,33 +133,16 @@ def _is_done(output: Path, source: dict[str, Any], overwrite: bool) -> bool:
                 shard.verify_all()
     except DataError as error:
         raise DataError(f"{error} (remove {output}, or give --overwrite true)") from error
-    before = {**index.get("source", {}), "input": source["input"]}
-    kept = {key: before.get(key) for key in source}
-    if changes := [f"{k} {kept[k]}, now {source[k]}" for k in source if kept[k] != source[k]]:
+    before = {**index.get("source", {}), "input": source["input"]}  # it may have moved
+    changes = [
+        f"{k} {before.get(k)}, now {new}" for k, new in source.items() if before.get(k) != new
+    ]
+    if changes:
         raise ConfigError(
             f"{output} was prepared from {'; '.join(changes)}; replace it by --overwrite true, or "
             "choose another --output"
         )
     return True
-
-
-def _asked_by(config: Path) -> tuple[str, Path]:
-    """The preset that a config's data.path is named after, and that folder.
-
-    Raises ConfigError without data.path, DataError, with what to type, for any other name.
-    """
-    try:
-        folder = Path(yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["path"])
-    except (LookupError, TypeError, OSError, ValueError, yaml.YAMLError) as error:
-        says = "cannot be read, or has no data.path; give --input and --output"
-        raise ConfigError(f"{config} {says}") from error
-    if folder.name not in PRESETS and not (folder / "index.json").exists():
-        tokenizer = "char" if folder.name.endswith("char") else "bpe"
-        raise DataError(
-            f"{config} reads {folder}, which is not prepared; its text is yours to give: "
-            f"make data INPUT=your.txt NAME={quote(folder.name)} TOKENIZER={tokenizer}"
-        )
-    return folder.name, folder
 
 
 def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
@@ -148,6 +157,7 @@ def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
     with new_folder(output) as folder:
         write_text(folder / file, tokenizer.to_json())
         splits = write_splits(folder, text, text.splits, tokenizer, corpus.size)
+        limit_sources(splits, source["input"])
         left_out = {what: count for what, count in corpus.left_out.items() if count}
         index = {
             "dtype": dtype_for(tokenizer.vocab_size),
@@ -173,8 +183,6 @@ def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
 
 def _fill(output: Path, text: SplitCorpus, source: dict[str, Any], overwrite: bool) -> None:
     """Make the folder, unless it is made already, and let nobody else do so meanwhile."""
-    if Path(source["tokenizer"]).is_file():
-        source["tokenizer_sha256"] = file_sha256(Path(source["tokenizer"]))
     try:
         with Lock(output, output.resolve().with_name(f".{output.name}.lock"), "--output"):
             recover(output)
@@ -232,6 +240,8 @@ def prepare(
     source: dict[str, Any] = {"input": input, "format": format, "text_field": text_field}
     source |= {"tokenizer": tokenizer, "val_ratio": val_ratio, "test_ratio": test_ratio}
     source |= {"seed": seed, "vocab_size": vocab_size or automatic, "text": corpus.signature}
+    if Path(tokenizer).is_file():
+        source["tokenizer_sha256"] = file_sha256(Path(tokenizer))
     _fill(output, SplitCorpus(corpus, val_ratio, test_ratio, seed), source, overwrite)
     run = f"--data.path {quote(str(output))} --run_dir {quote(f'runs/{output.name}')}"
     then = f"CONFIG={quote(str(for_config))}" if for_config else f'ARGS="{run}"'

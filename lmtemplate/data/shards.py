@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import zlib
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from shlex import quote
@@ -28,18 +29,12 @@ BLOCK_BYTES = 2**15  # of a shard's tokens, under one CRC-32: a batch verifies e
 MIB = 2**20  # was under one CRC-32 in corpora that an earlier version prepared
 HEADER_BYTES = 1024  # 256 words of int32
 MAGIC_AND_VERSION = {"uint16": (20240520, 1), "uint32": (20240801, 7)}
+POINTER = "is a git-lfs pointer: run git lfs pull"
 
 
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check_not_a_pointer(path: Path) -> None:
-    """Raises DataError for a file that git-lfs has not downloaded yet."""
-    with path.open("rb") as file:
-        if file.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise DataError(f"{path} looks like a git-lfs pointer; run git lfs pull")
 
 
 def dtype_for(vocab_size: int) -> str:
@@ -63,10 +58,10 @@ def block_bytes(entry: dict[str, Any], dtype: str) -> int:
 def fingerprint(index: Index) -> str:
     """SHA-256 of what an index says of tokens and tokenizer: equal corpora, equal fingerprints.
 
-    The source of the text does not count: the same text, moved or touched, is the same corpus. Nor
+    The sources of the text do not count: the same text, moved or touched, is the same corpus. Nor
     do the CRC-32 sums, which say less than the SHA-256 that counts.
     """
-    ignored = ("fingerprint", "source", "crc32")
+    ignored = ("fingerprint", "source", "sources", "crc32")
     content = json.loads(
         json.dumps(index),
         object_hook=lambda fields: {k: v for k, v in fields.items() if k not in ignored},
@@ -74,34 +69,37 @@ def fingerprint(index: Index) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _check_index(index: Index) -> None:
-    """Raises ValueError where files could lie outside the folder or sizes contradict each other."""
-    if {type(index["tokenizer"][name]) for name in ("kind", "sha256")} != {str}:
-        raise ValueError("kind or sha256 of the tokenizer is not a text")
-    if type(index["vocab_size"]) is not int:
-        raise ValueError(f"vocab_size is {index['vocab_size']!r:.60}")
-    if index["dtype"] != dtype_for(index["vocab_size"]):
-        raise ValueError(f"dtype is {index['dtype']!r:.60} for {index['vocab_size']:,} ids")
-    if not 0 <= index["eot_id"] < index["vocab_size"]:
-        raise ValueError(f"eot_id is {index['eot_id']!r:.60}")
-    names = [*index["splits"], index["tokenizer"]["file"]]
+def _claims(index: Index) -> Iterator[tuple[str, object, bool]]:
+    """What an index says, each value, and whether it can be: no file elsewhere, sums that add up."""
+    vocab_size, tokenizer = index["vocab_size"], index["tokenizer"]
+    names = [*index["splits"], tokenizer["file"]]
+    for key in ("kind", "sha256"):
+        yield f"{key} of the tokenizer is", tokenizer[key], isinstance(tokenizer[key], str)
+    yield "vocab_size is", vocab_size, type(vocab_size) is int
+    yield "dtype is", index["dtype"], index["dtype"] == dtype_for(vocab_size)
+    yield "eot_id is", index["eot_id"], 0 <= index["eot_id"] < vocab_size
     for split, entry in index["splits"].items():
-        if type(entry["bytes"]) is not int or not 0 < entry["bytes"] < 2**63:
-            raise ValueError(f"bytes of {split!r:.60} is {entry['bytes']!r:.60}")
+        size, sources = entry["bytes"], entry.get("sources", [])
+        yield f"bytes of {split!r:.60} is", size, type(size) is int and 0 < size < 2**63
+        total = 0
         for shard in entry["shards"]:
+            name, tokens, sha256 = f"{shard['file']!r:.60}", shard["tokens"], shard["sha256"]
             names.append(shard["file"])
-            if not isinstance(shard["sha256"], str):
-                raise ValueError(f"sha256 of {shard['file']!r:.60} is {shard['sha256']!r:.60}")
-            tokens = shard["tokens"]  # the header's count is an int32
-            if type(tokens) is not int or not 0 < tokens < 2**31:
-                raise ValueError(f"tokens of {shard['file']!r:.60} is {tokens!r:.60}")
-            if not block_bytes(shard, index["dtype"]):
-                raise ValueError(f"crc32 of {shard['file']!r:.60} is not one sum for each block")
-        if not entry["shards"] or entry["tokens"] != sum(s["tokens"] for s in entry["shards"]):
-            raise ValueError(f"the tokens of {split!r:.60} are not those of its shards")
+            total += tokens
+            yield f"sha256 of {name} is", sha256, isinstance(sha256, str)
+            # the header's count is an int32
+            yield f"tokens of {name} is", tokens, type(tokens) is int and 0 < tokens < 2**31
+            says = f"crc32 of {name} is not one sum for each block, but"
+            yield says, shard["crc32"], block_bytes(shard, index["dtype"]) > 0
+        says = f"tokens of {split!r:.60} are not those of its shards, but"
+        yield says, entry["tokens"], entry["tokens"] == total > 0
+        if sources:  # none in corpora that an earlier version prepared
+            counts = [n for name, n in sources if (type(name), type(n)) == (str, int) and n > 0]
+            is_whole = len(counts) == len(sources) and sum(counts) == entry["documents"]
+            yield f"sources of {split!r:.60} are not those of its documents, but", sources, is_whole
     for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name):
-            raise ValueError(f"a file or split is named {name!r:.60}")
+        is_plain = re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name) is not None
+        yield "a file or split is named", name, is_plain
 
 
 def _not_prepared(folder: Path) -> DataError:
@@ -120,15 +118,17 @@ def read_index(folder: Path) -> Index:
     """Raises DataError where index.json is missing, incomplete or changed."""
     path = folder / "index.json"
     try:
-        for place in (folder, path):
-            if place.is_file():
-                check_not_a_pointer(place)
         if not path.is_file():
             raise _not_prepared(folder)
-        index: Index = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        if content.startswith(LFS_POINTER):
+            raise ValueError(f"it {POINTER}")
+        index: Index = json.loads(content)
         if index["format"] != FORMAT or index["fingerprint"] != fingerprint(index):
             raise ValueError("it was changed by hand or by another version")
-        _check_index(index)
+        for says, value, is_sound in _claims(index):
+            if not is_sound:
+                raise ValueError(f"{says} {value!r:.60}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{path} is not an index of shards ({error}); prepare the corpus again"
@@ -153,12 +153,14 @@ class Shard:
         if self.path.resolve().parent != folder.resolve():
             raise DataError(f"shard {self.path} is a link that leaves its folder; refused")
         try:
-            check_not_a_pointer(self.path)
-            if (size := self.path.stat().st_size) != expected:
-                raise self._error(f" was truncated: {size:,} bytes, the index says {expected:,}")
             with self.path.open("rb") as file:
-                if file.read(HEADER_BYTES) != header(index["dtype"], entry["tokens"]):
-                    raise self._error(" has a wrong header")
+                start, size = file.read(HEADER_BYTES), self.path.stat().st_size
+            if start.startswith(LFS_POINTER):
+                raise self._error(f" {POINTER}")
+            if size != expected:
+                raise self._error(f" was truncated: {size:,} bytes, the index says {expected:,}")
+            if start != header(index["dtype"], entry["tokens"]):
+                raise self._error(" has a wrong header")
             mapped = np.memmap(self.path, f"<u{width}", mode="r", offset=HEADER_BYTES)
         except OSError as error:
             raise self._error(f" cannot be read ({error.strerror})") from error
@@ -203,9 +205,7 @@ class TokenStream(Protocol):
     name: str  # for messages: "the val split of data/mine"
     tokens: int  # how many
 
-    def gather(self, positions: Ints) -> Ints:
-        """Tokens at these positions of the stream, in the same shape."""
-        ...
+    def gather(self, positions: Ints) -> Ints: ...  # the tokens at these, in the same shape
 
 
 class Shards:
@@ -228,8 +228,10 @@ class Shards:
             )
         self.opened_with = (folder, split, index)
         self.name = f"the {split} split of {folder}"
-        entries = index["splits"][split]["shards"]
-        self.shards = [Shard(folder, index, entry) for entry in entries]
+        entry = index["splits"][split]
+        # Where its documents come from, in order: (name, documents).
+        self.sources = [(str(name), int(count)) for name, count in entry.get("sources", [])]
+        self.shards = [Shard(folder, index, shard) for shard in entry["shards"]]
         self.ends = np.cumsum([len(shard.tokens) for shard in self.shards])
         self.tokens = int(self.ends[-1])
 
@@ -240,14 +242,11 @@ class Shards:
         """Tokens at these positions. Raises DataError where a block read first is damaged."""
         if len(self.shards) == 1:
             return self.shards[0].take(positions).astype(np.int64)
-        if positions.ndim > 1:  # most rows lie in one shard
-            return np.stack([self.gather(row) for row in positions])
-        first, last = self.ends.searchsorted([positions.min(), positions.max()], side="right")
+        numbers = self.ends.searchsorted(positions, side="right")  # of the shards
         tokens = np.empty(positions.shape, dtype=np.int64)
-        for shard, end in zip(self.shards[first : last + 1], self.ends[first:], strict=False):
-            start = end - len(shard.tokens)
-            here = (start <= positions) & (positions < end) if first < last else ...
-            tokens[here] = shard.take(positions[here] - start)
+        for number in np.flatnonzero(np.bincount(numbers.ravel())):
+            shard, here = self.shards[number], numbers == number
+            tokens[here] = shard.take(positions[here] - self.ends[number] + len(shard.tokens))
         return tokens
 
 

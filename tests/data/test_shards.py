@@ -60,6 +60,7 @@ def test_many_shards_read_as_one_stream(stream: np.ndarray[Any, Any], tmp_path: 
     assert len(shards.shards) == 16
     assert shards.tokens == 1000
     assert np.array_equal(shards.gather(positions), stream[positions])
+    assert shards.sources == []  # a corpus that an earlier version prepared has none
 
 
 def test_a_worker_process_gets_the_same_stream(
@@ -335,10 +336,13 @@ DAMAGED: list[tuple[Change, str]] = [
     ),
     (rename_split("../val"), "a file or split is named '../val'"),
     (first_shard(tokens=2**31), "tokens of 'train_000000.bin' is 2147483648"),
-    (first_shard(tokens=41), "the tokens of 'train' are not those of its shards"),
-    (of_train(shards=[]), "the tokens of 'train' are not those of its shards"),
+    (first_shard(tokens=41), "tokens of 'train' are not those of its shards, but 90"),
+    (of_train(shards=[]), "tokens of 'train' are not those of its shards"),
     (first_shard(crc32="1a2b3c4d 5e6f7788"), "crc32 of 'train_000000.bin' is not one sum for"),
-    (on_top(dtype="uint32"), "dtype is 'uint32' for 50 ids"),
+    (of_train(sources=[["a", 3]]), "sources of 'train' are not those of its documents"),
+    (of_train(sources=[["a", "2"]]), "sources of 'train' are not those of its documents"),
+    (of_train(sources=7), "not iterable"),
+    (on_top(dtype="uint32"), "dtype is 'uint32'"),
     (on_top(dtype="object"), "dtype is 'object'"),
     (on_top(eot_id=50), "eot_id is 50"),
     (on_top(splits=None), "NoneType"),
@@ -385,18 +389,18 @@ def test_a_file_that_is_no_index_is_refused(content: str, tmp_path: Path) -> Non
         read_index(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["", "index.json"])
-def test_a_git_lfs_pointer_names_the_command(name: str, tmp_path: Path) -> None:
-    pointer = (tmp_path / "data" / name) if name else tmp_path / "data"
-    pointer.parent.mkdir(exist_ok=True)
-    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n")
-    with pytest.raises(DataError, match="looks like a git-lfs pointer; run git lfs pull"):
-        read_index(tmp_path / "data")
+def test_a_git_lfs_pointer_names_the_command(tmp_path: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n"
+    (tmp_path / "index.json").write_text(pointer)
+    with pytest.raises(DataError, match="is a git-lfs pointer: run git lfs pull"):
+        read_index(tmp_path)
 
 
 def test_the_fingerprint_is_of_tokens_and_tokenizer_alone(index: Index) -> None:
     before = fingerprint(index)
     index["source"] = {"input": "moved"}
+    assert fingerprint(index) == before
+    index["splits"]["val"]["sources"] = [["moved", 2]]
     assert fingerprint(index) == before
     index["splits"]["val"]["shards"][0]["sha256"] = "0" * 64
     assert fingerprint(index) != before

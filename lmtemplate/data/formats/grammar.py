@@ -20,6 +20,7 @@ from random import Random
 from lmtemplate.data.corpus import Corpus, Document
 from lmtemplate.errors import DataError
 
+PRESETS = ("grammar",)
 DOCUMENTS = 20_000  # unless the user says how many
 
 Choice = dict[str, float]  # phrase -> probability
@@ -115,7 +116,7 @@ class Grammar:
             yield "\n".join(document)
 
 
-def open_grammar(source: str, seed: int) -> Corpus:
+def open_preset(source: str, seed: int) -> Corpus:
     """Raises DataError for "grammar:N" without a number."""
     _, colon, count = source.partition(":")
     if colon and not (count.isdecimal() and int(count) > 1):
@@ -123,6 +124,7 @@ def open_grammar(source: str, seed: int) -> Corpus:
     grammar = Grammar(seed, int(count or DOCUMENTS))
 
     def walk() -> Iterator[Document]:
-        return (Document(f"grammar:{number}", [text]) for number, text in enumerate(grammar))
+        return (Document("grammar", [text]) for text in grammar)
 
-    return Corpus(walk, f"{len(grammar)} documents of seed {seed}", len(grammar))
+    signature = f"{len(grammar)} documents of seed {seed}"
+    return Corpus(walk, signature, documents=len(grammar))

@@ -8,6 +8,8 @@ from pathlib import Path
 from lmtemplate.data.corpus import Document
 from lmtemplate.errors import DataError
 
+SUFFIXES = (".jsonl", ".ndjson", ".jsonlines")
+
 
 def _parse(line: bytes, field: str) -> str:
     """The text of a line. Raises ValueError, with what the line is instead."""
@@ -24,7 +26,7 @@ def _parse(line: bytes, field: str) -> str:
     raise ValueError(f"has no text under {field!r}, but {found}; name the field with --text_field")
 
 
-def read_jsonl(
+def read(
     path: Path, text_field: str = "text", bad_lines: Counter[str] | None = None
 ) -> Iterator[Document]:
     bad = 0
@@ -32,7 +34,7 @@ def read_jsonl(
         for number, line in enumerate(file, start=1):
             try:
                 if not line.isspace():
-                    yield Document(f"{path.name}:{number}", [_parse(line, text_field)])
+                    yield Document(path.name, [_parse(line, text_field)])
             except ValueError as error:
                 if bad_lines is None:
                     skip = "leave such lines out with --skip_bad_lines true"

@@ -22,7 +22,7 @@ class Messages(NamedTuple):
 
 TINY = "37cd490ccfe483d61c63404063806b677efa77f7bf539dce340925b04e827ea5"
 MEDIUM = "6d0f7c554b913227bb814c39781ca487ed88bc66c2872e05aaf210a431b9bf8e"
-SOTU = {"sotu-tiny": Messages(1830, TINY, 4096), "sotu-medium": Messages(1900, MEDIUM)}
+PRESETS = {"sotu-tiny": Messages(1830, TINY, 4096), "sotu-medium": Messages(1900, MEDIUM)}
 
 
 def _read_messages(last_year: int) -> list[Document]:
@@ -35,11 +35,11 @@ def _read_messages(last_year: int) -> list[Document]:
     return [Document(name, [text]) for name, text in zip(names, texts, strict=True)]
 
 
-def open_sotu(source: str, seed: int) -> Corpus:
+def open_preset(source: str, seed: int) -> Corpus:
     """Raises DataError unless the installed package holds exactly the known text."""
-    if source not in SOTU:
+    if source not in PRESETS:
         raise DataError(f"{source!r}: this preset takes no argument")
-    last_year, sha256, vocab_size = SOTU[source]
+    last_year, sha256, vocab_size = PRESETS[source]
     try:
         documents = _read_messages(last_year)
     except (ImportError, OSError, KeyError, ValueError):
@@ -48,4 +48,10 @@ def open_sotu(source: str, seed: int) -> Corpus:
     if hashlib.sha256(text.encode()).hexdigest() != sha256:
         says = "is not installed, or in another release"
         raise DataError(f"the text of {source} {says}; type: make install (or: {INSTALL})")
-    return Corpus(lambda: iter(documents), source, len(documents), True, vocab_size)
+    return Corpus(
+        lambda: iter(documents),
+        source,
+        documents=len(documents),
+        every_fifth=True,
+        vocab_size=vocab_size,
+    )
