@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -57,21 +58,22 @@ def log_values(module: "LitLanguageModel", values: Mapping[str, Tensor | float])
     """Log at the optimizer step just made, for loggers and for callbacks that monitor a value.
 
     This is how lmtemplate itself logs; `self.log`, which costs 0.3 ms a key, ends at the same step.
-    Raises NumbersError where a loss is not finite: what follows would be lost time.
+    Loggers get all values of a step as one row, after its last callback.
     """
     plain = {name: float(value) for name, value in values.items()}
     module.latest.update(plain)
+    module.row.update(plain)
     module.trainer.callback_metrics.update(monitored(plain))
-    for logger in module.loggers:
-        logger.log_metrics(plain, step=module.global_step)
-    for name, value in plain.items():
-        if name.endswith("/loss") and not math.isfinite(value):
-            raise NumbersError(f"{name} is {value} at step {module.global_step:,}")
 
 
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:
     """All that it updates."""
     return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def gradients_of(optimizer: Optimizer) -> list[Tensor]:
+    """Those that there are, of all that it updates."""
+    return [p.grad for p in parameters_of(optimizer) if p.grad is not None]
 
 
 class LitLanguageModel(LightningModule):
@@ -114,10 +116,12 @@ class LitLanguageModel(LightningModule):
         self._uses_log = False
         self.metrics = Measures(metrics or [])
         self.latest: dict[str, float] = {}  # the newest value of all that was logged
+        self.row: dict[str, float] = {}  # logged at the step just made, and not handed to loggers
         self.grad_norm: Tensor | None = None  # of the latest step that measured it, before clipping
         self._settings: list[Group] = []  # of the optimizer's parameter groups, as given now
         self._settings_before: list[Group] | None = None  # and in the start before
-        self.train_sums = torch.zeros(2)  # nats, tokens since the last log, of this rank
+        # nats, tokens, clipped steps, steps of this rank since the last log
+        self.train_sums = torch.zeros(4)
 
     def setup(self, stage: str) -> None:
         token_bytes = getattr(getattr(self.trainer, "datamodule", None), "token_bytes", None)
@@ -196,7 +200,7 @@ class LitLanguageModel(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss, terms = self._objectives(*batch)
         sums = torch.stack((loss.nats, loss.tokens.to(loss.nats.dtype)))
-        self.train_sums += torch.where(loss.nats.isfinite(), sums, 0)
+        self.train_sums[:2] += torch.where(loss.nats.isfinite(), sums, 0)
         objective = loss.objective
         for name, term in terms.items():
             self.log(f"train/{name}", term.detach())
@@ -215,17 +219,22 @@ class LitLanguageModel(LightningModule):
         by_norm = gradient_clip_val and gradient_clip_algorithm != "value"
         if self.grad_norm is None and (by_norm or is_logged(self.trainer, self.global_step + 1)):
             self.measure_gradient(optimizer)
+        if not gradient_clip_val:
+            return
         parameters, utils = parameters_of(optimizer), torch.nn.utils
-        if gradient_clip_val and by_norm:
+        if by_norm:
             assert self.grad_norm is not None
-            utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.grad_norm)
-        elif gradient_clip_val:
+            largest = self.grad_norm
+            utils.clip_grads_with_norm_(parameters, gradient_clip_val, largest)
+        else:
+            largest = utils.get_total_norm(gradients_of(optimizer), math.inf)
             utils.clip_grad_value_(parameters, gradient_clip_val)
+        clipped = (largest > gradient_clip_val) & largest.isfinite()  # else it is skipped
+        self.train_sums[2:] += torch.stack((clipped, torch.ones_like(clipped))).to(self.train_sums)
 
     def measure_gradient(self, optimizer: Optimizer) -> Tensor:
         """Norm of the gradient over all parameters, before clipping; kept for the log."""
-        gradients = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
-        self.grad_norm = torch.nn.utils.get_total_norm(gradients)
+        self.grad_norm = torch.nn.utils.get_total_norm(gradients_of(optimizer))
         return self.grad_norm
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -233,12 +242,17 @@ class LitLanguageModel(LightningModule):
         norm = self.grad_norm
         if is_step_end(self.trainer):
             self.grad_norm = None
-        if not is_log_step(self.trainer):
-            return
-        nats, tokens = self._all_train_sums()
+        if is_log_step(self.trainer):
+            self._log_training(norm)
+        self.write_row()
+
+    def _log_training(self, norm: Tensor | None) -> None:
+        nats, tokens, clipped, steps = self._all_train_sums()
         values: dict[str, Tensor | float] = {metric_names.TRAIN_LOSS: nats / tokens}
         if norm is not None:
             values[metric_names.GRAD_NORM] = norm
+        if self.trainer.gradient_clip_val:
+            values[metric_names.CLIPPED_SHARE] = clipped / steps
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, LanguageData):
             values[metric_names.TOKENS] = float(data.sequences * data.block_size)
@@ -248,6 +262,15 @@ class LitLanguageModel(LightningModule):
             log_values(self, values)
         self.train_sums.zero_()
         self._log_step()
+
+    def write_row(self) -> None:
+        """Raises NumbersError where a loss is not finite: what follows would be lost time."""
+        row, self.row = self.row, {}
+        for logger in self.loggers if row else ():
+            logger.log_metrics(row, step=self.global_step)
+        for name, value in row.items():
+            if name.endswith("/loss") and not math.isfinite(value):
+                raise NumbersError(f"{name} is {value} at step {self.global_step:,}")
 
     def _all_train_sums(self) -> Tensor:
         return self.trainer.strategy.reduce(self.train_sums.clone(), reduce_op="sum")
@@ -260,7 +283,7 @@ class LitLanguageModel(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.trainer.is_global_zero:
-            self.train_sums = torch.tensor(checkpoint["train_sums"])
+            self.train_sums = F.pad(torch.tensor(checkpoint["train_sums"]), (0, 2))[:4]
         self._settings_before = checkpoint["optimizer_settings"]
         self.latest = checkpoint["latest"]
 
@@ -298,3 +321,4 @@ class LitLanguageModel(LightningModule):
     def _log_metrics(self, split: str) -> None:
         measured = self.metrics.compute().items()
         log_values(self, {f"{split}/{name}": value for name, value in measured})
+        self.write_row()

@@ -190,6 +190,23 @@ def test_clipping_by_value_bounds_every_entry(corpus: Path) -> None:
     torch.testing.assert_close(flat(net), expected, rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize(("clip_by", "order"), [("norm", 2.0), ("value", math.inf)])
+def test_the_share_of_clipped_steps_counts_those_since_the_row_before(
+    corpus: Path, clip_by: str, order: float
+) -> None:
+    net, (inputs, targets) = build_net(), first_sequences(corpus, 16)
+    batches = zip(inputs.split(4), targets.split(4), strict=True)
+    norms = [gradient(net, *batch).norm(order).item() for batch in batches]
+    clip = sum(sorted(norms)[1:3]) / 2
+    logged = train(corpus, net, SGD(0.0), clip=clip, clip_by=clip_by).values
+    clipped = [norm > clip for norm in norms]
+    assert logged["optim/clipped_share"] == {2: np.mean(clipped[:2]), 4: np.mean(clipped[2:])}
+
+
+def test_without_clipping_no_share_of_it_is_logged(corpus: Path) -> None:
+    assert "optim/clipped_share" not in train(corpus, build_net()).values
+
+
 class Rates(lightning.Callback):
     """The learning rates that updates are made with."""
 
@@ -221,7 +238,7 @@ class OldSettings(Rates):
         for group in trainer.optimizers[0].param_groups:
             group.update(old, counted=7)
         pl_module.on_load_checkpoint(
-            {"train_sums": [0.0, 0.0], "optimizer_settings": [old] * 3, "latest": {}}
+            {"train_sums": [0.0] * 4, "optimizer_settings": [old] * 3, "latest": {}}
         )
         trainer.lr_scheduler_configs[0].scheduler.base_lrs = [99.0] * 3
 
@@ -295,24 +312,26 @@ def attached(world_size: int = 1, rank: int = 0) -> LitLanguageModel:
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_a_resumed_loss_average_contains_what_was_not_logged_yet(world_size: int) -> None:
-    module = attached(world_size)
-    module.train_sums = torch.tensor([12.5, 64.0])
+def test_resumed_means_contain_what_was_not_logged_yet(world_size: int) -> None:
+    """Loss in nats, tokens, clipped steps, steps."""
+    module, sums = attached(world_size), torch.tensor([12.5, 64.0, 1.0, 3.0])
+    module.train_sums = sums.clone()
     checkpoint: dict[str, Any] = {}
     module.on_save_checkpoint(checkpoint)
-    assert module.train_sums.tolist() == [12.5, 64.0]
-    total = torch.zeros(2)
+    assert module.train_sums.equal(sums)
+    total = torch.zeros(4)
     for rank in range(world_size):
         resumed = attached(world_size, rank)
         resumed.on_load_checkpoint(checkpoint)
         total += resumed.train_sums
-    assert total.tolist() == [12.5 * world_size, 64.0 * world_size]
+    assert total.equal(sums * world_size)
 
 
 def log_at(step: int, values: dict[str, float]) -> None:
     trainer = SimpleNamespace(callback_metrics={})
-    module: Any = SimpleNamespace(latest={}, trainer=trainer, loggers=[], global_step=step)
+    module: Any = SimpleNamespace(latest={}, row={}, trainer=trainer, loggers=[], global_step=step)
     log_values(module, values)
+    LitLanguageModel.write_row(module)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -101,7 +101,8 @@ class Checkpoint(callbacks.Checkpoint):
         self.milestones = milestones
         self.keep = keep
         self.run = Path()
-        self.best: tuple[float, int] | None = None  # validation loss, step
+        self.best: tuple[float, int] | None = None  # validation loss, step; step 0 has no file
+        self.initial: float | None = None  # validation loss before step 1
         self.saved_step: int | None = None
         self.saved_at = time.monotonic()
         self.failures = 0  # in a row
@@ -124,7 +125,7 @@ class Checkpoint(callbacks.Checkpoint):
         """Write best.json; returns its step, None where there is none (yet)."""
         if self.best is None or self.best[1] not in resume.steps_saved(self.run):
             return None
-        resume.write_best(self.run, self.best[1], self.best[0])
+        resume.write_best(self.run, self.best[1], self.best[0], self.initial)
         return self.best[1]
 
     def _save(self, trainer: Trainer) -> None:
@@ -201,10 +202,13 @@ class Checkpoint(callbacks.Checkpoint):
             self.save_if_new(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
+        if trainer.state.fn != "fit":
             return
         assert isinstance(pl_module, LitLanguageModel)
         value = pl_module.latest[metric_names.VAL_LOSS]  # float64; Lightning's copy is float32
+        if trainer.sanity_checking:
+            self.initial = value
+            return
         if value < (self.best or (float("inf"), 0))[0]:  # never true for NaN
             self.best = (value, trainer.global_step)
         self._save_milestone(trainer)  # the run may end with the save below
@@ -215,7 +219,7 @@ class Checkpoint(callbacks.Checkpoint):
         self.save_if_new(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"best": self.best, "initial": self.initial}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict["best"]
+        self.best, self.initial = state_dict["best"], state_dict.get("initial")

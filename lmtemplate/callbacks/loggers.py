@@ -1,7 +1,6 @@
 """Logged values -> TensorBoard's events, and the record: one curve across resumes."""
 
 import importlib
-import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -48,8 +47,16 @@ def at_true_step(metrics: Mapping[str, float], step: int | None) -> tuple[dict[s
 
     `self.log` at the end of an epoch adds Lightning's own (always 0), and counts steps from 0.
     """
-    values = {name: value for name, value in metrics.items() if name != "epoch"}
+    values = {name: float(value) for name, value in metrics.items() if name != "epoch"}
     return values, (step or 0) + ("epoch" in metrics)
+
+
+def add_scalars(board: Any, values: Mapping[str, float], step: int) -> None:
+    """One event for all values of a step, where torch's own `add_scalar` makes one for each."""
+    from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+
+    content = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+    board.file_writer.add_summary(Summary(value=content), step)
 
 
 class TensorBoard(TensorBoardLogger):
@@ -77,17 +84,17 @@ class TensorBoard(TensorBoardLogger):
         return SummaryWriter(self.run / VALIDATION, purge_step=self.first_step)
 
     @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # type: ignore[override]
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         values, step = at_true_step(metrics, step)
         if not values:
             return
         with self.forgiving():
             self._last_step = step
-            super().log_metrics(values, step)
-            if metric_names.TRAIN_LOSS in values:
-                self.experiment.add_scalar(BOTH_LOSSES, values[metric_names.TRAIN_LOSS], step)
             for loss in (values[name] for name in VAL_LOSSES if name in values):
-                self.validation.add_scalar(BOTH_LOSSES, loss, step)
+                add_scalars(self.validation, {BOTH_LOSSES: loss}, step)
+            if metric_names.TRAIN_LOSS in values:
+                values[BOTH_LOSSES] = values[metric_names.TRAIN_LOSS]
+            add_scalars(self.experiment, values, step)
 
     def save(self) -> None:
         pass  # Lightning calls this whenever it logs; no hparams.yaml: config.yaml says it already
@@ -123,20 +130,16 @@ class TensorBoard(TensorBoardLogger):
         """A full disk costs curves, not the run: the record has them, too."""
         try:
             yield
-        except (OSError, ValueError) as error:  # Lightning makes a ValueError of any error
-            cause = error if isinstance(error, OSError) else error.__cause__
-            if not isinstance(cause, OSError):
-                raise
-            if not isinstance(cause, FileNotFoundError):  # the run directory is gone: see RunEnd
-                say_once(f"TensorBoard cannot write to {self.run}: {cause.strerror}")
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):  # the run directory is gone: see RunEnd
+                say_once(f"TensorBoard cannot write to {self.run}: {error.strerror}")
 
 
 class RecordLogger(Logger):
     """Writes the record. Lightning's CSVLogger deletes what an earlier start of the run has logged.
 
-    Values of one step come in several calls. They wait until the call with a loss, and become one
-    line with it; values that come after it become a line before the next one, or at `sync`. Steps
-    from `first_step` on are new.
+    Each call becomes a line, and readers merge the lines of one step. Steps from `first_step` on
+    are new.
     """
 
     name = "record"
@@ -146,36 +149,22 @@ class RecordLogger(Logger):
         super().__init__()
         self.run_dir = run_dir
         self.first_step = first_step
-        self._waiting: dict[int, dict[str, float]] = {}  # step -> values
 
     @cached_property
     def writer(self) -> Writer:
         """Made by the first value, in the first process."""
         return Writer(self.run_dir, self.first_step)
 
-    @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         pass  # config.yaml has them
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         values, step = at_true_step(metrics, step)
-        if not values:
-            return
-        names = {metric_names.TRAIN_LOSS, metric_names.VAL_LOSS}
-        losses = [values[name] for name in names & values.keys()]
-        if not all(map(math.isfinite, losses)):
-            self.writer.append(step, values)  # at once: the run may be about to end
-            return
-        self._waiting.setdefault(step, {}).update(values)
-        if losses:
-            self._write_waiting(step)
+        if values:
+            self.writer.append(step, values)
         if metric_names.VAL_LOSS in values and self.writer.has_grown:
             self.writer.write_arrays()
-
-    def _write_waiting(self, last_step: float) -> None:
-        for step in sorted(step for step in self._waiting if step <= last_step):
-            self.writer.append(step, self._waiting.pop(step))
 
     @rank_zero_only
     def log_samples(self, texts: Mapping[str, str], step: int) -> None:
@@ -185,12 +174,10 @@ class RecordLogger(Logger):
     @rank_zero_only
     def sync(self) -> None:
         """Let all values so far outlive a power cut."""
-        self._write_waiting(math.inf)
         if "writer" in vars(self):  # without a value there is no record
             self.writer.sync()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        self.sync()
         if "writer" in vars(self):
             self.writer.write_arrays()

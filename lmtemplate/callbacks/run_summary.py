@@ -121,6 +121,9 @@ class RunSummary(Callback):
             bits = module.latest.get(metric_names.VAL_BITS_PER_BYTE)
             last = f"; last validation: {bits:.3f} bits per byte" if bits else ""
             rows["best"] = f"val/loss {best['val_loss']:.4f} at step {best['step']:,}{last}"
+            before = best["initial_val_loss"]
+            if before is not None and best["val_loss"] >= before:
+                rows["best"] += f"; no better than before step 1 ({before:.4f})"
         if speed := summary["tokens_per_second"]:
             mfu = f", MFU {summary['mfu']:.1%}" if summary["mfu"] else ""
             rows["speed"] = f"{speed:,.0f} tokens/s, {summary['tokens']:,} tokens{mfu}"

@@ -27,20 +27,25 @@ def steps_saved(run: Path) -> list[int]:
 
 
 def read_best(run: Path) -> dict[str, Any] | None:
-    """What best.json says: step, val_loss, file. Raises CheckpointError where it says none."""
+    """What best.json says: step, val_loss, file, and the loss before step 1 if there was one.
+
+    Raises CheckpointError where it names no checkpoint.
+    """
     path = folder_of(run) / "best.json"
     if not path.is_file():
         return None
     match read_json(path):
-        case {"step": int(n), "val_loss": float(loss)} if 0 <= n < 2**53 and abs(loss) < 1e300:
-            return {"step": n, "val_loss": loss, "file": file_name(n)}
+        case {"step": int(n), "val_loss": float(x), **more} if 0 <= n < 2**53 and abs(x) < 1e300:
+            before = more.get("initial_val_loss")
+            initial = before if isinstance(before, float) else None
+            return {"step": n, "val_loss": x, "file": file_name(n), "initial_val_loss": initial}
     raise CheckpointError(f"{path} names no checkpoint; remove it, and the latest one is taken")
 
 
-def write_best(run: Path, step: int, val_loss: float) -> None:
-    """Point at the best checkpoint so far."""
+def write_best(run: Path, step: int, val_loss: float, initial: float | None = None) -> None:
+    """Point at the best checkpoint so far; `initial` is the validation loss before step 1."""
     best = {"step": step, "val_loss": val_loss, "file": file_name(step)}
-    write_json(folder_of(run) / "best.json", best)
+    write_json(folder_of(run) / "best.json", {**best, "initial_val_loss": initial})
 
 
 def prune(run: Path, newest: int, best: int | None, keep: int = 2) -> None:

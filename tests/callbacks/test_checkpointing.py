@@ -21,6 +21,7 @@ from lmtemplate.callbacks.checkpointing import (
 from lmtemplate.checkpoint import files, resume
 from lmtemplate.errors import ConfigError
 from lmtemplate.module import LitLanguageModel
+from lmtemplate.record import read_record
 from tests.runs import contents, curve, equal, load, save, train
 
 IMPROVING = ["--model.optimizer.lr=0.01", "--trainer.val_check_interval=2"]
@@ -99,6 +100,12 @@ def test_best_is_the_lowest_validation_to_the_last_digit(run: Path) -> None:
     assert np.float32(best["val_loss"]) == np.float32(losses[best["step"]])
 
 
+def test_best_knows_the_loss_before_step_1(run: Path) -> None:
+    best = resume.read_best(run)
+    assert best is not None
+    assert best["initial_val_loss"] == read_record(run).initial_val_loss
+
+
 @pytest.mark.slow
 def test_only_a_validation_moves_best(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -107,9 +114,9 @@ def test_only_a_validation_moves_best(
     pointed = []
     write_best = resume.write_best
 
-    def note(run: Path, step: int, val_loss: float) -> None:
+    def note(run: Path, step: int, *losses: float) -> None:
         pointed.append(step)
-        write_best(run, step, val_loss)
+        write_best(run, step, *losses)
 
     monkeypatch.setattr(resume, "write_best", note)
     flags = ["--checkpoint.every_minutes=1e-9", "--trainer.log_every_n_steps=1"]
@@ -205,6 +212,7 @@ def test_every_checkpoint_restores_the_rest_of_the_run_from_its_own_best(
     flags = ["--trainer.max_steps=8", "--resume=must", "--model.optimizer.lr=5"]
     train(run, corpus, *IMPROVING, *flags)
     assert resume.read_best(run) == last  # a worse validation after the resume moves nothing
+    assert last["initial_val_loss"] == read_record(run).initial_val_loss
 
 
 @pytest.mark.slow

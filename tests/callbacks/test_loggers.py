@@ -221,8 +221,7 @@ def test_a_loss_that_is_not_finite_is_listed(fit: Command, tmp_path: Path) -> No
 def test_values_that_come_after_their_step_was_written_are_read_with_it(tmp_path: Path) -> None:
     logger = RecordLogger(tmp_path, 0)
     for step in (5, 10):
-        logger.log_metrics({"optim/lr": 0.1}, step)
-        logger.log_metrics({"train/loss": 3.0}, step)
+        logger.log_metrics({"train/loss": 3.0, "optim/lr": 0.1}, step)
         logger.log_metrics({"mine": 1.0 * step, "epoch": 0}, step - 1)  # as Lightning does
     logger.sync()
     assert [entry["step"] for entry in read_lines(tmp_path)] == [5, 5, 10, 10]

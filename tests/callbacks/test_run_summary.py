@@ -1,6 +1,7 @@
 """A run -> the card before it, the card after it, and summary.json."""
 
 import json
+import math
 import re
 import shlex
 from collections.abc import Callable
@@ -68,6 +69,16 @@ def test_the_last_card_says_why_where_and_what_to_type(
     assert f"best val/loss {best['val_loss']:.4f} at step {best['step']}" in text
     assert f"files {run} (curves: make board; weights: {run}/checkpoints)" in text
     assert f"next make sample RUN={run} PROMPT=The (or lmtemplate generate {run})" in text
+
+
+def test_a_best_that_is_no_better_than_the_beginning_is_called_so_and_can_be_used(
+    shown: Callable[..., str], command: Command, tmp_path: Path
+) -> None:
+    text, run = shown("--model.optimizer.lr=0", "--trainer.max_steps=4"), tmp_path / "run"
+    loss = math.log(257)  # the head begins at 0
+    expected = f"at step 4; .*; no better than before step 1 \\({loss:.4f}\\)"
+    assert re.search(f"best val/loss {loss:.4f} {expected}", text)
+    assert command("generate", run, "--max_new_tokens=2").code == 0
 
 
 @pytest.mark.slow

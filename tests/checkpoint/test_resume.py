@@ -50,9 +50,10 @@ def test_pruning_leaves_milestones_alone(tmp_path: Path) -> None:
 
 def test_best_is_what_a_later_process_reads(tmp_path: Path) -> None:
     assert resume.read_best(tmp_path) is None
-    resume.write_best(tmp_path, 7, 1.25)
+    resume.write_best(tmp_path, 7, 1.25, 1.5)
     best = json.loads((tmp_path / "checkpoints" / "best.json").read_text())
-    assert best == {"step": 7, "val_loss": 1.25, "file": "step-000000007.ckpt"}
+    file = "step-000000007.ckpt"
+    assert best == {"step": 7, "val_loss": 1.25, "file": file, "initial_val_loss": 1.5}
     assert resume.read_best(tmp_path) == best
 
 

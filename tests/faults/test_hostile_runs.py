@@ -34,9 +34,10 @@ def test_best_json_cannot_name_another_file(ask: Command, run: Path, content: st
 
 
 def test_the_file_that_best_json_names_is_not_what_is_read(ask: Command, run: Path) -> None:
-    best = {"step": 4, "val_loss": 1.0, "file": "../../../etc/passwd"}
+    best = {"step": 4, "val_loss": 1.0, "file": "../../../etc/passwd", "initial_val_loss": "x"}
     (run / "checkpoints/best.json").write_text(json.dumps(best))
-    assert resume.read_best(run) == {**best, "file": "step-000000004.ckpt"}
+    sound = {"file": "step-000000004.ckpt", "initial_val_loss": None}
+    assert resume.read_best(run) == {**best, **sound}
     assert ask("generate", run, "--max_new_tokens=1").code == 0
 
 
