@@ -40,7 +40,6 @@ class Corpus:
     walk: Callable[[], Iterator[Document]]
     signature: str  # changes when the text changes; known without reading it
     files: dict[str, Path] = field(default_factory=dict)  # of which it is the `signature_of`
-    size: int | None = None  # of the files in bytes
     documents: int | None = None  # of a preset; copies among them are meant to be there
     every_fifth: bool = False  # the corpus prescribes its validation split: every 5th document
     vocab_size: int | None = None  # of a BPE, unless the user gives one
@@ -205,8 +204,7 @@ def _open_files(
         for path in files.values() if not of_ones_own else ():
             prose = format is None and reader(path) is readers[""]
             content.check(path, prose, guess=format != "text")
-        size = sum(path.stat().st_size for path in files.values())
-        corpus = Corpus(walk, signature_of(files), files, size, left_out=left_out)
+        corpus = Corpus(walk, signature_of(files), files, left_out=left_out)
     except OSError as error:
         raise DataError(f"cannot read {error.filename or source}: {error.strerror}") from error
     if files:
