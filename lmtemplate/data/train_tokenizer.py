@@ -74,13 +74,9 @@ def _train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 def train_tokenizer(kind_or_file: str, texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
     """A tokenizer for these texts, which are read once, as a stream, and only if needed.
 
-    Args:
-        kind_or_file: "char" (every character of the texts), "byte", "bpe" (trained on the texts),
-            or the path of a tokenizer.json.
-        texts: documents, or parts of documents, of the train split.
-        vocab_size: ids of a BPE, end-of-text included; fewer where no more pairs occur twice.
-
-    Raises ConfigError for an unknown kind or an impossible size, DataError for an unusable file.
+    It is "char" (every character of the texts), "byte", "bpe" (trained on the texts, of vocab_size
+    ids, or fewer where no more pairs occur twice), or a tokenizer.json. Raises ConfigError for an
+    unknown kind or an impossible size, DataError for an unusable file.
     """
     if kind_or_file == "bpe":
         return _train_bpe(texts, LARGEST_AUTOMATIC_VOCABULARY if vocab_size is None else vocab_size)
