@@ -1,6 +1,5 @@
 """Checkpoint and prompt -> text, token by token."""
 
-import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,10 +20,7 @@ COLDEST = 1e-6  # temperature; logits divided by less can be infinite
 
 
 def logits_to_probs(
-    logits: Tensor,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
+    logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
 ) -> Tensor:
     """(..., V) logits of the next token -> (..., V) probabilities to draw from; see `generate`.
 
@@ -53,8 +49,7 @@ def choose(probabilities: Tensor, luck: list[float]) -> list[int]:
     """
     sums = probabilities.cpu().double().cumsum(-1)
     place = torch.tensor(luck, dtype=torch.float64)[:, None] * sums[:, -1:]
-    chosen: list[int] = torch.searchsorted(sums, place, right=True)[:, 0].tolist()
-    return chosen
+    return list(torch.searchsorted(sums, place, right=True)[:, 0].tolist())
 
 
 @torch.inference_mode()
@@ -84,10 +79,10 @@ def generate_batch(
     draws, left = [random.Random(seed) for seed in seeds], [max_new_tokens] * len(texts)
     # how much of each text the caches hold, and how much there is, less what is still to be read
     read, end = 0, min(map(len, texts), default=0)
-    caches = net.new_caches(len(texts)) if use_cache else None
     while any(left):
         if end > net.block_size:
             texts, read, end = [text[-half:] for text in texts], 0, half
+        if read == 0:
             caches = net.new_caches(len(texts)) if use_cache else None
         shown = torch.tensor([text[read:end] for text in texts], device=device)
         logits = net.forward(shown, caches) if caches is not None else net.forward(shown)
@@ -117,14 +112,14 @@ def stream_text(tokenizer: Tokenizer, prompt: list[int], tokens: Iterator[int]) 
 
     Tokens are decoded behind those before them: some tokenizers write a space only between words.
     """
-    context, pending = prompt[-8:], list[int]()
+    context, pending, text = prompt[-8:], list[int](), ""
     for token in tokens:
         pending.append(token)
         text = tokenizer.decode(context + pending)[len(tokenizer.decode(context)) :]
         if not text.endswith("\ufffd") or len(pending) > 8:
             yield text
-            context, pending = pending, []
-    yield tokenizer.decode(context + pending)[len(tokenizer.decode(context)) :]
+            context, pending, text = pending, [], ""
+    yield text
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
@@ -136,13 +131,13 @@ def check_draw(
     max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None
 ) -> None:
     """Raises ConfigError, with the flag, for a number that nothing can be drawn with."""
-    for flag, sound, says in (
+    for flag, is_sound, says in (
         (f"max_new_tokens {max_new_tokens}", max_new_tokens >= 0, "0 or more"),
         (f"temperature {temperature}", temperature >= 0, "0 or more"),
         (f"top_k {top_k}", top_k is None or top_k >= 1, "1 or more"),
         (f"top_p {top_p}", top_p is None or 0 < top_p <= 1, "above 0, at most 1"),
     ):
-        if not sound:
+        if not is_sound:
             raise ConfigError(f"--{flag} has to be {says}")
 
 
@@ -150,15 +145,14 @@ def read_prompts(prompt: str, path: Path | None) -> list[str]:
     """The prompt, or the lines of a file. Raises ConfigError for both, and for no lines."""
     if path is None:
         return [prompt]
+    if prompt:
+        raise ConfigError(f"--prompts {path} and --prompt are two things; give one")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--prompts {path} cannot be read: {error}") from error
-    if prompt or not lines:
-        wrong = (
-            "and --prompt are two things; give one" if prompt else "is empty; write a prompt a line"
-        )
-        raise ConfigError(f"--prompts {path} {wrong}")
+    if not lines:
+        raise ConfigError(f"--prompts {path} is empty; write a prompt a line")
     return lines
 
 
@@ -221,6 +215,7 @@ def generate(
     one = (token for (token,) in rows if token is not None)  # shown as it comes
     ids = map(iter, columns(rows, len(texts))) if prompts else [one]
     for text, start, tokens in zip(texts, starts, ids, strict=True):
-        for piece in itertools.chain([text], stream_text(tokenizer, start, tokens)):
+        print(text, end="", flush=True)
+        for piece in stream_text(tokenizer, start, tokens):
             print(piece, end="", flush=True)
         print("\n" if prompts else "")

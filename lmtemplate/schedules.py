@@ -24,8 +24,7 @@ class Schedule(ABC):
                 f"model.schedule: warmup_steps={warmup_steps} has to be 0 or more and "
                 f"floor_ratio={floor_ratio} between 0 and 1"
             )
-        self.warmup_steps = warmup_steps
-        self.floor_ratio = floor_ratio
+        self.warmup_steps, self.floor_ratio = warmup_steps, floor_ratio
 
     def factor(self, step: int, total: int) -> float:
         """Factor for the update after `step` updates, in a run of `total`."""
@@ -59,16 +58,6 @@ class WarmupCosine(Schedule):
         return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-class WarmupLinear(Schedule):
-    """A straight line down to the floor."""
-
-    def __init__(self, warmup_steps: int = 100, floor_ratio: float = 0.0) -> None:
-        super().__init__(warmup_steps, floor_ratio)
-
-    def shape(self, progress: float) -> float:
-        return 1 - progress
-
-
 class WarmupStableDecay(Schedule):
     """The full rate, then a straight line down over the last part (Hu et al. 2024, section 4).
 
@@ -88,3 +77,10 @@ class WarmupStableDecay(Schedule):
 
     def shape(self, progress: float) -> float:
         return min(1.0, (1 - progress) / self.decay_ratio)
+
+
+class WarmupLinear(WarmupStableDecay):
+    """A straight line down to the floor: it falls over all of the steps."""
+
+    def __init__(self, warmup_steps: int = 100, floor_ratio: float = 0.0) -> None:
+        super().__init__(warmup_steps, 1.0, floor_ratio)

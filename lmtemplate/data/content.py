@@ -113,9 +113,7 @@ def syntax_kind(text: str, end: str, whole: bool, suffix: str) -> str | None:
         name, close = root[1].lower(), f"</{root[1]}>"
         alone = text.count(close) == whole and end.rstrip().endswith(close)
         if alone or name in ("?xml", "!doctype", "html"):
-            return (
-                "XML or HTML; take the text out, for example: pandoc -t plain -o plain.txt {path}"
-            )
+            return "XML or HTML; take the text out: pandoc -t plain -o plain.txt {path}"
     letters = "".join(line for line in lines if not line.startswith(">"))
     if re.match(r">\S", text) and re.fullmatch(r"[A-Z*-]+|[a-z*-]+", letters):
         return "FASTA; add --format examples.fasta.read --allow examples --tokenizer char"

@@ -40,7 +40,6 @@ class Corpus:
     walk: Callable[[], Iterator[Document]]
     signature: str  # changes when the text changes; known without reading it
     files: dict[str, Path] = field(default_factory=dict)  # of which it is the `signature_of`
-    size: int | None = None  # of the files in bytes
     documents: int | None = None  # of a preset; copies among them are meant to be there
     every_fifth: bool = False  # the corpus prescribes its validation split: every 5th document
     vocab_size: int | None = None  # of a BPE, unless the user gives one
@@ -93,15 +92,13 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _identity(path: str | Path) -> tuple[int, int]:
-    """Device and number of a file or folder, whatever its name is."""
-    state = os.stat(path)
-    return state.st_dev, state.st_ino
+def _identity(path: str | Path) -> tuple[int, ...]:
+    return os.stat(path)[1:3]  # inode and device, whatever its name is
 
 
 def _folders(root: str, left_out: Counter[str]) -> Iterator[str]:
     """A folder and the visible ones below. Links are followed at last; none comes twice."""
-    tops, seen = [root], set[tuple[int, int]]()
+    tops, seen = [root], set[tuple[int, ...]]()
     for top in tops:
         for folder, folders, names in os.walk(top, onerror=_raise):
             if (key := _identity(folder)) in seen:
@@ -133,7 +130,7 @@ def _find_files(source: str, suffixes: Sequence[str], left_out: Counter[str]) ->
     suffixes, all visible files of a folder are taken. A file comes once, whatever names it has.
     Raises OSError, DataError.
     """
-    root, taken, seen = Path(source).expanduser(), dict[str, Path](), set[tuple[int, int]]()
+    root, taken, seen = Path(source).expanduser(), dict[str, Path](), set[tuple[int, ...]]()
     if root.is_file():
         return {root.name: root}
     in_folder = root.is_dir()
@@ -205,8 +202,7 @@ def _open_files(
         for path in files.values() if not of_ones_own else ():
             prose = format is None and reader(path) is readers[""]
             content.check(path, prose, guess=format != "text")
-        size = sum(path.stat().st_size for path in files.values())
-        corpus = Corpus(walk, signature_of(files), files, size, left_out=left_out)
+        corpus = Corpus(walk, signature_of(files), files, left_out=left_out)
     except OSError as error:
         raise DataError(f"cannot read {error.filename or source}: {error.strerror}") from error
     if files:
@@ -225,16 +221,7 @@ def open_corpus(
     allow: Sequence[str] = (),
     skip_bad_lines: bool = False,
 ) -> Corpus:
-    """Find text.
-
-    Args:
-        source: a preset, or a file, a folder (hidden files are skipped) or a glob pattern.
-        seed: of presets that are generated.
-        text_field: for readers that have such a parameter: the field of a JSON line with the text.
-        format: the reader of all files: a format's name or `package.module.function`; None chooses
-            by suffix, takes plain text for others, and refuses what is more syntax than language.
-        allow: packages outside lmtemplate whose function `format` may name.
-        skip_bad_lines: leave out lines that hold no text, instead of raising DataError.
+    """The text of a preset, file, folder or glob pattern; `prepare` explains the other settings.
 
     Raises DataError where there is no text or it cannot be read, ConfigError for another format.
     """

@@ -49,7 +49,7 @@ def to_shared_tensors(arrays: tuple[Ints, Ints]) -> Batch:
 def ignore_signals_in_worker(_: int) -> None:
     """Keep a worker reading when all processes of a run are told to stop: its step needs batches.
 
-    A second SIGTERM ends it: that is how the training process ends a worker that is stuck.
+    A second SIGTERM ends it: so the training process ends a worker that is stuck.
     """
     for name in {"SIGINT", "SIGHUP", "SIGUSR1"} & {*vars(signal)}:
         signal.signal(signal.Signals[name], signal.SIG_IGN)
@@ -86,17 +86,13 @@ class Batches:
 class LanguageData(LightningDataModule):
     """The contract of `data.class_path`: what training, callbacks and checkpoints ask of data.
 
-    A subclass passes its settings to this constructor, names `seed` among its own (it receives
-    seed_everything), and opens token streams in `open_split`; the order, the cursor and an exact
-    resume are then the same as a prepared corpus has. A subclass that makes batches in another way
-    overrides the dataloaders, `sequences`, `train_sequences`, `state_dict` and `load_state_dict`.
-    Batches are inputs (B, T) and targets (B, T) of int64, with targets of IGNORED where no loss is.
-
-    Args:
-        vocab_size: V; ids are 0 .. V - 1. It reaches the net by itself.
-        block_size: T, and so on: see TokenData.
-
-    Raises ConfigError for impossible settings.
+    A subclass passes its settings to this constructor (those of TokenData, and vocab_size, V, which
+    reaches the net), names `seed` among its own (it receives seed_everything), and opens token
+    streams in `open_split`; order, cursor and exact resume are then those of a prepared corpus. A
+    subclass that makes batches in another way overrides the dataloaders, `sequences`,
+    `train_sequences`, `state_dict` and `load_state_dict`. Batches are inputs (B, T) and targets
+    (B, T) of int64, with targets of IGNORED where no loss is. Raises ConfigError for impossible
+    settings.
     """
 
     name: str = "data"  # for people: a folder, a file
@@ -114,8 +110,8 @@ class LanguageData(LightningDataModule):
     ) -> None:
         super().__init__()
         self.max_blocks = {"train": max_train_blocks, "val": max_val_blocks}
-        limits = {"max_train_blocks": max_train_blocks, "max_val_blocks": max_val_blocks}
-        for name, value in {"block_size": block_size, "batch_size": batch_size, **limits}.items():
+        sizes = {f"max_{split}_blocks": most for split, most in self.max_blocks.items()}
+        for name, value in {"block_size": block_size, "batch_size": batch_size, **sizes}.items():
             if value is not None and value < 1:
                 raise ConfigError(f"data.{name}={value} has to be 1 or more")
         most = WORKERS_PER_CORE * (os.cpu_count() or 1)
@@ -144,7 +140,7 @@ class LanguageData(LightningDataModule):
     @property
     def token_bytes(self) -> Tensor | None:
         """(V,) bytes of text that each token id stands for; None: no bits per byte."""
-        return None
+        return torch.from_numpy(self.tokenizer.token_bytes()) if self.tokenizer else None
 
     @property
     def description(self) -> str:
@@ -212,8 +208,7 @@ class LanguageData(LightningDataModule):
     def train_dataloader(self) -> Batches | DataLoader[Batch]:
         """The rest of the whole run, from the cursor on; its length is that of the whole run.
 
-        One Lightning epoch is the run: without a true length, Lightning drops a batch at each
-        resume.
+        One Lightning epoch is the run; without a true length, a resume would drop a batch.
         """
         blocks = len(self.blocks("train"))
         done, total = 0, blocks // self.batch_size  # without a Trainer: one epoch
@@ -265,11 +260,10 @@ class TokenData(LanguageData):
         seed: int = 1337,
     ) -> None:
         self.path = Path(path)
-        index = read_index(self.path)
-        sizes = (int(index["vocab_size"]), block_size, batch_size, num_workers)
+        self.index = read_index(self.path)
+        sizes = (int(self.index["vocab_size"]), block_size, batch_size, num_workers)
         super().__init__(*sizes, max_train_blocks, max_val_blocks, seed)
-        self.index, self.name = index, str(self.path)
-        self.fingerprint = str(index["fingerprint"])
+        self.name, self.fingerprint = str(self.path), str(self.index["fingerprint"])
 
     def open_split(self, split: str) -> Shards:
         return Shards(self.path, split, self.index)
@@ -287,10 +281,6 @@ class TokenData(LanguageData):
             f"{self.name}: {splits['train']['tokens']:,} training and "
             f"{splits['val']['tokens']:,} validation tokens, vocabulary {self.vocab_size:,} ({kind})"
         )
-
-    @property
-    def token_bytes(self) -> Tensor:
-        return torch.from_numpy(self.tokenizer.token_bytes())
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

@@ -12,14 +12,7 @@ import yaml
 from lmtemplate.data.corpus import Corpus, open_corpus
 from lmtemplate.data.formats import formats_by
 from lmtemplate.data.sampler import permute
-from lmtemplate.data.shard_writer import (
-    Event,
-    limit_sources,
-    new_folder,
-    recover,
-    write_index,
-    write_splits,
-)
+from lmtemplate.data.shard_writer import Event, new_folder, recover, write_index, write_splits
 from lmtemplate.data.shards import Shards, dtype_for, file_sha256, read_index
 from lmtemplate.data.tokenizer import to_bytes
 from lmtemplate.data.train_tokenizer import MOST_BYTES, automatic_vocab_size, train_tokenizer
@@ -156,8 +149,7 @@ def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
     tokenizer = train_tokenizer(kind, pieces, vocab_size)
     with new_folder(output) as folder:
         write_text(folder / file, tokenizer.to_json())
-        splits = write_splits(folder, text, text.splits, tokenizer, corpus.size)
-        limit_sources(splits, source["input"])
+        splits = write_splits(folder, text, text.splits, tokenizer, source["input"])
         left_out = {what: count for what, count in corpus.left_out.items() if count}
         index = {
             "dtype": dtype_for(tokenizer.vocab_size),

@@ -3,6 +3,7 @@
 import os
 import shutil
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -34,21 +35,16 @@ Entry = dict[str, Any]  # what the index says of a split or a shard
 
 
 class ShardWriter:
-    """Appends token ids to numbered shards of one split.
+    """Appends token ids, 0 .. vocab_size - 1, to numbered shards of one split in a folder.
 
-    Args:
-        folder: where the files go.
-        split: "train", "val" or "test".
-        vocab_size: ids are 0 .. vocab_size - 1; decides between uint16 and uint32.
-        shard_tokens: tokens after which a new file begins (the header's count is an int32).
+    A new file begins after `shard_tokens`, of which the header's count can hold 2^31.
     """
 
     def __init__(
         self, folder: Path, split: str, vocab_size: int, shard_tokens: int = 100_000_000
     ) -> None:
-        self.folder, self.split = folder, split
+        self.folder, self.split, self.shard_tokens = folder, split, shard_tokens
         self.vocab_size, self.dtype = vocab_size, dtype_for(vocab_size)
-        self.shard_tokens = shard_tokens
         self.shards: list[Entry] = []
         self._open_next()
 
@@ -98,27 +94,37 @@ def _batches(events: Iterable[Event]) -> Iterator[list[Event]]:
     yield batch
 
 
+def name_sources(entries: dict[str, Entry], everything: str) -> None:
+    """Counted `sources` of each split -> [name, documents] in the order of its shards.
+
+    Of too many names, the first folder is kept; a file in none, and all files of too many folders,
+    are `everything`. Documents of one name follow each other.
+    """
+    names = {name for entry in entries.values() for name in entry["sources"]}
+    folders = {name: name.split("/")[0] if "/" in name else everything for name in names}
+    ways = ({name: name for name in names}, folders, dict.fromkeys(names, everything))
+    kept = next(way for way in ways if way is ways[-1] or len({*way.values()}) <= MOST_SOURCES)
+    for entry in entries.values():
+        runs = groupby(entry["sources"].items(), key=lambda count: kept[count[0]])
+        entry["sources"] = [[name, sum(count for _, count in run)] for name, run in runs]
+
+
 def write_splits(
-    folder: Path,
-    events: Iterable[Event],
-    splits: Sequence[str],
-    tokenizer: Tokenizer,
-    size: int | None = None,
+    folder: Path, events: Iterable[Event], splits: Sequence[str], tokenizer: Tokenizer, source: str
 ) -> dict[str, Entry]:
     """Write the shards of all splits, end-of-text after each document; returns their entries.
 
-    `size` is that of the text in bytes, for a progress bar. Raises DataError for an empty split.
+    `source` is a name for the whole text. Raises DataError for an empty split.
     """
     from tqdm import tqdm
 
     counts = ("documents", "bytes", "tokens", "unknown")
     entries: dict[str, Entry] = {
-        split: {**dict.fromkeys(counts, 0), "sources": []} for split in splits
+        split: {**dict.fromkeys(counts, 0), "sources": Counter[str]()} for split in splits
     }
     writers = {split: ShardWriter(folder, split, tokenizer.vocab_size) for split in splits}
-    bar = tqdm(desc="shards", total=size, unit="B", unit_scale=True, disable=None, leave=False)
+    bar = tqdm(desc="shards", unit="B", unit_scale=True, disable=None, leave=False)
     end = np.array([tokenizer.eot_id])
-    unknown = -1 if tokenizer.unknown_id is None else tokenizer.unknown_id
     try:
         for batch in _batches(events):
             encoded = iter(tokenizer.encode([piece for *_, piece in batch if piece is not None]))
@@ -127,13 +133,12 @@ def write_splits(
                 writers[split].write(ids)
                 if piece is None:
                     entry["documents"] += 1
-                    if not entry["sources"] or entry["sources"][-1][0] != name:
-                        entry["sources"].append([name, 0])
-                    entry["sources"][-1][1] += 1
-                entry["bytes"] += (length := len((piece or "").encode()))
-                bar.update(length)
+                    entry["sources"][name] += 1
+                else:
+                    entry["bytes"] += (size := len(piece.encode()))
+                    entry["unknown"] += int(np.count_nonzero(ids == tokenizer.unknown_id))
+                    bar.update(size)
                 entry["tokens"] += len(ids)
-                entry["unknown"] += int(np.count_nonzero(ids == unknown))
     finally:
         bar.close()
         for split, writer in writers.items():
@@ -141,26 +146,8 @@ def write_splits(
     for split, entry in entries.items():
         if not entry["bytes"]:
             raise DataError(f"the {split} split would be empty; give more text or another ratio")
+    name_sources(entries, source)
     return entries
-
-
-def limit_sources(entries: dict[str, Entry], everything: str) -> None:
-    """Join the sources of all splits, where there are more than the index should tell apart.
-
-    `sources` of a split are [name, documents] in the order of its shards. Of too many names, the
-    first folder alone is kept; a file in none, and all files of too many folders, are `everything`.
-    """
-
-    def folder(name: str) -> str:
-        return name.split("/")[0] if "/" in name else everything
-
-    runs = [entry["sources"] for entry in entries.values()]
-    for change in (folder, lambda _: everything):
-        if len({name for sources in runs for name, _ in sources}) <= MOST_SOURCES:
-            return
-        for sources in runs:
-            same = groupby(sources, key=lambda run: change(run[0]))
-            sources[:] = [[name, sum(count for _, count in run)] for name, run in same]
 
 
 def write_index(folder: Path, index: Entry) -> None:

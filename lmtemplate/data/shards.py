@@ -174,13 +174,14 @@ class Shard:
 
     def verify(self, block: int) -> None:
         """Compare one block with its CRC-32, and its ids with the vocabulary. Raises DataError."""
-        tokens = self.tokens[block * self.block_tokens : (block + 1) * self.block_tokens]
+        start = block * self.block_tokens
+        tokens = self.tokens[start : start + self.block_tokens]
         if f"{zlib.crc32(tokens.data):08x}" != self.crcs[block]:
-            offset = HEADER_BYTES + block * self.block_tokens * tokens.itemsize
+            offset = HEADER_BYTES + start * tokens.itemsize
             raise self._error(f": block at byte offset {offset:,} fails its CRC-32")
         if (largest := int(tokens.max())) >= self.vocab_size:
-            ids = f"the vocabulary of {self.vocab_size:,} ids"
-            raise self._error(f": token id {largest:,} is outside {ids}")
+            says = f"is outside the vocabulary of {self.vocab_size:,} ids"
+            raise self._error(f": token id {largest:,} {says}")
         self.unread[block] = False
 
     def verify_all(self) -> None:
@@ -209,14 +210,10 @@ class TokenStream(Protocol):
 
 
 class Shards:
-    """One split of a prepared corpus, read as a single stream of tokens.
+    """One split ("train", "val", "test") of a prepared corpus, read as a single stream of tokens.
 
-    Args:
-        folder: the corpus.
-        split: "train", "val" or "test".
-        index: what `read_index(folder)` returned, if it was read before.
-
-    Raises DataError where the split, a shard or the index is missing or damaged.
+    `index` is what `read_index(folder)` returned, if it was read before. Raises DataError where the
+    split, a shard or the index is missing or damaged.
     """
 
     def __init__(self, folder: Path, split: str, index: Index | None = None) -> None:

@@ -171,21 +171,19 @@ class LibraryTokenizer(Tokenizer):
         self._json = json_text
         with _library_errors():
             self._library = library = tokenizers.Tokenizer.from_str(json_text)
-        ids = library.get_vocab(with_added_tokens=True)
+        ids, content = library.get_vocab(with_added_tokens=True), json.loads(json_text)
         self.vocab_size = max(ids.values(), default=-1) + 1
         if self.vocab_size > 2**24:  # one id may claim all the memory
             raise DataError(f"its largest id is {self.vocab_size - 1:,}; no vocabulary needs that")
         self._pieces = [library.id_to_token(number) or "" for number in range(self.vocab_size)]
         end = next((name for name in END_OF_TEXT_NAMES.split() if name in ids), None)
-        added = library.get_added_tokens_decoder()
         if end is None:
-            names = ", ".join(token.content for token in added.values() if token.special) or "none"
+            added = library.get_added_tokens_decoder().values()
+            names = ", ".join(token.content for token in added if token.special) or "none"
             raise DataError(
                 f"no end-of-text token (special tokens: {names}): add {END_OF_TEXT} as one"
             )
-        self.eot_id = ids[end]
-        content = json.loads(json_text)
-        model = content["model"]
+        self.eot_id, model = ids[end], content["model"]
         unknown = model.get("unk_id", ids.get(model.get("unk_token") or ""))
         self.unknown_id = None if unknown == self.eot_id else unknown
         # Documents come out whole, and one that says "<|endoftext|>" does not end there.
@@ -193,15 +191,14 @@ class LibraryTokenizer(Tokenizer):
         library.no_padding()
         library.add_special_tokens([end])
         library.encode_special_tokens = True
-        added = library.get_added_tokens_decoder()
-        self._plain_added = {number for number, token in added.items() if not token.special}
-        self._special = added.keys() - self._plain_added - {self.unknown_id}
+        tokens = library.get_added_tokens_decoder()
+        self._plain_added = {number for number, token in tokens.items() if not token.special}
+        self._special = tokens.keys() - self._plain_added - {self.unknown_id}
         words = content.get("pre_tokenizer") or {}
         shape = words.get("type"), words.get("add_prefix_space"), words.get("use_regex", True)
         others = content.get("normalizer") or self._plain_added or model.get("dropout")
-        self._by_words = (
-            shape == ("ByteLevel", False, True) and not others and self.unknown_id is None
-        )
+        plain = not others and self.unknown_id is None
+        self._by_words = plain and shape == ("ByteLevel", False, True)
         self._known: dict[str, bytes] = {}  # word, less the space before it -> its ids, int64
         self._remembered = 0  # characters of these words
 
@@ -288,11 +285,11 @@ def load_tokenizer(path: Path, sha256: str | None = None) -> Tokenizer:
     try:
         tokenizer = parse_tokenizer(path.read_text(encoding="utf-8"))
     except OSError as error:
-        problem = f"cannot read the tokenizer ({error.strerror})"
-        raise DataError(f"{path}: {problem}; prepare the corpus again") from None
+        says = f"cannot read the tokenizer ({error.strerror})"
+        raise DataError(f"{path}: {says}; prepare the corpus again") from None
     except (UnicodeDecodeError, DataError) as error:
         raise DataError(f"{path}: {error}") from None
     if sha256 not in (None, tokenizer.digest):
-        problem = f"is not the tokenizer that made the shards in {path.parent}"
-        raise DataError(f"{path} {problem}; prepare the corpus again")
+        says = f"is not the tokenizer that made the shards in {path.parent}"
+        raise DataError(f"{path} {says}; prepare the corpus again")
     return tokenizer

@@ -1,5 +1,6 @@
 """Texts -> a tokenizer: their characters, a BPE trained on them, bytes, or a tokenizer.json."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from threading import Thread
@@ -28,10 +29,8 @@ LONGEST_WORD = 60
 
 def automatic_vocab_size(text_bytes: int) -> int:
     """Ids of a BPE for this much text: 512 for 0.5 MB, twice as many for 4 x the text."""
-    vocab_size, enough = 512, 500_000
-    while text_bytes > enough and vocab_size < LARGEST_AUTOMATIC_VOCABULARY:
-        vocab_size, enough = 2 * vocab_size, 4 * enough
-    return vocab_size
+    doublings = math.ceil(math.log2(max(1, text_bytes / 500_000)) / 2)
+    return min(512 * 2**doublings, LARGEST_AUTOMATIC_VOCABULARY)
 
 
 def _train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -55,15 +54,15 @@ def _train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    failed = list[BaseException]()
+    read, failed = list(texts), list[BaseException]()
 
-    def work(read: list[str]) -> None:
+    def work() -> None:
         try:
             library.train_from_iterator(read, trainer)
         except BaseException as error:  # a panic of the library is no Exception
             failed.append(error)
 
-    thread = Thread(target=work, args=(list(texts),), daemon=True)
+    thread = Thread(target=work, daemon=True)
     thread.start()
     thread.join()
     for error in failed:
@@ -75,14 +74,9 @@ def _train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 def train_tokenizer(kind_or_file: str, texts: Iterable[str], vocab_size: int | None) -> Tokenizer:
     """A tokenizer for these texts, which are read once, as a stream, and only if needed.
 
-    Args:
-        kind_or_file: "char" (every character of the texts), "byte", "bpe" (trained on the texts),
-            or the path of a tokenizer.json.
-        texts: documents, or parts of documents, of the train split.
-        vocab_size: ids of a trained BPE, end-of-text included (None: 32,768); fewer come out if
-            the texts have no more pairs that occur twice.
-
-    Raises ConfigError for an unknown kind or an impossible size, DataError for an unusable file.
+    It is "char" (every character of the texts), "byte", "bpe" (trained on the texts, of vocab_size
+    ids, or fewer where no more pairs occur twice), or a tokenizer.json. Raises ConfigError for an
+    unknown kind or an impossible size, DataError for an unusable file.
     """
     if kind_or_file == "bpe":
         return _train_bpe(texts, LARGEST_AUTOMATIC_VOCABULARY if vocab_size is None else vocab_size)

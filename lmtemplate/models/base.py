@@ -31,8 +31,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self, vocab_size: int, block_size: int) -> None:
         super().__init__()
-        self.vocab_size = vocab_size
-        self.block_size = block_size
+        self.vocab_size, self.block_size = vocab_size, block_size
 
     def forward(self, tokens: Tensor, caches: list[Any] | None = None) -> Tensor:
         """Tokens (B, T) -> logits (B, T, V); the logits at t predict the token at t + 1.
@@ -58,10 +57,7 @@ class LanguageModel(nn.Module):
         """Terms that training adds to the loss of the batch just forwarded, weighted already.
 
         Balance of experts, or the prediction of several tokens ahead; each is logged as
-        `train/<name>`.
-
-        Args:
-            targets: (B, T) ids that the logits were to predict; negative where there is none.
+        `train/<name>`. Targets (B, T) are ids to predict; negative where there is none.
         """
         return {}
 

@@ -14,7 +14,6 @@ from lmtemplate.models.layers import (
     Rotary,
     TokenCache,
     TokenShift,
-    check_head_sizes,
     check_sizes,
     rms_norm,
     run_block,
@@ -76,10 +75,8 @@ class GPT(LanguageModel):
     ) -> None:
         super().__init__(vocab_size, block_size)
         n_kv_head = n_head if n_kv_head is None else n_kv_head
-        check_sizes(n_layer=n_layer, dropout=dropout)
-        check_head_sizes(n_embd, n_head, n_kv_head)
-        self.n_kv_head = n_kv_head
-        self.head_size = n_embd // n_head
+        check_sizes(n_embd, n_head, n_kv_head, n_layer, dropout)
+        self.n_kv_head, self.head_size = n_kv_head, n_embd // n_head
         self.logit_cap = logit_cap
         self.gradient_checkpointing = gradient_checkpointing
         self.embedding = nn.Embedding(vocab_size, n_embd)

@@ -4,15 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lmtemplate.models.base import LanguageModel
-from lmtemplate.models.layers import (
-    MLP,
-    Activation,
-    Attention,
-    KVCache,
-    check_head_sizes,
-    check_sizes,
-    run_block,
-)
+from lmtemplate.models.layers import MLP, Activation, Attention, KVCache, check_sizes, run_block
 
 
 class Block(nn.Module):
@@ -63,8 +55,7 @@ class GPT2(LanguageModel):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__(vocab_size, block_size)
-        check_sizes(n_layer=n_layer, dropout=dropout)
-        check_head_sizes(n_embd, n_head, n_head)
+        check_sizes(n_embd, n_head, n_head, n_layer, dropout)
         self.n_head = n_head
         self.gradient_checkpointing = gradient_checkpointing
         self.embedding = nn.Embedding(vocab_size, n_embd)

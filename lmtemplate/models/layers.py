@@ -1,6 +1,5 @@
 """The bricks of a transformer: (B, T, C) -> (B, T, C)."""
 
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -13,18 +12,16 @@ from lmtemplate.errors import ConfigError
 Activation = Literal["relu2", "swiglu", "gelu", "exact_gelu"]
 
 
-def check_sizes(*, dropout: float = 0.0, **sizes: int) -> None:
-    """Raises ConfigError for a size below 1, and for a dropout that is no probability."""
+def check_sizes(
+    n_embd: int, n_head: int, n_kv_head: int, n_layer: int = 1, dropout: float = 0.0
+) -> None:
+    """Raises ConfigError, with the nearest sizes that work where heads do not divide evenly."""
+    sizes = {"n_layer": n_layer, "n_embd": n_embd, "n_head": n_head, "n_kv_head": n_kv_head}
     for name, size in sizes.items():
         if size < 1:
             raise ConfigError(f"model.net.{name}={size} has to be 1 or more")
     if not 0 <= dropout < 1:
         raise ConfigError(f"model.net.dropout={dropout} has to be 0 or more, and below 1")
-
-
-def check_head_sizes(n_embd: int, n_head: int, n_kv_head: int) -> None:
-    """Raises ConfigError, with the nearest sizes that work, where heads do not divide evenly."""
-    check_sizes(n_embd=n_embd, n_head=n_head, n_kv_head=n_kv_head)
     if n_embd % n_head:
         below = n_embd // n_head * n_head
         nearest = ", ".join(str(size) for size in (below, below + n_head) if size)
@@ -121,10 +118,10 @@ class TokenCache:
 
 
 class TokenShift(nn.Module):
-    """Add to each token a learned share, per channel, of the token before it.
+    """Add to each token a learned share, zero at first, per channel, of the token before it.
 
     The token shift of RWKV (Peng et al. 2023, section 3.1), once, at the bottom: pairs of tokens
-    are then known before the first attention. Begins with a share of zero.
+    are then known before the first attention.
     """
 
     def __init__(self, n_embd: int) -> None:
@@ -142,12 +139,8 @@ class TokenShift(nn.Module):
 class Rotary(nn.Module):
     """Rotate pairs of query and key channels by an angle that grows with the position.
 
-    RoFormer (Su et al. 2021), equation 34, with channel d paired with d + D/2 as in GPT-NeoX.
-
-    Args:
-        head_size: D, even.
-        block_size: positions that are tabulated.
-        base: of the geometric series of wavelengths.
+    RoFormer (Su et al. 2021), equation 34, with channel d paired with d + D/2 as in GPT-NeoX; D is
+    even, and `base` is that of the geometric series of wavelengths.
     """
 
     def __init__(self, head_size: int, block_size: int, base: float) -> None:
@@ -176,34 +169,23 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, dropout: flo
     There may be more keys than queries: the queries then belong to the last positions.
     """
     new, known = queries.size(2), keys.size(2)
-    mask = None
+    mask, attend = None, F.scaled_dot_product_attention
     if 1 < new < known:
         mask = torch.ones(new, known, dtype=torch.bool, device=queries.device).tril(known - new)
-    attend = partial(
-        F.scaled_dot_product_attention,
-        attn_mask=mask,
-        dropout_p=dropout,
-        is_causal=1 < new == known,
-    )
+    how = (mask, dropout, 1 < new == known)  # the last: causal
     narrow = torch.is_autocast_enabled("cpu") or queries.dtype.itemsize < 4
     if queries.device.type != "cpu" or not narrow:
-        return attend(queries, keys, values)
+        return attend(queries, keys, values, *how)
     with torch.autocast("cpu", enabled=False):  # bf16 attention on CPU is up to 4 times slower
-        wide = (part.float() for part in (queries, keys, values))
-        return attend(*wide).to(queries.dtype)
+        return attend(queries.float(), keys.float(), values.float(), *how).to(queries.dtype)
 
 
 class Attention(nn.Module):
-    """Causal self-attention, optionally grouped-query (Ainslie et al. 2023), rotary and QK-normed.
+    """Causal self-attention of H query heads, with D = C / H channels each.
 
-    Args:
-        n_embd: C.
-        n_head: H query heads of D = C / H channels.
-        n_kv_head: key and value heads, each shared by H / n_kv_head query heads.
-        dropout: on the attention weights.
-        bias: of the four projections.
-        qk_norm: RMS-normalise queries and keys per head (Henry et al. 2020; Dehghani et al. 2023).
-        rotary: rotary positions; None if positions enter elsewhere.
+    Optional are: fewer heads of keys and values, each shared by H / n_kv_head query heads (Ainslie
+    et al. 2023), queries and keys that are RMS-normalised per head (Henry et al. 2020; Dehghani et
+    al. 2023), and rotary positions.
     """
 
     def __init__(
@@ -218,12 +200,9 @@ class Attention(nn.Module):
         rotary: Rotary | None = None,
     ) -> None:
         super().__init__()
-        check_head_sizes(n_embd, n_head, n_kv_head)
-        self.head_size = n_embd // n_head
-        self.shared_by = n_head // n_kv_head
-        self.dropout = dropout
-        self.qk_norm = qk_norm
-        self.rotary = rotary
+        check_sizes(n_embd, n_head, n_kv_head)
+        self.head_size, self.shared_by = n_embd // n_head, n_head // n_kv_head
+        self.dropout, self.qk_norm, self.rotary = dropout, qk_norm, rotary
         self.query = nn.Linear(n_embd, n_embd, bias=bias)
         self.key = nn.Linear(n_embd, n_kv_head * self.head_size, bias=bias)
         self.value = nn.Linear(n_embd, n_kv_head * self.head_size, bias=bias)
@@ -254,14 +233,10 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two matrices with a nonlinearity between them (three for SwiGLU).
+    """Two matrices with a nonlinearity between them (three for SwiGLU), of about 8 C^2 weights.
 
-    Args:
-        n_embd: C.
-        activation: "relu2" (So et al. 2021), "gelu" in GPT-2's tanh form, "exact_gelu" by erf (half
-            the time of the tanh form, on CPU), or "swiglu" (Shazeer 2020), whose hidden layer is a
-            third narrower, so that all have about 8 C^2 weights.
-        bias: of the projections.
+    It is "relu2" (So et al. 2021), "gelu" in GPT-2's tanh form, "exact_gelu" by erf (half the time
+    of the tanh form, on CPU), or "swiglu" (Shazeer 2020), whose hidden layer is a third narrower.
     """
 
     def __init__(
@@ -289,8 +264,7 @@ class MLP(nn.Module):
 def run_block(block: nn.Module, x: Tensor, cache: Any, *, recompute: bool) -> Tensor:
     """One block of the stack, (B, T, C) -> (B, T, C); cache is this layer's, in generation.
 
-    With `recompute` the backward pass keeps only x, and computes the block again (Chen et al. 2016,
-    section 3).
+    With `recompute` only x is kept for the backward pass (Chen et al. 2016, section 3).
     """
     if recompute and torch.is_grad_enabled():
         return checkpoint(block, x, cache, use_reentrant=False)

@@ -230,6 +230,7 @@ def test_a_tokenizer_that_did_not_make_the_shards_is_refused(corpus: Path, tmp_p
 def test_the_data_knows_vocabulary_and_bytes(corpus: Path) -> None:
     data = token_data(corpus)
     assert data.vocab_size == 257
+    assert data.token_bytes is not None
     assert data.token_bytes.tolist() == [1] * 256 + [0]
 
 

@@ -15,7 +15,7 @@ from lmtemplate.data.corpus import Corpus, Document
 from lmtemplate.data.formats import grammar
 from lmtemplate.data.formats import text as plain
 from lmtemplate.data.prepare import SplitCorpus, prepare
-from lmtemplate.data.shard_writer import limit_sources
+from lmtemplate.data.shard_writer import name_sources
 from lmtemplate.data.shards import Shards, read_index
 from lmtemplate.data.tokenizer import load_tokenizer
 from lmtemplate.errors import ConfigError, DataError, DiskError
@@ -164,12 +164,13 @@ def test_more_than_64_sources_are_joined(
     names: list[str], sources: list[str], tmp_path: Path
 ) -> None:
     entries = {
-        split: {"sources": [[name, 2] for name in sorted(names)[half::2]]}
+        split: {"sources": dict.fromkeys(sorted(names)[half::2], 2)}
         for half, split in enumerate(("train", "val"))
     }
-    limit_sources(entries, "{input}")
-    assert {name for entry in entries.values() for name, _ in entry["sources"]} == set(sources)
-    assert sum(n for entry in entries.values() for _, n in entry["sources"]) == 2 * len(names)
+    name_sources(entries, "{input}")
+    runs = [run for entry in entries.values() for run in entry["sources"]]
+    assert {name for name, _ in runs} == set(sources)
+    assert sum(count for _, count in runs) == 2 * len(names)
 
 
 def test_generated_documents_are_from_their_preset(corpus: Path) -> None:

@@ -16,7 +16,7 @@ from lmtemplate.models.layers import (
     TokenCache,
     TokenShift,
     causal_attention,
-    check_head_sizes,
+    check_sizes,
     rms_norm,
 )
 
@@ -246,7 +246,7 @@ def test_heads_that_do_not_share_out_evenly_are_refused(
     sizes: tuple[int, int, int], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_head_sizes(*sizes)
+        check_sizes(*sizes)
 
 
 @pytest.mark.parametrize("name", ["rms_norm", "relu2"])

@@ -81,19 +81,14 @@ def rules() -> list[Template]:
 
 
 class Grammar:
-    """Documents of the language; each iteration yields the same ones.
+    """That many documents of the language; each iteration yields the same ones.
 
     A document has one sentence per line. After each sentence another one follows with probability
     CONTINUE, so the mean is 1 / (1 - CONTINUE) sentences. Document i depends only on seed and i.
-
-    Args:
-        seed: chooses the documents; the language stays the same.
-        documents: how many there are.
     """
 
     def __init__(self, seed: int = 0, documents: int = DOCUMENTS) -> None:
-        self.seed = seed
-        self.documents = documents
+        self.seed, self.documents = seed, documents
         self.probabilities = dict[str, float]()  # of every sentence
         for weight, form, choices in rules():
             for phrases in product(*choices):

