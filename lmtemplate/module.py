@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -21,7 +20,14 @@ from lmtemplate.loss import Loss, LossFunction, cross_entropy, training_loss
 from lmtemplate.metrics import Measures
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.muon import MuonAdamWOptimizer
-from lmtemplate.optimizers import Group, OptimizerCallable, OptimizerRecipe, recipe_of
+from lmtemplate.optimizers import (
+    Group,
+    OptimizerCallable,
+    OptimizerRecipe,
+    clip_gradients,
+    gradient_norm,
+    recipe_of,
+)
 from lmtemplate.schedules import Schedule
 
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
@@ -33,10 +39,7 @@ def is_step_end(trainer: Trainer) -> bool:
 
 
 def is_logged(trainer: Trainer, step: int) -> bool:
-    """Whether training values are logged at this optimizer step, the first being 1.
-
-    They are every N steps, at each validation, and at the last step.
-    """
+    """Whether step 1, 2, .. is logged: each N-th, at each validation, and the last."""
     interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
     validated = step * trainer.accumulate_grad_batches % int(trainer.val_check_interval or 1) == 0
     return step % interval == 0 or validated or step == trainer.max_steps
@@ -44,8 +47,7 @@ def is_logged(trainer: Trainer, step: int) -> bool:
 
 def is_log_step(trainer: Trainer) -> bool:
     """Whether this micro-batch ended an optimizer step whose training values are logged."""
-    # Ctrl-C and the clock end a run, with a validation, at a step that nobody planned
-    is_last = trainer.should_stop
+    is_last = trainer.should_stop  # by Ctrl-C or the clock, at a step that nobody planned
     return is_step_end(trainer) and (is_last or is_logged(trainer, trainer.global_step))
 
 
@@ -64,16 +66,6 @@ def log_values(module: "LitLanguageModel", values: Mapping[str, Tensor | float])
     module.latest.update(plain)
     module.row.update(plain)
     module.trainer.callback_metrics.update(monitored(plain))
-
-
-def parameters_of(optimizer: Optimizer) -> list[Tensor]:
-    """All that it updates."""
-    return [p for group in optimizer.param_groups for p in group["params"]]
-
-
-def gradients_of(optimizer: Optimizer) -> list[Tensor]:
-    """Those that there are, of all that it updates."""
-    return [p.grad for p in parameters_of(optimizer) if p.grad is not None]
 
 
 class LitLanguageModel(LightningModule):
@@ -129,15 +121,16 @@ class LitLanguageModel(LightningModule):
 
     def compiles(self, device: torch.device, steps: int) -> bool:
         """Whether a run of so many optimizer steps is compiled on this device."""
-        is_auto = self.compile_net == "auto"
-        return hardware.auto_compile(device, steps) if is_auto else bool(self.compile_net)
+        if self.compile_net == "auto":
+            return hardware.auto_compile(device, steps)
+        return self.compile_net
 
     def configure_model(self) -> None:
-        trainer, device = self.trainer, self.trainer.strategy.root_device
+        device = self.trainer.strategy.root_device
         if device.type == "cpu" and self.keep_freed_memory:
             hardware.keep_freed_memory()
-        is_fit = trainer.state.fn == "fit"  # validation alone is over before
-        if is_fit and self.compiles(device, trainer.max_steps):
+        is_fit = self.trainer.state.fn == "fit"  # validation alone is over before
+        if is_fit and self.compiles(device, self.trainer.max_steps):
             hardware.keep_compiled_code()
             self._objectives = torch.compile(self.objectives, dynamic=False)
 
@@ -171,19 +164,18 @@ class LitLanguageModel(LightningModule):
     def _apply_settings(self) -> None:
         """Let a setting that changed since the checkpoint win over the optimizer state in it.
 
-        All else in a parameter group is left alone: some optimizers keep state there (schedule-free
-        its step, Prodigy its estimate of the learning rate), and torch's schedules their rates.
+        All else in a parameter group stays: schedule-free keeps its step there, Prodigy its
+        estimate of the learning rate, and torch's schedules their rates.
         """
-        (optimizer,), scheduler = self.trainer.optimizers, self.lr_schedulers()
-        pairs = zip(self._settings, self._settings_before or self._settings, strict=True)
-        changed = [{k: v for k, v in now.items() if before.get(k) != v} for now, before in pairs]
-        for group, settings in zip(optimizer.param_groups, changed, strict=True):
-            group.update(settings)
+        groups, scheduler = self.trainer.optimizers[0].param_groups, self.lr_schedulers()
+        settings_before = self._settings_before or self._settings
+        for group, now, before in zip(groups, self._settings, settings_before, strict=True):
+            group.update({key: value for key, value in now.items() if before.get(key) != value})
         if isinstance(self.schedule, Schedule):
             assert isinstance(scheduler, LambdaLR)
             factor = self.schedule.factor(self.global_step, self.trainer.max_steps)
-            scheduler.base_lrs = [settings["lr"] for settings in self._settings]
-            for group, rate in zip(optimizer.param_groups, scheduler.base_lrs, strict=True):
+            scheduler.base_lrs = [now["lr"] for now in self._settings]
+            for group, rate in zip(groups, scheduler.base_lrs, strict=True):
                 group.update(initial_lr=rate, lr=rate * factor)
 
     def _switch_optimizer(self, mode: Literal["train", "eval"]) -> None:
@@ -219,22 +211,14 @@ class LitLanguageModel(LightningModule):
         by_norm = gradient_clip_val and gradient_clip_algorithm != "value"
         if self.grad_norm is None and (by_norm or is_logged(self.trainer, self.global_step + 1)):
             self.measure_gradient(optimizer)
-        if not gradient_clip_val:
-            return
-        parameters, utils = parameters_of(optimizer), torch.nn.utils
-        if by_norm:
-            assert self.grad_norm is not None
-            largest = self.grad_norm
-            utils.clip_grads_with_norm_(parameters, gradient_clip_val, largest)
-        else:
-            largest = utils.get_total_norm(gradients_of(optimizer), math.inf)
-            utils.clip_grad_value_(parameters, gradient_clip_val)
-        clipped = (largest > gradient_clip_val) & largest.isfinite()  # else it is skipped
-        self.train_sums[2:] += torch.stack((clipped, torch.ones_like(clipped))).to(self.train_sums)
+        if gradient_clip_val:
+            norm = self.grad_norm if by_norm else None
+            clipped = clip_gradients(optimizer, gradient_clip_val, norm).to(self.train_sums)
+            self.train_sums[2:] += torch.stack((clipped, torch.ones_like(clipped)))
 
     def measure_gradient(self, optimizer: Optimizer) -> Tensor:
         """Norm of the gradient over all parameters, before clipping; kept for the log."""
-        self.grad_norm = torch.nn.utils.get_total_norm(gradients_of(optimizer))
+        self.grad_norm = gradient_norm(optimizer)
         return self.grad_norm
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -261,11 +245,15 @@ class LitLanguageModel(LightningModule):
         if tokens:  # 0 where every loss since the last log was NaN or inf
             log_values(self, values)
         self.train_sums.zero_()
-        self._log_step()
 
     def write_row(self) -> None:
-        """Raises NumbersError where a loss is not finite: what follows would be lost time."""
+        """Hand the values of the step just made to the loggers.
+
+        Raises NumbersError where a loss is not finite: what follows would be lost time.
+        """
         row, self.row = self.row, {}
+        if row and self._uses_log:  # what arrives through `self.log`, where Lightning counts from 0
+            self.log("step", torch.tensor(float(self.global_step), dtype=torch.float64))
         for logger in self.loggers if row else ():
             logger.log_metrics(row, step=self.global_step)
         for name, value in row.items():
@@ -278,12 +266,13 @@ class LitLanguageModel(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["train_sums"] = self._all_train_sums().tolist()
         checkpoint["optimizer_settings"] = self._settings
-        logged = self.latest.items()
-        checkpoint["latest"] = {k: v for k, v in logged if not k.startswith("speed/")}
+        latest = self.latest.items()
+        checkpoint["latest"] = {k: v for k, v in latest if not k.startswith("speed/")}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.trainer.is_global_zero:
-            self.train_sums = F.pad(torch.tensor(checkpoint["train_sums"]), (0, 2))[:4]
+            saved = checkpoint["train_sums"]  # two sums before clipped steps were counted
+            self.train_sums[: len(saved)] = torch.tensor(saved)
         self._settings_before = checkpoint["optimizer_settings"]
         self.latest = checkpoint["latest"]
 
@@ -291,11 +280,6 @@ class LitLanguageModel(LightningModule):
         """Lightning's own, of module and callbacks; each logged row takes it 3.5 ms once it is used."""
         self._uses_log = True
         super().log(*args, **kwargs)
-
-    def _log_step(self) -> None:
-        """Log what arrives through `self.log` at the step just made; Lightning counts from 0."""
-        if self._uses_log:
-            self.log("step", torch.tensor(float(self.global_step), dtype=torch.float64))
 
     def on_validation_start(self) -> None:
         self._switch_optimizer("eval")
@@ -310,7 +294,6 @@ class LitLanguageModel(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val")
-        self._log_step()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)

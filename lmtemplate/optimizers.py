@@ -3,6 +3,7 @@
 What a config names are recipes: settings now, an optimizer once there is a net.
 """
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -28,11 +29,8 @@ def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> lis
     """Matrices (and embeddings) decay; biases and gains do not. Empty groups are left out."""
     known = list(parameters)
     matrices, vectors = [p for p in known if p.dim() >= 2], [p for p in known if p.dim() < 2]
-    groups: list[Group] = [
-        {"params": matrices, "name": "decay", "weight_decay": weight_decay},
-        {"params": vectors, "name": "no_decay", "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+    groups = (("decay", matrices, weight_decay), ("no_decay", vectors, 0.0))
+    return [{"params": p, "name": name, "weight_decay": rate} for name, p, rate in groups if p]
 
 
 def hidden_matrices(net: nn.Module) -> list[nn.Parameter]:
@@ -67,10 +65,7 @@ def unscaled(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 class OptimizerRecipe(ABC):
-    """Settings of an optimizer, which is built when there is a net.
-
-    `model.optimizer` can name one of these, or any class with torch's interface.
-    """
+    """Settings of an optimizer, which is built when there is a net."""
 
     @abstractmethod
     def build(self, net: nn.Module) -> torch.optim.Optimizer:
@@ -162,6 +157,27 @@ class SGD(OptimizerRecipe):
     def build(self, net: nn.Module) -> torch.optim.Optimizer:
         groups = decay_groups(trainable(net), self.weight_decay)
         return unscaled(torch.optim.SGD(groups, **self.settings, fused=True))
+
+
+def gradient_norm(optimizer: torch.optim.Optimizer, order: float = 2.0) -> Tensor:
+    """Norm of all gradients that there are, as one vector."""
+    parameters = (p for group in optimizer.param_groups for p in group["params"])
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return nn.utils.get_total_norm(gradients, order)
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, limit: float, norm: Tensor | None) -> Tensor:
+    """Clip by this norm of all gradients, or by value if None; returns whether that changed them.
+
+    A gradient that is not finite does not count: its step is skipped.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    largest = gradient_norm(optimizer, math.inf) if norm is None else norm
+    if norm is None:
+        nn.utils.clip_grad_value_(parameters, limit)
+    else:
+        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return (largest > limit) & largest.isfinite()
 
 
 def skip_step_if(bad: Tensor, optimizer: torch.optim.Optimizer) -> None:

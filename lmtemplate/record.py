@@ -31,15 +31,9 @@ Line = dict[str, Any]
 LINES = "training_metrics.jsonl"
 ARRAYS = "training_metrics.json"
 
-LOSS = metric_names.TRAIN_LOSS
-IN_ARRAYS = {
-    "step",
-    "nonfinite",
-    LOSS,
-    metric_names.VAL_LOSS,
-    metric_names.LEARNING_RATE,
-    metric_names.EPOCH,
-}
+LOSS, VAL_LOSS = metric_names.TRAIN_LOSS, metric_names.VAL_LOSS
+LEARNING_RATE, EPOCH = metric_names.LEARNING_RATE, metric_names.EPOCH
+IN_ARRAYS = {"step", "nonfinite", LOSS, VAL_LOSS, LEARNING_RATE, EPOCH}
 STEP_KEY = b'{"step": '
 TAIL_BYTES = 2**16  # that are read at a time, from the end
 
@@ -63,7 +57,7 @@ def parse_line(text: str | bytes) -> Line | None:
             and all(isinstance(text, str) for text in (*samples.values(), *bad))
             and {int, float}.issuperset(map(type, numbers.values()))
             and all(-1e300 < value < 1e300 for value in numbers.values())
-            and abs(numbers.get(metric_names.EPOCH, 0)) < 2**53
+            and abs(numbers.get(EPOCH, 0)) < 2**53
         )
     except (ValueError, TypeError, RecursionError):  # TypeError: it is no object
         return None
@@ -88,12 +82,10 @@ def last_lines(run: Path, name: str, count: int, before: int = 2**53) -> list[Li
         while end and len(found) < count:
             start = max(0, end - TAIL_BYTES)
             file.seek(start)
-            head, _, rest = file.read(end - start).partition(b"\n")
-            end = (
-                start + len(head) + 1 if start and rest else start
-            )  # the head is of the next piece
-            texts = rest.split(b"\n") if start else [head, *rest.split(b"\n")]
-            lines = filter(None, map(parse_line, texts))
+            piece = file.read(end - start)
+            head = piece.find(b"\n") + 1 if start else 0  # a line's end, of the piece before
+            end = start + head if head < len(piece) else start
+            lines = filter(None, map(parse_line, piece[head:].splitlines()))
             found = [one for one in lines if name in one and one["step"] <= before] + found
     return found[-count:]
 
@@ -147,21 +139,21 @@ def from_lines(lines: Iterable[Line]) -> Record:
             if name == "samples":
                 samples[step] = value
             elif name == "nonfinite":
-                bad |= {step} if {LOSS, metric_names.VAL_LOSS} & {*value} else set()
+                bad |= {step} if {LOSS, VAL_LOSS} & {*value} else set()
             elif name != "step":
                 columns[name][0].append(line)
                 columns[name][1].append(value)
     points, point_of_line = np.unique(np.array(steps, dtype=np.int64), return_inverse=True)
-    at = {name: np.full(len(points), math.nan) for name in (*columns, LOSS, metric_names.VAL_LOSS)}
+    at = {name: np.full(len(points), math.nan) for name in (*columns, LOSS, VAL_LOSS)}
     for name, (places, found) in columns.items():  # of several lines of a step the last counts
         at[name][point_of_line[np.array(places)]] = found
-    has_loss, is_validated = ~np.isnan(at[LOSS]), ~np.isnan(at[metric_names.VAL_LOSS])
+    has_loss, is_validated = ~np.isnan(at[LOSS]), ~np.isnan(at[VAL_LOSS])
     rows = np.flatnonzero(has_loss | (is_validated & np.logical_or.accumulate(has_loss)))
     at_start = {name: float(column[0]) for name, column in at.items() if 0 in points[:1]}
     initial = {name: value for name, value in at_start.items() if not math.isnan(value)}
     values = {name: at[name][rows] for name in sorted(at)}
-    epochs = values.get(metric_names.EPOCH, np.full(len(rows), math.nan))
-    train_loss = values.pop(LOSS)
+    missing = np.full(len(rows), math.nan)
+    train_loss, epochs = values.pop(LOSS), values.get(EPOCH, missing)
     for row in np.flatnonzero(np.isnan(train_loss)):
         # Its training losses were all NaN or inf: take loss and epoch of the row before.
         train_loss[row] = train_loss[row - 1]
@@ -169,10 +161,10 @@ def from_lines(lines: Iterable[Line]) -> Record:
     return Record(
         steps=points[rows],
         train_loss=train_loss,
-        val_loss=values.pop(metric_names.VAL_LOSS),
-        learning_rate=values.pop(metric_names.LEARNING_RATE, np.full(len(rows), math.nan)),
+        val_loss=values.pop(VAL_LOSS),
+        learning_rate=values.pop(LEARNING_RATE, missing),
         epochs=np.maximum(0, np.ceil(np.nan_to_num(epochs)) - 1).astype(int),
-        initial_val_loss=initial.get(metric_names.VAL_LOSS),
+        initial_val_loss=initial.get(VAL_LOSS),
         nonfinite_steps=tuple(sorted(bad)),
         values=values,
         initial=initial,
@@ -191,7 +183,7 @@ def read_record(run: str | Path) -> Record:
 def last_points(run: Path) -> str:
     """The end of a run's record: ". Before: step 50: loss 3.1, rate 0.01, gradient 4.2; ..."."""
     points = last_lines(run, LOSS, 5)
-    shown = (LOSS, metric_names.LEARNING_RATE, metric_names.GRAD_NORM)
+    shown = (LOSS, LEARNING_RATE, metric_names.GRAD_NORM)
     rows = ((p["step"], *(p.get(name, math.nan) for name in shown)) for p in points)
     texts = [f"step {s}: loss {x:.4g}, rate {r:.3g}, gradient {n:.3g}" for s, x, r, n in rows]
     return f". Before: {'; '.join(texts)}" if texts else ""
