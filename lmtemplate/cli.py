@@ -1,5 +1,6 @@
 """Command line and config files -> settings and objects, or one line that says what is wrong."""
 
+import argparse
 import inspect
 from collections.abc import Sequence
 from functools import cached_property
@@ -8,13 +9,12 @@ from typing import Any
 import jsonargparse
 import torch
 import yaml
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch import Trainer, seed_everything
 
 from lmtemplate import cli_classes, cli_errors, metric_names, redact
 from lmtemplate.callbacks import OFF
 from lmtemplate.checkpoint.resume import ResumeMode
 from lmtemplate.cli_classes import OPEN, class_spec
-from lmtemplate.cli_errors import Place, find
 from lmtemplate.errors import ConfigError, UserError
 from lmtemplate.hardware import device_name, missing_compiler
 from lmtemplate.metrics import NAMES
@@ -23,47 +23,15 @@ from lmtemplate.module import LitLanguageModel
 from lmtemplate.optimizers import AdamW
 from lmtemplate.run_length import RUN_LENGTHS
 from lmtemplate.schedules import WarmupCosine
-from lmtemplate.trainer import Machine, Trainer, as_list, check_callbacks, find_machine
+from lmtemplate.trainer import Machine, Precision, as_list, check_callbacks, find_machine, quieten
 
 Seed = jsonargparse.typing.restricted_number_type(
     "Seed", int, [(">=", 0), ("<=", 2**32 - 1)], docstring="what NumPy takes"
 )
 
-
-class Parser(LightningArgumentParser):
-    """Dumps the class_path of model and data as well."""
-
-    classes: dict[str, type] | None = None  # group -> class that its class_path names
-
-    def dump(self, *args: Any, **kwargs: Any) -> str:
-        text = super().dump(*args, **kwargs)
-        if not self.classes:
-            return text
-        settings = yaml.safe_load(text)
-        for group, kind in self.classes.items():
-            settings[group] = {**class_spec(kind), **(settings.get(group) or {})}
-        return cli_classes.to_yaml(settings)
-
-
-def parse(parser: Parser, words: list[str], made: list[Place]) -> jsonargparse.Namespace:
-    """Settings of configs, the last of which wins, and of flags, which beat every config."""
-    configs, flags = cli_errors.split_configs(words)
-    words = [*(f"--config={path}" for path in configs), *cli_classes.flat_words(flags)]
-    config = cli_errors.parse_words(parser, words, made)
-    if not isinstance(config.trainer, jsonargparse.Namespace):
-        raise ConfigError(f"trainer ({find('trainer', made).where}): expected settings below it")
-    return config
-
-
-def settings_made(words: list[str]) -> list[Place]:
-    """Every setting that flags and configs make, those that win first. Raises ConfigError."""
-    configs, flags = cli_errors.split_configs(words)
-    made = [place for path in reversed(configs) for place in cli_errors.read_config(path)]
-    return cli_errors.flags_in(flags) + made
-
-
-# Key of a setting that no class takes -> its type, default and help.
-RUN_SETTINGS: dict[str, tuple[Any, Any, str]] = {
+# Key of a setting that no constructor states -> its type, default and help.
+SETTINGS: dict[str, tuple[Any, Any, str]] = {
+    "seed_everything": (Seed, 1337, "seed of weights, dropout and the order of the data"),
     "run_dir": (str, "runs/default", "where the run leaves everything"),
     "resume": (ResumeMode, "never", "go on in run_dir: never, auto (if it has a checkpoint), must"),
     "report": (bool, True, "at the end: verdict, summary, pictures and report.html"),
@@ -73,82 +41,92 @@ RUN_SETTINGS: dict[str, tuple[Any, Any, str]] = {
     "tokens_per_step": (int | None, None, "size of one step, instead of accumulate_grad_batches"),
 }
 
+# The same for settings of Lightning's Trainer that have another type, default or unit here.
+TRAINER_SETTINGS: dict[str, tuple[Any, Any, str]] = {
+    "precision": (Precision, "auto", "auto: bf16-mixed where the device has it in hardware"),
+    "max_steps": (int, -1, "optimizer steps; -1 where another limit gives the run its length"),
+    "val_check_interval": (int, 100, "optimizer steps between validations"),
+    "log_every_n_steps": (int, 5, "optimizer steps between logged values"),
+    "num_sanity_val_steps": (int, -1, "validation batches before step 1; -1 for all of them"),
+    # Lightning's own type reads 1 as 1.0, which is all of them
+    "limit_val_batches": (int | float | None, None, "a number of batches, or a share, as 0.5"),
+    "limit_test_batches": (int | float | None, None, "the same for the test split"),
+}
 
-class TrainingCLI(LightningCLI):
-    """LightningCLI that parses and instantiates; fit.py does the rest.
 
-    Stock `--ckpt_path` lets the checkpoint's settings beat the command line, hence no subcommands.
+def make_parser(prog: str, classes: dict[str, type]) -> jsonargparse.ArgumentParser:
+    """What parses every key of a config; `classes` are those of model and data.
+
+    It is not LightningCLI's: that one instantiates a Trainer at once, and lets the settings in a
+    checkpoint beat the command line.
+    """
+    parser = jsonargparse.ArgumentParser(prog, allow_abbrev=False, exit_on_error=False)
+    says = "YAML file with settings; several may be given, and the last one wins"
+    parser.add_argument("-c", "--config", action="config", help=says)
+    own = {f"trainer.{name}": setting for name, setting in TRAINER_SETTINGS.items()}
+    for name, (kind, default, says) in {**SETTINGS, **own}.items():
+        parser.add_argument(f"--{name}", type=kind, default=default, help=says)
+    how = {"sub_configs": True, "fail_untyped": False}
+    skip = {*cli_errors.OWNED, *TRAINER_SETTINGS}
+    parser.add_class_arguments(Trainer, "trainer", skip=skip, instantiate=False, **how)
+    for group, kind in classes.items():
+        name, says = f"--{group}.class_path", f"a subclass of {OPEN[group][0].__name__}"
+        parser.add_argument(name, type=str, default=argparse.SUPPRESS, help=says)
+        parser.add_class_arguments(kind, group, **how)
+    # one key each at the top, so that a second config changes one value and loses none of them
+    for name, kind in cli_classes.callback_classes().items():
+        taken = inspect.signature(kind).parameters.values()
+        is_off = name in OFF or any(one.default is one.empty for one in taken)
+        default = None if is_off else class_spec(kind)
+        parser.add_argument(f"--{name}", type=kind | None, default=default, help="null: off")
+    for name, kind in (("net", GPT), ("optimizer", AdamW), ("schedule", WarmupCosine)):
+        parser.set_defaults({f"model.{name}": class_spec(kind)})
+    for name in ("block_size", "vocab_size"):
+        target = f"model.net.init_args.{name}"
+        parser.link_arguments(f"data.{name}", target, apply_on="instantiate")
+    if "seed" in inspect.signature(classes["data"]).parameters:
+        parser.link_arguments("seed_everything", "data.seed")
+    return parser
+
+
+class TrainingCLI:
+    """The settings of a run, and its data, model and callbacks made from them.
+
+    Args:
+        words: of the command line, after the verb.
+        allowed: packages outside lmtemplate whose classes a config may name.
+        verb: for the help.
     """
 
     def __init__(self, words: list[str], allowed: Sequence[str] = (), verb: str = "fit") -> None:
-        self.made, self.allowed = settings_made(words), allowed
-        cli_classes.check_values(self.made)
-        self.callback_classes = cli_classes.callback_classes()
-        chosen = cli_classes.chosen_class
-        self.classes = {group: chosen(group, self.made, allowed) for group in OPEN}
-        cli_classes.configure_parsing(allowed, self.classes["data"])
-        settings = {"prog": f"lmtemplate {verb}", "allow_abbrev": False, "exit_on_error": False}
-        super().__init__(
-            self.classes["model"],
-            self.classes["data"],
-            save_config_callback=None,
-            trainer_class=Trainer,
-            parser_class=Parser,
-            parser_kwargs=settings,
-            args=words,
-            run=False,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-        )
+        quieten()
+        self.allowed = allowed
+        words, made = cli_errors.read_words(cli_classes.flat_words(words))
+        cli_classes.check_values(made)
+        classes = {group: cli_classes.chosen_class(group, made, allowed) for group in OPEN}
+        cli_classes.configure_parsing(allowed, classes["data"])
+        self.parser = make_parser(f"lmtemplate {verb}", classes)
+        self.config = cli_errors.parse_words(self.parser, words, made)
+        self._named = self.config.clone()
+        for group in OPEN:  # its class is chosen
+            self._named[group].pop("class_path", None)
+        named = {**self._named.as_dict(), "config": None}  # paths, which jsonargparse can call
+        cli_classes.check_classes("", named, made, allowed)
+        seed_everything(self.config.seed_everything, workers=True)
+        self.config_init = self.instantiate()
+        self.model, self.datamodule = self.config_init.model, self.config_init.data
 
-    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        for name, (kind, default, says) in RUN_SETTINGS.items():
-            parser.add_argument(f"--{name}", type=kind, default=default, help=says)
-        how = {"instantiate": False, "sub_configs": True, "fail_untyped": False}
-        parser.add_class_arguments(Trainer, "trainer", skip=set(cli_errors.OWNED), **how)
-        parser.add_lightning_class_args(self.classes["model"], "model")
-        parser.add_lightning_class_args(self.classes["data"], "data")
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        # one key each at the top, so that a second config changes one value and loses none of them
-        for name, kind in self.callback_classes.items():
-            taken = inspect.signature(kind).parameters.values()
-            is_off = name in OFF or any(one.default is one.empty for one in taken)
-            default = None if is_off else class_spec(kind)
-            parser.add_argument(f"--{name}", type=kind | None, default=default, help="null: off")
-        for name, kind in (("net", GPT), ("optimizer", AdamW), ("schedule", WarmupCosine)):
-            parser.set_defaults({f"model.{name}": class_spec(kind)})
-        for name in ("block_size", "vocab_size"):
-            target = f"model.net.init_args.{name}"
-            parser.link_arguments(f"data.{name}", target, apply_on="instantiate")
-        if "seed" in inspect.signature(self.classes["data"]).parameters:
-            parser.link_arguments("seed_everything", "data.seed")
-
-    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        says = "seed of weights, dropout and the order of the data"
-        parser.add_argument("--seed_everything", type=Seed, default=1337, help=says)
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        assert isinstance(parser, Parser)
-        parser.classes = {k: v for k, v in self.classes.items() if v is not OPEN[k][1]}
-        self.config = parse(parser, args, self.made)
-        named = {**self.config.as_dict(), "config": None}  # paths, which jsonargparse can call
-        cli_classes.check_classes("", named, self.made, self.allowed)
-
-    def instantiate_classes(self) -> None:
-        """Build data, net and callbacks. What their constructors object to becomes one line."""
+    def instantiate(self) -> jsonargparse.Namespace:
+        """New data, net and callbacks. What their constructors object to becomes one line."""
         try:
-            super().instantiate_classes()
+            return self.parser.instantiate(self._named)
         except (ValueError, TypeError, ArithmeticError) as error:
-            cause: BaseException | None = error
-            while cause is not None:  # jsonargparse wraps what a constructor raised
+            cause: BaseException = error
+            while following := cause.__cause__ or cause.__context__:
+                cause = following  # jsonargparse wraps what a constructor raised
                 if isinstance(cause, UserError):
                     raise cause from error
-                cause = cause.__cause__ or cause.__context__
-            raise ConfigError(cli_errors.class_problem(str(error))) from error
-
-    def instantiate_trainer(self, **_: Any) -> Trainer:
-        return None  # type: ignore[return-value]  # fit.py builds it, when it knows the length
+            raise ConfigError(" ".join(str(cause).split())[:400]) from error
 
     @property
     def trainer_settings(self) -> dict[str, Any]:
@@ -175,7 +153,8 @@ class TrainingCLI(LightningCLI):
     @property
     def callbacks(self) -> list[Any]:
         """Those that have a key of their own and are not switched off, in the list's order."""
-        return [self.config_init[key] for key in self.callback_classes if self.config_init[key]]
+        found = (self.config_init[key] for key in cli_classes.callback_classes())
+        return [callback for callback in found if callback]
 
     @cached_property
     def settings(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from torchmetrics import Metric
 
 from lmtemplate import plug
 from lmtemplate.callbacks import CALLBACKS
-from lmtemplate.cli_errors import Place, find, take_flag
+from lmtemplate.cli_errors import Place, find
 from lmtemplate.data.datamodule import LanguageData, TokenData
 from lmtemplate.errors import ConfigError
 from lmtemplate.models.base import LanguageModel
@@ -147,12 +147,11 @@ def check_classes(key: str, value: Any, made: list[Place], allowed: Sequence[str
 
 
 def flat_words(words: list[str]) -> list[str]:
-    """The command line without `--model.class_path X`, which has been read, and `.init_args`."""
-    read = [f"--{group}{end}" for group in OPEN for end in ("", ".class_path")]
-    _, others = take_flag(words, *read)
+    """The command line with `--model.class_path X` for `--model X`, and without `.init_args`."""
     for group in OPEN:
-        others = [word.replace(f"--{group}.init_args.", f"--{group}.") for word in others]
-    return others
+        words = [re.sub(rf"^--{group}(?==|$)", f"--{group}.class_path", word) for word in words]
+        words = [re.sub(rf"^--{group}\.init_args\.", f"--{group}.", word) for word in words]
+    return words
 
 
 load_yaml = jsonargparse.get_loader("yaml")  # knows numbers like 3e-4

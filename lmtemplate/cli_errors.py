@@ -129,14 +129,6 @@ def take_flag(words: list[str], *names: str) -> tuple[list[str], list[str]]:
     return values, others
 
 
-def split_configs(words: list[str]) -> tuple[list[Path], list[str]]:
-    """The files that a command line names with --config, and its other words."""
-    configs, others = take_flag(words, "-c", "--config")
-    if not all(configs):
-        raise ConfigError("--config (command line) needs a file")
-    return [Path(path) for path in configs], others
-
-
 def flags_in(words: list[str]) -> list[Place]:
     """Every setting that flags make, the last first, since it wins."""
     made = list[Place]()
@@ -146,6 +138,18 @@ def flags_in(words: list[str]) -> list[Place]:
             key = flag.replace(".init_args", "").removesuffix(".class_path")
             made.append(Place(key, "command line", value if equals else following))
     return made[::-1]
+
+
+def read_words(words: list[str]) -> tuple[list[str], list[Place]]:
+    """The words with configs first, since flags beat them, and all that they set, winners first.
+
+    Raises ConfigError where a config cannot be read.
+    """
+    configs, flags = take_flag(words, "-c", "--config")
+    if not all(configs):
+        raise ConfigError("--config (command line) needs a file")
+    made = [place for path in reversed(configs) for place in read_config(Path(path))]
+    return [*(f"--config={path}" for path in configs), *flags], flags_in(flags) + made
 
 
 def find(key: str, made: list[Place], value: str | None = None) -> Place:
@@ -263,19 +267,11 @@ def wrong_value(message: str, made: list[Place]) -> str | None:
         problem = problem.rpartition(" - Expected a <class 'NoneType'>")[0] or problem
     value = re.search(r".*Given value: (.*)|Got value: ?(.*)", problem)
     got = (value[1] or value[2] or "nothing") if value else ""
-    place = find(keys[-1], made, got)
+    place = find(keys[-1], made, got or None)
     types = [a or c or f"one of {b}".replace("'", "") for a, b, c in TYPE.findall(problem)]
     expected = " or ".join(dict.fromkeys(SPOKEN.get(name, name) for name in types))
     says = f"expected {expected}, got {got[:100]}" if expected and got else problem[:400]
     return f"{place.key} ({place.where}): {says}"
-
-
-def class_problem(message: str) -> str:
-    """What a class that a config names objects to; as a rule, a package that it needs."""
-    message = " ".join(message.split())
-    told = re.search(r"Problem with given class_path '([\w.]+)': (.*?)(?= - |$)", message)
-    first = re.search(r"Errors: - (.*?) - (?:Not a valid|Expected)", message)
-    return f"{told[1]}: {told[2]}" if told else (first[1] if first else message)[:400]
 
 
 def one_line(message: str, prog: str, defaults: Mapping[str, Any], made: list[Place]) -> str:

@@ -12,7 +12,7 @@ from lmtemplate.checkpoint import compatibility, files
 from lmtemplate.checkpoint.resume import resolve
 from lmtemplate.cli import TrainingCLI
 from lmtemplate.errors import ConfigError
-from lmtemplate.trainer import machine_settings, quieten
+from lmtemplate.trainer import machine_settings
 
 
 class RunReader(argparse.ArgumentParser):
@@ -24,7 +24,6 @@ class RunReader(argparse.ArgumentParser):
 
 def evaluate(words: list[str], allowed: list[str], verb: Literal["validate", "test"]) -> None:
     """Print the metrics of a run's checkpoint on one split, in its training precision."""
-    quieten()
     says = "Any flag of `lmtemplate fit` may follow, too."
     reader = RunReader(prog=f"lmtemplate {verb}", description=says)
     reader.add_argument("run", metavar="RUN", type=Path, help="run directory")

@@ -34,7 +34,7 @@ from lmtemplate.errors import SIGNALS, CheckpointError, ConfigError, NumbersErro
 from lmtemplate.record import last_points
 from lmtemplate.run_length import RunLength, accumulation, measure_step, only_limit, run_length
 from lmtemplate.terminal import forgiving
-from lmtemplate.trainer import as_list, build_trainer, mistake_in, quieten
+from lmtemplate.trainer import as_list, build_trainer, mistake_in
 
 
 @dataclass(frozen=True)
@@ -284,7 +284,6 @@ def fit(words: list[str], allowed: list[str]) -> Path:
         words: of the command line, after the verb.
         allowed: packages outside lmtemplate whose classes a config may name.
     """
-    quieten()
     cli = TrainingCLI(words, allowed)
     run = Path(cli.config.run_dir).expanduser()
     is_first, has_trained = cli.machine.is_first, False

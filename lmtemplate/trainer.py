@@ -66,45 +66,6 @@ class Unprofiled(PassThroughProfiler):
         return self.nothing
 
 
-class Trainer(lightning.Trainer):
-    """Lightning's Trainer, whose precision may be `auto`.
-
-    Args:
-        precision: numbers to compute with; auto takes bf16-mixed where the device has it in
-            hardware.
-        max_steps: optimizer steps; -1 where another limit gives the run its length.
-        val_check_interval: optimizer steps between validations.
-        log_every_n_steps: optimizer steps between logged values.
-        num_sanity_val_steps: validation batches before step 1; -1 for all of them.
-        limit_val_batches: batches of a validation, as 3, or its share of all, as 0.5.
-        limit_test_batches: the same for the test split.
-    """
-
-    def __init__(
-        self,
-        *,
-        precision: Precision = "auto",
-        max_steps: int = -1,
-        val_check_interval: int = 100,
-        log_every_n_steps: int = 5,
-        num_sanity_val_steps: int = -1,
-        limit_val_batches: int | float | None = None,  # Lightning's own type reads 1 as 1.0, all
-        limit_test_batches: int | float | None = None,
-        **kwargs: Any,
-    ) -> None:
-        assert precision != "auto", "find_machine chooses before the Trainer is built"
-        super().__init__(
-            precision=precision,
-            max_steps=max_steps,
-            val_check_interval=val_check_interval,
-            log_every_n_steps=log_every_n_steps,
-            num_sanity_val_steps=num_sanity_val_steps,
-            limit_val_batches=limit_val_batches,
-            limit_test_batches=limit_test_batches,
-            **kwargs,
-        )
-
-
 @dataclass(frozen=True)
 class Machine:
     """Where a run computes, and with which numbers."""
@@ -198,7 +159,7 @@ def build_trainer(
     loggers: list[Any],
     callbacks: list[Any],
     checkpoint_io: Any,
-) -> Trainer:
+) -> lightning.Trainer:
     """Lightning's Trainer in Lightning's units. Raises ConfigError for settings that it refuses.
 
     The settings are the user's, in optimizer steps of `accumulate` micro-batches. Loggers that the
@@ -228,7 +189,7 @@ def build_trainer(
         "profiler": settings["profiler"] or Unprofiled(),
     }
     try:
-        return Trainer(**translated)
+        return lightning.Trainer(**translated)
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())[:300]}") from error
 

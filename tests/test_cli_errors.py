@@ -9,7 +9,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from lmtemplate.callbacks import CALLBACKS, OFF
-from lmtemplate.cli import Parser, TrainingCLI, parse, settings_made
+from lmtemplate.cli import TrainingCLI
 from lmtemplate.cli_classes import configure_parsing
 from lmtemplate.cli_errors import (
     OWNED,
@@ -19,8 +19,9 @@ from lmtemplate.cli_errors import (
     flags_in,
     known_settings,
     one_line,
+    parse_words,
     read_config,
-    split_configs,
+    read_words,
 )
 from lmtemplate.errors import ConfigError
 from lmtemplate.optimizers import OptimizerRecipe
@@ -30,15 +31,13 @@ Refused = Callable[[str], str]
 
 
 @pytest.fixture(scope="module")
-def parser(corpus: Path) -> Parser:
+def parser(corpus: Path) -> ArgumentParser:
     configure_parsing([])
-    found = TrainingCLI(["--data.path", str(corpus)]).parser
-    assert isinstance(found, Parser)
-    return found
+    return TrainingCLI(["--data.path", str(corpus)]).parser
 
 
 @pytest.fixture(scope="module")
-def defaults(parser: Parser) -> dict[str, object]:
+def defaults(parser: ArgumentParser) -> dict[str, object]:
     return dict(parser.get_defaults().items())
 
 
@@ -54,19 +53,19 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def in_words(parser: Parser) -> Refused:
+def in_words(parser: ArgumentParser) -> Refused:
     """What is said of one flag."""
 
     def call(flag: str) -> str:
         with pytest.raises(ConfigError) as mistake:
-            parse(parser, [flag], settings_made([flag]))
+            parse_words(parser, *read_words([flag]))
         return str(mistake.value)
 
     return call
 
 
 @pytest.fixture
-def in_yaml(parser: Parser, tmp_path: Path) -> Refused:
+def in_yaml(parser: ArgumentParser, tmp_path: Path) -> Refused:
     """What is said of a config, whose first line is a comment; its path is "HERE"."""
 
     def call(text: str) -> str:
@@ -74,7 +73,7 @@ def in_yaml(parser: Parser, tmp_path: Path) -> Refused:
         path.write_text(f"# mine\n{text}\n")
         words = ["--config", str(path)]
         with pytest.raises(ConfigError) as mistake:
-            parse(parser, words, settings_made(words))
+            parse_words(parser, *read_words(words))
         return str(mistake.value).replace(str(path), "HERE")
 
     return call
@@ -297,15 +296,17 @@ def test_a_wrong_value_is_named_with_file_and_line(in_yaml: Refused, text: str, 
     assert in_yaml(text).startswith(says)
 
 
-@pytest.mark.parametrize("flag", ["--trainer.max_steps=1K", "--trainer=5"])
+@pytest.mark.parametrize("flag", ["--trainer.max_steps=1K", "--trainer=null", "--trainer=5"])
 def test_a_wrong_value_of_a_flag_says_command_line(in_words: Refused, flag: str) -> None:
     assert in_words(flag).startswith(f"{flag[2:].partition('=')[0]} (command line): ")
 
 
-def test_a_wrong_value_of_a_flag_is_not_blamed_on_a_config(parser: Parser, config: Path) -> None:
+def test_a_wrong_value_of_a_flag_is_not_blamed_on_a_config(
+    parser: ArgumentParser, config: Path
+) -> None:
     words = ["--trainer.max_steps=many", "--config", str(config)]
     with pytest.raises(ConfigError, match=r"trainer.max_steps \(command line\): .* got many"):
-        parse(parser, words, settings_made(words))
+        parse_words(parser, *read_words(words))
 
 
 def test_where_both_have_a_key_that_of_the_wrong_value_is_named(config: Path) -> None:
@@ -326,9 +327,17 @@ def test_a_flag_without_its_value_is_named(in_words: Refused) -> None:
 # ---- where things stand
 
 
-def test_configs_are_found_in_every_spelling_and_in_their_order() -> None:
-    words = ["--x=1", "--config", "a", "--y", "2", "-c", "b", "--config=c", "-c=d"]
-    assert split_configs(words) == ([*map(Path, "abcd")], ["--x=1", "--y", "2"])
+def test_configs_are_found_in_every_spelling_and_the_last_one_wins(config: Path) -> None:
+    other = config.with_name("other.yaml")
+    other.write_text("trainer: {max_steps: 9}")
+    for spelling in ("--config", "-c"):
+        words = ["--x=1", spelling, str(config), "--y", "2", f"{spelling}={other}"]
+        first, made = read_words(words)
+        assert first == [f"--config={config}", f"--config={other}", "--x=1", "--y", "2"]
+        assert [place.where for place in made if place.key == "trainer.max_steps"] == [
+            f"{other}:1",
+            f"{config}:3",
+        ]
 
 
 @pytest.mark.parametrize(

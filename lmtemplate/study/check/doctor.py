@@ -27,16 +27,14 @@ def parse_config(path: Path, allow: list[str]) -> Config:
     from lmtemplate.cli import TrainingCLI, check_settings
     from lmtemplate.data.datamodule import TokenData
     from lmtemplate.fit import make_plan
-    from lmtemplate.trainer import quieten
 
-    quieten()
     cli = TrainingCLI(["--config", str(path)], allow, "doctor")
     cli.datamodule.setup("fit")
     steps = make_plan(cli).length.steps
     check_settings(cli, steps)
 
     def build() -> LanguageModel:
-        net: LanguageModel = cli.parser.instantiate_classes(cli.config).model.net
+        net: LanguageModel = cli.instantiate().model.net
         return net
 
     data = Path(cli.datamodule.name) if isinstance(cli.datamodule, TokenData) else None

@@ -18,7 +18,6 @@ from lmtemplate.errors import ConfigError
 from lmtemplate.fit import make_plan
 from lmtemplate.record import Floats
 from lmtemplate.study.show.plots import text_plot
-from lmtemplate.trainer import quieten
 
 SMOOTHING = 0.9  # share of the mean so far in the mean of losses
 EXPLODED = 4.0  # times the fall so far: a smoothed loss that has risen by as much ends the test
@@ -146,7 +145,6 @@ def find_lr(words: list[str], allowed: list[str]) -> None:
         raise ConfigError(f"find-lr: {error}") from error
     if not 0 < given.low < given.high < math.inf or given.steps < 10:
         raise ConfigError("find-lr needs 0 < --low < --high, and --steps of 10 or more")
-    quieten()
     cli = TrainingCLI(rest, allowed, "find-lr")
     cli.datamodule.setup("fit")
     check_settings(cli, make_plan(cli).length.steps)

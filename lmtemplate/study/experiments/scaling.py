@@ -29,7 +29,6 @@ from lmtemplate.study.experiments.scaling_results import Point, Scaling, write_p
 from lmtemplate.study.experiments.sweep import Book, Runner, SweepPlan, end
 from lmtemplate.study.show.page import read_run
 from lmtemplate.study.understand.text_losses import predict_text
-from lmtemplate.trainer import quieten
 
 WIDTHS = (0.35, 0.5, 0.7, 1.0)  # of the config's n_embd
 SHARES = (0.25, 0.5, 1.0)  # of the longest run
@@ -162,7 +161,6 @@ def scaling(words: list[str], allowed: list[str]) -> None:
         raise ConfigError(f"scaling: {error}") from error
     if not given.run_dir:
         raise ConfigError("scaling needs --run_dir, a folder for its runs")
-    quieten()
     seconds, folder = seconds_of(given.budget), Path(given.run_dir).expanduser()
     with run_dir.Lock(folder):
         asked = {"budget": seconds, "words": rest}

@@ -8,7 +8,6 @@ from lmtemplate.cli import TrainingCLI
 from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.fit import fit
 from lmtemplate.record import is_recorded
-from lmtemplate.trainer import quieten
 
 HELP = (
     "  --seeds N             as many runs, in RUN/seed-S; the first has seed_everything, then + 1\n"
@@ -42,7 +41,6 @@ def first_of(words: list[str], allowed: list[str], verb: str = "fit") -> tuple[P
 
     Raises ConfigError where the folder is a run, or the runs would take several devices.
     """
-    quieten()
     cli = TrainingCLI(words, allowed, verb)
     folder = Path(cli.config.run_dir).expanduser()
     if is_recorded(folder):

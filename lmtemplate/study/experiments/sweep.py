@@ -25,7 +25,6 @@ from lmtemplate.study.experiments import space as spaces
 from lmtemplate.study.experiments.space import Sampler, Space, Trial
 from lmtemplate.study.experiments.sweep_results import finish
 from lmtemplate.study.run_files import command
-from lmtemplate.trainer import quieten
 
 TRIALS = 20  # of a random or tpe search, if none are asked for
 POLL_SECONDS = 0.5
@@ -270,7 +269,6 @@ def sweep(words: list[str], allowed: list[str]) -> None:
     """
     if {"-h", "--help"} & set(words):
         read_plan(["--help"], [])
-    quieten()
     plan, as_json = read_plan(words, allowed)
     with run_dir.Lock(plan.folder):
         check_first(plan)

@@ -10,7 +10,6 @@ from lmtemplate.fit import make_plan
 from lmtemplate.record import Floats, Ints
 from lmtemplate.schedules import Schedule
 from lmtemplate.study.show.plots import rate_in_terminal
-from lmtemplate.trainer import quieten
 
 DRAWN_POINTS = 2000  # a drawing has at most as many
 
@@ -52,7 +51,6 @@ def drawing(schedule: Schedule, steps: int, peaks: Mapping[str, float]) -> str:
 
 def schedule(words: list[str], allowed: list[str]) -> None:
     """Draw the learning rate of a planned run."""
-    quieten()
     cli = TrainingCLI(words, allowed, "schedule")
     steps = make_plan(cli).length.steps
     check_settings(cli, steps)
