@@ -24,7 +24,7 @@ from lmtemplate.errors import ConfigError, DataError
 
 
 class Document(NamedTuple):
-    """A named text: its pieces, joined. They are iterated over once."""
+    """A text: its pieces, joined, which are iterated over once; `name` is that of its source."""
 
     name: str
     pieces: Iterable[str]
@@ -204,11 +204,16 @@ def _open_files(
         hint = f"did you mean {close[0]!r}?" if close else f"the presets are {', '.join(PRESETS)}"
         raise DataError(f"no file, folder, pattern or preset {source!r}; {hint}")
 
+    # The names that a pattern finds begin with the folder before its first wildcard.
+    before = glob.has_magic(source) and re.split(r"[*?[]", str(Path(source).expanduser()))[0]
+    folder = before[: before.rfind("/") + 1] if before else ""
+
     def walk() -> Iterator[Document]:
-        for path in paths.values():
+        for name, path in paths.items():
             read = readers.get(path.suffix.lower(), readers[""])
             takes = inspect.signature(read).parameters.keys() & options.keys()
-            yield from read(path, **{name: options[name] for name in takes})
+            for document in read(path, **{option: options[option] for option in takes}):
+                yield document._replace(name=name.removeprefix(folder))
         if options["bad_lines"]:
             left_out["lines without text"] = options["bad_lines"].total()
 

@@ -11,7 +11,14 @@ import yaml
 from lmtemplate.data.corpus import Corpus, open_corpus
 from lmtemplate.data.formats import PRESETS
 from lmtemplate.data.sampler import permute
-from lmtemplate.data.shard_writer import Event, new_folder, recover, write_index, write_splits
+from lmtemplate.data.shard_writer import (
+    Event,
+    limit_sources,
+    new_folder,
+    recover,
+    write_index,
+    write_splits,
+)
 from lmtemplate.data.shards import Shards, dtype_for, file_sha256, read_index
 from lmtemplate.data.tokenizer import to_bytes
 from lmtemplate.data.train_tokenizer import MOST_BYTES, automatic_vocab_size, train_tokenizer
@@ -64,14 +71,16 @@ class SplitCorpus:
         total = self.corpus.characters
         val, test = round(total * self.val_ratio), round(total * self.test_ratio)
         sizes = {"train": total - val - test, "val": val, "test": test}
-        pieces, rest = (piece for document in self.corpus for piece in document.pieces), ""
+        pieces = ((document.name, piece) for document in self.corpus for piece in document.pieces)
+        name = rest = ""
         for split in self.splits:
             while left := sizes[split]:
-                piece = rest or next(pieces)
-                part, rest = piece[:left], piece[left:]
+                if not rest:
+                    name, rest = next(pieces)
+                part, rest = rest[:left], rest[left:]
                 sizes[split] -= len(part)
-                yield split, part
-            yield split, None
+                yield split, name, part
+            yield split, name, None
         for _ in pieces:  # at their end, the corpus looks whether its text has changed
             pass
 
@@ -83,13 +92,13 @@ class SplitCorpus:
         for document in self.corpus:
             split, piece = next(splits, "train"), None  # the default: of a text that has grown
             for piece in document.pieces:
-                yield split, piece
+                yield split, document.name, piece
             if piece is not None:  # an empty document leaves no trace
-                yield split, None
+                yield split, document.name, None
 
     def training(self) -> Iterator[str]:
         """The text of the train split, in pieces."""
-        return (piece for split, piece in self if split == "train" and piece is not None)
+        return (piece for split, _, piece in self if split == "train" and piece is not None)
 
 
 def _is_done(output: Path, source: dict[str, Any], overwrite: bool) -> bool:
@@ -148,6 +157,7 @@ def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
     with new_folder(output) as folder:
         write_text(folder / file, tokenizer.to_json())
         splits = write_splits(folder, text, text.splits, tokenizer, corpus.size)
+        limit_sources(splits, source["input"])
         left_out = {what: count for what, count in corpus.left_out.items() if count}
         index = {
             "dtype": dtype_for(tokenizer.vocab_size),

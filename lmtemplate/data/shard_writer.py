@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from lmtemplate.data.tokenizer import Tokenizer
 from lmtemplate.errors import DataError
 from lmtemplate.run_dir import sync_folder, write_json
 
+MOST_SOURCES = 64  # that the index tells apart
 CHARACTERS = 2_000_000  # tokenized at a time: enough for all cores, little enough for memory
-Event = tuple[str, str | None]  # (split, piece of text); (split, None) where a document ends
+# A split, the name of a source, and a piece of a document from there; None where the document ends.
+Event = tuple[str, str, str | None]
 Entry = dict[str, Any]  # what the index says of a split or a shard
 
 
@@ -88,7 +91,7 @@ def _batches(events: Iterable[Event]) -> Iterator[list[Event]]:
     batch, size = list[Event](), 0
     for event in events:
         batch.append(event)
-        size += len(event[1] or "")
+        size += len(event[2] or "")
         if size >= CHARACTERS:
             yield batch
             batch, size = [], 0
@@ -109,18 +112,24 @@ def write_splits(
     from tqdm import tqdm
 
     counts = ("documents", "bytes", "tokens", "unknown")
-    entries: dict[str, Entry] = {split: dict.fromkeys(counts, 0) for split in splits}
+    entries: dict[str, Entry] = {
+        split: {**dict.fromkeys(counts, 0), "sources": []} for split in splits
+    }
     writers = {split: ShardWriter(folder, split, tokenizer.vocab_size) for split in splits}
     bar = tqdm(desc="shards", total=size, unit="B", unit_scale=True, disable=None, leave=False)
     end = np.array([tokenizer.eot_id])
     unknown = -1 if tokenizer.unknown_id is None else tokenizer.unknown_id
     try:
         for batch in _batches(events):
-            encoded = iter(tokenizer.encode([piece for _, piece in batch if piece is not None]))
-            for split, piece in batch:
+            encoded = iter(tokenizer.encode([piece for *_, piece in batch if piece is not None]))
+            for split, name, piece in batch:
                 ids, entry = end if piece is None else next(encoded), entries[split]
                 writers[split].write(ids)
-                entry["documents"] += piece is None
+                if piece is None:
+                    entry["documents"] += 1
+                    if not entry["sources"] or entry["sources"][-1][0] != name:
+                        entry["sources"].append([name, 0])
+                    entry["sources"][-1][1] += 1
                 entry["bytes"] += (length := len((piece or "").encode()))
                 bar.update(length)
                 entry["tokens"] += len(ids)
@@ -133,6 +142,25 @@ def write_splits(
         if not entry["bytes"]:
             raise DataError(f"the {split} split would be empty; give more text or another ratio")
     return entries
+
+
+def limit_sources(entries: dict[str, Entry], everything: str) -> None:
+    """Join the sources of all splits, where there are more than the index should tell apart.
+
+    `sources` of a split are [name, documents] in the order of its shards. Of too many names, the
+    first folder alone is kept; a file in none, and all files of too many folders, are `everything`.
+    """
+
+    def folder(name: str) -> str:
+        return name.split("/")[0] if "/" in name else everything
+
+    runs = [entry["sources"] for entry in entries.values()]
+    for change in (folder, lambda _: everything):
+        if len({name for sources in runs for name, _ in sources}) <= MOST_SOURCES:
+            return
+        for sources in runs:
+            same = groupby(sources, key=lambda run: change(run[0]))
+            sources[:] = [[name, sum(count for _, count in run)] for name, run in same]
 
 
 def write_index(folder: Path, index: Entry) -> None:

@@ -63,10 +63,10 @@ def block_bytes(entry: dict[str, Any], dtype: str) -> int:
 def fingerprint(index: Index) -> str:
     """SHA-256 of what an index says of tokens and tokenizer: equal corpora, equal fingerprints.
 
-    The source of the text does not count: the same text, moved or touched, is the same corpus. Nor
+    The sources of the text do not count: the same text, moved or touched, is the same corpus. Nor
     do the CRC-32 sums, which say less than the SHA-256 that counts.
     """
-    ignored = ("fingerprint", "source", "crc32")
+    ignored = ("fingerprint", "source", "sources", "crc32")
     content = json.loads(
         json.dumps(index),
         object_hook=lambda fields: {k: v for k, v in fields.items() if k not in ignored},
@@ -88,6 +88,11 @@ def _check_index(index: Index) -> None:
     for split, entry in index["splits"].items():
         if type(entry["bytes"]) is not int or not 0 < entry["bytes"] < 2**63:
             raise ValueError(f"bytes of {split!r:.60} is {entry['bytes']!r:.60}")
+        sources = entry.get("sources", [])
+        if any((type(name), type(count)) != (str, int) or count < 1 for name, count in sources):
+            raise ValueError(f"sources of {split!r:.60} are not names with counts")
+        if sources and sum(count for _, count in sources) != entry["documents"]:
+            raise ValueError(f"the documents of {split!r:.60} are not those of its sources")
         for shard in entry["shards"]:
             names.append(shard["file"])
             if not isinstance(shard["sha256"], str):
@@ -229,6 +234,10 @@ class Shards:
         self.opened_with = (folder, split, index)
         self.name = f"the {split} split of {folder}"
         entries = index["splits"][split]["shards"]
+        # Where its documents come from, in order: (name, documents); empty in older corpora.
+        self.sources = [
+            (str(name), int(n)) for name, n in index["splits"][split].get("sources", [])
+        ]
         self.shards = [Shard(folder, index, entry) for entry in entries]
         self.ends = np.cumsum([len(shard.tokens) for shard in self.shards])
         self.tokens = int(self.ends[-1])

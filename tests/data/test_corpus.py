@@ -34,7 +34,7 @@ def test_a_folder_gives_its_visible_text_files_by_name(tmp_path: Path) -> None:
     write(tmp_path / "z.jsonl", '{"text": "one"}\n{"text": "two"}\n')
     found = open_corpus(str(tmp_path), seed=0)
     assert texts(found) == ["a.md", "b.txt", "deep/er/c.TXT", "one", "two"]
-    assert [document.name for document in found][-2:] == ["z.jsonl:1", "z.jsonl:2"]
+    assert [document.name for document in found][-2:] == ["z.jsonl", "z.jsonl"]
     assert len(found.texts) == 5
 
 

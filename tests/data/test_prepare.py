@@ -15,6 +15,7 @@ from lmtemplate.data.corpus import Corpus, Document
 from lmtemplate.data.formats import grammar
 from lmtemplate.data.formats import text as plain
 from lmtemplate.data.prepare import SplitCorpus, prepare
+from lmtemplate.data.shard_writer import limit_sources
 from lmtemplate.data.shards import Shards, read_index
 from lmtemplate.data.tokenizer import load_tokenizer
 from lmtemplate.errors import ConfigError, DataError, DiskError
@@ -30,7 +31,7 @@ def in_memory(*texts: str, every_fifth: bool = False) -> Corpus:
 def splits_of(source: Corpus, **settings: Any) -> list[str]:
     """The split of each document, in order."""
     events = SplitCorpus(source, **{"val_ratio": 0.2, "test_ratio": 0.0, "seed": 0} | settings)
-    return [split for split, piece in events if piece is None]
+    return [split for split, _, piece in events if piece is None]
 
 
 def test_a_prescribed_split_has_every_fifth_document_in_val() -> None:
@@ -84,7 +85,7 @@ def test_one_document_is_cut_into_contiguous_parts(pieces: list[str]) -> None:
         return iter([Document("one", pieces)])
 
     parts = dict.fromkeys(("train", "val", "test"), "")
-    for split, piece in SplitCorpus(Corpus(walk, {}), val_ratio=0.2, test_ratio=0.1, seed=0):
+    for split, _, piece in SplitCorpus(Corpus(walk, {}), val_ratio=0.2, test_ratio=0.1, seed=0):
         parts[split] += piece or ""
     assert list(map(len, parts.values())) == [105, 30, 15]
     assert "".join(parts.values()) == "äbc" * 50
@@ -93,7 +94,7 @@ def test_one_document_is_cut_into_contiguous_parts(pieces: list[str]) -> None:
 def test_each_part_ends_as_a_document_does() -> None:
     events = list(SplitCorpus(in_memory("€" * 10), val_ratio=0.3, test_ratio=0.1, seed=0))
     parts = [("train", "€" * 6), ("val", "€" * 3), ("test", "€")]
-    assert events == [event for split, part in parts for event in ((split, part), (split, None))]
+    assert events == [(split, "0", text) for split, part in parts for text in (part, None)]
 
 
 @pytest.mark.parametrize("source", [["a"], list("abc"), list("abcdefghij")], ids=len)
@@ -126,6 +127,53 @@ def books(tmp_path: Path) -> Path:
             f"Bóok {number}. " + "It was a tale. " * (number + 1)
         )
     return folder
+
+
+def test_each_document_is_from_the_source_that_the_index_names(tmp_path: Path) -> None:
+    for name in ("old/a.jsonl", "b.jsonl"):
+        rows = "".join(f'{{"text": "{name} {number}"}}\n' for number in range(9))
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_text(rows)
+    for number, pattern in enumerate(("in", "in/**/*.jsonl", "i[n]/**/*.jsonl")):
+        output = tmp_path / f"data{number}"
+        prepare(str(tmp_path / pattern), output, "byte", val_ratio=0.3)
+        for split, entry in read_index(output)["splits"].items():
+            names = [name for name, count in Shards(output, split).sources for _ in range(count)]
+            parts = [text.split()[0] for text in documents_of(output, split)]
+            assert len(names) == entry["documents"]
+            assert [name.removeprefix("in/") for name in names] == parts
+
+
+@pytest.mark.parametrize(
+    ("names", "sources"),
+    [
+        ([f"{number:03d}.txt" for number in range(65)], ["{input}"]),
+        (
+            [f"{'ab'[number % 2]}/{number}.txt" for number in range(65)] + ["c.txt"],
+            ["a", "b", "{input}"],
+        ),
+        ([f"{number}/a/b.txt" for number in range(65)], ["{input}"]),
+        (
+            [f"{number}.txt" for number in range(10, 74)],
+            [f"{number}.txt" for number in range(10, 74)],
+        ),
+    ],
+    ids=["files", "folders", "too many folders", "few files"],
+)
+def test_more_than_64_sources_are_joined(
+    names: list[str], sources: list[str], tmp_path: Path
+) -> None:
+    entries = {
+        split: {"sources": [[name, 2] for name in sorted(names)[half::2]]}
+        for half, split in enumerate(("train", "val"))
+    }
+    limit_sources(entries, "{input}")
+    assert {name for entry in entries.values() for name, _ in entry["sources"]} == set(sources)
+    assert sum(n for entry in entries.values() for _, n in entry["sources"]) == 2 * len(names)
+
+
+def test_generated_documents_are_from_their_preset(corpus: Path) -> None:
+    assert Shards(corpus, "val").sources == [("grammar", 60)]
 
 
 @pytest.mark.parametrize("tokenizer", ["byte", "bpe"])

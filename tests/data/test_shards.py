@@ -60,6 +60,7 @@ def test_many_shards_read_as_one_stream(stream: np.ndarray[Any, Any], tmp_path: 
     assert len(shards.shards) == 16
     assert shards.tokens == 1000
     assert np.array_equal(shards.gather(positions), stream[positions])
+    assert shards.sources == []  # a corpus that an earlier version prepared has none
 
 
 def test_a_worker_process_gets_the_same_stream(
@@ -338,6 +339,9 @@ DAMAGED: list[tuple[Change, str]] = [
     (first_shard(tokens=41), "the tokens of 'train' are not those of its shards"),
     (of_train(shards=[]), "the tokens of 'train' are not those of its shards"),
     (first_shard(crc32="1a2b3c4d 5e6f7788"), "crc32 of 'train_000000.bin' is not one sum for"),
+    (of_train(sources=[["a", 3]]), "the documents of 'train' are not those of its sources"),
+    (of_train(sources=[["a", "2"]]), "sources of 'train' are not names with counts"),
+    (of_train(sources=7), "not iterable"),
     (on_top(dtype="uint32"), "dtype is 'uint32' for 50 ids"),
     (on_top(dtype="object"), "dtype is 'object'"),
     (on_top(eot_id=50), "eot_id is 50"),
@@ -397,6 +401,8 @@ def test_a_git_lfs_pointer_names_the_command(name: str, tmp_path: Path) -> None:
 def test_the_fingerprint_is_of_tokens_and_tokenizer_alone(index: Index) -> None:
     before = fingerprint(index)
     index["source"] = {"input": "moved"}
+    assert fingerprint(index) == before
+    index["splits"]["val"]["sources"] = [["moved", 2]]
     assert fingerprint(index) == before
     index["splits"]["val"]["shards"][0]["sha256"] = "0" * 64
     assert fingerprint(index) != before

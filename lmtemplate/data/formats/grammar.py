@@ -123,6 +123,6 @@ def open_grammar(source: str, seed: int) -> Corpus:
     grammar = Grammar(seed, int(count or DOCUMENTS))
 
     def walk() -> Iterator[Document]:
-        return (Document(f"grammar:{number}", [text]) for number, text in enumerate(grammar))
+        return (Document("grammar", [text]) for text in grammar)
 
     return Corpus(walk, f"{len(grammar)} documents of seed {seed}", len(grammar))

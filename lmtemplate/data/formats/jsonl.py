@@ -32,7 +32,7 @@ def read_jsonl(
         for number, line in enumerate(file, start=1):
             try:
                 if not line.isspace():
-                    yield Document(f"{path.name}:{number}", [_parse(line, text_field)])
+                    yield Document(path.name, [_parse(line, text_field)])
             except ValueError as error:
                 if bad_lines is None:
                     skip = "leave such lines out with --skip_bad_lines true"

