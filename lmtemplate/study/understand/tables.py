@@ -40,7 +40,8 @@ def cell(value: Any) -> str:
     if isinstance(value, Mapping):
         return cell([*value.items()])
     if isinstance(value, str):
-        return shown_token(value) if value != value.strip() else value
+        token = value != value.strip(" ")
+        return shown_token(value) if token else value.replace("\n", "⏎")
     if all(isinstance(one, list | tuple) for one in value):
         return ", ".join(f"{cell(n)} {NONE if p is None else share_of(p)}" for n, p in value)
     return ", ".join(map(cell, value))
