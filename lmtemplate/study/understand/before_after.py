@@ -18,34 +18,18 @@ from lmtemplate.checkpoint.compatibility import build_net, load_net
 from lmtemplate.checkpoint.files import read
 from lmtemplate.checkpoint.resume import resolve
 from lmtemplate.data.tokenizer import Tokenizer, parse_tokenizer
-from lmtemplate.errors import CheckpointError, ConfigError, UserError
+from lmtemplate.errors import ConfigError, UserError
 from lmtemplate.generate import encode_prompt
 from lmtemplate.models.base import LanguageModel
-from lmtemplate.run_dir import folder_of
 from lmtemplate.study.diagnose.artifacts import open_run_corpus
-from lmtemplate.study.understand.continuation import continuation
 from lmtemplate.study.understand.embedding import frequent_words, words_in
-from lmtemplate.study.understand.forward import softmax_of
-from lmtemplate.study.understand.one_step import Comparisons, likeliest
+from lmtemplate.study.understand.one_step import Comparisons
+from lmtemplate.study.understand.predictions import likeliest, softmax_of
 from lmtemplate.study.understand.prompts import choose_prompts, prompts_in
+from lmtemplate.study.understand.snapshots import continuation, snapshot_files
 
 SAMPLE_LENGTH, HEAT, FIRST_SEED = 24, 0.8, 1337
 FILM_TOKENS = 1_000_000  # of the training text, in which words are counted
-
-
-def film_files(run: Path) -> dict[int, Path]:
-    """Step -> file of all milestones and the best checkpoint.
-
-    Raises CheckpointError where there are fewer than two.
-    """
-    found = [resolve(run, "best"), *(folder_of(run) / "milestones").glob("step-*.ckpt")]
-    files = {int(path.stem[5:]): path for path in found if path.stem[5:].isdecimal()}
-    if len(files) < 2:
-        raise CheckpointError(
-            f"{run} has one snapshot, and before and after need two; train with milestones "
-            "(checkpoint.milestones, 12 unless set to null)"
-        )
-    return dict(sorted(files.items()))
 
 
 @torch.no_grad()
@@ -56,13 +40,12 @@ def word_probability(
 
     None where the tokens of the prompt are others when the word follows, or there are too many.
     """
-    before, all_ids = encode_prompt(tokenizer, prompt), encode_prompt(tokenizer, prompt + word)
-    too_long = len(all_ids) > net.block_size + 1
-    if all_ids[: len(before)] != before or len(all_ids) == len(before) or too_long:
+    before, ids = encode_prompt(tokenizer, prompt), encode_prompt(tokenizer, prompt + word)
+    known, most = len(before), net.block_size + 1
+    if ids[:known] != before or not known < len(ids) <= most:
         return None
-    logs = net(torch.tensor([all_ids[:-1]]))[0].log_softmax(-1)
-    places = range(len(before) - 1, len(all_ids) - 1)
-    return float(torch.stack([logs[n, all_ids[n + 1]] for n in places]).sum().exp())
+    logs = net(torch.tensor([ids[:-1]]))[0].log_softmax(-1)[known - 1 :]
+    return float(logs.gather(1, torch.tensor(ids[known:])[:, None]).sum().exp())
 
 
 @torch.no_grad()
@@ -79,9 +62,8 @@ def reads(
     probabilities = softmax_of(logits)
     compared.hold("probabilities", probabilities, logits.softmax(-1))
     entropy = -(probabilities * probabilities.clamp(min=1e-30).log()).sum()
-    top = [[tokenizer.decode([n]), probabilities[n].item()] for n in likeliest(probabilities)]
     return {
-        "top": top,
+        "top": [[tokenizer.decode([n]), probabilities[n].item()] for n in likeliest(probabilities)],
         "words": {word: word_probability(net, tokenizer, prompt, word) for word in words},
         "entropy": entropy.item(),
         "sample": continuation(net, tokenizer, prompt, SAMPLE_LENGTH, temperature=HEAT, seed=seed),
@@ -112,10 +94,8 @@ def film_notes(
         f"snapshot; by chance one in {len(words) - 3} does."
     )
     if 2 * last.count(1) < len(last):
-        notes.append(
-            "So analogies do not work here: they need a text that says much of these words, and "
-            "longer training."
-        )
+        says = "they need a text that says much of these words, and longer training."
+        notes.append(f"So analogies do not work here: {says}")
     return notes
 
 
@@ -125,10 +105,9 @@ def film_of(run: Path, given: str, allow: Sequence[str]) -> dict[str, Any]:
     Raises CheckpointError with fewer than two snapshots, ConfigError for a prompt that the model
     cannot read at once.
     """
-    files, best = film_files(run), resolve(run, "best")
-    state = read(best)
+    files, best = snapshot_files(run), resolve(run, "best")
+    state, text, notes = read(best), "", list[str]()
     net, tokenizer = build_net(state, allow), parse_tokenizer(state["tokenizer"])
-    text, notes = "", list[str]()
     try:
         text = tokenizer.decode(open_run_corpus(run).training_tokens(FILM_TOKENS).tolist())
     except UserError as error:

@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 from lmtemplate.errors import ConfigError
 from lmtemplate.module import LitLanguageModel, is_step_end, log_values
 from lmtemplate.study.understand.inside import (
-    Layer,
     Recorder,
     figures_of_layer,
     figures_of_parts,
@@ -58,7 +57,7 @@ class Dynamics(Callback):
         named = dict(net.named_parameters())
         self._before = {name: sampled(value).clone() for name, value in named.items()}
         found = figures_of_parts(net)
-        self._values = {f"gradient_norm/{one.name}": one.gradient for one in found}
+        self._values = {f"gradient_norm/{one['name']}": one["gradient_norm"] for one in found}
         for part, names in parameters_by_part(net).items():
             gradients = [sampled(g) for name in names if (g := named[name].grad) is not None]
             if gradients:
@@ -81,7 +80,8 @@ class Dynamics(Callback):
         net.train()
         self._values["largest_logit"] = float(logits.abs().max())
         for layer in recorder.layers:
-            self._values |= layer_values(layer)
+            figures = figures_of_layer(layer)
+            self._values |= {f"{name}/{layer.name}": value for name, value in figures.items()}
             if layer.left is not None:
                 self._histograms[f"activation/{layer.name}"] = sampled(layer.left)
         log_values(pl_module, {f"dynamics/{name}": value for name, value in self._values.items()})
@@ -92,18 +92,3 @@ class Dynamics(Callback):
                     with suppress(OSError):  # a full disk is told by the loggers
                         board.add_histogram(f"dynamics/{name}", values, trainer.global_step)
         self._before, self._values, self._histograms = {}, {}, {}
-
-
-def layer_values(layer: Layer) -> dict[str, float]:
-    """Name -> value, of what the net shows of a layer."""
-    figures = figures_of_layer(layer)
-    entropy = figures.attention_entropy
-    known = {
-        "activation_rms": figures.rms,
-        "activation_largest": figures.largest,
-        "added_share": figures.added,
-        "attention_entropy": sum(entropy) / len(entropy) if entropy else None,
-        "largest_score": figures.largest_score,
-        "dead_units": figures.dead_units,
-    }
-    return {f"{name}/{layer.name}": value for name, value in known.items() if value is not None}

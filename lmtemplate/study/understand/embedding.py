@@ -45,13 +45,7 @@ def watched_words(words: list[str], count: int = 6) -> list[str]:
 
 
 class WordVectors:
-    """Unit vectors of words.
-
-    Args:
-        table: (V, C) vectors of the tokens.
-        tokenizer: of these tokens.
-        words: distinct.
-    """
+    """Unit vectors of distinct words, from the (V, C) vectors of the tokens."""
 
     def __init__(self, table: Tensor, tokenizer: Tokenizer, words: list[str]) -> None:
         ids = tokenizer.encode([f" {word}" for word in words])

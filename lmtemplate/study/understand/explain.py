@@ -42,11 +42,9 @@ def newest_that_steps(run: Path) -> tuple[CheckpointDict, Path]:
             if any(float(group["lr"]) for group in optimizer["param_groups"]):
                 return state, path
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{path} holds no state of one optimizer; use another run"
-            ) from error
+            says = f"{path} holds no state of one optimizer; use another run"
+            raise CheckpointError(says) from error
     state = read(newest)
-    state["at_peak"] = True
     for group in state["optimizer_states"][0]["param_groups"]:
         group["lr"] = group.get("initial_lr", 0.0)
     return state, newest
@@ -111,20 +109,16 @@ def step_notes(state: CheckpointDict, net: LanguageModel, found: dict[str, Any])
     others = [key for key in ("loss", "label_smoothing", "z_loss") if model.get(key)]
     if type(net).extra_objectives is not LanguageModel.extra_objectives:
         others.append("extra_objectives")
-    dropout = any(isinstance(module, nn.Dropout) and module.p for module in net.modules())
-    no_formulas = "No formulas stand here for"
     notes = {
         f"The batch of this step is one text of {len(found['predictions'])} tokens"
-        f"{sizes and f', where the run has {sizes}'}; all in float32.": True,
-        "The learning rate has come to 0; this step has the peak rate.": "at_peak" in state,
+        f"{sizes and f', where the run has {sizes}'}; all in float32, without dropout.": True,
         "The weights are those that are trained, not their running average.": "current_model_state"
         in state,
-        "Dropout is off here; the run's steps have it.": dropout,
         f"The run minimises more than this cross-entropy: {', '.join(others)}.": others,
-        f"{no_formulas} {type(net).__qualname__}: up to the logits its modules are shown as they "
-        "are, and slopes are measured on it in float64.": not found["by_hand"],
-        f"{no_formulas} {model['optimizer']['class_path']}: its update is the measured "
-        "difference.": not all(row["known"] for row in found["updates"]),
+        f"No formulas stand here for {type(net).__qualname__}: up to the logits its modules are "
+        "shown as they are.": not found["by_hand"],
+        f"No formulas stand here for {model['optimizer']['class_path']}: its update is the "
+        "measured difference.": not all(row["known"] for row in found["updates"]),
     }
     return [note for note, holds in notes.items() if holds]
 

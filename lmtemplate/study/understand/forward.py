@@ -13,41 +13,19 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.models.layers import MLP, Attention, Rotary
+from lmtemplate.study.understand.predictions import softmax_of, target_nats
 
 RMS_EPS = torch.finfo(torch.float32).eps  # what torch adds in an RMS norm of float32
+Text = tuple[Tensor, Tensor]  # ids (T,) and the ids that follow them (T,)
 
 
 class Stage(NamedTuple):
-    """One step of the forward pass: what it is called, how it is computed, what comes out.
-
-    `module` is the one of the net whose output this is, or "logits"; empty inside of a module.
-    """
+    """One step of the forward pass: its name, which is that of the module that puts it out (some
+    lie inside of a module), how it is computed, what comes out."""
 
     name: str
     formula: str
     value: Tensor
-    module: str = ""
-
-
-Text = tuple[Tensor, Tensor]  # ids (T,) and the ids that follow them (T,)
-
-
-def softmax_of(scores: Tensor) -> Tensor:
-    """exp(s) / sum of exp(s) over the last axis; the largest is taken off first, for float32."""
-    powers = (scores - scores.max(-1, keepdim=True).values).exp()
-    return powers / powers.sum(-1, keepdim=True)
-
-
-def target_nats(probabilities: Tensor, targets: Tensor) -> Tensor:
-    """-ln of the probability of each target: (N, V) and (N,) -> (N,)."""
-    return -probabilities.gather(-1, targets[:, None])[:, 0].log()
-
-
-def logit_gradient(probabilities: Tensor, targets: Tensor) -> Tensor:
-    """p - onehot: the gradient of -ln p(target) at the logits, (N, V) and (N,) -> (N, V)."""
-    onehot = torch.zeros_like(probabilities)
-    onehot[torch.arange(len(targets)), targets] = 1.0
-    return probabilities - onehot
 
 
 def _norm(layer: nn.LayerNorm | None, x: Tensor) -> Tensor:
@@ -72,7 +50,7 @@ def _rotate(rotary: Rotary, x: Tensor) -> Tensor:
     return torch.cat((turned.real, turned.imag), dim=-1)
 
 
-def _attention(brick: Attention, x: Tensor, block: str) -> list[Stage]:
+def _attention(brick: Attention, x: Tensor, name: str) -> list[Stage]:
     """(T, C) -> scores, weights and output; D is the head size."""
     size, formula = brick.head_size, f"q·k / sqrt({brick.head_size})"
     queries, keys, values = (  # (H, T, D)
@@ -91,13 +69,13 @@ def _attention(brick: Attention, x: Tensor, block: str) -> list[Stage]:
     weights = softmax_of(scores.masked_fill(later, -torch.inf))
     output = _linear(brick.output, (weights @ values).transpose(0, 1).flatten(1))  # (T, C)
     return [
-        Stage(f"{block} scores", formula, scores),
-        Stage(f"{block} attention", "mask: later tokens get -inf; softmax", weights),
-        Stage(f"{block} mixed", "W_o (sum of weight · v)", output, f"{block}.attention"),
+        Stage(f"{name} scores", formula, scores),
+        Stage(f"{name} weights", "mask: later tokens get -inf; softmax", weights),
+        Stage(name, "W_o (sum of weight · v)", output),
     ]
 
 
-def _mlp(brick: MLP, x: Tensor, block: str) -> Stage:
+def _mlp(brick: MLP, x: Tensor, name: str) -> Stage:
     hidden, formula = _linear(brick.up, x), "W_out gelu(W_up x)"
     if brick.gate is not None:
         gate = _linear(brick.gate, x)
@@ -109,7 +87,7 @@ def _mlp(brick: MLP, x: Tensor, block: str) -> Stage:
         hidden = 0.5 * hidden * (1 + (hidden / math.sqrt(2)).erf())
     else:
         hidden, formula = hidden.clamp(min=0) ** 2, "W_out max(0, W_up x)^2"
-    return Stage(f"{block} MLP", formula, _linear(brick.output, hidden), f"{block}.mlp")
+    return Stage(name, formula, _linear(brick.output, hidden))
 
 
 def _blocks(net: Any, x: Tensor) -> list[Stage]:
@@ -117,56 +95,42 @@ def _blocks(net: Any, x: Tensor) -> list[Stage]:
     stages = list[Stage]()
     for number, block in enumerate(net.blocks):
         name = f"blocks.{number}"
-        stages += _attention(block.attention, _norm(getattr(block, "norm_1", None), x), name)
+        normed = _norm(getattr(block, "norm_1", None), x)
+        stages += _attention(block.attention, normed, f"{name}.attention")
         x = x + stages[-1].value
-        stages.append(_mlp(block.mlp, _norm(getattr(block, "norm_2", None), x), name))
+        stages.append(_mlp(block.mlp, _norm(getattr(block, "norm_2", None), x), f"{name}.mlp"))
         x = x + stages[-1].value
-        stages.append(Stage(f"{name} stream", "x + attention + MLP", x, name))
+        stages.append(Stage(name, "x + attention + MLP", x))
     return stages
 
 
 def _gpt(net: Any, tokens: Tensor) -> list[Stage]:
     """As models/gpt.py says: RMS norms, token shift, a cap on the logits."""
     x = net.embedding.weight[tokens]
-    stages = [Stage("embedding", "row of E for each token", x, "embedding")]
+    stages = [Stage("embedding", "row of E for each token", x)]
     x = _norm(None, x)
     if net.shift is not None:
         x = x + net.shift.share * torch.cat((torch.zeros_like(x[:1]), x[:-1]))
-        formula = "x / RMS, + share · x of the token before"
-        stages.append(Stage("token shift", formula, x, "shift"))
+        stages.append(Stage("shift", "x / RMS, + share · x of the token before", x))
     stages += _blocks(net, x)
     logits, formula = _norm(None, stages[-1].value) @ net.head.weight.T, "W_head (x / RMS)"
     if (cap := net.logit_cap) is not None:
         logits, formula = cap * (logits / cap).tanh(), f"{cap:g} tanh({formula} / {cap:g})"
-    return [*stages, Stage("logits", formula, logits, "logits")]
+    return [*stages, Stage("logits", formula, logits)]
 
 
 def _gpt2(net: Any, tokens: Tensor) -> list[Stage]:
     """As models/gpt2.py says: learned positions, LayerNorm, the embedding as output head."""
     x = net.embedding.weight[tokens]
-    stages = [Stage("embedding", "row of E for each token", x, "embedding")]
+    stages = [Stage("embedding", "row of E for each token", x)]
     x = x + net.positions.weight[: len(tokens)]
-    stages += [Stage("positions", "+ row of P for each position", x), *_blocks(net, x)]
+    stages += [Stage("with positions", "+ row of P for each position", x), *_blocks(net, x)]
     logits = _norm(net.norm, stages[-1].value) @ net.embedding.weight.T
-    return [*stages, Stage("logits", "E LayerNorm(x)", logits, "logits")]
+    return [*stages, Stage("logits", "E LayerNorm(x)", logits)]
 
 
 # Class of a net -> its formulas. By name: a clone may have deleted one of the files.
 BY_HAND = {"lmtemplate.models.gpt.GPT": _gpt, "lmtemplate.models.gpt2.GPT2": _gpt2}
-
-
-def outputs_of(net: LanguageModel, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """What each module puts out for ids (T,), and the logits (T, V), which keep their graph."""
-    outputs = dict[str, Tensor]()
-    names = {module: name for name, module in net.named_modules()}
-
-    def keep(module: nn.Module, _: Any, output: Any) -> None:
-        if names.get(module) and isinstance(output, Tensor):
-            outputs[names[module]] = (output[0] if output.dim() > 2 else output).detach()
-
-    with register_module_forward_hook(keep):
-        logits = net(tokens[None])[0]
-    return outputs, logits
 
 
 @torch.no_grad()
@@ -177,6 +141,21 @@ def stages_by_hand(net: LanguageModel, tokens: Tensor) -> list[Stage]:
         return formulas(net, tokens) if formulas else []
     except (AttributeError, TypeError, RuntimeError):  # a brick is not what it was
         return []
+
+
+def stages_of_modules(net: LanguageModel, tokens: Tensor) -> tuple[list[Stage], Tensor]:
+    """What each module puts out for ids (T,), the logits at the end; and these with their graph."""
+    stages = list[Stage]()
+    names = {module: name for name, module in net.named_modules()}
+
+    def keep(module: nn.Module, _: Any, output: Any) -> None:
+        if names.get(module) and isinstance(output, Tensor) and output.numel():
+            value = (output[0] if output.dim() > 2 else output).detach()
+            stages.append(Stage(names[module], type(module).__name__, value))
+
+    with register_module_forward_hook(keep):
+        logits: Tensor = net(tokens[None])[0]
+    return [*stages, Stage("logits", type(net).__name__, logits.detach())], logits
 
 
 @torch.no_grad()

@@ -151,63 +151,40 @@ class Recorder(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-@dataclass(frozen=True)
-class LayerFigures:
-    """A layer in numbers; None where the net does not show them."""
-
-    name: str
-    rms: float | None = None  # of what leaves it
-    largest: float | None = None  # absolute value of that
-    added: float | None = None  # root mean square of what it adds, as a share of what entered
-    attention_entropy: list[float] | None = None  # nats, of each head
-    attention_uniformity: float | None = None  # entropy as a share of that of uniform attention
-    largest_score: float | None = None
-    dead_units: float | None = None  # share of ReLU units that gave 0 for every token
-
-
 def rms_of(x: Tensor) -> float:
     """Root mean square."""
     return float(x.float().square().mean().sqrt())
 
 
-def figures_of_layer(layer: Layer) -> LayerFigures:
-    """What was recorded of a layer, in numbers."""
-    known: dict[str, Any] = {}
+def figures_of_layer(layer: Layer) -> dict[str, float]:
+    """What was recorded of a layer, in numbers: those that the net shows."""
+    figures: dict[str, float] = {}
     entered, left, attention = layer.entered, layer.left, layer.attention
     if left is not None:
-        known.update(rms=rms_of(left), largest=float(left.abs().max()))
+        figures["activation_rms"] = rms_of(left)
+        figures["activation_largest"] = float(left.abs().max())
         if entered is not None and entered.shape == left.shape and (size := rms_of(entered)):
-            known["added"] = rms_of(left - entered) / size
+            figures["added_share"] = rms_of(left - entered) / size  # of what entered
     if attention:
-        even = [share for one in attention for share in one.uniformity]
-        known["attention_entropy"] = [head for one in attention for head in one.entropy]
-        known["attention_uniformity"] = sum(even) / len(even)
-        known["largest_score"] = max(one.largest for one in attention)
-    if layer.silent:
-        known["dead_units"] = float(torch.cat(layer.silent).float().mean())
-    return LayerFigures(layer.name, **known)
+        for name in ("entropy", "uniformity"):  # nats, and the share of uniform attention's
+            heads = [head for one in attention for head in getattr(one, name)]
+            figures[f"attention_{name}"] = sum(heads) / len(heads)
+        figures["largest_score"] = max(one.largest for one in attention)
+    if layer.silent:  # share of ReLU units that gave 0 for every token
+        figures["dead_units"] = float(torch.cat(layer.silent).float().mean())
+    return figures
 
 
-@dataclass(frozen=True)
-class PartFigures:
-    """Weights of a part of the net, and the gradient of one batch."""
-
-    name: str
-    weights: float  # root mean square
-    gradient: float  # norm
-    gradient_rms: float
-
-
-def figures_of_parts(net: nn.Module) -> list[PartFigures]:
-    """Of each part that has a gradient."""
-    named, found = dict(net.named_parameters()), list[PartFigures]()
-    norm = nn.utils.get_total_norm
+def figures_of_parts(net: nn.Module) -> list[dict[str, Any]]:
+    """Weights of each part of the net that has a gradient, and that of one batch."""
+    named, found, norm = dict(net.named_parameters()), [], nn.utils.get_total_norm
     for part, names in parameters_by_part(net).items():
         weights = [named[name].detach() for name in names]
         gradients = [g for name in names if (g := named[name].grad) is not None]
         if gradients:
             root, size = sum(w.numel() for w in weights) ** 0.5, float(norm(gradients))
-            found.append(PartFigures(part, float(norm(weights)) / root, size, size / root))
+            row = {"name": part, "weights_rms": float(norm(weights)) / root}
+            found.append({**row, "gradient_norm": size, "gradient_rms": size / root})
     return found
 
 

@@ -1,7 +1,7 @@
 """A net and text -> what each depth of it knows: logit lens, and linear probes of letters and words."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,26 +18,6 @@ RIDGE = 1e-3  # of the probes, as a share of the features' variance
 FITTED = 0.75  # share of the sequences on which a probe is fitted; the others are its test
 FEWEST_ROWS = 4  # sequences
 CLASSES = ("vowel", "consonant", "other")  # of a letter
-
-
-@dataclass(frozen=True)
-class Depth:
-    """What the stream holds after some layers. Accuracies are shares of tokens."""
-
-    name: str  # of the layer that it has left last
-    loss: float  # of the head, applied here: nats
-    accuracy: float
-    probes: dict[str, float]  # what is asked -> accuracy
-
-
-@dataclass(frozen=True)
-class Knowledge:
-    """All depths, the first before any layer."""
-
-    depths: list[Depth]
-    baselines: dict[str, float]  # what is asked -> accuracy of always answering the commonest
-    words: list[str]  # some tokens of the text
-    guesses: list[list[tuple[str, float]]]  # of each depth and token: the next one, its probability
 
 
 @torch.no_grad()
@@ -76,8 +56,7 @@ def fit_ridge(features: Tensor, classes: Tensor, count: int) -> Tensor:
 
     Closed form of least squares with a penalty: (X'X + penalty)^-1 X'Y, Y being one-hot.
     """
-    ones = torch.ones(len(features), 1, dtype=torch.float64)
-    x = torch.cat((features.double(), ones), 1)
+    x = nn.functional.pad(features.double(), (0, 1), value=1.0)
     wanted = nn.functional.one_hot(classes, count).double()
     penalty = RIDGE * len(x) * features.double().var(0, correction=0).mean()
     return torch.linalg.solve(x.T @ x + penalty * torch.eye(x.size(1), dtype=x.dtype), x.T @ wanted)
@@ -115,21 +94,21 @@ def questions(tokenizer: Tokenizer, inputs: Tensor, targets: Tensor) -> dict[str
     return {name: torch.from_numpy(np.where(counted, of, -1)) for name, of in asked.items()}
 
 
-def _probes(
-    streams: Tensor, asked: dict[str, Tensor], fitted: int
-) -> tuple[dict[str, float], dict[str, float]]:
-    """(N, T, C) stream, classes (N, T) -> accuracies, and those of the commonest class."""
-    accuracies, baselines = dict[str, float](), dict[str, float]()
+def probes(streams: Tensor | None, asked: dict[str, Tensor], fitted: int) -> dict[str, float]:
+    """(N, T, C) stream, classes (N, T) -> accuracies; without one, those of the commonest class."""
+    accuracies = dict[str, float]()
     for name, classes in asked.items():
         counted = classes >= 0
-        rows, right, first = streams[counted], classes[counted], int(counted[:fitted].sum())
-        accuracies[name] = probe_accuracy(rows, right, first, len(CLASSES))
-        commonest = right[:first].mode().values
-        baselines[name] = float((right[first:] == commonest).double().mean())
-    return accuracies, baselines
+        right, first = classes[counted], int(counted[:fitted].sum())
+        if streams is None:
+            commonest = right[:first].mode().values
+            accuracies[name] = float((right[first:] == commonest).double().mean())
+        else:
+            accuracies[name] = probe_accuracy(streams[counted], right, first, len(CLASSES))
+    return accuracies
 
 
-def _guesses(tokenizer: Tokenizer, logits: Tensor) -> list[tuple[str, float]]:
+def likeliest_next(tokenizer: Tokenizer, logits: Tensor) -> list[tuple[str, float]]:
     """(T, V) logits -> the likeliest token after each, and its probability."""
     highest = logits.float().softmax(-1).max(-1)
     texts = [tokenizer.decode([token]) for token in highest.indices.tolist()]
@@ -138,31 +117,37 @@ def _guesses(tokenizer: Tokenizer, logits: Tensor) -> list[tuple[str, float]]:
 
 def look_into(
     net: LanguageModel, tokenizer: Tokenizer, inputs: Tensor, targets: Tensor, words: int
-) -> Knowledge | None:
+) -> dict[str, Any]:
     """(N, T) inputs and targets -> what each depth knows, tested on the last quarter of the rows.
 
-    None where N is below FEWEST_ROWS, or where the layers do not hand on one tensor (B, T, C).
+    `depths` are rows, the first before any layer: loss and accuracy of the head, applied there, and
+    of each linear probe its accuracy; the last row always answers the commonest class. `guesses`
+    are the next token at each depth, after each of the first `words`. {} where N is below
+    FEWEST_ROWS, or where the layers do not hand on one tensor (B, T, C).
     """
-    kept, sums, guesses = list[list[Tensor]](), list[Tensor](), list[list[tuple[str, float]]]()
+    kept, sums, guesses = list[list[Tensor]](), list[Tensor](), list[Any]()
     for some, wanted in split_text(net, inputs, targets):
         streams = streams_of(net, some)
         if not streams or len(inputs) < FEWEST_ROWS:
-            return None
+            return {}
         kept.append([stream.cpu() for stream in streams])
         found = []
         for logits in lens(net, streams):
             right = (logits.argmax(-1) == wanted).sum().double()
             found.append(torch.stack((cross_entropy(logits, wanted).nats.double(), right)))
             if len(kept) == 1:
-                guesses.append(_guesses(tokenizer, logits[0, :words]))
+                guesses.append(likeliest_next(tokenizer, logits[0, :words]))
         sums.append(torch.stack(found).cpu())
     asked, fitted = questions(tokenizer, inputs, targets), int(FITTED * len(inputs))
-    tokens, depths = float((targets != IGNORED).sum()), list[Depth]()
-    names = ["embedding", *layers_of(net)]
-    baselines: dict[str, float] = {}
-    totals = torch.stack(sums).sum(0)  # (depths, 2)
-    for name, parts, (nats, right) in zip(names, zip(*kept, strict=True), totals, strict=True):
-        accuracies, baselines = _probes(torch.cat(parts).float(), asked, fitted)
-        depths.append(Depth(name, float(nats / tokens), float(right / tokens), accuracies))
-    shown = [tokenizer.decode([token]) for token in inputs[0, :words].tolist()]
-    return Knowledge(depths, baselines, shown, guesses)
+    means = torch.stack(sums).sum(0) / (targets != IGNORED).sum()  # (depths, 2)
+    depths = [
+        {"after": name, "loss": loss, "accuracy": right, **probes(torch.cat(parts), asked, fitted)}
+        for name, parts, (loss, right) in zip(
+            ["embedding", *layers_of(net)], zip(*kept, strict=True), means.tolist(), strict=True
+        )
+    ]
+    return {
+        "depths": [*depths, {"after": "(the commonest)", **probes(None, asked, fitted)}],
+        "words": [tokenizer.decode([token]) for token in inputs[0, :words].tolist()],
+        "guesses": guesses,
+    }

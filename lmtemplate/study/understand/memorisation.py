@@ -1,7 +1,7 @@
 """Samples, training text, other text -> the longest verbatim copy, beside what chance gives."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,41 +13,26 @@ from lmtemplate.study.diagnose.evidence import SAMPLE_TOKENS, TRAINING_TOKENS, w
 from lmtemplate.study.diagnose.ngrams import longest_copy
 
 
-@dataclass(frozen=True)
-class Copies:
-    """Verbatim copies of training text in some texts; lengths are in tokens."""
-
-    texts: int
-    tokens: int  # of all texts
-    longest: int
-    median: float  # of the longest copy in each text
-    characters: int
-    text: str  # the longest copy
-
-
-@dataclass(frozen=True)
-class Memorisation:
-    """What samples copy, and what as much validation text, which was never trained on, shares."""
-
-    training_tokens: int  # that were searched
-    samples: Copies
-    chance: Copies
-
-
-def find_copies(texts: Sequence[Ints], training: Ints, tokenizer: Tokenizer) -> Copies:
+def find_copies(texts: Sequence[Ints], training: Ints, tokenizer: Tokenizer) -> dict[str, Any]:
     """Texts of ids, one or more -> the longest span of each that occurs in the training ids."""
     copies = [longest_copy([text], training) for text in texts]
     longest = max(copies, key=len)
     text = tokenizer.decode(longest.tolist())
-    median = float(np.median([len(copy) for copy in copies]))
-    size = sum(map(len, texts))
-    return Copies(len(texts), size, len(longest), median, len(text), text)
+    return {
+        "texts": len(texts),
+        "tokens": sum(map(len, texts)),
+        "median_copy": float(np.median([len(copy) for copy in copies])),  # tokens
+        "longest_copy": len(longest),
+        "characters": len(text),
+        "text": text,
+    }
 
 
-def memorisation(model: Model, corpus: RunCorpus) -> Memorisation:
+def memorisation(model: Model, corpus: RunCorpus) -> list[dict[str, Any]]:
     """Samples of a model, and pieces of validation text as long, searched in the training text.
 
-    The pieces are evenly spaced. Raises DataError where the validation text is shorter than one.
+    The pieces, which were never trained on, are evenly spaced: what they share is chance. Raises
+    DataError where the validation text is shorter than one.
     """
     training = corpus.training_tokens(TRAINING_TOKENS)
     samples = write_samples(model, training, SAMPLE_TOKENS)
@@ -56,6 +41,7 @@ def memorisation(model: Model, corpus: RunCorpus) -> Memorisation:
         raise DataError(f"{corpus.folder} has too little validation text for {size} tokens")
     starts = np.linspace(0, len(held_out) - size, len(samples)).astype(np.int64)
     pieces = [held_out[s : s + len(text)] for s, text in zip(starts, samples, strict=True)]
-    tokenizer = model.tokenizer
-    found = find_copies(samples, training, tokenizer)
-    return Memorisation(len(training), found, find_copies(pieces, training, tokenizer))
+    return [
+        {"of": name, **find_copies(texts, training, model.tokenizer)}
+        for name, texts in (("samples", samples), ("validation text", pieces))
+    ]

@@ -5,7 +5,7 @@ the noise of one sequence's gradient beside the size of the true gradient.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,17 +16,6 @@ from lmtemplate.loss import cross_entropy
 from lmtemplate.models.base import LanguageModel
 
 QUARTERS = 4  # of the sequences; the spread of their estimates is the error
-
-
-@dataclass(frozen=True)
-class NoiseScale:
-    """Batch sizes are in sequences."""
-
-    sequences: int  # whose gradients were taken
-    squared: float  # |G|^2; not above 0 where noise hides the gradient
-    noise: float  # tr(Sigma)
-    simple: float | None  # B_simple; None where noise hides the gradient
-    parts: list[float | None]  # the same from parts of the sequences
 
 
 def estimate(small_squared: float, big_squared: float, small: int, big: int) -> tuple[float, float]:
@@ -47,22 +36,25 @@ def steps_and_data(batch: float, simple: float) -> tuple[float, float]:
     return 1 + simple / batch, 1 + batch / simple
 
 
-def _noise_of(norms: Sequence[float], total: Tensor) -> tuple[float, float, float | None]:
-    """Squared norms of gradients of one sequence each, their sum (P,) -> |G|^2, tr(Sigma), B_simple."""
-    count = len(norms)
-    whole = vector_norm(total, dtype=torch.float64).item() / count
+def scale_of(norms: Sequence[float], total: Tensor) -> dict[str, Any]:
+    """Squared norms of gradients of one sequence each, and their sum (P,) -> the estimate.
+
+    The scale is None where noise hides the gradient: then its square is not above 0.
+    """
+    count, whole = len(norms), vector_norm(total, dtype=torch.float64).item() / len(norms)
     squared, noise = estimate(sum(norms) / count, whole**2, 1, count)
-    return squared, noise, noise / squared if squared > 0 else None
+    scale = noise / squared if squared > 0 else None
+    return {"sequences": count, "squared_gradient": squared, "noise": noise, "scale": scale}
 
 
-def measure_noise(net: LanguageModel, inputs: Tensor, targets: Tensor) -> NoiseScale:
+def measure_noise(net: LanguageModel, inputs: Tensor, targets: Tensor) -> dict[str, Any]:
     """(N, T) sequences, N at least 2 QUARTERS -> the estimate from batches of 1 and of N sequences.
 
-    A gradient is that of the mean cross-entropy of a sequence.
+    A gradient is that of the mean cross-entropy of a sequence; the scale is in sequences.
     """
     parameters = [p for p in net.parameters() if p.requires_grad]
     total = torch.zeros_like(parameters_to_vector(parameters).detach())
-    norms, parts = list[float](), list[float | None]()
+    norms, quarters = list[float](), list[float | None]()
     for quarter in torch.arange(len(inputs)).tensor_split(QUARTERS):
         inside = torch.zeros_like(total)
         for row in quarter.tolist():
@@ -73,24 +65,26 @@ def measure_noise(net: LanguageModel, inputs: Tensor, targets: Tensor) -> NoiseS
             norms.append(vector_norm(gradient, dtype=torch.float64).item() ** 2)
             inside += gradient
         total += inside
-        parts.append(_noise_of(norms[-len(quarter) :], inside)[2])
-    return NoiseScale(len(norms), *_noise_of(norms, total), parts)
+        quarters.append(scale_of(norms[-len(quarter) :], inside)["scale"])
+    return {**scale_of(norms, total), "scale_in_quarters": quarters}
 
 
-def advice(found: NoiseScale, batch: int, block_size: int) -> str:
+def advice(found: dict[str, Any], batch: int, block_size: int) -> str:
     """What it says about a batch of so many sequences, in a sentence or two."""
-    if found.simple is None:
+    count, scale = found["sequences"], found["scale"]
+    if scale is None:
         return (
-            f"In {found.sequences} sequences the noise hides the gradient: batches far larger than "
-            f"{found.sequences * block_size:,} tokens would still save steps."
+            f"In {count} sequences the noise hides the gradient: batches far larger than "
+            f"{count * block_size:,} tokens would still save steps."
         )
-    steps, data = steps_and_data(batch, found.simple)
-    known = [one for one in found.parts if one is not None]
-    ends = (f"{end(known) * block_size:,.0f}" for end in (min, max)) if known else ["none"]
-    spread = " to ".join(ends)
+    steps, data = steps_and_data(batch, scale)
+    known = [one for one in found["scale_in_quarters"] if one is not None]
+    spread = (
+        " to ".join(f"{end(known) * block_size:,.0f}" for end in (min, max)) if known else "none"
+    )
     return (
-        f"The noise scale is {found.simple * block_size:,.0f} tokens ({spread} in quarters of the "
-        f"{found.sequences} sequences), the run's batch {batch * block_size:,}. By the model of "
+        f"The noise scale is {scale * block_size:,.0f} tokens ({spread} in quarters of the "
+        f"{count} sequences), the run's batch {batch * block_size:,}. By the model of "
         f"McCandlish et al. (2018) this batch takes {steps:,.3g} times the fewest steps and "
         f"{data:,.3g} times the least data, and one of the noise scale twice both. The model is of "
         "plain descent: for Adam and Muon take it as an order of magnitude."

@@ -7,25 +7,20 @@ little to both sides. `differences` in the result says how far apart they are.
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models.base import LanguageModel
-from lmtemplate.study.understand.forward import (
-    Stage,
-    Text,
-    logit_gradient,
-    outputs_of,
-    softmax_of,
-    stages_by_hand,
-    target_nats,
-    text_loss,
-)
+from lmtemplate.study.understand import forward, predictions
+from lmtemplate.study.understand.forward import Stage, Text, text_loss
+from lmtemplate.study.understand.inside import parameters_by_part
+from lmtemplate.study.understand.predictions import Spell
 from lmtemplate.study.understand.update import (
     Clip,
     Tensors,
@@ -36,185 +31,145 @@ from lmtemplate.study.understand.update import (
 )
 
 OTHER_NET = 1e-2  # difference of logits above which the formulas are those of another net
-TOP = 5  # tokens in a table of predictions
 ATTENDED = 12  # tokens whose attention is shown; they see no others
+LOOKS = (" scores", " weights")  # ends of the names of such stages
 FIRST = 4  # numbers of a vector that are shown
 NUDGE = 1e-5  # by which weights are moved, in float64, to measure a slope
-Spell = Callable[[int], str]
 
 
-class Comparisons:
+class Comparisons(dict[str, float]):
     """Part -> the largest difference between its numbers by hand and by torch.
 
     As a share of the part's largest number where that is above 1: float32 keeps about 7 digits.
     """
 
-    def __init__(self) -> None:
-        self.differences: dict[str, float] = {}
-
-    def hold(self, part: str, by_hand: Tensor, by_torch: Tensor) -> float:
+    def hold(self, part: str, by_hand: Tensor | float, by_torch: Tensor | float) -> float:
         """Keep and return the difference; NaN where one of the numbers is NaN."""
-        by_hand, by_torch = by_hand.detach().double(), by_torch.detach().double()
-        found = (by_hand - by_torch).abs().max().item() / max(1.0, by_torch.abs().max().item())
-        before = self.differences.get(part, 0.0)
-        self.differences[part] = before if found <= before else found
+        mine, other = (torch.as_tensor(x).detach().double() for x in (by_hand, by_torch))
+        found = ((mine - other).abs().max() / other.abs().max().clamp(min=1)).item()
+        self[part] = float(np.maximum(self.get(part, 0.0), found))
         return found
 
     def result(self) -> dict[str, Any]:
-        """The largest of all is NaN where one is NaN."""
-        largest = max(self.differences.values(), key=lambda one: (one != one, one))
-        return {"differences": self.differences, "largest_difference": largest}
+        return {"differences": dict(self), "largest_difference": float(np.max([*self.values()]))}
 
 
 def statistics(stage: Stage) -> dict[str, Any]:
     """What is shown of a stage: its shape, its spread, the first numbers of its last row."""
     value = stage.value.float()
-    row: dict[str, Any] = {"name": stage.name, "formula": stage.formula, "shape": list(value.shape)}
-    row |= {"mean": value.mean().item(), "deviation": value.std(unbiased=False).item()}
-    row |= {"smallest": value.min().item(), "largest": value.max().item()}
-    row["last"] = value.reshape(-1, value.shape[-1] if value.dim() else 1)[-1, :FIRST].tolist()
-    if stage.name.endswith((" scores", " attention")):
-        row["values"] = value[:, :ATTENDED, :ATTENDED].tolist()
-    return row
+    last = value.reshape(-1, value.shape[-1] if value.dim() else 1)[-1, :FIRST]
+    return {
+        "name": stage.name,
+        "formula": stage.formula,
+        "shape": " × ".join(map(str, value.shape)),
+        "mean": value.mean().item(),
+        "deviation": value.std(unbiased=False).item(),
+        "last_row_begins": last.tolist(),
+    }
 
 
 def forward_part(
     net: LanguageModel, tokens: Tensor, compared: Comparisons
-) -> tuple[list[dict[str, Any]], Tensor, Tensor, bool]:
-    """The stages to show, the logits by hand and by torch, whether formulas stand here for the net.
+) -> tuple[dict[str, Any], Tensor, Tensor, bool]:
+    """What to show of it, the logits by hand and by torch, whether formulas stand here for the net.
 
-    Where they do not, or are another net's by now, the stages are what its modules put out, and the
-    logits by hand are its own.
+    Where they do not, the stages are what its modules put out, and so are the logits by hand.
     """
-    outputs, by_torch = outputs_of(net, tokens)
-    stages = stages_by_hand(net, tokens)
-    if stages and Comparisons().hold("", stages[-1].value, by_torch) < OTHER_NET:
-        outputs["logits"] = by_torch
-        rows = [statistics(stage) for stage in stages]
-        for row, stage in zip(rows, stages, strict=True):
-            if stage.module in outputs:
-                row["difference"] = compared.hold(stage.name, stage.value, outputs[stage.module])
-        return rows, stages[-1].value, by_torch, True
-    logits, modules = by_torch.detach(), dict(net.named_modules())
-    shown = [Stage(k, type(modules[k]).__name__, v) for k, v in outputs.items() if v.numel()]
-    shown.append(Stage("logits", type(net).__name__, logits))
-    return [statistics(stage) for stage in shown], logits, by_torch, False
+    modules, by_torch = forward.stages_of_modules(net, tokens)
+    stages, outputs = (
+        forward.stages_by_hand(net, tokens),
+        {stage.name: stage.value for stage in modules},
+    )
+    # formulas that give other logits are those of another net by now
+    by_hand = bool(stages) and Comparisons().hold("", stages[-1].value, by_torch) < OTHER_NET
+    stages = stages if by_hand else modules
+    rows = [statistics(stage) for stage in stages]
+    for row, stage in zip(rows, stages, strict=True):
+        if by_hand and stage.name in outputs:
+            row["difference"] = compared.hold(stage.name, stage.value, outputs[stage.name])
+    looks = {stage.name: stage.value for stage in stages if stage.name.endswith(LOOKS)}
+    shown = {name: value[:, :ATTENDED, :ATTENDED].tolist() for name, value in looks.items()}
+    return {"stages": rows, "attention": shown}, stages[-1].value, by_torch, by_hand
 
 
-def likeliest(probabilities: Tensor) -> list[int]:
-    return probabilities.topk(min(TOP, len(probabilities))).indices.tolist()
+@torch.no_grad()
+def slope_along(exact: LanguageModel, text: Text, direction: Tensors) -> float:
+    """(L(w + h d) - L(w - h d)) / 2h along d, measured on a net in float64 that has formulas.
+
+    Torch's own RMS norm would be another function in float64, by 1e-5.
+    """
+    weights = dict(exact.named_parameters())
+    before = {name: weights[name].clone() for name in direction}
+
+    def loss_at(move: float) -> float:
+        for name, part in direction.items():
+            weights[name].copy_(before[name] + move * part.double())
+        return text_loss(exact, text, by_hand=True)
+
+    slope = (loss_at(NUDGE) - loss_at(-NUDGE)) / (2 * NUDGE)
+    loss_at(0.0)  # which puts the weights back
+    return slope
 
 
-def prediction(probabilities: Tensor, nats: Tensor, target: int, spell: Spell) -> dict[str, Any]:
-    """What the net thinks comes next at one place, and what does."""
-    return {
-        "next": spell(target),
-        "probability": probabilities[target].item(),
-        "loss": nats.item(),
-        "top": [[spell(token), probabilities[token].item()] for token in likeliest(probabilities)],
-    }
-
-
-def gradient_at(probabilities: Tensor, target: int, count: int, spell: Spell) -> dict[str, Any]:
-    """p - onehot at one place: the target, and the likeliest tokens beside it."""
-    gradient = logit_gradient(probabilities[None], torch.tensor([target]))[0]
-    shown = dict.fromkeys([target, *likeliest(probabilities)])
-    rows = []
-    for token in shown:
-        p, slope = probabilities[token].item(), gradient[token].item()
-        rows.append([spell(token), p, float(token == target), slope, slope / count])
-    return {"next": spell(target), "rows": rows, "sum": gradient.sum().item()}
-
-
-def worked_example() -> dict[str, Any]:
-    """Five made-up words after "The cat sat", of which "on" follows: the same code on them."""
-    words = {"the": 0.15, "cat": 0.10, "sat": 0.05, "on": 0.20, "mat": 0.50}
-    shares, target = torch.tensor([*words.values()]), [*words].index("on")
-    loss = target_nats(shares[None], torch.tensor([target])).item()
-    return {"loss": loss, **gradient_at(shares, target, 1, [*words].__getitem__)}
-
-
-class Slopes:
-    """How fast the loss of a text rises, measured on a copy of the net in float64."""
-
-    def __init__(
-        self, net: LanguageModel, text: Text, by_hand: bool, compared: Comparisons
-    ) -> None:
-        self.net, self.text, self.by_hand = copy.deepcopy(net).double(), text, by_hand
-        self.compared, self.weights = compared, dict(self.net.named_parameters())
-
-    @torch.no_grad()
-    def along(self, direction: Tensors, by_torch: Tensor) -> float:
-        """(L(w + h d) - L(w - h d)) / 2h along d, held against autograd's.
-
-        Not of a net without formulas: torch's own RMS norm is another function in float64, by 1e-5.
-        """
-        before = {name: self.weights[name].clone() for name in direction}
-        losses = []
-        for move in (NUDGE, -NUDGE):
-            for name, part in direction.items():
-                self.weights[name].copy_(before[name] + move * part.double())
-            losses.append(text_loss(self.net, self.text, self.by_hand))
-        for name, weights in before.items():
-            self.weights[name].copy_(weights)
-        slope = (losses[0] - losses[1]) / (2 * NUDGE)
-        if self.by_hand:
-            self.compared.hold("measured slopes", torch.tensor(slope), by_torch)
-        return slope
-
-
-def layer_norms(gradients: Tensors, slopes: Slopes) -> list[dict[str, Any]]:
-    """Layer by layer the norm of its gradient, and the slope measured along that gradient."""
-    layers: dict[str, Tensors] = {}
-    for name, gradient in gradients.items():
-        first, second, *_ = [*name.split("."), ""]
-        layer = f"{first}.{second}" if second.isdecimal() else first  # "blocks.0"
-        layers.setdefault(layer, {})[name] = gradient
-    rows = []
-    for layer, parts in layers.items():
-        norm = norm_of(parts)
-        by_torch = get_total_norm([part.double() for part in parts.values()])
-        slopes.compared.hold("gradient norms", torch.tensor(norm), by_torch)
-        along = {name: part.double() / (norm or 1.0) for name, part in parts.items()}
-        row = {"layer": layer, "weights": sum(part.numel() for part in parts.values())}
-        rows.append({**row, "norm": norm, "slope": slopes.along(along, by_torch)})
-    return rows
+def part_norms(
+    net: LanguageModel, gradients: Tensors, compared: Comparisons
+) -> tuple[list[dict[str, Any]], list[Tensors]]:
+    """Layer by layer the norm of its gradient, and the direction of the gradient, of length 1."""
+    rows, directions = list[dict[str, Any]](), list[Tensors]()
+    for part, names in parameters_by_part(net).items():
+        inside = {name: gradients[name].double() for name in names if name in gradients}
+        norm, size = norm_of(inside), sum(gradient.numel() for gradient in inside.values())
+        compared.hold("gradient norms", norm, get_total_norm([*inside.values()]))
+        rows.append({"layer": part, "weights": size, "norm": norm})
+        directions.append({name: gradient / (norm or 1.0) for name, gradient in inside.items()})
+    return rows, directions
 
 
 def make_step(
-    optimizer: torch.optim.Optimizer, clip: Clip | None, net: LanguageModel, slopes: Slopes
+    optimizer: torch.optim.Optimizer,
+    clip: Clip | None,
+    net: LanguageModel,
+    text: Text,
+    compared: Comparisons,
+    by_hand: bool,
 ) -> dict[str, Any]:
     """The step that the net's gradients lead to; the net and the optimizer have made it then."""
-    text, by_hand, compared = slopes.text, slopes.by_hand, slopes.compared
     weights = {name: p for name, p in net.named_parameters() if p.grad is not None}
     before = {name: p.detach().clone() for name, p in weights.items()}
     raw = {name: p.grad.clone() for name, p in weights.items() if p.grad is not None}
-    loss, layers = text_loss(net, text, by_hand), layer_norms(raw, slopes)
+    exact, loss = copy.deepcopy(net).double(), text_loss(net, text, by_hand)
+    norms, directions = part_norms(net, raw, compared)
     gradients = clipped(raw, clip)
     clip_by_torch([*weights.values()], clip)
     for name, parameter in weights.items():
         assert parameter.grad is not None
         compared.hold("clipped gradients", gradients[name], parameter.grad)
-    after, rows = step_by_hand(net, optimizer, gradients)
+    after, updates = step_by_hand(net, optimizer, gradients)
     optimizer.step()
     for name, value in after.items():
         compared.hold("weights after the step", value, weights[name])
-    moved = {name: weights[name].detach() - before[name] for name in weights}
-    foretold = sum((raw[k].double() * moved[k].double()).sum().item() for k in raw)
-    for row in rows:
-        name, place = row["parameter"], row["place"]
-        one = torch.zeros_like(raw[name])
+    slopes: list[tuple[dict[str, Any], Tensors, float]] = [
+        (row, direction, row["norm"]) for row, direction in zip(norms, directions, strict=True)
+    ]
+    for update in updates:
+        name, place = update["parameter"], update["place"]
+        numbers, one = update["values"], torch.zeros_like(raw[name])
         one[place] = 1.0
-        row["slope"] = slopes.along({name: one}, raw[name][place])
-        row["gradient_before_clipping"] = raw[name][place].item()
-        row["after_by_torch"] = weights[name][place].item()
-    loss_after, by_torch = text_loss(net, text, by_hand), text_loss(net, text, by_hand=False)
-    compared.hold("loss after the step", torch.tensor(loss_after), torch.tensor(by_torch))
+        numbers["gradient_before_clipping"] = raw[name][place].item()
+        numbers["after_by_torch"] = weights[name][place].item()
+        slopes.append((numbers, {name: one}, numbers["gradient_before_clipping"]))
+    for row, direction, by_torch in slopes if by_hand else ():
+        row["slope"] = slope_along(exact, text, direction)
+        compared.hold("measured slopes", row["slope"], by_torch)
+    loss_after = text_loss(net, text, by_hand)
+    compared.hold("loss after the step", loss_after, text_loss(net, text, by_hand=False))
+    foretold = sum((raw[k].double() * (weights[k] - before[k])).sum().item() for k in raw)
+    losses = {"loss_before": loss, "loss_after": loss_after, "change": loss_after - loss}
     return {
-        "gradient_norms": layers,
+        "gradient_norms": norms,
         "gradient_norm": norm_of(raw),
-        "updates": rows,
-        "after": {"loss_before": loss, "loss_after": loss_after, "foretold": foretold},
+        "updates": updates,
+        "after": {**losses, "foretold": foretold},
     }
 
 
@@ -237,30 +192,35 @@ def explain_step(
     tokens, targets = torch.tensor(ids[:-1]), torch.tensor(ids[1:])
     compared, count = Comparisons(), len(tokens)
     optimizer.zero_grad()
-    stages, logits, by_torch, known = forward_part(net, tokens, compared)
+    shown, logits, by_torch, by_hand = forward_part(net, tokens, compared)
     by_torch.retain_grad()
     loss = cross_entropy(by_torch, targets).objective
     loss.backward()
-    probabilities = softmax_of(logits.double())  # in float32, a p below 1e-45 would be 0
-    nats = target_nats(probabilities, targets)
+    probabilities = predictions.softmax_of(
+        logits.double()
+    )  # in float32, a p below 1e-45 would be 0
+    nats = predictions.target_nats(probabilities, targets)
     compared.hold("probabilities", probabilities, by_torch.softmax(-1))
     compared.hold("loss", nats.mean(), loss)
     assert by_torch.grad is not None
-    gradient = logit_gradient(probabilities, targets) / count
+    gradient = predictions.logit_gradient(probabilities, targets) / count
     compared.hold("gradient at the logits", gradient, by_torch.grad)
-    hardest = int(nats.argmax())
-    shown = gradient_at(probabilities[hardest], ids[hardest + 1], count, spell)
-    places = zip(probabilities, nats, ids[1:], strict=True)
+    hardest, words = int(nats.argmax()), [spell(token) for token in ids]
     return {
-        "worked_example": worked_example(),
-        "tokens": [spell(token) for token in ids],
-        "by_hand": known,
-        "vocab_size": logits.size(-1),
-        "stages": stages,
-        "predictions": [prediction(p, nat, target, spell) for p, nat, target in places],
+        "worked_example": predictions.worked_example(),
+        "tokens": words,
+        "by_hand": by_hand,
+        "vocab_size": probabilities.size(-1),
+        **shown,
+        "predictions": [
+            predictions.prediction(p, ids[n : n + 2], spell) for n, p in enumerate(probabilities)
+        ],
         "loss": nats.mean().item(),
         "perplexity": math.exp(nats.mean().item()),
-        "logit_gradient": {"place": hardest, **shown},
-        **make_step(optimizer, clip, net, Slopes(net, (tokens, targets), known, compared)),
+        "logit_gradient": {
+            "place": hardest,
+            **predictions.gradient_at(probabilities[hardest], ids[hardest + 1], count, spell),
+        },
+        **make_step(optimizer, clip, net, (tokens, targets), compared, by_hand),
         **compared.result(),
     }

@@ -9,13 +9,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lmtemplate.checkpoint.files import file_name
-from lmtemplate.checkpoint.resume import resolve, steps_saved
 from lmtemplate.data.shards import file_sha256
 from lmtemplate.errors import CheckpointError
-from lmtemplate.run_dir import folder_of
 from lmtemplate.study.diagnose.artifacts import open_model, open_run_corpus
-from lmtemplate.study.understand.continuation import continuation
+from lmtemplate.study.understand.snapshots import continuation, snapshot_files
 from lmtemplate.study.understand.surface import (
     DRAW_SEED,
     Kept,
@@ -61,20 +58,6 @@ class Landscape:
     snapshots: list[SnapshotFigures]
     surfaces: list[Surface]
     texts: dict[int, str]  # step -> what its weights write
-
-
-def weight_files(run: Path) -> dict[int, Path]:
-    """Step -> file of all weights that a run keeps. Raises CheckpointError for fewer than two."""
-    best = resolve(run, "best")
-    folder, latest = folder_of(run), file_name(steps_saved(run)[-1])
-    files = [*sorted(folder.glob("milestones/step-*.ckpt")), folder / latest, best]
-    steps = {int(path.stem[5:]): path for path in files if path.stem[5:].isdecimal()}
-    if len(steps) < 2:
-        raise CheckpointError(
-            f"{run} keeps {len(steps)} snapshot of its weights, and a landscape needs 2: train with "
-            "checkpoint.milestones=12"
-        )
-    return dict(sorted(steps.items()))
 
 
 def choose_plane(
@@ -156,7 +139,7 @@ def explore(
     run: Path, grid: int, windows: int, prompt: str, allow: Sequence[str] = ()
 ) -> Landscape:
     """Measure what the landscape of a run shows. Raises UserError where something is missing."""
-    files, model, corpus = weight_files(run), open_model(run, "best", allow), open_run_corpus(run)
+    files, model, corpus = snapshot_files(run), open_model(run, "best", allow), open_run_corpus(run)
     inputs, targets, _ = corpus.batch("val", model.net.block_size, windows)
     measured = NetOnText(model.net, inputs, targets)
     sharp = NetOnText(model.net, inputs[::2], targets[::2])  # a product costs six times a loss

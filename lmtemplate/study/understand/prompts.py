@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +16,6 @@ LESSONS: dict[str, tuple[str, ...]] = {
 OWN_PROMPTS = 3  # pairs of words of the run's own text, which one word nearly always follows
 SURE, OFTEN = 0.8, 20  # share of that word, and times that the pair occurs, at least
 FOLLOWERS = 4  # that are shown
-Variant = tuple[Callable[[str], str], str]  # how a word is written, and what stands before it
 CONTINUES = r"(\s?\w+|\s?[^\w\s]|\n)"  # what can follow a prompt: a word, a mark, a new line
 
 
@@ -34,17 +32,14 @@ def as_in(text: str, prompt: str) -> str:
     Its tokens are others behind a space, where a line rarely begins with it. Of a prompt that the
     text never has, the longest beginning decides that it has.
     """
-    words, text = prompt.split(), f"\n{text}"
-    beginnings = [" ".join(words[:n]) for n in range(len(words), 0, -1)]
 
-    def counts(variant: Variant) -> list[int]:
-        case, before = variant
-        shapes = (rf"{before}{re.escape(case(part))}(?!\w)" for part in beginnings)
-        return [len(re.findall(shape, text)) for shape in shapes]
+    def counts(variant: str) -> list[int]:
+        words = variant.split()
+        parts = (variant[0] + " ".join(words[:n]) for n in range(len(words), 0, -1))
+        return [len(re.findall(rf"{re.escape(part)}(?!\w)", f"\n{text}")) for part in parts]
 
-    variants: list[Variant] = [(case, before) for case in (str, str.lower) for before in "\n "]
-    case, before = max(variants, key=counts)
-    return f"{before}{case(prompt)}".removeprefix("\n")
+    variants = [before + case for case in (prompt, prompt.lower()) for before in "\n "]
+    return max(variants, key=counts).removeprefix("\n")
 
 
 def own_prompts(text: str) -> list[str]:
@@ -67,8 +62,7 @@ def choose_prompts(text: str, given: str, config: dict[str, Any]) -> list[str]:
         return [given]
     samples = config.get("samples") or {}
     own = [one for one in samples.get("init_args", {}).get("prompts") or () if one.strip()]
-    lessons = [as_in(text, prompt) for prompt in LESSONS]
-    return [*dict.fromkeys([*own, *lessons, *own_prompts(text)])]
+    return [*dict.fromkeys([*own, *(as_in(text, one) for one in LESSONS), *own_prompts(text)])]
 
 
 def prompts_in(text: str, prompts: list[str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from lmtemplate.run_dir import write_text
 from lmtemplate.study.diagnose.artifacts import Model, open_model, open_run_corpus
 from lmtemplate.study.show.page import NONE, number, plot_html, render, style_figure
 from lmtemplate.study.show.plots import INK, SERIES
-from lmtemplate.study.understand.continuation import continuation
+from lmtemplate.study.understand.snapshots import continuation
 from lmtemplate.study.understand.text_losses import Calibration, calibrate, predict_text
 
 SHOWN_TEMPERATURES = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)

@@ -1,13 +1,15 @@
-"""A net and text -> how probable it found what came: by position, by document, by its confidence."""
+"""A net and text -> how probable it found what came: by position, document, source, confidence."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lmtemplate.data import IGNORED
+from lmtemplate.data import IGNORED, Ints
 from lmtemplate.data.tokenizer import Tokenizer
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.record import Floats
@@ -15,6 +17,7 @@ from lmtemplate.record import Floats
 LOGITS_AT_ONCE = 2**24  # floats in one forward pass
 BEGINNING = 8  # tokens of a document that stand for its name
 BINS = 10  # of confidence, equally wide
+Row = dict[str, Any]
 
 
 def split_text(net: LanguageModel, inputs: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -83,26 +86,47 @@ def by_position(nats: Floats) -> list[float]:
     return list(np.nanmean(nats[:, ~np.isnan(nats).all(0)], 0).tolist())
 
 
-@dataclass(frozen=True)
-class DocumentLoss:
-    """Of one document, as far as it was read."""
-
-    beginning: str
-    tokens: int
-    loss: float  # nats per token
+def grouped(nats: Floats, targets: Ints, groups: Ints, token_bytes: Ints) -> dict[int, Row]:
+    """(P,) each -> group -> its tokens, nats per token, bits per byte (none where it has no text)."""
+    tokens, total = np.bincount(groups), np.bincount(groups, nats)
+    bits, size = total / math.log(2), np.bincount(groups, token_bytes[targets])
+    return {
+        group: {
+            "tokens": int(tokens[group]),
+            "loss": float(total[group] / tokens[group]),
+            "bits_per_byte": float(bits[group] / size[group]) if size[group] else None,
+        }
+        for group in np.flatnonzero(tokens).tolist()
+    }
 
 
 def by_document(
-    nats: Floats, inputs: Tensor, targets: Tensor, tokenizer: Tokenizer
-) -> list[DocumentLoss]:
-    """(N, T) of consecutive sequences -> documents in their order; end-of-text counts to its own."""
-    number = np.cumsum(inputs.numpy().ravel() == tokenizer.eot_id)
-    first = [int(inputs[0, 0])]  # which is no target
+    nats: Floats,
+    inputs: Tensor,
+    targets: Tensor,
+    tokenizer: Tokenizer,
+    sources: Sequence[tuple[str, int]],
+) -> tuple[list[Row], list[Row]]:
+    """(N, T) of consecutive sequences -> documents in their order, and where these come from.
+
+    An end-of-text counts to its own document. `sources` are those of `Shards`: names, and how many
+    documents each has, in the order of the text; without any, nothing is said of them.
+    """
     counted = ~np.isnan(nats.ravel())
-    losses, wanted, found = nats.ravel()[counted], targets.numpy().ravel()[counted], []
-    for document in np.unique(number[counted]):
-        here = number[counted] == document
-        begins = [*([] if document else first), *wanted[here][:BEGINNING].tolist()]
-        text = " ".join(tokenizer.decode(begins).split())
-        found.append(DocumentLoss(text, int(here.sum()), float(losses[here].mean())))
-    return found
+    document = np.cumsum(inputs.numpy().ravel() == tokenizer.eot_id)[counted]
+    losses, wanted = nats.ravel()[counted], targets.numpy().ravel()[counted]
+    sizes, first = tokenizer.token_bytes(), [int(inputs[0, 0])]  # which is no target
+    documents = []
+    for number, row in grouped(losses, wanted, document, sizes).items():
+        begins = [*([] if number else first), *wanted[document == number][:BEGINNING].tolist()]
+        documents.append({"beginning": " ".join(tokenizer.decode(begins).split()), **row})
+    names = [*dict.fromkeys(name for name, _ in sources)]
+    runs = [np.full(count, names.index(name)) for name, count in sources]
+    if not runs:
+        return documents, []
+    source = np.concatenate(runs)
+    counts = np.bincount(source[np.unique(document)])
+    return documents, [
+        {"source": names[number], "documents": int(counts[number]), **row}
+        for number, row in grouped(losses, wanted, source[document], sizes).items()
+    ]

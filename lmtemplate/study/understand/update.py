@@ -34,7 +34,7 @@ FORMULAS = {
     "momentum": "M = mu · M + g",
     "muon_momentum": "M = mu · M + (1 - mu) · g",
     "muon_ahead": "ahead = mu · M + (1 - mu) · g",
-    "muon_update": "O: ahead = U S V', then O = U f(S) V'",
+    "muon_update": "O: five times X = a X + (b XX' + c (XX')²) X, from ahead / its norm",
     "sgd_step": "step = lr · M",
     "nesterov_step": "step = lr · (g + mu · M)",
     "plain_step": "step = lr · g",
@@ -42,29 +42,26 @@ FORMULAS = {
     "decay": "decay = lr · wd · w",
     "decay_without_rate": "wd · w, as texts write that leave lr out",
     "after": "w = w - step - decay",
+    "after_by_torch": "w, after the optimizer of torch",
+    "slope": "gradient, measured: (L(w + h) - L(w - h)) / 2h",
+    "gradient_before_clipping": "gradient, before clipping",
+    "first_step": "were it the first step of a run (t = 1): step",
+    "first_step_uncorrected": "and without bias correction",
+    "ahead_smallest": "smallest singular value of ahead / its norm",
+    "ahead_largest": "largest singular value of ahead / its norm",
+    "smallest": "smallest singular value of O",
+    "largest": "largest singular value of O",
 }
-SHOWN_KINDS = (int, float, str, tuple, list)  # settings of these kinds are shown
-# Newton-Schulz: each singular value s becomes a s + b s^3 + c s^5, five times (Jordan et al. 2024).
-NEWTON_SCHULZ, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
+SHOWN_SETTINGS = ("lr", "betas", "momentum", "weight_decay", "eps")
 
 
-def nearly_orthogonal(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U S V' -> U f(S) V' through the eigenvectors of the matrix times its transpose, in float64.
-
-    Newton-Schulz changes singular values alone, so this equals the iteration of `muon.py`. Returns
-    also the singular values of the matrix over its norm, before and after.
-    """
+def nearly_orthogonal(matrix: Tensor) -> Tensor:
+    """The matrix with all its singular values near 1 (Jordan et al. 2024), in float64."""
     x = matrix.double() / (matrix.double().norm() + 1e-7)
-    wide = x if x.size(0) <= x.size(1) else x.mT
-    squares, basis = torch.linalg.eigh(wide @ wide.mT)
-    before = values = squares.clamp(min=0).sqrt()
-    a, b, c = NEWTON_SCHULZ
-    for _ in range(ITERATIONS):
-        values = a * values + b * values**3 + c * values**5
-    factor = torch.where(before > 0, values / before, a**ITERATIONS)
-    result = basis @ (factor[:, None] * (basis.mT @ wide))
-    result = result if x.size(0) <= x.size(1) else result.mT
-    return result.to(matrix.dtype), before.flip(0), values.flip(0)
+    for _ in range(5):
+        square = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x.to(matrix.dtype)
 
 
 def adam_formula(w: Tensor, g: Tensor, state: Settings, group: Settings) -> Tensors:
@@ -73,7 +70,7 @@ def adam_formula(w: Tensor, g: Tensor, state: Settings, group: Settings) -> Tens
     step, decay = int(state.get("step", 0)) + 1, group["weight_decay"]
     decoupled = group.get("decoupled_weight_decay", True)
     values = {"weight": w, "gradient": g}
-    if not decoupled and decay:
+    if decay and not decoupled:
         g = values["gradient_with_decay"] = g + decay * w
     values["first_before"] = m = state.get("exp_avg", torch.zeros_like(w))
     values["first"] = m = b1 * m + (1 - b1) * g
@@ -83,12 +80,11 @@ def adam_formula(w: Tensor, g: Tensor, state: Settings, group: Settings) -> Tens
     values["second_corrected"] = second = v / (1 - b2**step)
     values["step"] = moved = lr * first / (second.sqrt() + eps)
     values["step_uncorrected"] = lr * m / (v.sqrt() + eps)
-    after = w - moved
-    if decoupled and decay:
+    if decay and decoupled:
         values["decay"] = lr * decay * w
         values["decay_without_rate"] = decay * w
-        after = after - lr * decay * w
-    return {**values, "after": after}
+        moved = moved + values["decay"]
+    return {**values, "after": w - moved}
 
 
 def sgd_formula(w: Tensor, g: Tensor, state: Settings, group: Settings) -> Tensors:
@@ -117,7 +113,7 @@ def muon_formula(w: Tensor, g: Tensor, state: Settings, group: Settings) -> Tens
     values["momentum_before"] = before = state.get("momentum", torch.zeros_like(w))
     values["muon_momentum"] = momentum = mu * before + (1 - mu) * g
     values["muon_ahead"] = ahead = mu * momentum + (1 - mu) * g
-    values["muon_update"], *_ = nearly_orthogonal(ahead)
+    values["muon_update"] = nearly_orthogonal(ahead)
     scale = lr * max(1.0, w.size(0) / w.size(1)) ** 0.5
     values["muon_step"] = scale * values["muon_update"]
     if decay:
@@ -163,33 +159,38 @@ def clip_by_torch(parameters: list[nn.Parameter], clip: Clip | None) -> None:
         clip_grads_with_norm_(parameters, clip[0], total)
 
 
-def show_update(
-    values: Tensors, place: tuple[int, ...], group: Settings, state: Settings
-) -> Settings:
-    """The numbers of one weight on their way through the optimizer, and the settings used."""
-    row: Settings = {
-        "settings": {
-            k: v for k, v in group.items() if k != "params" and isinstance(v, SHOWN_KINDS)
-        },
-        "values": {k: v[place].item() for k, v in values.items()},
-    }
+def show_update(name: str, values: Tensors, group: Settings, state: Settings) -> Settings:
+    """The weight with the largest gradient of a parameter: its way through the optimizer."""
+    shape = values["weight"].shape
+    place = tuple(int(n) for n in torch.unravel_index(values["gradient"].abs().argmax(), shape))
+    settings = {key: group[key] for key in SHOWN_SETTINGS if key in group}
+    numbers = {key: value[place].item() for key, value in values.items()}
     if "muon_ahead" in values:
-        _, *spectra = nearly_orthogonal(values["muon_ahead"])
-        row["singular_values"] = [spectrum.tolist() for spectrum in spectra]
+        ahead, made = values["muon_ahead"].double(), values["muon_update"].double()
+        spectra = [*map(torch.linalg.svdvals, (ahead / ahead.norm(), made))]
+        ends = [spectrum[end].item() for spectrum in spectra for end in (-1, 0)]
+        numbers |= zip(
+            ("ahead_smallest", "ahead_largest", "smallest", "largest"), ends, strict=True
+        )
     if "first_corrected" in values:  # the same gradient as the first of a run
-        row["t"] = int(state.get("step", 0)) + 1
         first = adam_formula(values["weight"], values["gradient"], {}, group)
-        row["first_step"] = [first[k][place].item() for k in ("step", "step_uncorrected")]
-    return row
+        numbers["first_step"] = first["step"][place].item()
+        numbers["first_step_uncorrected"] = first["step_uncorrected"][place].item()
+        settings["t"] = int(state.get("step", 0)) + 1
+    return {
+        "parameter": name,
+        "place": place,
+        "shape": tuple(shape),
+        "known": "after" in values,
+        "settings": settings,
+        "values": numbers,
+    }
 
 
 def step_by_hand(
     net: nn.Module, optimizer: torch.optim.Optimizer, gradients: Tensors
 ) -> tuple[Tensors, list[Settings]]:
-    """Weights after the step, where update.py has a formula for them; one weight of each group.
-
-    That is the one with the largest gradient, in the parameter with the largest gradient.
-    """
+    """Weights after the step, where there is a formula for them; one weight of each group."""
     names = {parameter: name for name, parameter in net.named_parameters()}
     after, rows = Tensors(), list[Settings]()
     for group in optimizer.param_groups:
@@ -203,9 +204,5 @@ def step_by_hand(
                 values = formula(*values.values(), state, group)
                 after[name] = values["after"]
             if name == chosen:
-                flat = gradients[name].abs().argmax()
-                place = tuple(int(n) for n in torch.unravel_index(flat, parameter.shape))
-                row: Settings = {"parameter": name, "place": place, "known": bool(formula)}
-                row["shape"] = tuple(parameter.shape)
-                rows.append({**row, **show_update(values, place, group, state)})
+                rows.append(show_update(name, values, group, state))
     return after, rows

@@ -10,8 +10,9 @@ import pytest
 
 from lmtemplate.__main__ import run as run_words
 from lmtemplate.data.tokenizer import CharTokenizer
-from lmtemplate.study.understand.before_after import film_files, film_of, word_probability
+from lmtemplate.study.understand.before_after import film_of, word_probability
 from lmtemplate.study.understand.film import film_text, spread_over, write_film
+from lmtemplate.study.understand.snapshots import snapshot_files
 from tests.browser import needs_browser, open_offline
 from tests.conftest import Command
 from tests.runs import check_line, contents
@@ -21,9 +22,9 @@ CONFIG = Path(__file__).parents[3] / "configs/quickstart.yaml"
 
 
 def test_the_snapshots_are_in_their_order_and_the_best_is_one(finished: Path) -> None:
-    files = film_files(finished)
+    files = snapshot_files(finished)
     best = json.loads((finished / "checkpoints/best.json").read_text())["step"]
-    assert [*files] == sorted({0, best, *files})
+    assert [*files] == sorted({0, best, 12, *files})
 
 
 def test_one_prompt_through_all_snapshots(command: Command, finished: Path) -> None:
@@ -34,6 +35,7 @@ def test_one_prompt_through_all_snapshots(command: Command, finished: Path) -> N
     names = [shot["name"] for shot in found["snapshots"]]
     assert names[0] == "untrained"
     assert sum(name.startswith("best, step ") for name in names) == 1
+    assert any(name.endswith("step 12") for name in names)  # the newest, after the milestones
     untrained = found["snapshots"][0]["prompts"]["the cat"]
     assert untrained["entropy"] == pytest.approx(math.log(257), abs=1e-3)  # bytes, end of text
     assert untrained["top"][0][1] == pytest.approx(1 / 257, rel=1e-3)

@@ -62,7 +62,7 @@ def test_moments_and_rate_are_those_that_the_run_saved(run: Path) -> None:
     weights = state["state_dict"][f"net.{row['parameter']}"]
     assert row["values"]["weight"] == weights[row["place"]].item()
     assert row["values"]["first_before"] in {one[row["place"]].item() for one in alike}
-    assert row["t"] == 13
+    assert row["settings"]["t"] == 13
     assert row["settings"]["lr"] in {group["lr"] for group in saved["param_groups"]}
 
 

@@ -9,13 +9,8 @@ from torch import Tensor
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.models.gpt import GPT
 from lmtemplate.models.gpt2 import GPT2
-from lmtemplate.study.understand.forward import (
-    logit_gradient,
-    outputs_of,
-    softmax_of,
-    stages_by_hand,
-    target_nats,
-)
+from lmtemplate.study.understand.forward import stages_by_hand, stages_of_modules
+from lmtemplate.study.understand.predictions import logit_gradient, softmax_of, target_nats
 
 SIZES: Any = {"vocab_size": 50, "block_size": 16, "n_layer": 2, "n_head": 4, "n_embd": 32}
 NETS = {
@@ -79,19 +74,20 @@ def test_softmax_survives_scores_that_float32_cannot_raise_e_to() -> None:
 @pytest.mark.parametrize("name", NETS)
 def test_logits_and_all_that_modules_put_out_are_the_nets_own(name: str) -> None:
     net = trained(name)
-    outputs, logits = outputs_of(net, TOKENS)
+    modules, logits = stages_of_modules(net, TOKENS)
+    outputs = {stage.name: stage.value for stage in modules}
     stages = stages_by_hand(net, TOKENS)
     torch.testing.assert_close(stages[-1].value, logits.detach(), atol=2e-6, rtol=1e-5)
-    compared = [stage for stage in stages[:-1] if stage.module]
-    assert len(compared) >= 1 + 3 * 2  # the embedding; attention, MLP and stream of each block
+    compared = [stage for stage in stages if stage.name in outputs]
+    assert len(compared) >= 2 + 3 * 2  # embedding, logits; attention, MLP, stream of each block
     for stage in compared:
-        torch.testing.assert_close(stage.value, outputs[stage.module], atol=2e-6, rtol=1e-5)
+        torch.testing.assert_close(stage.value, outputs[stage.name], atol=2e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_attention_adds_up_to_one_over_earlier_tokens(name: str) -> None:
     stages = stages_by_hand(trained(name), TOKENS)
-    found = [stage.value for stage in stages if stage.name.endswith(" attention")]
+    found = [stage.value for stage in stages if stage.name.endswith(" weights")]
     assert [tuple(weights.shape) for weights in found] == [(4, 13, 13)] * 2  # (H, T, T)
     for weights in found:
         torch.testing.assert_close(weights.sum(-1), torch.ones(4, 13))

@@ -40,20 +40,20 @@ def test_the_last_depth_has_the_net_s_own_loss_and_predictions() -> None:
     targets = inputs.roll(-1, 1)
     targets[:, -1] = -100
     found = study.look_into(net, tokenizer, inputs, targets, 5)
-    assert found is not None
     logits = net(inputs)
-    assert found.depths[-1].loss == pytest.approx(cross_entropy(logits, targets).objective.item())
+    assert found["depths"][-2]["loss"] == pytest.approx(
+        cross_entropy(logits, targets).objective.item()
+    )
     right = (logits.argmax(-1) == targets)[:, :-1].double().mean()
-    assert found.depths[-1].accuracy == pytest.approx(right.item())
-    assert found.words == [*"You a"]
+    assert found["depths"][-2]["accuracy"] == pytest.approx(right.item())
+    assert found["words"] == [*"You a"]
     best = logits[0, 2].softmax(-1).max(-1)
-    assert found.guesses[-1][2][1] == pytest.approx(best.values.item(), rel=1e-5)
-    assert [depth.name for depth in found.depths] == [
-        "embedding", "blocks.0", "blocks.1", "blocks.2",
-    ]  # fmt: skip
+    assert found["guesses"][-1][2][1] == pytest.approx(best.values.item(), rel=1e-5)
+    names = ["embedding", "blocks.0", "blocks.1", "blocks.2", "(the commonest)"]
+    assert [depth["after"] for depth in found["depths"]] == names
 
 
-def test_a_net_without_a_stream_of_layers_is_told_by_none() -> None:
+def test_a_net_without_a_stream_of_layers_tells_nothing() -> None:
     class Other(LanguageModel):
         def __init__(self) -> None:
             super().__init__(257, 12)
@@ -63,9 +63,9 @@ def test_a_net_without_a_stream_of_layers_is_told_by_none() -> None:
             return self.table(tokens)  # type: ignore[no-any-return]
 
     tokens = torch.zeros(4, 12, dtype=torch.long)
-    assert study.look_into(Other(), ByteTokenizer(), tokens, tokens, 3) is None
+    assert study.look_into(Other(), ByteTokenizer(), tokens, tokens, 3) == {}
     few = tokens[: study.FEWEST_ROWS - 1]
-    assert study.look_into(random_net(GPT2), ByteTokenizer(), few, few, 3) is None
+    assert study.look_into(random_net(GPT2), ByteTokenizer(), few, few, 3) == {}
 
 
 def test_ridge_is_least_squares_with_rows_for_the_penalty() -> None:

@@ -7,7 +7,6 @@ import torch
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models import GPT2
 from lmtemplate.study.understand.noise_scale import (
-    NoiseScale,
     advice,
     estimate,
     measure_noise,
@@ -42,13 +41,15 @@ def test_a_net_s_noise_is_the_variance_of_its_gradients_taken_one_by_one() -> No
     noise = gradients.var(0, ddof=1).sum()
     squared = np.square(gradients.mean(0)).sum() - noise / len(gradients)
     found = measure_noise(net, inputs, targets)
-    assert found.noise == pytest.approx(noise, rel=1e-5)
-    assert found.squared == pytest.approx(squared, rel=1e-4)
-    assert found.simple == pytest.approx(noise / squared, rel=1e-4)
+    assert found["noise"] == pytest.approx(noise, rel=1e-5)
+    assert found["squared_gradient"] == pytest.approx(squared, rel=1e-4)
+    assert found["scale"] == pytest.approx(noise / squared, rel=1e-4)
     quarter = gradients[:6]
     noise = quarter.var(0, ddof=1).sum()
     squared = np.square(quarter.mean(0)).sum() - noise / 6
-    assert found.parts[0] == pytest.approx(noise / squared if squared > 0 else None, rel=1e-3)
+    assert found["scale_in_quarters"][0] == pytest.approx(
+        noise / squared if squared > 0 else None, rel=1e-3
+    )
     assert all(p.grad is None for p in net.parameters())
 
 
@@ -60,9 +61,9 @@ def test_a_batch_of_the_noise_scale_takes_twice_the_steps_and_the_data() -> None
 
 
 def test_the_advice_counts_in_tokens_and_says_when_nothing_can_be_said() -> None:
-    known = NoiseScale(64, 0.1, 3.2, 32.0, [30.0, 36.0, None, 33.0])
+    known = {"sequences": 64, "scale": 32.0, "scale_in_quarters": [30.0, 36.0, None, 33.0]}
     text = advice(known, batch=16, block_size=10)
     assert "320 tokens (300 to 360 in quarters" in text
     assert "3 times the fewest steps and 1.5 times the least data" in text
-    hidden = advice(NoiseScale(64, -0.1, 3.2, None, [None] * 4), batch=16, block_size=10)
+    hidden = advice({"sequences": 64, "scale": None}, batch=16, block_size=10)
     assert "batches far larger than 640 tokens" in hidden

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.muon import MuonAdamWOptimizer
 from lmtemplate.optimizers import SGD, Adam, AdamW, MuonAdamW, OptimizerRecipe
-from lmtemplate.study.understand.one_step import explain_step, worked_example
+from lmtemplate.study.understand.one_step import explain_step
+from lmtemplate.study.understand.predictions import worked_example
 from tests.study.understand.test_forward import trained
 
 IDS = [3, 17, 4, 4, 29, 11, 0, 48, 17, 4]
@@ -50,7 +51,7 @@ def test_every_number_by_hand_is_the_one_of_torch(name: str, recipe: str) -> Non
 
 def test_the_loss_is_the_mean_over_the_places_and_perplexity_its_power() -> None:
     found = explained(trained("GPT"), AdamW(), steps=1)
-    losses = [-math.log(row["probability"]) for row in found["predictions"]]
+    losses = [-math.log(row["p"]) for row in found["predictions"]]
     assert found["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-6)
     assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
     assert [row["next"] for row in found["predictions"]] == list(map(str, IDS[1:]))
@@ -69,11 +70,11 @@ def test_the_gradient_is_shown_where_the_loss_is_largest_and_adds_up_to_nothing(
     found = explained(trained("GPT"), AdamW(), steps=1)
     gradient, losses = found["logit_gradient"], [row["loss"] for row in found["predictions"]]
     assert losses[gradient["place"]] == max(losses)
-    token, p, onehot, difference, share = gradient["rows"][0]
-    assert (token, onehot) == (gradient["next"], 1.0)
-    assert difference == pytest.approx(p - 1)
-    assert share == pytest.approx(difference / len(losses))
-    assert gradient["sum"] == pytest.approx(0, abs=1e-5)
+    row = gradient["rows"][0]
+    assert (row["token"], row["onehot"]) == (found["tokens"][gradient["place"] + 1], True)
+    assert row["gradient"] == pytest.approx(row["p"] - 1)
+    assert row["of_the_mean"] == pytest.approx(row["gradient"] / len(losses))
+    assert gradient["sum"]["gradient"] == pytest.approx(0, abs=1e-5)
 
 
 def test_a_small_step_does_what_the_gradient_foretold() -> None:
@@ -90,7 +91,8 @@ def test_the_optimizer_gets_clipped_gradients(clip: tuple[float, str]) -> None:
     assert found["largest_difference"] < 1e-5
     share = 0.1 / plain["gradient_norm"]
     for row in found["updates"]:
-        expected = share * row["gradient_before_clipping"] if clip[1] == "norm" else 0.001
+        raw = row["values"]["gradient_before_clipping"]
+        expected = share * raw if clip[1] == "norm" else 0.001
         assert abs(row["values"]["gradient"]) == pytest.approx(abs(expected), rel=1e-4)
 
 
@@ -100,7 +102,7 @@ def test_an_update_without_a_formula_is_the_measured_difference() -> None:
     found = explain_step(net, IDS, optimizer, str)
     (row,) = found["updates"]
     assert not row["known"]
-    moved = row["after_by_torch"] - row["values"]["weight"]
+    moved = row["values"]["after_by_torch"] - row["values"]["weight"]
     # its first step: lr · g / (sqrt(0.01 g²) + eps)
     assert moved == pytest.approx(-0.1 * math.copysign(1, row["values"]["gradient"]), rel=1e-3)
     assert "weights after the step" not in found["differences"]
@@ -123,7 +125,7 @@ def test_another_net_is_shown_by_its_modules_and_by_hand_from_the_logits_on() ->
     found = explained(Pairs().eval(), AdamW())
     assert not found["by_hand"]
     assert [stage["name"] for stage in found["stages"]] == ["table", "logits"]
-    assert found["stages"][0]["shape"] == [len(IDS) - 1, 50]
+    assert found["stages"][0]["shape"] == f"{len(IDS) - 1} × 50"
     assert {"gradient at the logits", "weights after the step"} <= {*found["differences"]}
     assert found["largest_difference"] < 1e-5
 
@@ -151,6 +153,6 @@ def test_norms_of_layers_make_up_the_norm_of_the_whole_gradient() -> None:
 
 
 def test_the_made_up_words_come_out_of_the_same_code() -> None:
-    rows = {row[0]: row[3] for row in worked_example()["rows"]}
+    rows = {row["token"]: row["gradient"] for row in worked_example()["rows"]}
     assert (rows["on"], rows["mat"]) == (pytest.approx(-0.80), pytest.approx(0.50))
     assert worked_example()["loss"] == pytest.approx(1.61, abs=0.005)

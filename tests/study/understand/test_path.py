@@ -13,6 +13,7 @@ from lmtemplate.checkpoint.compatibility import build_net
 from lmtemplate.checkpoint.files import read
 from lmtemplate.errors import CheckpointError, DataError
 from lmtemplate.study.understand import path as study
+from lmtemplate.study.understand.snapshots import snapshot_files
 from lmtemplate.study.understand.surface import NetOnText
 from tests.conftest import Command
 
@@ -51,7 +52,7 @@ def loss_of(path: Path, corpus: Path) -> float:
 def test_at_the_corners_of_the_plane_the_loss_is_the_checkpoints_own(
     run: Path, corpus: Path, found: study.Landscape
 ) -> None:
-    files, at = study.weight_files(run), {s.step: s for s in found.snapshots}
+    files, at = snapshot_files(run), {s.step: s for s in found.snapshots}
     for step in found.through:
         assert step is not None
         own = loss_of(files[step], corpus)
@@ -76,7 +77,7 @@ def test_the_plane_goes_through_start_best_and_end_of_the_path(
 
 @pytest.mark.slow
 def test_snapshots_lie_where_linear_algebra_puts_them(run: Path, found: study.Landscape) -> None:
-    files = study.weight_files(run)
+    files = snapshot_files(run)
     assert [s.step for s in found.snapshots] == [*files]
     first, second, third = (vector(files[step or 0]) for step in found.through)
     axes = torch.linalg.qr(torch.stack([second - first, third - first], 1)).Q
@@ -110,7 +111,7 @@ def test_both_maps_hold_what_is_drawn_on_them(found: study.Landscape) -> None:
 
 @pytest.mark.slow
 def test_decay_pulls_towards_the_weights_that_are_all_0(run: Path, found: study.Landscape) -> None:
-    files = study.weight_files(run)
+    files = snapshot_files(run)
     first, second = (vector(files[step or 0]) for step in found.through[:2])
     line = (second - first) / (second - first).norm() ** 2
     assert found.surfaces[0].zero[0] == pytest.approx(-(first @ line).item(), abs=1e-4)
@@ -120,7 +121,7 @@ def test_decay_pulls_towards_the_weights_that_are_all_0(run: Path, found: study.
 def test_each_snapshot_writes_what_generate_writes_with_it(
     run: Path, found: study.Landscape, command: Command
 ) -> None:
-    path = study.weight_files(run)[4]
+    path = snapshot_files(run)[4]
     words = ("--prompt", "ab", "--max_new_tokens", study.TEXT_TOKENS, "--checkpoint", path)
     assert command("generate", run, *words).out == f"{found.texts[4]}\n"
 
@@ -153,7 +154,7 @@ def test_two_snapshots_and_a_random_direction_make_a_plane(finished: Path, tmp_p
 
 
 def test_one_snapshot_is_too_few(finished: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="keeps 1 snapshot of its weights"):
+    with pytest.raises(CheckpointError, match="keeps one snapshot of its weights"):
         study.explore(only(finished, tmp_path, 12), 5, 1, "")
 
 

@@ -33,10 +33,22 @@ def test_a_document_has_its_own_tokens_and_the_end_that_follows_them() -> None:
     targets = targets.clone()
     targets.view(-1)[len(text) - 1 :] = IGNORED
     nats = np.where(targets == IGNORED, np.nan, np.arange(16).reshape(4, 4))
-    found = by_document(nats, inputs, targets, tokenizer)
-    assert [(one.beginning, one.tokens) for one in found] == [("first", 5), ("second", 7), ("3", 1)]
+    found, none = by_document(nats, inputs, targets, tokenizer, [])
+    assert none == []
+    tokens = [(one["beginning"], one["tokens"]) for one in found]
+    assert tokens == [("first", 5), ("second", 7), ("3", 1)]
     # the target at place i is token i + 1: "irst" and its end are 0 .. 4, "second" and it 5 .. 11
-    assert [one.loss for one in found] == [2.0, 8.0, 12.0]
+    assert [one["loss"] for one in found] == [2.0, 8.0, 12.0]
+    # an end of text is no text: "irst" has 4 bytes, "second" 6
+    bits = [10 / 4 / np.log(2), 56 / 6 / np.log(2), 12 / np.log(2)]
+    assert [one["bits_per_byte"] for one in found] == pytest.approx(bits)
+    _, sources = by_document(nats, inputs, targets, tokenizer, [("a", 1), ("b", 1), ("a", 1)])
+    assert [(one["source"], one["documents"], one["tokens"]) for one in sources] == [
+        ("a", 2, 6),
+        ("b", 1, 7),
+    ]
+    assert [one["loss"] for one in sources] == pytest.approx([(10 + 12) / 6, 8.0])
+    assert sources[0]["bits_per_byte"] == pytest.approx((10 + 12) / 5 / np.log(2))
 
 
 def test_nats_have_their_place_and_add_up_to_the_loss() -> None:
