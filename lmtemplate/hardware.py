@@ -10,37 +10,42 @@ from pathlib import Path
 
 import torch
 
-# Words in a GPU's name -> dense peak in TFLOP/s: 16-bit (float32 accumulation), float32. From the
-# makers' data sheets; the first entry counts one of whose choices stands in the name, in full.
+# Words in a GPU's name -> dense peak in TFLOP/s: 16-bit (float32 accumulation), float32; and GB of
+# memory, where the name does not say them. From the makers' data sheets; the first entry counts one
+# of whose choices stands in the name, in full.
 PEAK_TFLOPS = [
-    ("b300", 2250.0, 75.0),
-    ("b200", 2250.0, 75.0),
-    ("gb200", 2500.0, 80.0),
-    ("h200 nvl|h100 nvl", 835.0, 60.0),
-    ("h100 pcie", 756.0, 51.0),
-    ("gh200|h200|h100|h800", 989.0, 67.0),
-    ("h20", 148.0, 44.0),
-    ("a100|a800", 312.0, 19.5),
-    ("a10g", 70.0, 35.0),
-    ("a10", 125.0, 31.2),
-    ("a30", 165.0, 10.3),
-    ("a40", 149.7, 37.4),
-    ("rtx 6000 ada", 364.2, 91.1),
-    ("a6000", 154.8, 38.7),
-    ("l40s", 362.0, 91.6),
-    ("l40", 181.0, 90.5),
-    ("l4", 121.0, 30.3),
-    ("t4", 65.0, 8.1),
-    ("v100", 125.0, 15.7),
-    ("rtx 5090", 209.5, 104.8),
-    ("rtx 5080", 112.6, 56.3),
-    ("rtx 4090", 165.2, 82.6),
-    ("rtx 4080", 97.5, 48.7),
-    ("rtx 3090", 71.0, 35.6),
-    ("rtx 3080", 59.5, 29.8),
-    ("mi355x", 2516.0, 157.3),
-    ("mi325x|mi300x", 1307.0, 163.4),
-    ("mi250x", 383.0, 95.7),
+    ("b300", 2250.0, 75.0, 288),
+    ("b200", 2250.0, 75.0, 180),
+    ("gb200", 2500.0, 80.0, 186),
+    ("h200 nvl", 835.0, 60.0, 141),
+    ("h100 nvl", 835.0, 60.0, 94),
+    ("h100 pcie", 756.0, 51.0, 80),
+    ("h200", 989.0, 67.0, 141),
+    ("gh200", 989.0, 67.0, 96),
+    ("h100|h800", 989.0, 67.0, 80),
+    ("h20", 148.0, 44.0, 96),
+    ("a100|a800", 312.0, 19.5, 80),
+    ("a10g", 70.0, 35.0, 24),
+    ("a10", 125.0, 31.2, 24),
+    ("a30", 165.0, 10.3, 24),
+    ("a40", 149.7, 37.4, 48),
+    ("rtx 6000 ada", 364.2, 91.1, 48),
+    ("a6000", 154.8, 38.7, 48),
+    ("l40s", 362.0, 91.6, 48),
+    ("l40", 181.0, 90.5, 48),
+    ("l4", 121.0, 30.3, 24),
+    ("t4", 65.0, 8.1, 16),
+    ("v100", 125.0, 15.7, 16),
+    ("rtx 5090", 209.5, 104.8, 32),
+    ("rtx 5080", 112.6, 56.3, 16),
+    ("rtx 4090", 165.2, 82.6, 24),
+    ("rtx 4080", 97.5, 48.7, 16),
+    ("rtx 3090", 71.0, 35.6, 24),
+    ("rtx 3080", 59.5, 29.8, 10),
+    ("mi355x", 2516.0, 157.3, 288),
+    ("mi325x", 1307.0, 163.4, 256),
+    ("mi300x", 1307.0, 163.4, 192),
+    ("mi250x", 383.0, 95.7, 64),  # of each half, a device of its own
 ]
 
 
@@ -122,7 +127,7 @@ def keep_freed_memory() -> None:
 def peak_flops(name: str, precision: str) -> float | None:
     """Peak FLOP/s of a GPU at a precision (Lightning's name); None if it is not in the table."""
     words = set(name.lower().replace("-", " ").split())
-    for choices, half, single in PEAK_TFLOPS:
+    for choices, half, single, _ in PEAK_TFLOPS:
         if any(words.issuperset(choice.split()) for choice in choices.split("|")):
             return (half if "16" in precision else single) * 1e12
     return None

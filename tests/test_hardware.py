@@ -67,7 +67,7 @@ def test_an_unknown_device_has_no_peak(name: str) -> None:
 def test_every_entry_of_the_table_can_be_found() -> None:
     for words, half, single in (
         (name, half, single)
-        for names, half, single in hardware.PEAK_TFLOPS
+        for names, half, single, _ in hardware.PEAK_TFLOPS
         for name in names.split("|")
     ):
         assert peak_flops(words, "16-mixed") == half * 1e12, words

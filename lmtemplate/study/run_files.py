@@ -35,6 +35,7 @@ SETTINGS = {
     **dict.fromkeys(("seed_everything", "data.batch_size", "data.block_size"), int),
     **dict.fromkeys(("data.max_train_blocks", "data.max_val_blocks", "trainer.max_steps"), int),
     "model.optimizer.class_path": str,
+    **dict.fromkeys(("planned.init_args.tokens_per_second", "planned.init_args.val_loss"), float),
     "model.schedule.init_args.warmup_steps": float,
 }
 KIND_NAMES = {

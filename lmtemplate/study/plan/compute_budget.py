@@ -1,20 +1,24 @@
-"""Any of parameters, tokens and FLOPs -> the others: 6 N D, and 20 tokens per parameter."""
+"""Any of parameters, tokens and FLOPs -> the others; a net and a machine -> its FLOP/s."""
 
 import math
-from dataclasses import dataclass
+import re
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
 from lmtemplate.data.shards import Shards, read_index
 from lmtemplate.errors import ConfigError
-from lmtemplate.hardware import PEAK_TFLOPS, auto_precision, device_name, peak_flops
+from lmtemplate.hardware import PEAK_TFLOPS, auto_precision, device_name
 from lmtemplate.models.gpt import GPT
 from lmtemplate.optimizers import MuonAdamW
 from lmtemplate.run_length import measure_step
+from lmtemplate.study.plan.memory import free_memory
+from lmtemplate.study.plan.scaling_laws import net_sizes, vocabulary_for
 
-OPTIMAL_RATIO = 20.0  # Hoffmann et al. 2022, table 3
+RATIO = 20.0  # tokens per parameter that use FLOPs best: Hoffmann et al. 2022, table 3
+MFU = 0.4  # large runs reach 0.38 to 0.43 (Llama 3 405B: Llama Team 2024, table 4)
 EPOCHS = 4.0  # over one text, before new text is clearly better: Muennighoff et al. 2023
 
 
@@ -31,23 +35,55 @@ def training_flops(parameters: float, tokens: float) -> float:
     return 6.0 * parameters * tokens
 
 
-def gpu_peak(name: str) -> float:
-    """Dense 16-bit FLOP/s of a GPU. Raises ConfigError for one that is not in the table."""
-    peak = peak_flops(name, "16")
-    if peak is None:
-        known = ", ".join(names.replace("|", ", ") for names, _, _ in PEAK_TFLOPS)
-        raise ConfigError(f"--gpu {name!r} is not known; give its --speed in FLOP/s, or: {known}")
-    return peak
+def known_gpu(name: str) -> tuple[float, float]:
+    """Dense 16-bit FLOP/s and bytes of memory of a GPU. Raises ConfigError for an unknown one."""
+    words = set(name.lower().replace("-", " ").split())
+    said = [int(word[:-2]) for word in words if re.fullmatch(r"\d+gb", word)]
+    for names, half, _, gb in PEAK_TFLOPS:
+        if any(words.issuperset(one.split()) for one in names.split("|")):
+            return half * 1e12, (said or [gb])[0] * 1e9
+    known = ", ".join(names.replace("|", ", ") for names, *_ in PEAK_TFLOPS)
+    raise ConfigError(f"--gpu {name!r} is not known; there are {known}")
 
 
-def measure(net: GPT, batch_size: int) -> tuple[float, str]:
+@dataclass(frozen=True)
+class Device:
+    """Where to train: a GPU that is named, or this machine."""
+
+    name: str
+    memory: float  # bytes
+    speed: float  # FLOP/s that training reaches
+    speed_how: str
+    width: int = 2  # bytes of a number in a matrix product
+    on_cpu: bool = False
+
+
+def find_device(gpu: str | None, speed: float | None) -> Device:
+    """What --gpu and --speed say; without both, the speed has yet to be measured."""
+    if gpu:
+        peak, memory = known_gpu(gpu)
+        found = Device(gpu, memory, MFU * peak, f"{MFU:.0%} of {gpu}, assumed")
+    else:
+        here = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        width = 4 if auto_precision(here) == "32-true" else 2
+        found = Device("this machine", free_memory(here), 1e11, "", width, here.type == "cpu")
+    return replace(found, speed=speed, speed_how="as asked") if speed else found
+
+
+def measure(
+    parameters: float, vocab_size: int, block_size: int, batch_size: int
+) -> tuple[float, str]:
     """FLOP/s (6 x parameters x tokens / seconds) that this machine reaches, and how it was timed.
 
-    The batch is made smaller where a step would take long.
+    Net and batch are smaller where a step would take long.
     """
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    flops = training_flops(net.parameter_count(), net.block_size)  # of one sequence
-    batch_size = max(1, min(batch_size, int((1e11 if device.type == "cpu" else 2e13) / flops)))
+    largest, most = (1e7, 1e11) if device.type == "cpu" else (3e8, 2e13)  # parameters, FLOPs
+    if parameters > largest:
+        parameters, vocab_size = largest, vocabulary_for(largest)
+    net = GPT(vocab_size, block_size, **net_sizes(parameters, vocab_size))
+    flops = training_flops(net.parameter_count(), block_size)  # of one sequence
+    batch_size = max(1, min(batch_size, int(most / flops)))
     autocast = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(auto_precision(device))
     recipe = MuonAdamW()
     seconds = measure_step(net, recipe, device, batch_size=batch_size, autocast=autocast, steps=5)
@@ -55,33 +91,20 @@ def measure(net: GPT, batch_size: int) -> tuple[float, str]:
     return batch_size * flops / seconds, f"measured on {where}"
 
 
-class CorpusSize(NamedTuple):
-    """Sizes of a prepared corpus."""
+@dataclass(frozen=True)
+class Corpus:
+    """Sizes of a prepared text, or of one that never ends."""
 
-    vocab_size: int
-    tokens: int  # of the training split
-    longest: int  # block that fits into both splits
+    vocab_size: int | None
+    tokens: float = math.inf  # of the training split
+    longest: int = sys.maxsize  # block that fits into both splits
 
 
-def read_corpus(path: Path) -> CorpusSize:
+def read_corpus(path: Path) -> Corpus:
     """Raises DataError where no corpus was prepared, or one without validation text."""
     index = read_index(path)
     train, val = (Shards(path, split, index).tokens for split in ("train", "val"))
-    return CorpusSize(index["vocab_size"], train, min(train, val) - 1)
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Parameters of a net, the tokens it is trained on, and the reason for each figure."""
-
-    parameters: float
-    tokens: float
-    parameters_how: str = "as asked"
-    tokens_how: str = "as asked"
-
-    @property
-    def flops(self) -> float:
-        return training_flops(self.parameters, self.tokens)
+    return Corpus(index["vocab_size"], train, min(train, val) - 1)
 
 
 def solve(
@@ -89,31 +112,20 @@ def solve(
     tokens: float | None,  # repeated ones included
     flops: float | None,  # at most
     *,
-    ratio: float = OPTIMAL_RATIO,  # tokens per parameter, where one follows from the other
     text_tokens: float = math.inf,  # tokens that are not given are at most EPOCHS times as many
     smallest: float = 0.0,  # parameters of a net whose size is not given, at least
-) -> Budget:
-    """Balance net and data. Raises ConfigError where nothing is given, or all three."""
+) -> tuple[float, float]:
+    """Parameters and tokens, balanced. Raises ConfigError where nothing is given, or all three."""
     if parameters is not None and tokens is not None and flops is not None:
         raise ConfigError("--parameters and --tokens fix FLOPs and hours; drop one of the three")
-    if parameters is not None and tokens is not None:
-        return Budget(parameters, tokens)
     if parameters is not None and flops is not None:
-        return Budget(parameters, flops / 6 / parameters, tokens_how="FLOPs / 6 / parameters")
+        return parameters, flops / 6 / parameters
     if tokens is not None and flops is not None:
-        return Budget(flops / 6 / tokens, tokens, "FLOPs / 6 / tokens")
-    how, rule = "as asked", f"{ratio:g} per parameter (Hoffmann et al. 2022)"
+        return flops / 6 / tokens, tokens
     if tokens is None:
-        best = math.inf if flops is None else math.sqrt(flops / 6 * ratio)
-        tokens, how = best if parameters is None else ratio * parameters, rule
-        if tokens > EPOCHS * text_tokens:
-            tokens, how = EPOCHS * text_tokens, f"{EPOCHS:g} epochs over the text"
+        best = RATIO * parameters if parameters else math.sqrt((flops or math.inf) / 6 * RATIO)
+        tokens = min(best, EPOCHS * text_tokens)
     if math.isinf(tokens):
         raise ConfigError("a plan needs one of --parameters, --tokens, --flops, --hours and --data")
-    if parameters is not None:
-        return Budget(parameters, tokens, tokens_how=how)
-    if tokens / ratio >= smallest:
-        return Budget(tokens / ratio, tokens, f"tokens / {ratio:g} (Hoffmann et al. 2022)", how)
-    if flops is not None and training_flops(smallest, tokens) > flops:
-        tokens, how = flops / 6 / smallest, "FLOPs / 6 / parameters"
-    return Budget(smallest, tokens, "the smallest net that suits the vocabulary", how)
+    parameters = parameters or max(tokens / RATIO, smallest)
+    return parameters, min(tokens, (flops or math.inf) / 6 / parameters)

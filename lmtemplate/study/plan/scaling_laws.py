@@ -6,11 +6,13 @@ from typing import TypedDict
 from lmtemplate.errors import ConfigError
 
 
-def estimated_loss(parameters: float, tokens: float) -> float:
+def estimated_loss(parameters: float, tokens: float) -> float | None:
     """1.69 + 406.4 / N^0.34 + 410.7 / D^0.28 nats per token (Hoffmann et al. 2022, equation 10).
 
-    Fitted to well-trained nets of 70M to 16B parameters on MassiveText.
+    Fitted to well-trained nets of 70M to 16B parameters on MassiveText; None for smaller ones.
     """
+    if parameters < 7e7:
+        return None
     return 1.69 + 406.4 / parameters**0.34 + 410.7 / tokens**0.28
 
 
@@ -63,25 +65,32 @@ class Sizes(TypedDict):
 
 
 def net_sizes(parameters: float, vocab_size: int) -> Sizes:
-    """Depth, heads and width of our GPT in usual proportions, within 15 % of the parameters.
+    """Depth, heads and width of our GPT in usual proportions, within 15 % of the parameters
+    (25 % below two million).
 
+    Widths are eighths of a power of two, and heads have 64 channels, 128 from a width of 2,048 on,
+    as in GPT-2 and Llama; toys have heads of 8.
     Raises ConfigError where the vocabulary leaves fewer than 16 channels.
     """
-    tables = 2 * vocab_size + 1
-    for n_layer in range(2, 1000):  # 12 L C^2 + tables C = N
-        root = math.sqrt(tables**2 + 48 * n_layer * parameters)
-        width = (root - tables) / (24 * n_layer)
-        if width / n_layer <= width_per_layer(parameters):
-            break
-    if width < 16:
+    widths = [*range(16, 64, 8), 64, 128, 192, 256, 320, 384, 448]
+    widths += [eighths * 2**power for power in range(6, 15) for eighths in range(8, 16)]
+
+    def depth(width: int) -> int:
+        tables = parameter_count(vocab_size, 0, width)
+        return max(2, round((parameters - tables) / (12 * width**2)))
+
+    def misfit(width: int) -> float:
+        """How far the net is from the parameters, which count tenfold, and from usual proportions."""
+        size = parameter_count(vocab_size, depth(width), width) / parameters
+        shape = width / depth(width) / width_per_layer(parameters)
+        return math.hypot(10 * math.log(size), math.log(shape))
+
+    width = min(widths, key=misfit)
+    if parameter_count(vocab_size, 2, widths[0]) > parameters:
         raise ConfigError(
             f"no net of {parameters:,.0f} parameters has a vocabulary of {vocab_size:,} ids; give "
-            f"{parameter_count(vocab_size, 2, 16):,} parameters or more, or a smaller vocabulary "
-            "(lmtemplate prepare --vocab_size)"
+            f"{parameter_count(vocab_size, 2, widths[0]):,} parameters or more, or a smaller "
+            "vocabulary (lmtemplate prepare --vocab_size)"
         )
-    # channels of a head as in quickstart (32), GPT-2 (64) and Llama (128)
-    head_size = 16 if width < 64 else 32 if width < 256 else 64 if width < 1024 else 128
-    n_head = round(width / head_size)
-    if n_head <= 8:  # whole heads would be too coarse a step
-        head_size = 2 * round(width / n_head / 2)
-    return {"n_layer": n_layer, "n_head": n_head, "n_embd": n_head * head_size}
+    head_size = 8 if width < 64 else 64 if width < 2048 else 128
+    return {"n_layer": depth(width), "n_head": width // head_size, "n_embd": width}

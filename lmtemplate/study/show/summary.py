@@ -10,7 +10,7 @@ import numpy as np
 from lmtemplate import metric_names
 from lmtemplate.record import Record
 from lmtemplate.study.long_record import read_any_record
-from lmtemplate.study.run_files import duration, read_summary
+from lmtemplate.study.run_files import duration, read_settings, read_summary
 from lmtemplate.study.show.plots import data_in_terminal, epoch_averages, in_terminal
 
 
@@ -89,6 +89,23 @@ def before_and_after(record: Record) -> str:
     return "\n".join(lines)
 
 
+def plan_and_result(settings: dict[str, Any], summary: dict[str, Any]) -> str:
+    """What `plan` foretold, from config.yaml, beside what came of it; "" for a run without a plan."""
+    planned = settings.get("planned.init_args.tokens_per_second")
+    measured, tokens = summary.get("tokens_per_second"), summary.get("tokens")
+    if not (planned and measured and tokens):
+        return ""
+    lines = [
+        f"  planned  {planned:,.0f} tokens/s, {duration(tokens / planned)} of training; measured: "
+        f"{measured:,.0f} tokens/s, {duration(tokens / measured)}"
+    ]
+    loss, best = settings.get("planned.init_args.val_loss"), summary.get("best") or {}
+    if loss and best.get("val_loss"):
+        law = "by the law for web text, with another vocabulary"
+        lines.append(f"           val/loss {loss:.2f} {law}; measured: {best['val_loss']:.2f}")
+    return "\n".join(lines)
+
+
 def costs(summary: dict[str, Any]) -> str:
     """Time and compute of a run, from its summary.json."""
     rows, seconds, flops = [], summary.get("seconds"), summary.get("flops")
@@ -110,12 +127,12 @@ def summary(run: Path) -> None:
     Args:
         run: run directory.
     """
-    record = read_any_record(run)
+    record, ended = read_any_record(run), read_summary(run)
     parts = [
         in_terminal(record) if len(record) else "",
         data_in_terminal(record),
         training_summary(record),
         before_and_after(record),
-        costs(read_summary(run)),
+        "\n".join(filter(None, (costs(ended), plan_and_result(read_settings(run), ended)))),
     ]
     print("\n\n".join(part for part in parts if part))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lmtemplate.record import Line, Record, Writer, from_lines
-from lmtemplate.study.show.summary import before_and_after, costs, training_summary
+from lmtemplate.study.show.summary import before_and_after, costs, plan_and_result, training_summary
 from tests.conftest import Command
 
 BITS = "val/bits_per_byte"
@@ -107,3 +107,15 @@ def test_the_verb_prints_a_run_s_figures_and_curves(command: Command, tmp_path: 
     assert result.code == 0
     assert "=== Training Summary ===" in result.out
     assert "validation" in result.out.partition("===")[0]  # the legend of the drawing
+
+
+def test_what_was_planned_stands_beside_what_was_measured() -> None:
+    settings = {
+        f"planned.init_args.{k}": v for k, v in (("tokens_per_second", 500.0), ("val_loss", 3.2))
+    }
+    summary = {"tokens": 60_000, "tokens_per_second": 400.0, "best": {"val_loss": 3.456}}
+    text = plan_and_result(settings, summary)
+    assert "500 tokens/s, 2 min 0 s of training; measured: 400 tokens/s, 2 min 30 s" in text
+    assert "val/loss 3.20 by the law for web text" in text
+    assert "measured: 3.46" in text
+    assert plan_and_result({}, summary) == ""
