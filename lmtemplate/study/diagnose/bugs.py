@@ -1,6 +1,6 @@
-"""What was logged of batches and steps, and what the weights do -> bugs of data, net and loop.
+"""Settings, batches, steps and weights of a run -> bugs, and settings that explain the curve.
 
-While there is one of them, no curve can be read. The first that holds is the answer.
+While there is one of them, no curve can be read.
 """
 
 import math
@@ -8,11 +8,29 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from lmtemplate import metric_names
 from lmtemplate.study.diagnose import thresholds as limit
 from lmtemplate.study.diagnose import vitals
 from lmtemplate.study.diagnose.finding import Facts, Finding, conclude
 from lmtemplate.study.diagnose.trend import Trend, spread
 
+CLIP, CLIPPED_SHARE = "trainer.gradient_clip_val", "optim/clipped_share"
+OPTIMIZER_KEY, NET_KEY = "model.optimizer.init_args.", "model.net.init_args."
+# Key -> the value from which it explains, by itself, that little is learned; what it does then.
+LARGE = {
+    OPTIMIZER_KEY + "eps": (1e-4, "makes steps small"),
+    OPTIMIZER_KEY + "adamw_eps": (1e-4, "makes steps small"),
+    OPTIMIZER_KEY + "momentum": (0.995, "averages over hundreds of steps"),
+    OPTIMIZER_KEY + "betas": (0.995, "averages over hundreds of steps"),
+    OPTIMIZER_KEY + "weight_decay": (2.0, "shrinks weights faster than they grow"),
+    NET_KEY + "dropout": (0.5, "hides most of the net"),
+    "model.label_smoothing": (0.5, "hides most of each target"),
+    "model.z_loss": (0.1, "outweighs the loss"),
+}
+SMALL = {
+    NET_KEY + "logit_cap": (3.0, "lets no token become likely"),
+    "data.block_size": (2, "leaves no context"),
+}
 PREDICTED = {0: "its input", 2: "the token after the next one", -1: "the token before its input"}
 
 
@@ -151,9 +169,48 @@ def of_checkpoint(trend: Trend, facts: Facts) -> Iterator[Finding]:
 
 
 def bugs(trend: Trend, facts: Facts) -> list[Finding]:
-    """All of them, each name once; those that explain the others come first."""
+    """What is seen in batches, steps and net, each name once; those that explain the others first.
+
+    Where there is nothing, what the checkpoint's losses say: these differ beside any other bug.
+    """
     found = dict[str, Finding]()
-    for rule in (of_batches, of_steps, of_tokens, of_net, of_checkpoint):
+    for rule in (of_batches, of_steps, of_tokens, of_net):
         for finding in rule(trend, facts):
             found.setdefault(finding.name, finding)
-    return [*found.values()]
+    return [*found.values()] or [*of_checkpoint(trend, facts)][:1]
+
+
+def _number(value: object) -> float:
+    """A setting's value, or the first of its values; NaN where it is no number."""
+    first = value[0] if isinstance(value, list) and value else value
+    return float(first) if isinstance(first, int | float) else math.nan
+
+
+def clipped(trend: Trend, facts: Facts) -> Finding | None:
+    """Nearly all gradients are far longer than the clip: little of them, or their direction, is left."""
+    norms, shares = trend.logged(metric_names.GRAD_NORM), trend.logged(CLIPPED_SHARE)
+    clip, usual = _number(facts.settings.get(CLIP)), float(np.median(norms)) if len(norms) else 0.0
+    share = float(shares.mean()) if len(shares) else 1.0
+    if not usual > limit.CLIPPED * clip or share < limit.CLIPPED_STEPS:
+        return None
+    in_steps = f" in {share:.0%} of the steps" if len(shares) else ""
+    says = (
+        f"{CLIP} is {clip:g}, which leaves little of gradients of {usual:.2g}{in_steps}; the loss "
+        f"ends at {trend.final:.2f}."
+    )
+    return conclude("clipped", says, trend.first_step, trend.last_step)
+
+
+def extreme_setting(trend: Trend, facts: Facts) -> Finding | None:
+    """The first setting beyond its bound, or a clip that leaves next to nothing of gradients."""
+    values = {key: _number(value) for key, value in facts.settings.items()}
+    found = [(k, effect) for k, (most, effect) in LARGE.items() if values.get(k, 0) >= most]
+    found += [
+        (k, effect) for k, (least, effect) in SMALL.items() if values.get(k, least + 1) <= least
+    ]
+    clip = clipped(trend, facts)
+    if not found:
+        return conclude("extreme_setting", clip.says, *clip.steps) if clip else None
+    key, effect = found[0]
+    says = f"{key} is {facts.settings[key]}, which {effect}; the loss ends at {trend.final:.2f}."
+    return conclude("extreme_setting", says, trend.first_step, trend.last_step)

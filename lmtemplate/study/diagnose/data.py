@@ -26,11 +26,8 @@ def repeated_data(trend: Trend, facts: Facts) -> Finding | None:
     return conclude("repeated_data", says, 0, trend.last_step)
 
 
-def overfitting(trend: Trend, facts: Facts) -> Finding | None:
-    """Validation has turned up while training went on falling: on text that it has read before.
-
-    Within the first pass that is no overfitting: what is read has changed.
-    """
+def _turn(trend: Trend) -> Finding | None:
+    """Validation has turned up while training went on falling."""
     if len(trend.val_loss) < limit.VALIDATIONS:
         return None
     lowest = int(np.argmin(trend.val_loss))
@@ -43,11 +40,24 @@ def overfitting(trend: Trend, facts: Facts) -> Finding | None:
         f"validation is best at step {step:,} ({best:.2f} nats) and {end:.2f} at step "
         f"{trend.val_steps[-1]:,}, while training falls from {then:.2f} to {trend.final:.2f}."
     )
-    if facts.passes is None or facts.passes >= limit.ONE_PASS:
-        return conclude("overfitting", says, step, trend.val_steps[-1])
-    says += f" Nothing was read twice ({facts.passes:.2f} passes): no overfitting, other text."
-    name = "validation_lost" if end > trend.start + limit.WORSE else "training_text_changes"
-    return conclude(name, says, step, trend.val_steps[-1])
+    return conclude("overfitting", says, step, trend.val_steps[-1])
+
+
+def overfitting(trend: Trend, facts: Facts) -> Finding | None:
+    """Validation has turned up, on text of which some was read before."""
+    read_again = facts.passes is None or facts.passes >= limit.ONE_PASS
+    return _turn(trend) if read_again else None
+
+
+def turned_early(trend: Trend, facts: Facts) -> Finding | None:
+    """Validation has turned up within the first pass: what is read has changed."""
+    turn, passes = _turn(trend), facts.passes
+    if turn is None or passes is None or passes >= limit.ONE_PASS:
+        return None
+    says = f"{turn.says} Nothing was read twice ({passes:.2f} passes): no overfitting, other text."
+    is_lost = trend.val_loss[-2:].min() > trend.start + limit.WORSE
+    name = "validation_lost" if is_lost else "training_text_changes"
+    return conclude(name, says, *turn.steps)
 
 
 def validation_lost(trend: Trend, facts: Facts) -> Finding | None:

@@ -56,6 +56,7 @@ NOTES = {
     "noise": "",
     "plateau": "stop earlier; a larger model or more text would go lower.",
     "too_slow": "train longer, or raise the learning rate or the batch size.",
+    "clipped": "clip at 1.0, if the run could go lower.",
     "overtrained": "a larger model, if it may cost more to use.",
 }
 

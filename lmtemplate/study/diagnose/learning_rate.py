@@ -1,10 +1,12 @@
-"""Humps, rises, swings and missing falls of the loss -> a wrong learning rate, or no warmup."""
+"""Humps, rises, swings and stops of the loss -> a wrong learning rate, no warmup, a small model."""
 
 import math
 
 import numpy as np
 
 from lmtemplate.study.diagnose import thresholds as limit
+from lmtemplate.study.diagnose import vitals
+from lmtemplate.study.diagnose.data import fresh_tokens
 from lmtemplate.study.diagnose.finding import Facts, Finding, conclude
 from lmtemplate.study.diagnose.trend import Trend, merged, swings
 
@@ -31,6 +33,11 @@ def began_trained(trend: Trend, facts: Facts) -> bool:
     if facts.vocab_size:
         return trend.start < math.log(facts.vocab_size) - limit.OFF_START
     return trend.begins_late or trend.noise > limit.UNTRAINED_NOISE * trend.start
+
+
+def began_far_above(trend: Trend, facts: Facts) -> bool:
+    """Whether the first loss is far above that of guessing evenly."""
+    return trend.start >= math.log(facts.vocab_size or math.inf) + limit.OFF_START
 
 
 def has_no_warmup(trend: Trend, facts: Facts) -> bool:
@@ -140,8 +147,8 @@ def oscillating(trend: Trend, facts: Facts) -> Finding | None:
 def too_low(trend: Trend, facts: Facts) -> Finding | None:
     """Not even token frequencies were learned, and nothing else explains it."""
     fall, unigram = trend.start - trend.final, facts.unigram_loss
-    if began_trained(trend, facts):
-        return None  # little was left to learn
+    if began_trained(trend, facts) or began_far_above(trend, facts):
+        return None  # little was left to learn, or it is still on its way
     least = (limit.UNMOVED if facts.vocab_size else limit.UNMOVED_UNKNOWN) * trend.start
     if unigram is not None:
         least = max(least, trend.start - unigram - limit.NEAR_UNIGRAM)
@@ -154,3 +161,78 @@ def too_low(trend: Trend, facts: Facts) -> Finding | None:
         f"{trend.start:.2f} to {trend.final:.2f}{goal}{rate}."
     )
     return conclude("learning_rate_too_low", says, trend.first_step, trend.last_step)
+
+
+def is_flat(trend: Trend) -> bool:
+    """Whether the loss has stopped falling by the middle of the run."""
+    fall = trend.start - trend.final
+    return fall > 0 and trend.level(0.45, 0.55) - trend.final < limit.FLAT * fall
+
+
+def flat_at_unigram(trend: Trend, facts: Facts) -> Finding | None:
+    """Flat at the unigram loss: wrong targets, or where it is higher or swings, a high rate."""
+    unigram, bigram = facts.unigram_loss, facts.bigram_loss
+    if unigram is None or bigram is None or unigram - bigram < limit.INFORMATIVE:
+        return None
+    if began_far_above(trend, facts):
+        return None  # it is still on its way from there
+    late, count = trend.level(0.5, 1.0), len(trend.val_loss)
+    if count >= limit.VALIDATIONS:
+        late = float(np.median(trend.val_loss[count // 2 :]))
+    is_stuck = late >= unigram - limit.NEAR_UNIGRAM and is_flat(trend)
+    if not (is_stuck and learns_unigrams(trend, unigram)):
+        return None
+    first, last = trend.step_at(0.5), trend.last_step
+    says = (
+        f"from step {first:,} to {last:,} the loss stays at {late:.2f} nats; token frequencies "
+        f"alone give {unigram:.2f}, token pairs {bigram:.2f}"
+    )
+    if late > unigram + limit.NEAR_UNIGRAM or share_of_peaks(trend) > limit.PEAKS:
+        return conclude(TOO_HIGH, f"{says}: the steps are too long to learn more.", first, last)
+    if last < limit.STEPS_FLAT:
+        return None
+    says += ": the tokens before a token do not help to predict it."
+    name = "not_learning" if len(trend.logged(vitals.NEXT)) else "wrong_targets"  # they follow
+    return conclude(name, says, first, last)
+
+
+def model_too_small(trend: Trend, facts: Facts) -> Finding | None:
+    """Many tokens for each parameter, and token pairs would predict better."""
+    if facts.bigram_loss is None or not facts.tokens or not facts.parameters:
+        return None
+    ratio = facts.tokens / facts.parameters
+    if ratio < limit.MANY_TOKENS or trend.final < facts.bigram_loss + limit.ABOVE_BIGRAM:
+        return None
+    says = (
+        f"after {ratio:,.0f} tokens per parameter the training loss ends at {trend.final:.2f} "
+        f"nats; counting token pairs gives {facts.bigram_loss:.2f}."
+    )
+    return conclude("model_too_small", says, trend.step_at(0.5), trend.last_step)
+
+
+def pace(trend: Trend, facts: Facts) -> Finding | None:
+    """The loss has stopped falling, or still falls fast, over the last third."""
+    fall, last = trend.start - trend.final, trend.last_step
+    late = trend.level(0.6, 0.7) - trend.final
+    if trend.rows < limit.ROWS or fall <= 0:
+        return None
+    if late <= limit.PLATEAU * fall:
+        first = trend.step_at(0.6)
+        says = (
+            f"from step {first:,} to {last:,} the training loss falls by only {late:.2f} nats, of "
+            f"{fall:.2f} in all: converged, or stuck."
+        )
+        return conclude("plateau", says, first, last)
+    if late < limit.TOO_SLOW * fall:
+        return None
+    first, fresh = trend.step_at(0.65), fresh_tokens(facts)
+    says = (
+        f"the training loss still falls by {100 * late / max(1, last - first):.2g} nats per 100 "
+        f"steps between steps {first:,} and {last:,} ({fall / last * 100:.2g} over the whole run)"
+    )
+    if fresh and facts.parameters:
+        says += (
+            f", after {fresh / facts.parameters:,.2g} fresh tokens per parameter "
+            f"({limit.TOKENS_PER_PARAMETER:.0f} are compute-optimal, Hoffmann et al. 2022)"
+        )
+    return conclude("too_slow", f"{says}.", first, last)

@@ -79,6 +79,8 @@ STANDING = 0.2  # share of the run without learning rate or moving weights
 FIRST_MOVES = 10  # steps after which every parameter has moved
 MOVES = 1e-3  # steps of this share of the weights' size are not too small to learn
 LONG_STEPS = 0.03  # and below this share not too large (sound: up to 0.045, too high: from 0.078)
+CLIPPED = 30.0  # half of all gradients are longer than the clip by this factor
+CLIPPED_STEPS = 0.9  # and this share of the steps is clipped
 ROWS_OF_ZEROS = 3  # in the first rows, weights that begin at 0 move by more than their size
 
 # What the weights do

@@ -1,22 +1,14 @@
 """A run's record and what else is known of it -> a verdict: faults, notes, phases of the curve."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from lmtemplate.record import Record
-from lmtemplate.study.diagnose import (
-    data,
-    learning_rate,
-    loss_values,
-    settings,
-    spikes,
-    stalls,
-    vitals,
-)
+from lmtemplate.study.diagnose import data, learning_rate, spikes, vitals
 from lmtemplate.study.diagnose import thresholds as limit
-from lmtemplate.study.diagnose.bugs import bugs
+from lmtemplate.study.diagnose.bugs import bugs, clipped, extreme_setting
 from lmtemplate.study.diagnose.finding import Facts, Finding, Phase, conclude
 from lmtemplate.study.diagnose.phases import phases_of, rereading
 from lmtemplate.study.diagnose.trend import Trend, trend_of
@@ -26,25 +18,37 @@ VerdictRule = Callable[[Trend, Facts], Finding | None]
 # Each explains the whole curve, so the first one that holds is the answer.
 CURVE: tuple[VerdictRule, ...] = (
     spikes.spike_not_recovered,
+    data.overfitting,
+    data.memorising,
+    data.validation_lost,
     learning_rate.early_hump,
     learning_rate.rising,
     learning_rate.adam_held_at_unigram,
-    stalls.flat_at_unigram,
+    learning_rate.flat_at_unigram,
     learning_rate.oscillating,
     learning_rate.too_low,
-    stalls.model_too_small,
+    learning_rate.model_too_small,
+    data.turned_early,
 )
+AT_ANY_LENGTH = (data.memorising, data.validation_lost)
 NOTE_RULES: tuple[VerdictRule, ...] = (
-    loss_values.too_short,
-    loss_values.trained_before,
+    spikes.too_short,
+    spikes.trained_before,
     rereading,
     data.gap,
     spikes.spike_recovered,
-    loss_values.noise,
-    data.overtrained,
-    stalls.pace,
+    spikes.noise,
+    clipped,
 )
-PACE = ("overtrained", "plateau", "too_slow")
+# What is said of the pace, by the first that holds, where nothing else comes first.
+PACE_RULES = (data.overtrained, learning_rate.pace)
+# Finding -> others that follow from it, and are not said after it.
+FOLLOWS = {
+    "wrong_targets": ("other_tokens",),
+    "padding": ("other_tokens",),
+    "overlap": ("repeated_data",),
+    "extreme_setting": ("parameters_not_trained", "clipped"),
+}
 
 
 @dataclass(frozen=True)
@@ -88,38 +92,39 @@ def _without_blame(found: Finding | None, trend: Trend) -> Finding | None:
     return found
 
 
-def _found(record: Record, facts: Facts, trend: Trend | None) -> list[Finding | None]:
-    """Every rule's finding, in the order of their weight."""
-    first = [loss_values.nonfinite(record), loss_values.initial_loss(record, facts)]
-    if trend is None:
-        return [*first]
-    found = [*(broken := bugs(trend, facts)), first[1]]
-    found += [data.overlap(trend, facts), data.repeated_data(trend, facts)]
-    is_long = trend.rows >= limit.ROWS
-    turned = data.overfitting(trend, facts) if is_long else None
-    overfits = turned if turned and turned.name == "overfitting" else None
-    lost = data.validation_lost(trend, facts)
-    shown = [overfits, data.memorising(trend, facts)]
-    # once validation has turned, what it does is no sign of the learning rate
-    rules = [rule for rule in CURVE if not (overfits and rule is learning_rate.oscillating)]
-    curve = (rule(trend, facts) for rule in rules if is_long)
-    shown.append(_without_blame(lost or next(filter(None, curve), None), trend))
-    shown.append(None if lost or overfits else turned)
-    if any(shown) or learns_little(trend, facts):
-        found.insert(0, settings.extreme_setting(trend, facts))
-    notes = (rule(trend, facts) for rule in NOTE_RULES)
-    return [first[0], *found, *(shown if not broken else ()), *notes]  # a bug explains the curve
+def _first(rules: Iterable[VerdictRule], trend: Trend, facts: Facts) -> Finding | None:
+    """What the first rule that holds has found."""
+    return next(filter(None, (rule(trend, facts) for rule in rules)), None)
+
+
+def _faults(trend: Trend, facts: Facts) -> Iterator[Finding | None]:
+    """In the order of their weight. A bug or an extreme setting explains the curve."""
+    curve = _first(CURVE if trend.rows >= limit.ROWS else AT_ANY_LENGTH, trend, facts)
+    is_suspect = curve is not None or learns_little(trend, facts)
+    causes = [extreme_setting(trend, facts) if is_suspect else None, *bugs(trend, facts)]
+    yield from causes
+    yield spikes.initial_loss(trend.record, facts)
+    yield data.overlap(trend, facts)
+    yield data.repeated_data(trend, facts)
+    yield None if any(causes) else _without_blame(curve, trend)
+
+
+def _notes(trend: Trend, facts: Facts, is_sound: bool) -> Iterator[Finding | None]:
+    notes = [note for rule in NOTE_RULES if (note := rule(trend, facts))]
+    yield from notes
+    if is_sound and not {"gap", "rereading"} & {note.name for note in notes}:
+        yield _first(PACE_RULES, trend, facts)
 
 
 def judge(record: Record, facts: Facts) -> Verdict:
     """Look at a run with every rule. Of the faults, the first is what matters most."""
-    trend = trend_of(record, facts)
-    found = [finding for finding in _found(record, facts, trend) if finding is not None]
-    faults = [finding for finding in found if finding.fault]
-    notes = [finding for finding in found if not finding.fault]
-    if faults or {"gap", "rereading"} & {note.name for note in notes}:
-        notes = [note for note in notes if note.name not in PACE]  # something else comes first
-    elif any(note.name == "overtrained" for note in notes):
-        notes = [note for note in notes if note.name not in PACE[1:]]
-    is_judged = trend is not None and not faults and trend.rows >= limit.ROWS
-    return Verdict((*faults, *notes), phases_of(trend) if trend and is_judged else ())
+    trend, said = trend_of(record, facts), dict[str, Finding]()
+    found = [spikes.nonfinite(record)]
+    found += _faults(trend, facts) if trend else [spikes.initial_loss(record, facts)]
+    is_sound = not any(found)
+    found += _notes(trend, facts, is_sound) if trend else ()
+    for finding in filter(None, found):
+        if not any(finding.name in FOLLOWS.get(name, ()) for name in said):
+            said.setdefault(finding.name, finding)
+    is_judged = trend and is_sound and trend.rows >= limit.ROWS
+    return Verdict((*said.values(),), phases_of(trend) if trend and is_judged else ())

@@ -12,6 +12,7 @@ from lmtemplate.study.diagnose.data import (
     overlap,
     overtrained,
     repeated_data,
+    turned_early,
     validation_lost,
 )
 from lmtemplate.study.diagnose.finding import Facts
@@ -74,8 +75,9 @@ def test_only_fresh_tokens_stand_beside_the_compute_optimal_twenty(
 def test_what_turns_within_the_first_pass_is_no_overfitting() -> None:
     val = np.array([3.0, 2.0, 2.2, 2.4, 2.6])
     found = trend(np.linspace(START, 1.0, 100), val=val)
-    for passes, expected in ((0.39, "training_text_changes"), (3.0, "overfitting")):
-        assert name(overfitting(found, replace(FACTS, passes=passes))) == expected
+    for passes, expected in ((0.39, ("training_text_changes", None)), (3.0, (None, "overfitting"))):
+        facts = replace(FACTS, passes=passes)
+        assert (name(turned_early(found, facts)), name(overfitting(found, facts))) == expected
 
 
 @pytest.mark.parametrize("rows", [2, 100])

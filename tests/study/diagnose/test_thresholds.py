@@ -117,6 +117,12 @@ def of_steps(loss: Floats, size: float) -> set[str]:
     return names(loss, optim__update=size)
 
 
+def clipped(norm: float, share: float) -> set[str]:
+    """A run that learns, with gradients of this norm, of which this share is clipped at 1."""
+    facts = replace(FACTS, settings={"trainer.gradient_clip_val": 1.0})
+    return names(SMOOTH, facts, optim__grad_norm=norm, optim__clipped_share=share)
+
+
 def reread(fall: float) -> set[str]:
     epoch = np.arange(1, 101) / 50
     return names(changed(flat(2.0), slice(50, None), 2.0 - fall), data__epoch=epoch)
@@ -181,10 +187,10 @@ CASES: list[tuple[str, Draw, str, Any, Any]] = [
     ),
     ("ROWS_BEFORE", lambda row: names(changed(flat(2.0), row, 3)), "spike_recovered", 4, 5),
     ("JUMP", lambda x: names(changed(flat(2.0), 50, 2.0 + x)), "spike_recovered", 0.38, 0.42),
-    ("JUMP", lambda x: names(changed(SMOOTH, 50, SMOOTH[49] + x)), "noise", 0.42, 0.38),
     ("JUMP", lambda x: lost(flat(2.0, 30), 2.0 + x), "spike_not_recovered", 0.38, 0.42),
     ("JUMP_NOISE", jump_in_noise, "spike_recovered", 5.6, 6.4),
     ("JUMP_NOISE", lambda x: lost(ALTERNATING, 2.0 + 0.1 * x), "spike_not_recovered", 5.6, 6.4),
+    ("JUMP", lambda x: names(changed(SMOOTH, 50, SMOOTH[49] + x)), "noise", 0.42, 0.38),
     (
         "RECOVERED",
         lambda x: names(changed(changed(flat(2.0), slice(50, 53), 3), slice(53, None), 2.0 + x)),
@@ -348,7 +354,7 @@ CASES: list[tuple[str, Draw, str, Any, Any]] = [
     ("ERRORS", lambda x: measured(val_measured=2.7, val_error=x), "reload_differs", 0.26, 0.24),
     (
         "TRAINING_DIFFERS",
-        lambda x: measured(train_measured=SMOOTH[-1] - x, val_measured=SMOOTH[-1]),
+        lambda x: measured(495, train_measured=SMOOTH[-1] - x, val_measured=SMOOTH[-1]),
         "training_differs",
         0.29,
         0.31,
@@ -376,6 +382,8 @@ CASES: list[tuple[str, Draw, str, Any, Any]] = [
         0.99,
         1.01,
     ),
+    ("CLIPPED", lambda x: clipped(x, 1.0), "clipped", 29, 31),
+    ("CLIPPED_STEPS", lambda share: clipped(1000, share), "clipped", 0.89, 0.91),
     ("REREAD", reread, "rereading", 0.049, 0.051),
     ("LATE", begun, TOO_LOW, 4, 3),
     ("UNTRAINED_NOISE", noisy_and_unmoved, TOO_LOW, 0.011, 0.009),

@@ -184,3 +184,40 @@ def test_no_note_advises_more_steps_where_the_text_was_read_again_and_a_gap_is_l
     fresh = judge(record(loss), replace(FACTS, tokens=2_000_000, passes=0.9))
     assert "overtrained" in notes(fresh)
     assert "too_slow" not in notes(fresh)
+
+
+def memorised() -> tuple[Record, Facts]:
+    """50 sequences by heart: training ends at 0.04 nats, validation turns at step 100 of 500."""
+    turned = np.array([2.4, 2.6, 3.2, 3.9, 4.4])
+    loss = np.maximum(0.04, np.linspace(START, -2.0, 100))
+    return record(loss, val=turned, optim__update=0.004), replace(FACTS, passes=45.0)
+
+
+def of_checkpoint(**known: object) -> tuple[Record, Facts]:
+    """Its batches are shuffled, so the checkpoint has other losses on the prepared text."""
+    facts = replace(FACTS, checkpoint_step=500, val_measured=5.0, train_measured=5.0)
+    return record(power_law(), val=np.array([2.0, 1.7]), **known), facts  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("run", "cause"),
+    [
+        (memorised(), "overfitting"),  # and it is no matter of the rate, of memory, of the targets
+        (of_checkpoint(data__targets_next=0.1), "wrong_targets"),
+        (of_checkpoint(), "reload_differs"),
+        ((record(np.linspace(9, 8, 100), initial=9.0), FACTS), "initial_loss"),
+        (
+            (record(power_law()), replace(FACTS, overlap_share=0.5, repeated_share=0.9)),
+            "overlap",
+        ),
+    ],
+)
+def test_what_follows_from_a_fault_is_not_said_beside_it(
+    run: tuple[Record, Facts], cause: str
+) -> None:
+    assert faults(judge(*run)) == [cause]
+
+
+def test_two_faults_of_which_neither_explains_the_other_are_both_said() -> None:
+    run = record(power_law(), nonfinite=(505,), rate=np.append(cosine(40), np.zeros(60)))
+    assert faults(judge(run, FACTS)) == ["nonfinite", "standstill"]
