@@ -270,10 +270,12 @@ def test_shared_memory_that_fills_up_under_a_worker_ends_the_run_with_its_line(
         raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
 
     monkeypatch.setattr(Tensor, "share_memory_", full)  # workers inherit it
+    batches: Any = iter(token_data(corpus, num_workers=1).val_dataloader())
     with pytest.raises(OutOfMemoryError) as refusal:
-        next(iter(token_data(corpus, num_workers=1).val_dataloader()))
+        next(batches)
     assert str(refusal.value).startswith("/dev/shm is full")
     assert "\n" not in str(refusal.value)
+    batches._shutdown_workers()  # garbage collection would wait 10 seconds for it
 
 
 def test_a_fit_reads_the_index_once_and_opens_each_split_once(

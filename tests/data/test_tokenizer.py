@@ -28,7 +28,7 @@ TEXTS = [
 CHAR = train_tokenizer("char", TEXTS, None)
 BYTE = train_tokenizer("byte", [], None)
 BPE = train_tokenizer("bpe", TEXTS, 300)
-STEADY = settings(max_examples=40, derandomize=True, deadline=None, database=None)
+STEADY = settings(max_examples=20, derandomize=True, deadline=None, database=None)
 TRAINED = pytest.mark.parametrize("tokenizer", [CHAR, BYTE, BPE], ids=["char", "byte", "bpe"])
 TOTAL = pytest.mark.parametrize("tokenizer", [BYTE, BPE], ids=["byte", "bpe"])
 

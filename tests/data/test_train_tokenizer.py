@@ -58,7 +58,10 @@ ONE_WORD = {
 }
 
 
-@pytest.mark.parametrize("kind", ONE_WORD)
+@pytest.mark.parametrize(
+    "kind",
+    ["DNA", *(pytest.param(kind, marks=pytest.mark.slow) for kind in [*ONE_WORD][1:3]), "Chinese"],
+)
 def test_a_text_of_one_word_is_trained_and_encoded_in_seconds(kind: str) -> None:
     text, start = ONE_WORD[kind](), time.process_time()
     tokenizer = train_tokenizer("bpe", [text], 512)

@@ -48,6 +48,7 @@ def test_the_rates_of_the_bowl_leave_the_shares_that_the_page_states() -> None:
     assert draw["descent"](0.05)[1] == pytest.approx(0)
 
 
+@pytest.mark.slow
 def test_the_packers_reach_what_the_page_states(capsys: pytest.CaptureFixture[str]) -> None:
     page = (COURSE / "7-compression.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)

@@ -3,11 +3,17 @@
 import numpy as np
 import pytest
 
+from lmtemplate.study.experiments import law as law_module
 from lmtemplate.study.experiments.law import Law, fit_law, interval
 
 HOFFMANN = Law(1.69, 406.4, 0.34, 410.7, 0.28)  # Hoffmann et al. 2022, equation 10
 SIZES = np.repeat([1e6, 3e6, 1e7, 3e7], 4)
 TOKENS = np.tile([1e7, 1e8, 1e9, 1e10], 4)
+
+
+@pytest.fixture(autouse=True)
+def few_resampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(law_module, "RESAMPLED", 20)  # each is a fit of its own
 
 
 def test_the_law_that_made_losses_is_found_again() -> None:
