@@ -155,10 +155,10 @@ class LanguageData(LightningDataModule):
     @property
     def sequences(self) -> int:
         """The cursor: training sequences consumed so far, by all devices, over all restarts."""
-        if (trainer := self.trainer) is None:
+        if self.trainer is None:
             return self._sequences_before
-        batches = _processed(trainer) - self._batches_before
-        return self._sequences_before + batches * self.batch_size * trainer.world_size
+        batches = _processed(self.trainer) - self._batches_before
+        return self._sequences_before + batches * self.batch_size * self.trainer.world_size
 
     @property
     def epochs(self) -> float | None:
@@ -211,16 +211,16 @@ class LanguageData(LightningDataModule):
         One Lightning epoch is the run; without a true length, a resume would drop a batch.
         """
         blocks = len(self.blocks("train"))
-        done, total = 0, blocks // self.batch_size  # without a Trainer: one epoch
+        batches = blocks // self.batch_size  # without a Trainer: one epoch
         if self.trainer is not None:
-            done = self._batches_before = _processed(self.trainer)
-            total = self.trainer.max_steps * self.trainer.accumulate_grad_batches
+            self._batches_before = _processed(self.trainer)
+            batches = self.trainer.max_steps * self.trainer.accumulate_grad_batches
         order = TrainOrder(
             blocks,
             self.batch_size,
             self.seed,
-            batches=total,
-            batches_done=done,
+            batches,
+            batches_done=self._batches_before,
             sequences_done=self._sequences_before,
             **_ranks(self.trainer),
         )

@@ -40,6 +40,11 @@ def to_bytes(text: str, encoding: str = "utf-8") -> bytes:
         ) from None
 
 
+def code_points(text: str) -> npt.NDArray[np.uint32]:
+    """(N,) Unicode numbers of the N characters. Raises DataError as `to_bytes` does."""
+    return np.frombuffer(to_bytes(text, "utf-32-le"), dtype="<u4")
+
+
 @contextmanager
 def _library_errors() -> Iterator[None]:
     """Whatever `tokenizers` raises -> DataError; it also panics, with pages on standard error."""
@@ -58,22 +63,13 @@ def _library_errors() -> Iterator[None]:
         os.close(screen)
 
 
-def code_points(text: str) -> npt.NDArray[np.uint32]:
-    """(N,) Unicode numbers of the N characters. Raises DataError as `to_bytes` does."""
-    return np.frombuffer(to_bytes(text, "utf-32-le"), dtype="<u4")
-
-
 class Tokenizer(ABC):
-    """The contract: every id of 0 .. vocab_size - 1 may come out of `encode`, except `eot_id`.
-
-    `eot_id` stands between documents; whoever joins documents puts it there. `unknown_id` stands
-    for what the vocabulary cannot spell; it is None where every text can be spelled.
-    """
+    """The contract: every id of 0 .. vocab_size - 1 may come out of `encode`, except `eot_id`."""
 
     kind: str
     vocab_size: int
-    eot_id: int
-    unknown_id: int | None = None
+    eot_id: int  # stands between documents; whoever joins documents puts it there
+    unknown_id: int | None = None  # for what the vocabulary cannot spell; None if it can spell all
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> list[Ints]:
@@ -129,8 +125,7 @@ class CharTokenizer(Tokenizer):
         return [np.take(self._id_of, code_points(text), mode="clip") for text in texts]
 
     def _decode(self, ids: Ints) -> str:
-        text: str = self._points[ids[ids != self.eot_id]].tobytes().decode("utf-32-le")
-        return text
+        return str(self._points[ids[ids != self.eot_id]].tobytes(), "utf-32-le")
 
     def token_bytes(self) -> Ints:
         return np.array([len(character.encode()) for character in self.characters] + [1, 0])
@@ -234,29 +229,24 @@ class LibraryTokenizer(Tokenizer):
         return arrays
 
     def _decode(self, ids: Ints) -> str:
-        pieces = [
-            REPLACEMENT if number == self.unknown_id else self._pieces[number]
-            for number in ids.tolist()
-            if number not in self._special
-        ]
+        kept = (number for number in ids.tolist() if number not in self._special)
+        pieces = [REPLACEMENT if n == self.unknown_id else self._pieces[n] for n in kept]
         decoder: Any = self._library.decoder
         with _library_errors():
-            text: str = decoder.decode(pieces) if decoder else " ".join(pieces)
-        return text
+            return str(decoder.decode(pieces)) if decoder else " ".join(pieces)
 
     def token_bytes(self) -> Ints:
-        byte_level = "ByteLevel" in str(self._library.decoder)
-
-        def size(number: int, piece: str) -> int:
+        byte_level, sizes = "ByteLevel" in str(self._library.decoder), list[int]()
+        for number, piece in enumerate(self._pieces):
             if number in self._special:
-                return 0
-            if byte_level and number not in self._plain_added:
-                return len(piece)  # its alphabet has one character per byte
-            if number == self.unknown_id or BYTE_PIECE.fullmatch(piece):
-                return 1
-            return len(piece.replace("▁", " ").encode())
-
-        return np.array([size(number, piece) for number, piece in enumerate(self._pieces)])
+                sizes.append(0)
+            elif byte_level and number not in self._plain_added:
+                sizes.append(len(piece))  # its alphabet has one character per byte
+            elif number == self.unknown_id or BYTE_PIECE.fullmatch(piece):
+                sizes.append(1)
+            else:
+                sizes.append(len(piece.replace("▁", " ").encode()))
+        return np.array(sizes)
 
     def to_json(self) -> str:
         return self._json

