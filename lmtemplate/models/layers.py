@@ -90,20 +90,17 @@ def rms_norm(x: Tensor) -> Tensor:
 
 
 class KVCache:
-    """In generation, keys and values of the tokens so far, for one attention layer.
+    """In generation, keys and values of the tokens so far, for one attention layer."""
 
-    It holds (B, n_kv_head, block_size, D) each, with the device and dtype of the tensor `like`.
-    """
-
-    def __init__(
-        self, batch_size: int, n_kv_head: int, block_size: int, head_size: int, like: Tensor
-    ) -> None:
-        self.length = 0
-        self.keys = like.new_zeros(batch_size, n_kv_head, block_size, head_size)
-        self.values = torch.zeros_like(self.keys)
+    def __init__(self, block_size: int) -> None:
+        self.block_size, self.length = block_size, 0
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Append (B, H, T, D) of new tokens; returns those of all tokens so far."""
+        if self.length == 0:
+            batch, heads, _, head_size = keys.shape
+            self.keys = keys.new_zeros(batch, heads, self.block_size, head_size)
+            self.values = torch.zeros_like(self.keys)
         end = self.length + keys.size(2)
         self.keys[:, :, self.length : end] = keys
         self.values[:, :, self.length : end] = values
