@@ -6,7 +6,6 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-import numpy as np
 import yaml
 
 from lmtemplate.data.corpus import Corpus, open_corpus
@@ -41,11 +40,12 @@ class SplitCorpus:
         self.val_ratio, self.test_ratio = val_ratio, test_ratio
         self.splits = ("train", "val", "test") if test_ratio else ("train", "val")
 
-    def _split_of_each_document(self) -> list[str]:
+    def _split_of_each_document(self) -> Iterator[str]:
         """Exactly as many texts in each split as the ratios say, but 1 at least."""
         numbers, copies = self.corpus.texts, self.corpus.copies
         if self.corpus.every_fifth and (self.val_ratio, self.test_ratio) == (0.2, 0):
-            return ["val" if number % 5 == 4 else "train" for number in numbers]
+            yield from ("val" if number % 5 == 4 else "train" for number in numbers)
+            return
         documents = len(numbers) - copies
         val = max(1, round(self.val_ratio * documents))
         test = max(1, round(self.test_ratio * documents)) if self.test_ratio else 0
@@ -55,8 +55,8 @@ class SplitCorpus:
                 f"{documents} documents{without} are too few for {' and '.join(self.splits)}; give "
                 "more text, or join it in one file, which is then cut into parts"
             )
-        ranks = permute(numbers, documents, self.seed)
-        return np.select([ranks < val, ranks < val + test], ["val", "test"], "train").tolist()
+        for rank in permute(numbers, documents, self.seed):
+            yield "val" if rank < val else "test" if rank < val + test else "train"
 
     def _parts(self) -> Iterator[Event]:
         """The one document in parts of as many characters as the ratios say."""
@@ -127,9 +127,8 @@ def _is_done(output: Path, source: dict[str, Any], overwrite: bool) -> bool:
     except DataError as error:
         raise DataError(f"{error} (remove {output}, or give --overwrite true)") from error
     before = {**index.get("source", {}), "input": source["input"]}  # it may have moved
-    changes = [
-        f"{k} {before.get(k)}, now {new}" for k, new in source.items() if before.get(k) != new
-    ]
+    changed = [key for key, value in source.items() if before.get(key) != value]
+    changes = [f"{key} {before.get(key)}, now {source[key]}" for key in changed]
     if changes:
         raise ConfigError(
             f"{output} was prepared from {'; '.join(changes)}; replace it by --overwrite true, or "
@@ -236,5 +235,4 @@ def prepare(
         source["tokenizer_sha256"] = file_sha256(Path(tokenizer))
     _fill(output, SplitCorpus(corpus, val_ratio, test_ratio, seed), source, overwrite)
     run = f"--data.path {quote(str(output))} --run_dir {quote(f'runs/{output.name}')}"
-    then = f"CONFIG={quote(str(for_config))}" if for_config else f'ARGS="{run}"'
-    print(f"next: make train {then}")
+    print("next: make train", f"CONFIG={quote(str(for_config))}" if for_config else f'ARGS="{run}"')

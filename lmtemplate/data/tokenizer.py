@@ -274,12 +274,11 @@ def load_tokenizer(path: Path, sha256: str | None = None) -> Tokenizer:
     """Read a tokenizer.json; DataError, with the path, if it is unusable or has another digest."""
     try:
         tokenizer = parse_tokenizer(path.read_text(encoding="utf-8"))
+        if sha256 in (None, tokenizer.digest):
+            return tokenizer
+        says = f"is not the tokenizer that made the shards in {path.parent}; prepare it again"
     except OSError as error:
-        says = f"cannot read the tokenizer ({error.strerror})"
-        raise DataError(f"{path}: {says}; prepare the corpus again") from None
+        says = f"cannot be read ({error.strerror}); prepare the corpus again"
     except (UnicodeDecodeError, DataError) as error:
-        raise DataError(f"{path}: {error}") from None
-    if sha256 not in (None, tokenizer.digest):
-        says = f"is not the tokenizer that made the shards in {path.parent}"
-        raise DataError(f"{path} {says}; prepare the corpus again")
-    return tokenizer
+        says = f"cannot be used: {error}"
+    raise DataError(f"{path} {says}")
