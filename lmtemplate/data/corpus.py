@@ -33,6 +33,17 @@ class Document(NamedTuple):
 Read = Callable[..., Iterator[Document]]  # of a path; some take text_field as well
 
 
+def signature_of(files: dict[str, Path]) -> str:
+    """Names, sizes and times of the files. Raises OSError."""
+    digest, size = hashlib.sha256(), 0
+    for name, path in files.items():
+        state = path.stat()
+        entry = f"{name}\0{state.st_size}\0{state.st_mtime_ns}\n"
+        digest.update(entry.encode(errors="surrogateescape"))
+        size += state.st_size
+    return f"{len(files):,} files of {size:,} bytes, digest {digest.hexdigest()[:16]}"
+
+
 @dataclass
 class Corpus:
     """Documents in a fixed order; each iteration walks through them anew."""
@@ -51,10 +62,8 @@ class Corpus:
         with contextlib.suppress(OSError):
             if not self.files or signature_of(self.files) == self.signature:
                 return
-        raise DataError(
-            "the text changed while it was read, as a download or a log does: prepare a copy of "
-            "it, or wait until it is complete"
-        )
+        says = "as a download or a log does: prepare a copy of it, or wait until it is complete"
+        raise DataError(f"the text changed while it was read, {says}")
 
     @cached_property
     def texts(self) -> Ints:
@@ -75,17 +84,6 @@ class Corpus:
     def copies(self) -> int:
         """Documents whose text an earlier one has, to the letter."""
         return len(self.texts) - len(np.unique(self.texts))
-
-
-def signature_of(files: dict[str, Path]) -> str:
-    """Names, sizes and times of the files. Raises OSError."""
-    digest, size = hashlib.sha256(), 0
-    for name, path in files.items():
-        state = path.stat()
-        entry = f"{name}\0{state.st_size}\0{state.st_mtime_ns}\n"
-        digest.update(entry.encode(errors="surrogateescape"))
-        size += state.st_size
-    return f"{len(files):,} files of {size:,} bytes, digest {digest.hexdigest()[:16]}"
 
 
 def _raise(error: OSError) -> None:
@@ -152,10 +150,8 @@ def _find_files(source: str, suffixes: Sequence[str], left_out: Counter[str]) ->
     if not in_folder:  # what a pattern does not ask for is not left out
         del left_out["hidden"]
     elif not taken:
-        raise DataError(
-            f"folder {source} holds no text file ({' '.join(suffixes)}); to take others, give a "
-            "pattern such as 'FOLDER/**/*.tex'"
-        )
+        says = "to take others, give a pattern such as 'FOLDER/**/*.tex'"
+        raise DataError(f"folder {source} holds no text file ({' '.join(suffixes)}); {says}")
     return taken
 
 

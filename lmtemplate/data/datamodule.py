@@ -277,10 +277,9 @@ class TokenData(LanguageData):
     @property
     def description(self) -> str:
         splits, kind = self.index["splits"], self.index["tokenizer"]["kind"]
-        return (
-            f"{self.name}: {splits['train']['tokens']:,} training and "
-            f"{splits['val']['tokens']:,} validation tokens, vocabulary {self.vocab_size:,} ({kind})"
-        )
+        train, val = (f"{splits[split]['tokens']:,}" for split in ("train", "val"))
+        tokens = f"{train} training and {val} validation tokens"
+        return f"{self.name}: {tokens}, vocabulary {self.vocab_size:,} ({kind})"
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

@@ -30,10 +30,8 @@ class SplitCorpus:
 
     def __init__(self, corpus: Corpus, val_ratio: float, test_ratio: float, seed: int) -> None:
         if not (val_ratio > 0 and test_ratio >= 0 and val_ratio + test_ratio < 1):
-            raise ConfigError(
-                f"--val_ratio {val_ratio} --test_ratio {test_ratio}: the first has to be above 0, "
-                "the second 0 or more, and both together below 1"
-            )
+            says = "the first has to be above 0, the second 0 or more, both together below 1"
+            raise ConfigError(f"--val_ratio {val_ratio} --test_ratio {test_ratio}: {says}")
         if seed < 0:
             raise ConfigError(f"--seed {seed} has to be 0 or more")
         self.corpus, self.seed = corpus, seed
@@ -51,10 +49,9 @@ class SplitCorpus:
         test = max(1, round(self.test_ratio * documents)) if self.test_ratio else 0
         if val + test >= documents:
             without = f", not counting {copies:,} exact copies," if copies else ""
-            raise DataError(
-                f"{documents} documents{without} are too few for {' and '.join(self.splits)}; give "
-                "more text, or join it in one file, which is then cut into parts"
-            )
+            says = "give more text, or join it in one file, which is then cut into parts"
+            splits = " and ".join(self.splits)
+            raise DataError(f"{documents} documents{without} are too few for {splits}; {says}")
         for rank in permute(numbers, documents, self.seed):
             yield "val" if rank < val else "test" if rank < val + test else "train"
 
@@ -104,10 +101,8 @@ def _asked_by(config: Path) -> tuple[str, Path]:
         raise ConfigError(f"{config} {says}") from error
     if not (folder / "index.json").exists() and folder.name not in formats_by("PRESETS"):
         tokenizer = "char" if folder.name.endswith("char") else "bpe"
-        raise DataError(
-            f"{config} reads {folder}, which is not prepared; its text is yours to give: "
-            f"make data INPUT=your.txt NAME={quote(folder.name)} TOKENIZER={tokenizer}"
-        )
+        command = f"make data INPUT=your.txt NAME={quote(folder.name)} TOKENIZER={tokenizer}"
+        raise DataError(f"{config} reads {folder}, which is not prepared; type: {command}")
     return folder.name, folder
 
 
@@ -130,10 +125,8 @@ def _is_done(output: Path, source: dict[str, Any], overwrite: bool) -> bool:
     changed = [key for key, value in source.items() if before.get(key) != value]
     changes = [f"{key} {before.get(key)}, now {source[key]}" for key in changed]
     if changes:
-        raise ConfigError(
-            f"{output} was prepared from {'; '.join(changes)}; replace it by --overwrite true, or "
-            "choose another --output"
-        )
+        says = "replace it by --overwrite true, or choose another --output"
+        raise ConfigError(f"{output} was prepared from {'; '.join(changes)}; {says}")
     return True
 
 

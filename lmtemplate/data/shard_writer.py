@@ -69,10 +69,8 @@ class ShardWriter:
     def write(self, ids: npt.NDArray[np.integer[Any]]) -> None:
         """Append (N,) ids. Raises DataError for one outside the vocabulary: none is wrapped."""
         if len(ids) and not (ids.min() >= 0 and ids.max() < self.vocab_size):
-            raise DataError(
-                f"the tokenizer gave ids from {ids.min()} to {ids.max()}, but its vocabulary has "
-                f"{self.vocab_size}; its file is inconsistent"
-            )
+            says = f"but its vocabulary has {self.vocab_size}; its file is inconsistent"
+            raise DataError(f"the tokenizer gave ids from {ids.min()} to {ids.max()}, {says}")
         while len(ids):
             if self.shards[-1]["tokens"] == self.shard_tokens:
                 self.close()

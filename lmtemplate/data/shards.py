@@ -130,9 +130,8 @@ def read_index(folder: Path) -> Index:
             if not is_sound:
                 raise ValueError(f"{says} {value!r:.60}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(
-            f"{path} is not an index of shards ({error}); prepare the corpus again"
-        ) from error
+        says = "is not an index of shards"
+        raise DataError(f"{path} {says} ({error}); prepare the corpus again") from error
     return index
 
 
@@ -219,10 +218,10 @@ class Shards:
     def __init__(self, folder: Path, split: str, index: Index | None = None) -> None:
         index = index or read_index(folder)
         if split not in index["splits"]:
-            raise DataError(
-                f"{folder} has no {split} split (it has: {', '.join(index['splits'])}); prepare it "
-                f"again with --{split}_ratio above 0"
+            says = (
+                f"(it has: {', '.join(index['splits'])}); prepare it with --{split}_ratio above 0"
             )
+            raise DataError(f"{folder} has no {split} split {says}")
         self.opened_with = (folder, split, index)
         self.name = f"the {split} split of {folder}"
         entry = index["splits"][split]
@@ -268,10 +267,8 @@ class Blocks:
     ) -> None:
         predicted = stream.tokens - 1
         if predicted < block_size:
-            raise DataError(
-                f"{stream.name} has {stream.tokens:,} tokens, but one block needs "
-                f"{block_size + 1:,}; give more text or lower data.block_size"
-            )
+            says = f"one block needs {block_size + 1:,}; give more text or lower data.block_size"
+            raise DataError(f"{stream.name} has {stream.tokens:,} tokens, but {says}")
         self.stream, self.block_size, self.window = stream, block_size, np.arange(block_size + 1)
         self.blocks = predicted // block_size if whole else -(-predicted // block_size)
         self.blocks = min(self.blocks, most or self.blocks)

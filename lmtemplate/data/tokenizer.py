@@ -34,10 +34,8 @@ def to_bytes(text: str, encoding: str = "utf-8") -> bytes:
     try:
         return text.encode(encoding)
     except UnicodeEncodeError as error:
-        raise DataError(
-            f"the text holds {text[error.start]!a} at character {error.start}, half of a surrogate "
-            "pair, which is not Unicode text: remove it"
-        ) from None
+        half = f"{text[error.start]!a} at character {error.start}, half of a surrogate pair"
+        raise DataError(f"the text holds {half}, which is not Unicode text: remove it") from None
 
 
 def code_points(text: str) -> npt.NDArray[np.uint32]:
@@ -86,10 +84,8 @@ class Tokenizer(ABC):
         array = np.asarray(ids, dtype=np.int64)
         outside = array[(array < 0) | (array >= self.vocab_size)]
         if outside.size:
-            raise DataError(
-                f"id {outside[0]} is not one of the tokenizer's {self.vocab_size} ids: "
-                "use the tokenizer that the model and its data were made with"
-            )
+            says = f"is not one of the tokenizer's {self.vocab_size} ids"
+            raise DataError(f"id {outside[0]} {says}: use the one that the model was made with")
         return self._decode(array)
 
     @abstractmethod
@@ -175,9 +171,8 @@ class LibraryTokenizer(Tokenizer):
         if end is None:
             added = library.get_added_tokens_decoder().values()
             names = ", ".join(token.content for token in added if token.special) or "none"
-            raise DataError(
-                f"no end-of-text token (special tokens: {names}): add {END_OF_TEXT} as one"
-            )
+            says = f"(special tokens: {names}): add {END_OF_TEXT} as one"
+            raise DataError(f"no end-of-text token {says}")
         self.eot_id, model = ids[end], content["model"]
         unknown = model.get("unk_id", ids.get(model.get("unk_token") or ""))
         self.unknown_id = None if unknown == self.eot_id else unknown

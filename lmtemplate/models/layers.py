@@ -25,14 +25,11 @@ def check_sizes(
     if n_embd % n_head:
         below = n_embd // n_head * n_head
         nearest = ", ".join(str(size) for size in (below, below + n_head) if size)
-        raise ConfigError(
-            f"model.net.n_embd={n_embd} is not divisible by model.net.n_head={n_head}; "
-            f"nearest n_embd that is: {nearest}"
-        )
+        says = f"model.net.n_head={n_head}; nearest n_embd that is: {nearest}"
+        raise ConfigError(f"model.net.n_embd={n_embd} is not divisible by {says}")
     if n_head % n_kv_head:
-        raise ConfigError(
-            f"model.net.n_head={n_head} is not divisible by model.net.n_kv_head={n_kv_head}"
-        )
+        says = f"model.net.n_kv_head={n_kv_head}"
+        raise ConfigError(f"model.net.n_head={n_head} is not divisible by {says}")
 
 
 class _ReluSquared(torch.autograd.Function):
@@ -143,9 +140,9 @@ class Rotary(nn.Module):
     def __init__(self, head_size: int, block_size: int, base: float) -> None:
         super().__init__()
         if head_size % 2:
+            says = "rotary positions turn channel pairs: choose an even quotient"
             raise ConfigError(
-                f"n_embd / n_head = {head_size} is odd, but rotary positions turn channel pairs; "
-                "choose model.net.n_embd so that the quotient is even"
+                f"model.net.n_embd / model.net.n_head = {head_size} is odd, but {says}"
             )
         frequencies = base ** (-torch.arange(0, head_size, 2) / head_size)
         angles = torch.outer(torch.arange(block_size), frequencies)  # (T, D/2)
