@@ -70,8 +70,7 @@ def generate_batch(
     Every text is what it would be alone, with its own seed and its own `max_new_tokens` ids, fewer
     if `stop_id` comes. All have one length, without padding: the shortest prompt is read, and where
     others are longer, their next token is taken instead of a drawn one. A full context is cut to
-    its last half and read again, so that the cost of a token stays bounded. The net should be in
-    evaluation mode; no random state but its own is touched.
+    its last half and read again. The net should be in evaluation mode.
     """
     # `net.forward` below, not `net`: a compiled net would be compiled anew for each length
     device, half = next(net.parameters()).device, max(1, net.block_size // 2)

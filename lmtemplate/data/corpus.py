@@ -156,7 +156,7 @@ def _find_files(source: str, suffixes: Sequence[str], left_out: Counter[str]) ->
 
 
 def _readers(format: str | None, allowed: Sequence[str]) -> dict[str, Read]:
-    """Suffix -> reader; "" stands for every other suffix. Raises ConfigError without a format."""
+    """Suffix -> reader; "" stands for every other suffix. Raises ConfigError for no format."""
     modules = formats_by("SUFFIXES")
     ours = {module.__name__.split(".")[-1]: module.read for module in modules.values()}
     if format is None:
@@ -180,24 +180,23 @@ def _readers(format: str | None, allowed: Sequence[str]) -> dict[str, Read]:
 def _open_files(
     source: str, format: str | None, readers: dict[str, Read], options: dict[str, Any]
 ) -> Corpus:
-    left_out, of_ones_own = Counter[str](), format is not None and "." in format
-
-    def reader(path: Path) -> Read:
-        return readers.get(path.suffix.lower(), readers[""])
+    left_out, other = Counter[str](), readers[""]
 
     def walk() -> Iterator[Document]:
         for name, path in files.items():
-            takes = inspect.signature(reader(path)).parameters.keys() & options.keys()
-            for document in reader(path)(path, **{option: options[option] for option in takes}):
+            read = readers.get(path.suffix.lower(), other)
+            takes = inspect.signature(read).parameters.keys() & options.keys()
+            for document in read(path, **{option: options[option] for option in takes}):
                 yield Document(name, document.pieces)
         if options["bad_lines"]:
             left_out["lines without text"] = options["bad_lines"].total()
 
     try:
         files = _find_files(source, [suffix for suffix in readers if suffix], left_out)
-        for path in files.values() if not of_ones_own else ():
-            prose = format is None and reader(path) is readers[""]
-            content.check(path, prose, guess=format != "text")
+        for path in files.values():
+            if format is None or "." not in format:  # a reader of one's own knows its files
+                prose = format is None and readers.get(path.suffix.lower(), other) is other
+                content.check(path, prose, guess=format != "text")
         corpus = Corpus(walk, signature_of(files), files, left_out=left_out)
     except OSError as error:
         raise DataError(f"cannot read {error.filename or source}: {error.strerror}") from error
