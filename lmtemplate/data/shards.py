@@ -166,7 +166,7 @@ class Shard:
         self.tokens = np.asarray(mapped)  # the same memory, without what memmap does at each read
         self.block_tokens = block_bytes(entry, index["dtype"]) // width
         self.crcs: list[str] = entry["crc32"].split(" ")
-        self.unread, self.is_verified = np.ones(len(self.crcs), dtype=bool), False
+        self.unread = np.ones(len(self.crcs), dtype=bool)
 
     def _error(self, problem: str) -> DataError:
         return DataError(f"shard {self.path}{problem}; restore it or prepare the corpus again")
@@ -190,12 +190,10 @@ class Shard:
 
     def take(self, positions: Ints) -> npt.NDArray[Any]:
         """The tokens at these positions, in the same shape. Raises DataError."""
-        if not self.is_verified:
+        if self.unread.any():
             blocks = positions // self.block_tokens
-            if (new := self.unread[blocks]).any():
-                for block in np.flatnonzero(np.bincount(blocks[new])):
-                    self.verify(int(block))
-                self.is_verified = not self.unread.any()
+            for block in np.unique(blocks[self.unread[blocks]]):
+                self.verify(int(block))
         return self.tokens[positions]
 
 
