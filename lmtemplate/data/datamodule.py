@@ -110,8 +110,8 @@ class LanguageData(LightningDataModule):
     ) -> None:
         super().__init__()
         self.max_blocks = {"train": max_train_blocks, "val": max_val_blocks}
-        sizes = {f"max_{split}_blocks": most for split, most in self.max_blocks.items()}
-        for name, value in {"block_size": block_size, "batch_size": batch_size, **sizes}.items():
+        limits = {"max_train_blocks": max_train_blocks, "max_val_blocks": max_val_blocks}
+        for name, value in {"block_size": block_size, "batch_size": batch_size, **limits}.items():
             if value is not None and value < 1:
                 raise ConfigError(f"data.{name}={value} has to be 1 or more")
         most = WORKERS_PER_CORE * (os.cpu_count() or 1)

@@ -140,10 +140,8 @@ class Rotary(nn.Module):
     def __init__(self, head_size: int, block_size: int, base: float) -> None:
         super().__init__()
         if head_size % 2:
-            says = "rotary positions turn channel pairs: choose an even quotient"
-            raise ConfigError(
-                f"model.net.n_embd / model.net.n_head = {head_size} is odd, but {says}"
-            )
+            says = "rotary positions turn channel pairs; choose another model.net.n_embd"
+            raise ConfigError(f"n_embd / n_head = {head_size} is odd, but {says}")
         frequencies = base ** (-torch.arange(0, head_size, 2) / head_size)
         angles = torch.outer(torch.arange(block_size), frequencies)  # (T, D/2)
         self.cosines = nn.Buffer(angles.cos().repeat(1, 2), persistent=False)  # (T, D)
