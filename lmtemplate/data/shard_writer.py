@@ -27,7 +27,7 @@ from lmtemplate.data.tokenizer import Tokenizer
 from lmtemplate.errors import DataError
 from lmtemplate.run_dir import sync_folder, write_json
 
-MOST_SOURCES = 64  # that the index tells apart
+MOST_SOURCES = 64  # names of sources in an index, over all splits
 CHARACTERS = 2_000_000  # tokenized at a time: enough for all cores, little enough for memory
 # A split, the name of a source, and a piece of a document from there; None where the document ends.
 Event = tuple[str, str, str | None]

@@ -9,7 +9,7 @@ from lmtemplate.models.base import LanguageModel
 from lmtemplate.models.layers import MLP, Activation, Attention, KVCache, check_sizes, run_block
 
 
-class Block(nn.Module):
+class GPT2Block(nn.Module):
     """Pre-norm attention and MLP, with LayerNorm."""
 
     def __init__(
@@ -63,7 +63,7 @@ class GPT2(LanguageModel):
         self.positions = nn.Embedding(block_size, n_embd)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
-            Block(n_embd, n_head, dropout, mlp, bias=bias) for _ in range(n_layer)
+            GPT2Block(n_embd, n_head, dropout, mlp, bias=bias) for _ in range(n_layer)
         )
         self.norm = nn.LayerNorm(n_embd, bias=bias)
         self._initialise()
