@@ -197,8 +197,7 @@ def generate(
         allow: packages outside lmtemplate whose classes the checkpoint may name.
     """
     check_draw(max_new_tokens, temperature, top_k, top_p)
-    texts = read_prompts(prompt, prompts)
-    state = read(resolve(run, checkpoint))
+    texts, state = read_prompts(prompt, prompts), read(resolve(run, checkpoint))
     net, tokenizer = build_net_on(device, state, allow or []), parse_tokenizer(state["tokenizer"])
     starts = [encode_prompt(tokenizer, text) for text in texts]
     rows = generate_batch(

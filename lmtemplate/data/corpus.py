@@ -13,13 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lmtemplate.data import Ints, content
-from lmtemplate.data.formats import formats_by
+from lmtemplate.data.formats import PRESETS, READERS
 from lmtemplate.errors import ConfigError, DataError
 
 
@@ -155,12 +156,18 @@ def _find_files(source: str, suffixes: Sequence[str], left_out: Counter[str]) ->
     return taken
 
 
+def _function(verb: str, name: str) -> Any:
+    """The function `read_NAME` or `open_NAME` of a format; None if its module was deleted."""
+    module = f"lmtemplate.data.formats.{name}"
+    return getattr(importlib.import_module(module), f"{verb}_{name}") if find_spec(module) else None
+
+
 def _readers(format: str | None, allowed: Sequence[str]) -> dict[str, Read]:
     """Suffix -> reader; "" stands for every other suffix. Raises ConfigError for no format."""
-    modules = formats_by("SUFFIXES")
-    ours = {module.__name__.split(".")[-1]: module.read for module in modules.values()}
+    ours = {name: read for name in READERS.values() if (read := _function("read", name))}
     if format is None:
-        return {suffix: module.read for suffix, module in modules.items()} | {"": ours["text"]}
+        named = {suffix: name for suffix, name in READERS.items() if name in ours}
+        return {suffix: ours[name] for suffix, name in {**named, "": "text"}.items()}
     if format in ours:
         return {"": ours[format]}
     module, _, function = format.rpartition(".")
@@ -202,9 +209,8 @@ def _open_files(
         raise DataError(f"cannot read {error.filename or source}: {error.strerror}") from error
     if files:
         return corpus
-    presets = formats_by("PRESETS")
-    close = difflib.get_close_matches(source, presets, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"the presets are {', '.join(presets)}"
+    close = difflib.get_close_matches(source, PRESETS, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"the presets are {', '.join(PRESETS)}"
     raise DataError(f"no file, folder, pattern or preset {source!r}; {hint}")
 
 
@@ -220,8 +226,9 @@ def open_corpus(
 
     Raises DataError where there is no text or it cannot be read, ConfigError for another format.
     """
-    if preset := formats_by("PRESETS").get(source.partition(":")[0]):
-        corpus: Corpus = preset.open_preset(source, seed)
+    preset = PRESETS.get(source.partition(":")[0])
+    if preset and (opener := _function("open", preset)):
+        corpus: Corpus = opener(source, seed)
     else:
         bad_lines = Counter[str]() if skip_bad_lines else None
         options = {"text_field": text_field, "bad_lines": bad_lines}

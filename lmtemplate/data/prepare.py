@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from lmtemplate.data.corpus import Corpus, open_corpus
-from lmtemplate.data.formats import formats_by
+from lmtemplate.data.formats import PRESETS
 from lmtemplate.data.sampler import permute
 from lmtemplate.data.shard_writer import Event, new_folder, recover, write_index, write_splits
 from lmtemplate.data.shards import Shards, dtype_for, file_sha256, read_index
@@ -99,7 +99,7 @@ def _asked_by(config: Path) -> tuple[str, Path]:
     except (LookupError, TypeError, OSError, ValueError, yaml.YAMLError) as error:
         says = "cannot be read, or has no data.path; give --input and --output"
         raise ConfigError(f"{config} {says}") from error
-    if not (folder / "index.json").exists() and folder.name not in formats_by("PRESETS"):
+    if not (folder / "index.json").exists() and folder.name not in PRESETS:
         tokenizer = "char" if folder.name.endswith("char") else "bpe"
         command = f"make data INPUT=your.txt NAME={quote(folder.name)} TOKENIZER={tokenizer}"
         raise DataError(f"{config} reads {folder}, which is not prepared; type: {command}")
@@ -167,6 +167,8 @@ def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
 
 def _fill(output: Path, text: SplitCorpus, source: dict[str, Any], overwrite: bool) -> None:
     """Make the folder, unless it is made already, and let nobody else do so meanwhile."""
+    if Path(source["tokenizer"]).is_file():
+        source["tokenizer_sha256"] = file_sha256(Path(source["tokenizer"]))
     try:
         with Lock(output, output.resolve().with_name(f".{output.name}.lock"), "--output"):
             recover(output)
@@ -224,8 +226,6 @@ def prepare(
     source: dict[str, Any] = {"input": input, "format": format, "text_field": text_field}
     source |= {"tokenizer": tokenizer, "val_ratio": val_ratio, "test_ratio": test_ratio}
     source |= {"seed": seed, "vocab_size": vocab_size or automatic, "text": corpus.signature}
-    if Path(tokenizer).is_file():
-        source["tokenizer_sha256"] = file_sha256(Path(tokenizer))
     _fill(output, SplitCorpus(corpus, val_ratio, test_ratio, seed), source, overwrite)
     run = f"--data.path {quote(str(output))} --run_dir {quote(f'runs/{output.name}')}"
     print("next: make train", f"CONFIG={quote(str(for_config))}" if for_config else f'ARGS="{run}"')
