@@ -70,8 +70,7 @@ def generate_batch(
     Every text is what it would be alone, with its own seed and its own `max_new_tokens` ids, fewer
     if `stop_id` comes. All have one length, without padding: the shortest prompt is read, and where
     others are longer, their next token is taken instead of a drawn one. A full context is cut to
-    its last half and read again, so that the cost of a token stays bounded. The net should be in
-    evaluation mode; no random state but its own is touched.
+    its last half and read again. The net should be in evaluation mode.
     """
     # `net.forward` below, not `net`: a compiled net would be compiled anew for each length
     device, half = next(net.parameters()).device, max(1, net.block_size // 2)
@@ -198,8 +197,7 @@ def generate(
         allow: packages outside lmtemplate whose classes the checkpoint may name.
     """
     check_draw(max_new_tokens, temperature, top_k, top_p)
-    texts = read_prompts(prompt, prompts)
-    state = read(resolve(run, checkpoint))
+    texts, state = read_prompts(prompt, prompts), read(resolve(run, checkpoint))
     net, tokenizer = build_net_on(device, state, allow or []), parse_tokenizer(state["tokenizer"])
     starts = [encode_prompt(tokenizer, text) for text in texts]
     rows = generate_batch(

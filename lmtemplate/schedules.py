@@ -20,10 +20,8 @@ class Schedule(ABC):
 
     def __init__(self, warmup_steps: int = 0, floor_ratio: float = 0.0) -> None:
         if warmup_steps < 0 or not 0 <= floor_ratio <= 1:
-            raise ConfigError(
-                f"model.schedule: warmup_steps={warmup_steps} has to be 0 or more and "
-                f"floor_ratio={floor_ratio} between 0 and 1"
-            )
+            says = f"0 or more and floor_ratio={floor_ratio} between 0 and 1"
+            raise ConfigError(f"model.schedule: warmup_steps={warmup_steps} has to be {says}")
         self.warmup_steps, self.floor_ratio = warmup_steps, floor_ratio
 
     def factor(self, step: int, total: int) -> float:

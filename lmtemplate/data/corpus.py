@@ -13,13 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lmtemplate.data import Ints, content
-from lmtemplate.data.formats import formats_by
+from lmtemplate.data.formats import PRESETS, READERS
 from lmtemplate.errors import ConfigError, DataError
 
 
@@ -31,6 +32,17 @@ class Document(NamedTuple):
 
 
 Read = Callable[..., Iterator[Document]]  # of a path; some take text_field as well
+
+
+def signature_of(files: dict[str, Path]) -> str:
+    """Names, sizes and times of the files. Raises OSError."""
+    digest, size = hashlib.sha256(), 0
+    for name, path in files.items():
+        state = path.stat()
+        entry = f"{name}\0{state.st_size}\0{state.st_mtime_ns}\n"
+        digest.update(entry.encode(errors="surrogateescape"))
+        size += state.st_size
+    return f"{len(files):,} files of {size:,} bytes, digest {digest.hexdigest()[:16]}"
 
 
 @dataclass
@@ -51,10 +63,8 @@ class Corpus:
         with contextlib.suppress(OSError):
             if not self.files or signature_of(self.files) == self.signature:
                 return
-        raise DataError(
-            "the text changed while it was read, as a download or a log does: prepare a copy of "
-            "it, or wait until it is complete"
-        )
+        says = "as a download or a log does: prepare a copy of it, or wait until it is complete"
+        raise DataError(f"the text changed while it was read, {says}")
 
     @cached_property
     def texts(self) -> Ints:
@@ -75,17 +85,6 @@ class Corpus:
     def copies(self) -> int:
         """Documents whose text an earlier one has, to the letter."""
         return len(self.texts) - len(np.unique(self.texts))
-
-
-def signature_of(files: dict[str, Path]) -> str:
-    """Names, sizes and times of the files. Raises OSError."""
-    digest, size = hashlib.sha256(), 0
-    for name, path in files.items():
-        state = path.stat()
-        entry = f"{name}\0{state.st_size}\0{state.st_mtime_ns}\n"
-        digest.update(entry.encode(errors="surrogateescape"))
-        size += state.st_size
-    return f"{len(files):,} files of {size:,} bytes, digest {digest.hexdigest()[:16]}"
 
 
 def _raise(error: OSError) -> None:
@@ -152,19 +151,23 @@ def _find_files(source: str, suffixes: Sequence[str], left_out: Counter[str]) ->
     if not in_folder:  # what a pattern does not ask for is not left out
         del left_out["hidden"]
     elif not taken:
-        raise DataError(
-            f"folder {source} holds no text file ({' '.join(suffixes)}); to take others, give a "
-            "pattern such as 'FOLDER/**/*.tex'"
-        )
+        says = "to take others, give a pattern such as 'FOLDER/**/*.tex'"
+        raise DataError(f"folder {source} holds no text file ({' '.join(suffixes)}); {says}")
     return taken
 
 
+def _function(verb: str, name: str) -> Any:
+    """The function `read_NAME` or `open_NAME` of a format; None if its module was deleted."""
+    module = f"lmtemplate.data.formats.{name}"
+    return getattr(importlib.import_module(module), f"{verb}_{name}") if find_spec(module) else None
+
+
 def _readers(format: str | None, allowed: Sequence[str]) -> dict[str, Read]:
-    """Suffix -> reader; "" stands for every other suffix. Raises ConfigError without a format."""
-    modules = formats_by("SUFFIXES")
-    ours = {module.__name__.split(".")[-1]: module.read for module in modules.values()}
+    """Suffix -> reader; "" stands for every other suffix. Raises ConfigError for no format."""
+    ours = {name: read for name in READERS.values() if (read := _function("read", name))}
     if format is None:
-        return {suffix: module.read for suffix, module in modules.items()} | {"": ours["text"]}
+        named = {suffix: name for suffix, name in READERS.items() if name in ours}
+        return {suffix: ours[name] for suffix, name in {**named, "": "text"}.items()}
     if format in ours:
         return {"": ours[format]}
     module, _, function = format.rpartition(".")
@@ -184,32 +187,30 @@ def _readers(format: str | None, allowed: Sequence[str]) -> dict[str, Read]:
 def _open_files(
     source: str, format: str | None, readers: dict[str, Read], options: dict[str, Any]
 ) -> Corpus:
-    left_out, of_ones_own = Counter[str](), format is not None and "." in format
-
-    def reader(path: Path) -> Read:
-        return readers.get(path.suffix.lower(), readers[""])
+    left_out, other = Counter[str](), readers[""]
 
     def walk() -> Iterator[Document]:
         for name, path in files.items():
-            takes = inspect.signature(reader(path)).parameters.keys() & options.keys()
-            for document in reader(path)(path, **{option: options[option] for option in takes}):
+            read = readers.get(path.suffix.lower(), other)
+            takes = inspect.signature(read).parameters.keys() & options.keys()
+            for document in read(path, **{option: options[option] for option in takes}):
                 yield Document(name, document.pieces)
         if options["bad_lines"]:
             left_out["lines without text"] = options["bad_lines"].total()
 
     try:
         files = _find_files(source, [suffix for suffix in readers if suffix], left_out)
-        for path in files.values() if not of_ones_own else ():
-            prose = format is None and reader(path) is readers[""]
-            content.check(path, prose, guess=format != "text")
+        for path in files.values():
+            if format is None or "." not in format:  # a reader of one's own knows its files
+                prose = format is None and readers.get(path.suffix.lower(), other) is other
+                content.check(path, prose, guess=format != "text")
         corpus = Corpus(walk, signature_of(files), files, left_out=left_out)
     except OSError as error:
         raise DataError(f"cannot read {error.filename or source}: {error.strerror}") from error
     if files:
         return corpus
-    presets = formats_by("PRESETS")
-    close = difflib.get_close_matches(source, presets, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"the presets are {', '.join(presets)}"
+    close = difflib.get_close_matches(source, PRESETS, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"the presets are {', '.join(PRESETS)}"
     raise DataError(f"no file, folder, pattern or preset {source!r}; {hint}")
 
 
@@ -225,8 +226,9 @@ def open_corpus(
 
     Raises DataError where there is no text or it cannot be read, ConfigError for another format.
     """
-    if preset := formats_by("PRESETS").get(source.partition(":")[0]):
-        corpus: Corpus = preset.open_preset(source, seed)
+    preset = PRESETS.get(source.partition(":")[0])
+    if preset and (opener := _function("open", preset)):
+        corpus: Corpus = opener(source, seed)
     else:
         bad_lines = Counter[str]() if skip_bad_lines else None
         options = {"text_field": text_field, "bad_lines": bad_lines}

@@ -110,8 +110,8 @@ class LanguageData(LightningDataModule):
     ) -> None:
         super().__init__()
         self.max_blocks = {"train": max_train_blocks, "val": max_val_blocks}
-        sizes = {f"max_{split}_blocks": most for split, most in self.max_blocks.items()}
-        for name, value in {"block_size": block_size, "batch_size": batch_size, **sizes}.items():
+        limits = {"max_train_blocks": max_train_blocks, "max_val_blocks": max_val_blocks}
+        for name, value in {"block_size": block_size, "batch_size": batch_size, **limits}.items():
             if value is not None and value < 1:
                 raise ConfigError(f"data.{name}={value} has to be 1 or more")
         most = WORKERS_PER_CORE * (os.cpu_count() or 1)
@@ -155,10 +155,10 @@ class LanguageData(LightningDataModule):
     @property
     def sequences(self) -> int:
         """The cursor: training sequences consumed so far, by all devices, over all restarts."""
-        if (trainer := self.trainer) is None:
+        if self.trainer is None:
             return self._sequences_before
-        batches = _processed(trainer) - self._batches_before
-        return self._sequences_before + batches * self.batch_size * trainer.world_size
+        batches = _processed(self.trainer) - self._batches_before
+        return self._sequences_before + batches * self.batch_size * self.trainer.world_size
 
     @property
     def epochs(self) -> float | None:
@@ -211,16 +211,16 @@ class LanguageData(LightningDataModule):
         One Lightning epoch is the run; without a true length, a resume would drop a batch.
         """
         blocks = len(self.blocks("train"))
-        done, total = 0, blocks // self.batch_size  # without a Trainer: one epoch
+        batches = blocks // self.batch_size  # without a Trainer: one epoch
         if self.trainer is not None:
-            done = self._batches_before = _processed(self.trainer)
-            total = self.trainer.max_steps * self.trainer.accumulate_grad_batches
+            self._batches_before = _processed(self.trainer)
+            batches = self.trainer.max_steps * self.trainer.accumulate_grad_batches
         order = TrainOrder(
             blocks,
             self.batch_size,
             self.seed,
-            batches=total,
-            batches_done=done,
+            batches,
+            batches_done=self._batches_before,
             sequences_done=self._sequences_before,
             **_ranks(self.trainer),
         )
@@ -277,10 +277,9 @@ class TokenData(LanguageData):
     @property
     def description(self) -> str:
         splits, kind = self.index["splits"], self.index["tokenizer"]["kind"]
-        return (
-            f"{self.name}: {splits['train']['tokens']:,} training and "
-            f"{splits['val']['tokens']:,} validation tokens, vocabulary {self.vocab_size:,} ({kind})"
-        )
+        train, val = (f"{splits[split]['tokens']:,}" for split in ("train", "val"))
+        tokens = f"{train} training and {val} validation tokens"
+        return f"{self.name}: {tokens}, vocabulary {self.vocab_size:,} ({kind})"
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

@@ -6,11 +6,10 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-import numpy as np
 import yaml
 
 from lmtemplate.data.corpus import Corpus, open_corpus
-from lmtemplate.data.formats import formats_by
+from lmtemplate.data.formats import PRESETS
 from lmtemplate.data.sampler import permute
 from lmtemplate.data.shard_writer import Event, new_folder, recover, write_index, write_splits
 from lmtemplate.data.shards import Shards, dtype_for, file_sha256, read_index
@@ -31,32 +30,30 @@ class SplitCorpus:
 
     def __init__(self, corpus: Corpus, val_ratio: float, test_ratio: float, seed: int) -> None:
         if not (val_ratio > 0 and test_ratio >= 0 and val_ratio + test_ratio < 1):
-            raise ConfigError(
-                f"--val_ratio {val_ratio} --test_ratio {test_ratio}: the first has to be above 0, "
-                "the second 0 or more, and both together below 1"
-            )
+            says = "the first has to be above 0, the second 0 or more, both together below 1"
+            raise ConfigError(f"--val_ratio {val_ratio} --test_ratio {test_ratio}: {says}")
         if seed < 0:
             raise ConfigError(f"--seed {seed} has to be 0 or more")
         self.corpus, self.seed = corpus, seed
         self.val_ratio, self.test_ratio = val_ratio, test_ratio
         self.splits = ("train", "val", "test") if test_ratio else ("train", "val")
 
-    def _split_of_each_document(self) -> list[str]:
+    def _split_of_each_document(self) -> Iterator[str]:
         """Exactly as many texts in each split as the ratios say, but 1 at least."""
         numbers, copies = self.corpus.texts, self.corpus.copies
         if self.corpus.every_fifth and (self.val_ratio, self.test_ratio) == (0.2, 0):
-            return ["val" if number % 5 == 4 else "train" for number in numbers]
+            yield from ("val" if number % 5 == 4 else "train" for number in numbers)
+            return
         documents = len(numbers) - copies
         val = max(1, round(self.val_ratio * documents))
         test = max(1, round(self.test_ratio * documents)) if self.test_ratio else 0
         if val + test >= documents:
             without = f", not counting {copies:,} exact copies," if copies else ""
-            raise DataError(
-                f"{documents} documents{without} are too few for {' and '.join(self.splits)}; give "
-                "more text, or join it in one file, which is then cut into parts"
-            )
-        ranks = permute(numbers, documents, self.seed)
-        return np.select([ranks < val, ranks < val + test], ["val", "test"], "train").tolist()
+            says = "give more text, or join it in one file, which is then cut into parts"
+            splits = " and ".join(self.splits)
+            raise DataError(f"{documents} documents{without} are too few for {splits}; {says}")
+        for rank in permute(numbers, documents, self.seed):
+            yield "val" if rank < val else "test" if rank < val + test else "train"
 
     def _parts(self) -> Iterator[Event]:
         """The one document in parts of as many characters as the ratios say."""
@@ -102,12 +99,10 @@ def _asked_by(config: Path) -> tuple[str, Path]:
     except (LookupError, TypeError, OSError, ValueError, yaml.YAMLError) as error:
         says = "cannot be read, or has no data.path; give --input and --output"
         raise ConfigError(f"{config} {says}") from error
-    if not (folder / "index.json").exists() and folder.name not in formats_by("PRESETS"):
+    if not (folder / "index.json").exists() and folder.name not in PRESETS:
         tokenizer = "char" if folder.name.endswith("char") else "bpe"
-        raise DataError(
-            f"{config} reads {folder}, which is not prepared; its text is yours to give: "
-            f"make data INPUT=your.txt NAME={quote(folder.name)} TOKENIZER={tokenizer}"
-        )
+        command = f"make data INPUT=your.txt NAME={quote(folder.name)} TOKENIZER={tokenizer}"
+        raise DataError(f"{config} reads {folder}, which is not prepared; type: {command}")
     return folder.name, folder
 
 
@@ -127,14 +122,11 @@ def _is_done(output: Path, source: dict[str, Any], overwrite: bool) -> bool:
     except DataError as error:
         raise DataError(f"{error} (remove {output}, or give --overwrite true)") from error
     before = {**index.get("source", {}), "input": source["input"]}  # it may have moved
-    changes = [
-        f"{k} {before.get(k)}, now {new}" for k, new in source.items() if before.get(k) != new
-    ]
+    changed = [key for key, value in source.items() if before.get(key) != value]
+    changes = [f"{key} {before.get(key)}, now {source[key]}" for key in changed]
     if changes:
-        raise ConfigError(
-            f"{output} was prepared from {'; '.join(changes)}; replace it by --overwrite true, or "
-            "choose another --output"
-        )
+        says = "replace it by --overwrite true, or choose another --output"
+        raise ConfigError(f"{output} was prepared from {'; '.join(changes)}; {says}")
     return True
 
 
@@ -175,6 +167,8 @@ def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
 
 def _fill(output: Path, text: SplitCorpus, source: dict[str, Any], overwrite: bool) -> None:
     """Make the folder, unless it is made already, and let nobody else do so meanwhile."""
+    if Path(source["tokenizer"]).is_file():
+        source["tokenizer_sha256"] = file_sha256(Path(source["tokenizer"]))
     try:
         with Lock(output, output.resolve().with_name(f".{output.name}.lock"), "--output"):
             recover(output)
@@ -232,9 +226,6 @@ def prepare(
     source: dict[str, Any] = {"input": input, "format": format, "text_field": text_field}
     source |= {"tokenizer": tokenizer, "val_ratio": val_ratio, "test_ratio": test_ratio}
     source |= {"seed": seed, "vocab_size": vocab_size or automatic, "text": corpus.signature}
-    if Path(tokenizer).is_file():
-        source["tokenizer_sha256"] = file_sha256(Path(tokenizer))
     _fill(output, SplitCorpus(corpus, val_ratio, test_ratio, seed), source, overwrite)
     run = f"--data.path {quote(str(output))} --run_dir {quote(f'runs/{output.name}')}"
-    then = f"CONFIG={quote(str(for_config))}" if for_config else f'ARGS="{run}"'
-    print(f"next: make train {then}")
+    print("next: make train", f"CONFIG={quote(str(for_config))}" if for_config else f'ARGS="{run}"')

@@ -23,8 +23,7 @@ def _mix(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 @lru_cache(maxsize=8)  # asked for at each chunk, changes with the epoch
 def _keys(seed: int, epoch: int, count: int) -> npt.NDArray[np.uint64]:
-    keys = np.random.SeedSequence([seed, epoch]).generate_state(count, np.uint64)
-    return keys.astype(np.uint64)
+    return np.random.SeedSequence([seed, epoch]).generate_state(count, np.uint64).astype(np.uint64)
 
 
 def permute(positions: Ints, size: int, seed: int, epoch: int = 0) -> Ints:

@@ -27,7 +27,7 @@ from lmtemplate.data.tokenizer import Tokenizer
 from lmtemplate.errors import DataError
 from lmtemplate.run_dir import sync_folder, write_json
 
-MOST_SOURCES = 64  # that the index tells apart
+MOST_SOURCES = 64  # names of sources in an index, over all splits
 CHARACTERS = 2_000_000  # tokenized at a time: enough for all cores, little enough for memory
 # A split, the name of a source, and a piece of a document from there; None where the document ends.
 Event = tuple[str, str, str | None]
@@ -69,10 +69,8 @@ class ShardWriter:
     def write(self, ids: npt.NDArray[np.integer[Any]]) -> None:
         """Append (N,) ids. Raises DataError for one outside the vocabulary: none is wrapped."""
         if len(ids) and not (ids.min() >= 0 and ids.max() < self.vocab_size):
-            raise DataError(
-                f"the tokenizer gave ids from {ids.min()} to {ids.max()}, but its vocabulary has "
-                f"{self.vocab_size}; its file is inconsistent"
-            )
+            says = f"but its vocabulary has {self.vocab_size}; its file is inconsistent"
+            raise DataError(f"the tokenizer gave ids from {ids.min()} to {ids.max()}, {says}")
         while len(ids):
             if self.shards[-1]["tokens"] == self.shard_tokens:
                 self.close()

@@ -130,9 +130,8 @@ def read_index(folder: Path) -> Index:
             if not is_sound:
                 raise ValueError(f"{says} {value!r:.60}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(
-            f"{path} is not an index of shards ({error}); prepare the corpus again"
-        ) from error
+        says = "is not an index of shards"
+        raise DataError(f"{path} {says} ({error}); prepare the corpus again") from error
     return index
 
 
@@ -167,7 +166,7 @@ class Shard:
         self.tokens = np.asarray(mapped)  # the same memory, without what memmap does at each read
         self.block_tokens = block_bytes(entry, index["dtype"]) // width
         self.crcs: list[str] = entry["crc32"].split(" ")
-        self.unread, self.is_verified = np.ones(len(self.crcs), dtype=bool), False
+        self.unread = np.ones(len(self.crcs), dtype=bool)
 
     def _error(self, problem: str) -> DataError:
         return DataError(f"shard {self.path}{problem}; restore it or prepare the corpus again")
@@ -191,12 +190,10 @@ class Shard:
 
     def take(self, positions: Ints) -> npt.NDArray[Any]:
         """The tokens at these positions, in the same shape. Raises DataError."""
-        if not self.is_verified:
+        if self.unread.any():
             blocks = positions // self.block_tokens
-            if (new := self.unread[blocks]).any():
-                for block in np.flatnonzero(np.bincount(blocks[new])):
-                    self.verify(int(block))
-                self.is_verified = not self.unread.any()
+            for block in np.unique(blocks[self.unread[blocks]]):
+                self.verify(int(block))
         return self.tokens[positions]
 
 
@@ -219,10 +216,10 @@ class Shards:
     def __init__(self, folder: Path, split: str, index: Index | None = None) -> None:
         index = index or read_index(folder)
         if split not in index["splits"]:
-            raise DataError(
-                f"{folder} has no {split} split (it has: {', '.join(index['splits'])}); prepare it "
-                f"again with --{split}_ratio above 0"
+            says = (
+                f"(it has: {', '.join(index['splits'])}); prepare it with --{split}_ratio above 0"
             )
+            raise DataError(f"{folder} has no {split} split {says}")
         self.opened_with = (folder, split, index)
         self.name = f"the {split} split of {folder}"
         entry = index["splits"][split]
@@ -268,10 +265,8 @@ class Blocks:
     ) -> None:
         predicted = stream.tokens - 1
         if predicted < block_size:
-            raise DataError(
-                f"{stream.name} has {stream.tokens:,} tokens, but one block needs "
-                f"{block_size + 1:,}; give more text or lower data.block_size"
-            )
+            says = f"one block needs {block_size + 1:,}; give more text or lower data.block_size"
+            raise DataError(f"{stream.name} has {stream.tokens:,} tokens, but {says}")
         self.stream, self.block_size, self.window = stream, block_size, np.arange(block_size + 1)
         self.blocks = predicted // block_size if whole else -(-predicted // block_size)
         self.blocks = min(self.blocks, most or self.blocks)

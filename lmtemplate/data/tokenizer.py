@@ -34,10 +34,13 @@ def to_bytes(text: str, encoding: str = "utf-8") -> bytes:
     try:
         return text.encode(encoding)
     except UnicodeEncodeError as error:
-        raise DataError(
-            f"the text holds {text[error.start]!a} at character {error.start}, half of a surrogate "
-            "pair, which is not Unicode text: remove it"
-        ) from None
+        half = f"{text[error.start]!a} at character {error.start}, half of a surrogate pair"
+        raise DataError(f"the text holds {half}, which is not Unicode text: remove it") from None
+
+
+def code_points(text: str) -> npt.NDArray[np.uint32]:
+    """(N,) Unicode numbers of the N characters. Raises DataError as `to_bytes` does."""
+    return np.frombuffer(to_bytes(text, "utf-32-le"), dtype="<u4")
 
 
 @contextmanager
@@ -58,22 +61,13 @@ def _library_errors() -> Iterator[None]:
         os.close(screen)
 
 
-def code_points(text: str) -> npt.NDArray[np.uint32]:
-    """(N,) Unicode numbers of the N characters. Raises DataError as `to_bytes` does."""
-    return np.frombuffer(to_bytes(text, "utf-32-le"), dtype="<u4")
-
-
 class Tokenizer(ABC):
-    """The contract: every id of 0 .. vocab_size - 1 may come out of `encode`, except `eot_id`.
-
-    `eot_id` stands between documents; whoever joins documents puts it there. `unknown_id` stands
-    for what the vocabulary cannot spell; it is None where every text can be spelled.
-    """
+    """The contract: every id of 0 .. vocab_size - 1 may come out of `encode`, except `eot_id`."""
 
     kind: str
     vocab_size: int
-    eot_id: int
-    unknown_id: int | None = None
+    eot_id: int  # stands between documents; whoever joins documents puts it there
+    unknown_id: int | None = None  # for what the vocabulary cannot spell; None if it can spell all
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> list[Ints]:
@@ -90,10 +84,8 @@ class Tokenizer(ABC):
         array = np.asarray(ids, dtype=np.int64)
         outside = array[(array < 0) | (array >= self.vocab_size)]
         if outside.size:
-            raise DataError(
-                f"id {outside[0]} is not one of the tokenizer's {self.vocab_size} ids: "
-                "use the tokenizer that the model and its data were made with"
-            )
+            says = f"is not one of the tokenizer's {self.vocab_size} ids"
+            raise DataError(f"id {outside[0]} {says}: use the one that the model was made with")
         return self._decode(array)
 
     @abstractmethod
@@ -129,8 +121,7 @@ class CharTokenizer(Tokenizer):
         return [np.take(self._id_of, code_points(text), mode="clip") for text in texts]
 
     def _decode(self, ids: Ints) -> str:
-        text: str = self._points[ids[ids != self.eot_id]].tobytes().decode("utf-32-le")
-        return text
+        return str(self._points[ids[ids != self.eot_id]].tobytes(), "utf-32-le")
 
     def token_bytes(self) -> Ints:
         return np.array([len(character.encode()) for character in self.characters] + [1, 0])
@@ -180,9 +171,8 @@ class LibraryTokenizer(Tokenizer):
         if end is None:
             added = library.get_added_tokens_decoder().values()
             names = ", ".join(token.content for token in added if token.special) or "none"
-            raise DataError(
-                f"no end-of-text token (special tokens: {names}): add {END_OF_TEXT} as one"
-            )
+            says = f"(special tokens: {names}): add {END_OF_TEXT} as one"
+            raise DataError(f"no end-of-text token {says}")
         self.eot_id, model = ids[end], content["model"]
         unknown = model.get("unk_id", ids.get(model.get("unk_token") or ""))
         self.unknown_id = None if unknown == self.eot_id else unknown
@@ -234,29 +224,24 @@ class LibraryTokenizer(Tokenizer):
         return arrays
 
     def _decode(self, ids: Ints) -> str:
-        pieces = [
-            REPLACEMENT if number == self.unknown_id else self._pieces[number]
-            for number in ids.tolist()
-            if number not in self._special
-        ]
+        kept = (number for number in ids.tolist() if number not in self._special)
+        pieces = [REPLACEMENT if n == self.unknown_id else self._pieces[n] for n in kept]
         decoder: Any = self._library.decoder
         with _library_errors():
-            text: str = decoder.decode(pieces) if decoder else " ".join(pieces)
-        return text
+            return str(decoder.decode(pieces)) if decoder else " ".join(pieces)
 
     def token_bytes(self) -> Ints:
-        byte_level = "ByteLevel" in str(self._library.decoder)
-
-        def size(number: int, piece: str) -> int:
+        byte_level, sizes = "ByteLevel" in str(self._library.decoder), list[int]()
+        for number, piece in enumerate(self._pieces):
             if number in self._special:
-                return 0
-            if byte_level and number not in self._plain_added:
-                return len(piece)  # its alphabet has one character per byte
-            if number == self.unknown_id or BYTE_PIECE.fullmatch(piece):
-                return 1
-            return len(piece.replace("▁", " ").encode())
-
-        return np.array([size(number, piece) for number, piece in enumerate(self._pieces)])
+                sizes.append(0)
+            elif byte_level and number not in self._plain_added:
+                sizes.append(len(piece))  # its alphabet has one character per byte
+            elif number == self.unknown_id or BYTE_PIECE.fullmatch(piece):
+                sizes.append(1)
+            else:
+                sizes.append(len(piece.replace("▁", " ").encode()))
+        return np.array(sizes)
 
     def to_json(self) -> str:
         return self._json
@@ -284,12 +269,11 @@ def load_tokenizer(path: Path, sha256: str | None = None) -> Tokenizer:
     """Read a tokenizer.json; DataError, with the path, if it is unusable or has another digest."""
     try:
         tokenizer = parse_tokenizer(path.read_text(encoding="utf-8"))
+        if sha256 in (None, tokenizer.digest):
+            return tokenizer
+        says = f"is not the tokenizer that made the shards in {path.parent}; prepare it again"
     except OSError as error:
-        says = f"cannot read the tokenizer ({error.strerror})"
-        raise DataError(f"{path}: {says}; prepare the corpus again") from None
+        says = f"cannot be read ({error.strerror}); prepare the corpus again"
     except (UnicodeDecodeError, DataError) as error:
-        raise DataError(f"{path}: {error}") from None
-    if sha256 not in (None, tokenizer.digest):
-        says = f"is not the tokenizer that made the shards in {path.parent}"
-        raise DataError(f"{path} {says}; prepare the corpus again")
-    return tokenizer
+        says = f"cannot be used: {error}"
+    raise DataError(f"{path} {says}")

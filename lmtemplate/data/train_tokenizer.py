@@ -39,9 +39,8 @@ def _train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     The library is deaf to Ctrl-C while it counts and merges, so it works in another thread.
     """
     if vocab_size < 257:
-        raise ConfigError(
-            f"--vocab_size {vocab_size}: a bpe has 257 or more, for all bytes and end-of-text"
-        )
+        says = "a bpe has 257 or more, for all bytes and end-of-text"
+        raise ConfigError(f"--vocab_size {vocab_size}: {says}")
     library = tokenizers.Tokenizer(models.BPE())
     words = pre_tokenizers.ByteLevel(add_prefix_space=False)
     parts = pre_tokenizers.Split(Regex(f".{{{LONGEST_WORD}}}"), "isolated")
@@ -81,9 +80,8 @@ def train_tokenizer(kind_or_file: str, texts: Iterable[str], vocab_size: int | N
     if kind_or_file == "bpe":
         return _train_bpe(texts, LARGEST_AUTOMATIC_VOCABULARY if vocab_size is None else vocab_size)
     if vocab_size is not None:
-        raise ConfigError(
-            f"--vocab_size {vocab_size} is for --tokenizer bpe; remove it for {kind_or_file}"
-        )
+        says = f"is for --tokenizer bpe; remove it for {kind_or_file}"
+        raise ConfigError(f"--vocab_size {vocab_size} {says}")
     if kind_or_file == "char":
         seen = np.zeros(0x110000, dtype=bool)
         for text in texts:

@@ -25,9 +25,7 @@ class Block(nn.Module):
 
     def __init__(self, attention: Attention, mlp: MLP, dropout: float) -> None:
         super().__init__()
-        self.attention = attention
-        self.mlp = mlp
-        self.dropout = nn.Dropout(dropout)
+        self.attention, self.mlp, self.dropout = attention, mlp, nn.Dropout(dropout)
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         x = x + self.dropout(self.attention(rms_norm(x), cache))
@@ -76,13 +74,11 @@ class GPT(LanguageModel):
         super().__init__(vocab_size, block_size)
         n_kv_head = n_head if n_kv_head is None else n_kv_head
         check_sizes(n_embd, n_head, n_kv_head, n_layer, dropout)
-        self.n_kv_head, self.head_size = n_kv_head, n_embd // n_head
-        self.logit_cap = logit_cap
-        self.gradient_checkpointing = gradient_checkpointing
+        self.logit_cap, self.gradient_checkpointing = logit_cap, gradient_checkpointing
         self.embedding = nn.Embedding(vocab_size, n_embd)
         self.shift = TokenShift(n_embd) if token_shift else None
         self.dropout = nn.Dropout(dropout)
-        rotary = Rotary(self.head_size, block_size, rope_base)  # one table for all layers
+        rotary = Rotary(n_embd // n_head, block_size, rope_base)  # one table for all layers
         self.blocks = nn.ModuleList(
             Block(
                 Attention(n_embd, n_head, n_kv_head, dropout, qk_norm=qk_norm, rotary=rotary),
@@ -113,9 +109,7 @@ class GPT(LanguageModel):
         nn.init.normal_(self.embedding.weight, std=0.02)
 
     def new_caches(self, batch_size: int) -> list[Any]:
-        like = self.embedding.weight.detach()
-        sizes = (batch_size, self.n_kv_head, self.block_size, self.head_size)
-        return [TokenCache(), *(KVCache(*sizes, like) for _ in self.blocks)]
+        return [TokenCache(), *(KVCache(self.block_size) for _ in self.blocks)]
 
     def flops_per_token(self) -> float:
         """6N + 12 L C T, N without the embedding, which is only looked up (PaLM, appendix B)."""
@@ -128,7 +122,7 @@ class GPT(LanguageModel):
         return self.head.weight
 
     def features(self, tokens: Tensor, caches: list[Any] | None = None) -> Tensor:
-        first, *rest = caches if caches is not None else [None] * (len(self.blocks) + 1)
+        first, *rest = caches or [None] * (len(self.blocks) + 1)
         x = rms_norm(self.embedding(tokens))  # (B, T, C)
         if self.shift is not None:
             x = self.shift(x, first)

@@ -1,5 +1,7 @@
 """GPT-2 to the letter (Radford et al. 2019): tokens (B, T) -> logits (B, T, V)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -7,7 +9,7 @@ from lmtemplate.models.base import LanguageModel
 from lmtemplate.models.layers import MLP, Activation, Attention, KVCache, check_sizes, run_block
 
 
-class Block(nn.Module):
+class GPT2Block(nn.Module):
     """Pre-norm attention and MLP, with LayerNorm."""
 
     def __init__(
@@ -56,13 +58,12 @@ class GPT2(LanguageModel):
     ) -> None:
         super().__init__(vocab_size, block_size)
         check_sizes(n_embd, n_head, n_head, n_layer, dropout)
-        self.n_head = n_head
         self.gradient_checkpointing = gradient_checkpointing
         self.embedding = nn.Embedding(vocab_size, n_embd)
         self.positions = nn.Embedding(block_size, n_embd)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
-            Block(n_embd, n_head, dropout, mlp, bias=bias) for _ in range(n_layer)
+            GPT2Block(n_embd, n_head, dropout, mlp, bias=bias) for _ in range(n_layer)
         )
         self.norm = nn.LayerNorm(n_embd, bias=bias)
         self._initialise()
@@ -78,9 +79,7 @@ class GPT2(LanguageModel):
                 nn.init.normal_(parameter, std=0.02 / depth)
 
     def new_caches(self, batch_size: int) -> list[KVCache]:
-        like = self.embedding.weight.detach()
-        sizes = (batch_size, self.n_head, self.block_size, like.size(1) // self.n_head)
-        return [KVCache(*sizes, like) for _ in self.blocks]
+        return [KVCache(self.block_size) for _ in self.blocks]
 
     def flops_per_token(self) -> float:
         """6N + 12 L C T, N without the positions, which are only looked up (PaLM, appendix B)."""
@@ -92,11 +91,10 @@ class GPT2(LanguageModel):
     def output_weight(self) -> Tensor:
         return self.embedding.weight
 
-    def features(self, tokens: Tensor, caches: list[KVCache] | None = None) -> Tensor:
-        first = 0 if caches is None else caches[0].length
+    def features(self, tokens: Tensor, caches: list[Any] | None = None) -> Tensor:
+        first = caches[0].length if caches else 0
         positions = torch.arange(first, first + tokens.size(1), device=tokens.device)
         x = self.dropout(self.embedding(tokens) + self.positions(positions))  # (B, T, C)
-        for layer, block in enumerate(self.blocks):
-            cache = None if caches is None else caches[layer]
+        for block, cache in zip(self.blocks, caches or [None] * len(self.blocks), strict=True):
             x = run_block(block, x, cache, recompute=self.gradient_checkpointing)
         return self.norm(x)

@@ -25,14 +25,11 @@ def check_sizes(
     if n_embd % n_head:
         below = n_embd // n_head * n_head
         nearest = ", ".join(str(size) for size in (below, below + n_head) if size)
-        raise ConfigError(
-            f"model.net.n_embd={n_embd} is not divisible by model.net.n_head={n_head}; "
-            f"nearest n_embd that is: {nearest}"
-        )
+        says = f"model.net.n_head={n_head}; nearest n_embd that is: {nearest}"
+        raise ConfigError(f"model.net.n_embd={n_embd} is not divisible by {says}")
     if n_head % n_kv_head:
-        raise ConfigError(
-            f"model.net.n_head={n_head} is not divisible by model.net.n_kv_head={n_kv_head}"
-        )
+        says = f"model.net.n_kv_head={n_kv_head}"
+        raise ConfigError(f"model.net.n_head={n_head} is not divisible by {says}")
 
 
 class _ReluSquared(torch.autograd.Function):
@@ -90,20 +87,17 @@ def rms_norm(x: Tensor) -> Tensor:
 
 
 class KVCache:
-    """In generation, keys and values of the tokens so far, for one attention layer.
+    """In generation, keys and values of the tokens so far, for one attention layer."""
 
-    It holds (B, n_kv_head, block_size, D) each, with the device and dtype of the tensor `like`.
-    """
-
-    def __init__(
-        self, batch_size: int, n_kv_head: int, block_size: int, head_size: int, like: Tensor
-    ) -> None:
-        self.length = 0
-        self.keys = like.new_zeros(batch_size, n_kv_head, block_size, head_size)
-        self.values = torch.zeros_like(self.keys)
+    def __init__(self, block_size: int) -> None:
+        self.block_size, self.length = block_size, 0
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Append (B, H, T, D) of new tokens; returns those of all tokens so far."""
+        if self.length == 0:
+            batch, heads, _, head_size = keys.shape
+            self.keys = keys.new_zeros(batch, heads, self.block_size, head_size)
+            self.values = torch.zeros_like(self.keys)
         end = self.length + keys.size(2)
         self.keys[:, :, self.length : end] = keys
         self.values[:, :, self.length : end] = values
@@ -146,10 +140,8 @@ class Rotary(nn.Module):
     def __init__(self, head_size: int, block_size: int, base: float) -> None:
         super().__init__()
         if head_size % 2:
-            raise ConfigError(
-                f"n_embd / n_head = {head_size} is odd, but rotary positions turn channel pairs; "
-                "choose model.net.n_embd so that the quotient is even"
-            )
+            says = "rotary positions turn channel pairs; choose another model.net.n_embd"
+            raise ConfigError(f"n_embd / n_head = {head_size} is odd, but {says}")
         frequencies = base ** (-torch.arange(0, head_size, 2) / head_size)
         angles = torch.outer(torch.arange(block_size), frequencies)  # (T, D/2)
         self.cosines = nn.Buffer(angles.cos().repeat(1, 2), persistent=False)  # (T, D)

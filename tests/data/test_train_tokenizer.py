@@ -131,7 +131,7 @@ def test_an_impossible_setting_is_a_configuration_error(
 )
 def test_a_file_that_is_no_tokenizer_is_named_in_one_line(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_bytes(content)
-    with pytest.raises(DataError, match=r"mine\.json: ") as caught:
+    with pytest.raises(DataError, match=r"mine\.json cannot be used: ") as caught:
         train_tokenizer(str(tmp_path / "mine.json"), [], None)
     assert "\n" not in str(caught.value)
 

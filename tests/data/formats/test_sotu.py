@@ -6,7 +6,7 @@ from importlib import metadata
 import pytest
 
 from lmtemplate.data.corpus import open_corpus
-from lmtemplate.data.formats.sotu import PRESETS
+from lmtemplate.data.formats.sotu import SOTU
 from lmtemplate.errors import DataError
 from tests.data.corpora import texts
 
@@ -28,12 +28,12 @@ def test_a_sotu_preset_is_the_known_text(preset: str, documents: int, size: int)
     joined = ("\n\n".join(texts(found)) + "\n").encode()
     assert (len(found.texts), len(joined)) == (documents, size)
     assert next(iter(found)).name == "1790-Washington-1"
-    assert hashlib.sha256(joined).hexdigest() == PRESETS[preset][1]
+    assert hashlib.sha256(joined).hexdigest() == SOTU[preset][1]
 
 
 @pytest.mark.usefixtures("sotu_installed")
 def test_another_release_of_the_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PRESETS, "sotu-tiny", (1831, *PRESETS["sotu-tiny"][1:]))
+    monkeypatch.setitem(SOTU, "sotu-tiny", (1831, *SOTU["sotu-tiny"][1:]))
     with pytest.raises(DataError, match=r"another release; type: make install .*pip install"):
         open_corpus("sotu-tiny", seed=0)
 

@@ -157,7 +157,7 @@ def test_a_shard_that_went_bad_costs_only_what_it_held(
     config = run / "config.yaml"
     config.write_text(config.read_text().replace(str(corpus), str(data)))
     (reason,) = examine(run).missing
-    assert "cannot read the tokenizer" in reason
+    assert "tokenizer.json cannot be read" in reason
 
 
 def test_a_folder_without_a_record_is_refused(tmp_path: Path) -> None:
