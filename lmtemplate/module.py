@@ -60,7 +60,7 @@ def log_values(module: "LitLanguageModel", values: Mapping[str, Tensor | float])
     """Log at the optimizer step just made, for loggers and for callbacks that monitor a value.
 
     This is how lmtemplate itself logs (`self.log` ends at the same step, but costs 0.3 ms a key).
-    Loggers get all values of a step as one row, after its last callback.
+    Loggers get all values of a step as one row, when each callback's `on_train_batch_end` is over.
     """
     plain = {name: float(value) for name, value in values.items()}
     module.latest.update(plain)
