@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lmtemplate import metric_names
 from lmtemplate.data import Ints as Ints
 from lmtemplate.errors import CheckpointError, DiskError
+from lmtemplate.metric_names import EPOCH, GRAD_NORM, LEARNING_RATE, TRAIN_LOSS, VAL_LOSS
 from lmtemplate.run_dir import folder_of, write_text
 
 Floats = npt.NDArray[np.float64]
@@ -31,8 +31,7 @@ Line = dict[str, Any]
 LINES = "training_metrics.jsonl"
 ARRAYS = "training_metrics.json"
 
-LOSS, VAL_LOSS = metric_names.TRAIN_LOSS, metric_names.VAL_LOSS
-LEARNING_RATE, EPOCH = metric_names.LEARNING_RATE, metric_names.EPOCH
+LOSS = TRAIN_LOSS
 IN_ARRAYS = {"step", "nonfinite", LOSS, VAL_LOSS, LEARNING_RATE, EPOCH}
 STEP_KEY = b'{"step": '
 TAIL_BYTES = 2**16  # that are read at a time, from the end
@@ -183,7 +182,7 @@ def read_record(run: str | Path) -> Record:
 def last_points(run: Path) -> str:
     """The end of a run's record: ". Before: step 50: loss 3.1, rate 0.01, gradient 4.2; ..."."""
     points = last_lines(run, LOSS, 5)
-    shown = (LOSS, LEARNING_RATE, metric_names.GRAD_NORM)
+    shown = (LOSS, LEARNING_RATE, GRAD_NORM)
     rows = ((p["step"], *(p.get(name, math.nan) for name in shown)) for p in points)
     texts = [f"step {s}: loss {x:.4g}, rate {r:.3g}, gradient {n:.3g}" for s, x, r, n in rows]
     return f". Before: {'; '.join(texts)}" if texts else ""

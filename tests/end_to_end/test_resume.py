@@ -389,3 +389,19 @@ def test_the_config_of_a_run_resumes_it_from_another_directory(
     shown = command("fit", *words, "--trainer.max_steps=8")
     assert shown.code == 0
     assert load(run, 8)["global_step"] == 8
+
+
+@pytest.mark.slow
+def test_clipped_steps_before_the_resume_count_in_the_share_logged_after_it(
+    corpus: Path, tmp_path: Path
+) -> None:
+    flags = ["--trainer.max_steps=10", "--trainer.log_every_n_steps=5", "--samples=null"]
+    flags += ["--trainer.val_check_interval=10", "--trainer.gradient_clip_val=1.3"]
+    flags += ["--checkpoint.every_minutes=1e-9", "--checkpoint.keep=10"]
+    run = train(tmp_path / "run", corpus, *flags)
+    whole = read_record(run).values["optim/clipped_share"].tolist()
+    assert 0 < whole[1] < 1
+    for step in (8, 9, 10):  # as if the run had died in step 8
+        (run / "checkpoints" / f"step-{step:09d}.ckpt").unlink()
+    train(run, corpus, *flags, "--resume=must")
+    assert read_record(run).values["optim/clipped_share"].tolist() == whole
