@@ -15,7 +15,7 @@ from lmtemplate.cli import TrainingCLI
 from lmtemplate.errors import ConfigError
 from lmtemplate.fit import describe, make_plan, measured_seconds
 from lmtemplate.hardware import auto_precision
-from lmtemplate.run_dir import Lock
+from lmtemplate.run_dir import lock
 from lmtemplate.trainer import Machine, as_list, check_strategy, choose_strategy, find_machine
 from tests.conftest import TINY, Command
 from tests.runs import load, steps, train
@@ -96,7 +96,7 @@ def test_a_length_in_seconds_needs_a_single_device(corpus: Path) -> None:
 def test_a_resumed_length_in_seconds_is_not_measured_again(corpus: Path) -> None:
     cli = tiny(corpus, "--trainer.max_steps=-1", "--max_seconds=5")
     known = {"limit": "max_seconds", "value": 5.0, "steps": 77}
-    assert make_plan(cli, {"length": known}).length.steps == 77
+    assert make_plan(cli, {"length": known}).steps == 77
 
 
 def test_the_machine_is_the_one_that_was_asked_for(corpus: Path) -> None:
@@ -135,7 +135,7 @@ def test_nothing_one_thing_and_a_list_become_a_list(given: Any, expected: list[i
 
 def test_a_description_is_of_plain_types_and_holds_what_a_net_needs(corpus: Path) -> None:
     cli = tiny(corpus)
-    description = describe(cli, make_plan(cli).length)
+    description = describe(cli, make_plan(cli))
     assert yaml.safe_load(yaml.safe_dump(description)) == description
     assert (description["vocab_size"], description["block_size"]) == (257, 16)
     assert description["length"]["steps"] == 12
@@ -162,7 +162,7 @@ def test_a_process_waits_ten_minutes_for_the_others_unless_the_strategy_says_oth
         ("--trainer.limit_val_batches=1.5", "trainer: "),
         ("--trainer.limit_val_batches=0.0001", "validation would never happen"),
         ("--trainer.profiler=foo", "trainer: "),
-        ("--trainer.gradient_clip_val=-1", "gradient_clip_val=-1"),
+        ("--trainer.gradient_clip_val=-1", "trainer.gradient_clip_val (command line): "),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_anything_is_written(
@@ -218,7 +218,7 @@ def test_a_rank_left_in_the_environment_neither_writes_nor_skips_the_lock(
     assert "holds a run" in refused.error
     after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert after == before
-    with Lock(tmp_path / "other"):
+    with lock(tmp_path / "other"):
         monkeypatch.setattr(rank_zero_only, "rank", 1)
         assert fit(tmp_path / "other").code == 7
     monkeypatch.setattr(rank_zero_only, "rank", 1)
