@@ -29,7 +29,7 @@ from lmtemplate.trainer import Machine, Precision, as_list, check_callbacks, fin
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", 2**32 - 1)])  # what NumPy takes
 
 # Key of a setting that no constructor states -> its type, default and help.
-SETTINGS: dict[str, tuple[Any, Any, str]] = {
+RUN_SETTINGS: dict[str, tuple[Any, Any, str]] = {
     "seed_everything": (Seed, 1337, "seed of weights, dropout and the order of the data"),
     "run_dir": (str, "runs/default", "where the run leaves everything"),
     "resume": (ResumeMode, "never", "go on in run_dir: never, auto (if it has a checkpoint), must"),
@@ -69,7 +69,7 @@ def make_parser(prog: str, classes: dict[str, type]) -> jsonargparse.ArgumentPar
     says = "YAML file with settings; several may be given, and the last one wins"
     parser.add_argument("-c", "--config", action="config", help=says)
     own = {f"trainer.{name}": setting for name, setting in TRAINER_SETTINGS.items()}
-    for name, (kind, default, says) in {**SETTINGS, **own}.items():
+    for name, (kind, default, says) in {**RUN_SETTINGS, **own}.items():
         parser.add_argument(f"--{name}", type=kind, default=default, help=says)
     skip = {*cli_errors.OWNED, *TRAINER_SETTINGS}
     how = {"skip": skip, "instantiate": False, "fail_untyped": False}

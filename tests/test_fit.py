@@ -102,9 +102,10 @@ def test_only_what_fails_while_restoring_is_a_state_that_cannot_be_restored(
     def fail(*_: object) -> None:
         raise TypeError("no such thing")
 
-    with monkeypatch.context() as patch, pytest.raises(TypeError):
-        patch.setattr(LitLanguageModel, "on_save_checkpoint", fail)
+    monkeypatch.setattr(LitLanguageModel, "on_save_checkpoint", fail)
+    with pytest.raises(TypeError):
         fit(tmp_path / "a", "--trainer.max_steps=4")
+    monkeypatch.undo()
     assert fit(tmp_path / "b", "--trainer.max_steps=4").code == 0
     monkeypatch.setattr(LitLanguageModel, "on_load_checkpoint", fail)
     refused = fit(tmp_path / "b", "--resume=must", "--trainer.max_steps=8")
