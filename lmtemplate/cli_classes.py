@@ -45,11 +45,13 @@ KINDS_OF: dict[str, tuple[type, ...]] = {
     "model.optimizer": (OptimizerRecipe, torch.optim.Optimizer),
     "model.schedule": (Schedule, torch.optim.lr_scheduler.LRScheduler),
 }
-PLUGINS = (Accelerator, Strategy, Precision, ClusterEnvironment, LayerSync)
 
 # What a class that a config names can be. jsonargparse would make any other one of an allowed
 # package where a function is asked for, `elastic_launch` of torch too, which starts programs.
-KINDS = (LanguageModel, Metric, Callback, Logger, Profiler, *PLUGINS, *sum(KINDS_OF.values(), ()))
+KINDS = (
+    *(LanguageModel, Metric, Callback, Logger, Profiler, *sum(KINDS_OF.values(), ())),
+    *(Accelerator, Strategy, Precision, ClusterEnvironment, LayerSync),
+)
 
 
 def callback_classes() -> dict[str, type]:
@@ -67,14 +69,16 @@ def class_spec(kind: type) -> dict[str, Any]:
 def chosen_class(group: str, made: list[Place], allowed: Sequence[str]) -> type:
     """The class that `model.class_path` or `data.class_path` names, or the default."""
     base, default = OPEN[group]
-    place = next((place for place in made if place.key == f"{group}.class_path"), None)
+    keys = (group, f"{group}.class_path")
+    place = next((place for place in made if place.key in keys and place.value), None)
     if place is None:
         return default
-    if not all(map(str.isidentifier, place.value.split("."))) or "." not in place.value:
-        raise ConfigError(f"{place}: {place.value!r} is not package.module.Class")
-    found = plug.load_named(place.value, str(place), allowed)
+    path, where = place.value, f"{group}.class_path ({place.where})"
+    if not all(map(str.isidentifier, path.split("."))) or "." not in path:
+        raise ConfigError(f"{where}: {path!r} is not package.module.Class")
+    found = plug.load_named(path, where, allowed)
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise ConfigError(f"{place}: {place.value} is not a subclass of {base.__name__}")
+        raise ConfigError(f"{where}: {path} is not a subclass of {base.__name__}")
     return found
 
 

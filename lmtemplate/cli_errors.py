@@ -147,7 +147,7 @@ def flags_in(words: list[str]) -> list[Place]:
     for word, following in itertools.pairwise([*words, ""]):
         if word.startswith("--"):
             flag, equals, value = word[2:].partition("=")
-            key = flag.replace(".init_args", "")
+            key = flag.replace(".init_args", "").removesuffix(".class_path")
             made.append(Place(key, "command line", value if equals else following))
     return made[::-1]
 

@@ -1,9 +1,4 @@
-"""Command line -> a trained model in a run directory. Read `fit`, the last function, first.
-
-It parses the settings, locks the run directory, finds where to go on, checks all that can be
-checked, assembles Lightning's Trainer, trains, goes back where numbers turned bad, and says what
-came of the run.
-"""
+"""Command line -> a trained model in a run directory. Read `fit`, the last function, first."""
 
 import itertools
 import json
@@ -118,13 +113,12 @@ def write_run_files(
     cli: TrainingCLI, run: Path, description: dict[str, Any], start: dict[str, Any] | None
 ) -> None:
     """config.yaml, as the user gave it but for secrets, and manifest.json."""
-    data = cli.datamodule
+    data, environment = cli.datamodule, description["environment"]
     (run / "summary.json").unlink(missing_ok=True)  # it describes the start before
     run_dir.write_text(run / "config.yaml", to_yaml(cli.settings))
     source = {"path": data.name, "fingerprint": data.fingerprint}
     source["tokenizer_sha256"] = data.tokenizer.digest if data.tokenizer else None
-    hardware = description["environment"]["hardware"]
-    manifest = run_dir.manifest(cli.config.seed_everything, hardware, source)
+    manifest = run_dir.manifest(cli.config.seed_everything, environment["hardware"], source)
     manifest.update(settings=cli.settings, command=redact.words(manifest["command"]))
     run_dir.write_manifest(run, manifest, start)
 
@@ -248,6 +242,9 @@ def run(
 
 def fit(words: list[str], allowed: list[str]) -> Path:
     """Train; returns the run directory. Nothing is written before all has been checked.
+
+    It parses the settings, locks the run directory, finds the checkpoint to go on from, assembles
+    Lightning's Trainer, trains, goes back where numbers turn bad, and says what came of the run.
 
     Args:
         words: of the command line, after the verb.

@@ -155,22 +155,18 @@ def check_callbacks(callbacks: Sequence[lightning.Callback]) -> None:
             raise ConfigError(f"trainer.callbacks: {name} is refused: {REFUSED[name]}")
 
 
-def choose_strategy(strategy: Any, world_size: int) -> Any:
-    """The strategy, with our timeout if a word chose it; one built by the user keeps its own."""
-    by_word = strategy in ("auto", "ddp") and world_size > 1
-    return DDPStrategy(timeout=LONGEST_WAIT) if by_word else strategy
-
-
 def in_lightnings_units(
     settings: dict[str, Any], machine: Machine, length: RunLength
 ) -> dict[str, Any]:
     """Settings in optimizer steps -> the same in micro-batches, for Lightning's Trainer."""
-    plugins = [*as_list(settings["plugins"])]
+    plugins, strategy = [*as_list(settings["plugins"])], settings["strategy"]
+    if strategy in ("auto", "ddp") and machine.world_size > 1:
+        strategy = DDPStrategy(timeout=LONGEST_WAIT)  # one built by the user keeps its own
     if SLURMEnvironment.detect():  # its requeueing saves in a signal handler, amid a step
         plugins.append(SLURMEnvironment(auto_requeue=False))
     return {
         **settings,
-        "strategy": choose_strategy(settings["strategy"], machine.world_size),
+        "strategy": strategy,
         "precision": machine.precision,
         "max_steps": length.steps,
         "max_epochs": -1,

@@ -96,7 +96,7 @@ def test_a_wrong_class_of_the_module_is_answered_with_its_line(
 
 
 def test_a_folder_is_no_class_of_data(corpus: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data \(command line\): Unable to load config"):
+    with pytest.raises(ConfigError, match=r"data.class_path \(command line\): .* is not package"):
         TrainingCLI([f"--data={corpus}"])
 
 

@@ -16,7 +16,8 @@ from lmtemplate.errors import ConfigError
 from lmtemplate.fit import describe, make_plan, measured_seconds
 from lmtemplate.hardware import auto_precision
 from lmtemplate.run_dir import lock
-from lmtemplate.trainer import Machine, as_list, check_strategy, choose_strategy, find_machine
+from lmtemplate.run_length import RunLength
+from lmtemplate.trainer import Machine, as_list, check_strategy, find_machine, in_lightnings_units
 from tests.conftest import TINY, Command
 from tests.runs import load, steps, train
 
@@ -141,13 +142,20 @@ def test_a_description_is_of_plain_types_and_holds_what_a_net_needs(corpus: Path
     assert description["length"]["steps"] == 12
 
 
-def test_a_process_waits_ten_minutes_for_the_others_unless_the_strategy_says_otherwise() -> None:
-    strategy = choose_strategy("auto", 2)
-    assert strategy._timeout.total_seconds() == 600
+def test_a_process_waits_ten_minutes_for_the_others_unless_the_strategy_says_otherwise(
+    corpus: Path,
+) -> None:
+    settings, length = tiny(corpus).trainer_settings, RunLength("trainer.max_steps", 12, 12)
+
+    def chosen(strategy: Any, world_size: int) -> Any:
+        machine = Machine(torch.device("cpu"), world_size, "32-true")
+        return in_lightnings_units({**settings, "strategy": strategy}, machine, length)["strategy"]
+
+    assert chosen("auto", 2)._timeout.total_seconds() == 600
     own = DDPStrategy(timeout=timedelta(seconds=5))
-    assert choose_strategy(own, 2) is own
-    assert choose_strategy("auto", 1) == "auto"
-    assert choose_strategy("fsdp", 2) == "fsdp"
+    assert chosen(own, 2) is own
+    assert chosen("auto", 1) == "auto"
+    assert chosen("fsdp", 2) == "fsdp"
 
 
 @pytest.mark.slow
