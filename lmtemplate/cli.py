@@ -9,6 +9,7 @@ from typing import Any
 import jsonargparse
 import torch
 import yaml
+from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_number_type
 from lightning.pytorch import Trainer, seed_everything
 
 from lmtemplate import cli_classes, cli_errors, metric_names, redact
@@ -25,12 +26,10 @@ from lmtemplate.run_length import RUN_LENGTHS
 from lmtemplate.schedules import WarmupCosine
 from lmtemplate.trainer import Machine, Precision, as_list, check_callbacks, find_machine, quieten
 
-Seed = jsonargparse.typing.restricted_number_type(
-    "Seed", int, [(">=", 0), ("<=", 2**32 - 1)], docstring="what NumPy takes"
-)
+Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", 2**32 - 1)])  # what NumPy takes
 
 # Key of a setting that no constructor states -> its type, default and help.
-SETTINGS: dict[str, tuple[Any, Any, str]] = {
+RUN_SETTINGS: dict[str, tuple[Any, Any, str]] = {
     "seed_everything": (Seed, 1337, "seed of weights, dropout and the order of the data"),
     "run_dir": (str, "runs/default", "where the run leaves everything"),
     "resume": (ResumeMode, "never", "go on in run_dir: never, auto (if it has a checkpoint), must"),
@@ -38,15 +37,21 @@ SETTINGS: dict[str, tuple[Any, Any, str]] = {
     "tensorboard": (bool, True, "write TensorBoard's event files"),
     "init_from": (str | None, None, "run or checkpoint to take the first weights from"),
     **{name: (float | None, None, f"run length in {unit}") for name, unit in RUN_LENGTHS.items()},
-    "tokens_per_step": (int | None, None, "size of one step, instead of accumulate_grad_batches"),
+    "tokens_per_step": (
+        PositiveInt | None,
+        None,
+        "size of one step, instead of accumulate_grad_batches",
+    ),
 }
 
 # The same for settings of Lightning's Trainer that have another type, default or unit here.
 TRAINER_SETTINGS: dict[str, tuple[Any, Any, str]] = {
     "precision": (Precision, "auto", "auto: bf16-mixed where the device has it in hardware"),
     "max_steps": (int, -1, "optimizer steps; -1 where another limit gives the run its length"),
-    "val_check_interval": (int, 100, "optimizer steps between validations"),
-    "log_every_n_steps": (int, 5, "optimizer steps between logged values"),
+    "accumulate_grad_batches": (PositiveInt, 1, "micro-batches of an optimizer step"),
+    "gradient_clip_val": (PositiveFloat | None, None, "largest norm of the gradient; null: any"),
+    "val_check_interval": (PositiveInt, 100, "optimizer steps between validations"),
+    "log_every_n_steps": (PositiveInt, 5, "optimizer steps between logged values"),
     "num_sanity_val_steps": (int, -1, "validation batches before step 1; -1 for all of them"),
     # Lightning's own type reads 1 as 1.0, which is all of them
     "limit_val_batches": (int | float | None, None, "a number of batches, or a share, as 0.5"),
@@ -64,15 +69,15 @@ def make_parser(prog: str, classes: dict[str, type]) -> jsonargparse.ArgumentPar
     says = "YAML file with settings; several may be given, and the last one wins"
     parser.add_argument("-c", "--config", action="config", help=says)
     own = {f"trainer.{name}": setting for name, setting in TRAINER_SETTINGS.items()}
-    for name, (kind, default, says) in {**SETTINGS, **own}.items():
+    for name, (kind, default, says) in {**RUN_SETTINGS, **own}.items():
         parser.add_argument(f"--{name}", type=kind, default=default, help=says)
-    how = {"sub_configs": True, "fail_untyped": False}
     skip = {*cli_errors.OWNED, *TRAINER_SETTINGS}
-    parser.add_class_arguments(Trainer, "trainer", skip=skip, instantiate=False, **how)
+    how = {"skip": skip, "instantiate": False, "fail_untyped": False}
+    parser.add_class_arguments(Trainer, "trainer", **how)
     for group, kind in classes.items():
         name, says = f"--{group}.class_path", f"a subclass of {OPEN[group][0].__name__}"
         parser.add_argument(name, type=str, default=argparse.SUPPRESS, help=says)
-        parser.add_class_arguments(kind, group, **how)
+        parser.add_class_arguments(kind, group, fail_untyped=False)
     # one key each at the top, so that a second config changes one value and loses none of them
     for name, kind in cli_classes.callback_classes().items():
         taken = inspect.signature(kind).parameters.values()
@@ -101,7 +106,7 @@ class TrainingCLI:
     def __init__(self, words: list[str], allowed: Sequence[str] = (), verb: str = "fit") -> None:
         quieten()
         self.allowed = allowed
-        words, made = cli_errors.read_words(cli_classes.flat_words(words))
+        words, made = cli_errors.read_words(words)
         cli_classes.check_values(made)
         classes = {group: cli_classes.chosen_class(group, made, allowed) for group in OPEN}
         cli_classes.configure_parsing(allowed, classes["data"])
@@ -121,12 +126,12 @@ class TrainingCLI:
         try:
             return self.parser.instantiate(self._named)
         except (ValueError, TypeError, ArithmeticError) as error:
-            cause: BaseException = error
-            while following := cause.__cause__ or cause.__context__:
-                cause = following  # jsonargparse wraps what a constructor raised
-                if isinstance(cause, UserError):
-                    raise cause from error
-            raise ConfigError(" ".join(str(cause).split())[:400]) from error
+            root: BaseException = error
+            while root.__cause__ and not isinstance(root, UserError):
+                root = root.__cause__  # jsonargparse wraps what a constructor raised
+            if isinstance(root, UserError):
+                raise root from error
+            raise ConfigError(" ".join(str(root).split())[:400]) from error
 
     @property
     def trainer_settings(self) -> dict[str, Any]:
@@ -167,9 +172,6 @@ class TrainingCLI:
 def check_settings(cli: TrainingCLI, steps: int) -> None:
     """Raises ConfigError for settings that contradict each other, before anything is written."""
     trainer, warmup = cli.config.trainer, getattr(cli.model.schedule, "warmup_steps", 0)
-    for name in ("val_check_interval", "log_every_n_steps", "gradient_clip_val"):
-        if trainer[name] is not None and trainer[name] <= 0:
-            raise ConfigError(f"trainer.{name}={trainer[name]} has to be above 0")
     if warmup > steps:
         says = f"is longer than the run of {steps} steps; lower it"
         raise ConfigError(f"model.schedule.warmup_steps={warmup} {says}")

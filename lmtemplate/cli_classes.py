@@ -35,9 +35,9 @@ OPEN: dict[str, tuple[type, type]] = {
     "data": (LanguageData, TokenData),
 }
 
-PACKAGES = ("lmtemplate", "lightning", "torch", "torchmetrics")  # whose classes may be named
+TRUSTED = ("lmtemplate", "lightning", "torch", "torchmetrics")  # whose classes may be named
 
-PRIVATE = re.compile(rf"({'|'.join(PACKAGES)})(\.\w+)*\._\w*(\.\w+)*")
+PRIVATE = re.compile(rf"({'|'.join(TRUSTED)})(\.\w+)*\._\w*(\.\w+)*")
 LAYERS = ("lmtemplate.", "torch.nn.modules.")  # where a torch.nn.Module may come from
 
 # Key whose class is of fewer kinds: a callable, for jsonargparse, which takes any class there.
@@ -45,11 +45,13 @@ KINDS_OF: dict[str, tuple[type, ...]] = {
     "model.optimizer": (OptimizerRecipe, torch.optim.Optimizer),
     "model.schedule": (Schedule, torch.optim.lr_scheduler.LRScheduler),
 }
-PLUGINS = (Accelerator, Strategy, Precision, ClusterEnvironment, LayerSync)
 
 # What a class that a config names can be. jsonargparse would make any other one of an allowed
 # package where a function is asked for, `elastic_launch` of torch too, which starts programs.
-KINDS = (LanguageModel, Metric, Callback, Logger, Profiler, *PLUGINS, *sum(KINDS_OF.values(), ()))
+KINDS = (
+    *(LanguageModel, Metric, Callback, Logger, Profiler, *sum(KINDS_OF.values(), ())),
+    *(Accelerator, Strategy, Precision, ClusterEnvironment, LayerSync),
+)
 
 
 def callback_classes() -> dict[str, type]:
@@ -67,14 +69,13 @@ def class_spec(kind: type) -> dict[str, Any]:
 def chosen_class(group: str, made: list[Place], allowed: Sequence[str]) -> type:
     """The class that `model.class_path` or `data.class_path` names, or the default."""
     base, default = OPEN[group]
-    keys = [(f"{group}.class_path", place.where) for place in made] + [(group, "command line")]
-    place = next((place for place in made if place[:2] in keys and place.value), None)
+    keys = (group, f"{group}.class_path")
+    place = next((place for place in made if place.key in keys and place.value), None)
     if place is None:
         return default
     path, where = place.value, f"{group}.class_path ({place.where})"
     if not all(map(str.isidentifier, path.split("."))) or "." not in path:
-        says = f"{path!r} is not package.module.Class; a setting of {group} is {group}.NAME"
-        raise ConfigError(f"{where}: {says}")
+        raise ConfigError(f"{where}: {path!r} is not package.module.Class")
     found = plug.load_named(path, where, allowed)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigError(f"{where}: {path} is not a subclass of {base.__name__}")
@@ -89,21 +90,21 @@ def check_class(key: str, found: Any, made: list[Place], allowed: Sequence[str])
     """
     name, module = getattr(found, "__name__", str(found)), str(getattr(found, "__module__", ""))
     place, kinds = find(key, made), KINDS_OF.get(key, KINDS)
-    is_class = isinstance(found, type)
+    bases = found.__mro__ if isinstance(found, type) else ()
     # a run has its own loggers; others could be told to write to another run
-    is_inner = module.startswith("lmtemplate.") and is_class and issubclass(found, Logger)
-    if is_class and issubclass(found, kinds) and not is_inner:
+    is_inner = module.startswith("lmtemplate.") and Logger in bases
+    if not is_inner and isinstance(found, type) and issubclass(found, kinds):
         return
     if key in KINDS_OF:
         names = " nor ".join(kind.__name__ for kind in kinds)
-        raise ConfigError(f"{key} ({place.where}): {place.value or name} is neither {names}")
-    is_layer = is_class and issubclass(found, torch.nn.Module) and module.startswith(LAYERS)
+        raise ConfigError(f"{place}: {place.value or name} is neither {names}")
+    is_layer = torch.nn.Module in bases and module.startswith(LAYERS)
     word = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
     typed = (p.key for p in made if p.where == "command line" and word.search(p.value))
     is_typed = any(f"{key}.".startswith(f"{above.rstrip('+')}.") for above in typed)
     if not (is_layer or is_typed or module.partition(".")[0] in allowed):
         raise ConfigError(
-            f"{key} ({place.where}): {name} is not one of the parts that a config may name (nets, "
+            f"{place}: {name} is not one of the parts that a config may name (nets, "
             "layers, optimizers, schedules, metrics, callbacks, loggers, profilers, strategies, "
             f"plugins); if you trust it, name it on the command line: --{key} {module}.{name}"
         )
@@ -115,11 +116,11 @@ def check_values(made: list[Place]) -> None:
     A private module may act when it is imported, and Lightning takes addresses for folders.
     """
     for place in made:
-        says = "is private; name a public class" if PRIVATE.fullmatch(place.value) else ""
+        if PRIVATE.fullmatch(place.value):
+            raise ConfigError(f"{place}: {place.value} is private; name a public class")
         if place.key.endswith(("dir", "dirpath")) and re.search(r"::|://", place.value):
             says = "is an address; give a folder of this machine"
-        if says:
-            raise ConfigError(f"{place.key} ({place.where}): {place.value} {says}")
+            raise ConfigError(f"{place}: {place.value} {says}")
 
 
 def check_classes(key: str, value: Any, made: list[Place], allowed: Sequence[str]) -> None:
@@ -128,30 +129,20 @@ def check_classes(key: str, value: Any, made: list[Place], allowed: Sequence[str
         for item in value:
             check_classes(key, item, made, allowed)
     elif isinstance(value, dict):
-        kind, path = None, value.get("class_path")
-        if isinstance(path, str):
-            if (package := path.partition(".")[0]) not in (*PACKAGES, *allowed):
-                raise ConfigError(f"{key}: {path} is not allowed; add --allow {package}")
-            check_class(key, kind := plug.load_named(path, key), made, allowed)
+        taken = dict[str, Any]()
+        if isinstance(path := value.get("class_path"), str):
+            kind = plug.load_named(path, key, (*TRUSTED, *allowed))
+            check_class(key, kind, made, allowed)
+            taken = {name: one.default for name, one in inspect.signature(kind).parameters.items()}
         for name, below in value.items():
-            if name == "init_args" and kind and isinstance(below, dict):
-                taken = inspect.signature(kind).parameters  # their defaults may be functions
-                own = {
-                    k: v for k, v in below.items() if k not in taken or v is not taken[k].default
-                }
+            if name == "init_args" and taken and isinstance(below, dict):
+                # defaults may be functions
+                own = {k: v for k, v in below.items() if k not in taken or v is not taken[k]}
                 check_classes(key, own, made, allowed)
             else:
                 check_classes(f"{key}.{name}".removeprefix("."), below, made, allowed)
     elif callable(value):
         check_class(key, value, made, allowed)
-
-
-def flat_words(words: list[str]) -> list[str]:
-    """The command line with `--model.class_path X` for `--model X`, and without `.init_args`."""
-    for group in OPEN:
-        words = [re.sub(rf"^--{group}(?==|$)", f"--{group}.class_path", word) for word in words]
-        words = [re.sub(rf"^--{group}\.init_args\.", f"--{group}.", word) for word in words]
-    return words
 
 
 load_yaml = jsonargparse.get_loader("yaml")  # knows numbers like 3e-4
@@ -172,7 +163,7 @@ def to_yaml(settings: Any) -> str:
 
 
 def load_settings(text: str, foreign: set[str]) -> Any:
-    """A config, or a flag's value, with model and data as constructor arguments.
+    """A config, or a flag's value, with what stands in `init_args` of model and data one level up.
 
     Left out are settings that are foreign to the class of data, where a config names no such class:
     it has written them for TokenData.
@@ -181,8 +172,7 @@ def load_settings(text: str, foreign: set[str]) -> Any:
     for group in OPEN.keys() & settings.keys() if isinstance(settings, dict) else ():
         spec = settings[group]
         if isinstance(spec, dict) and {"class_path", "init_args"} & spec.keys():
-            own = {key: value for key, value in spec.items() if key != "class_path"}
-            settings[group] = {**(own.pop("init_args", None) or {}), **own}
+            settings[group] = {**(spec.pop("init_args", None) or {}), **spec}
         elif isinstance(spec, dict) and group == "data":
             settings[group] = {key: value for key, value in spec.items() if key not in foreign}
     return settings
@@ -207,5 +197,5 @@ def configure_parsing(allowed: Sequence[str], data: type = TokenData) -> None:
     jsonargparse.set_parsing_settings(
         config_read_mode_fsspec_enabled=False,  # Lightning's: settings would come over the network
         import_path_denylist=["*"],
-        import_path_allowlist=[*PACKAGES, *allowed],
+        import_path_allowlist=[*TRUSTED, *allowed],
     )

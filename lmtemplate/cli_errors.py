@@ -14,6 +14,7 @@ import jsonargparse
 import yaml
 
 from lmtemplate.errors import ConfigError
+from lmtemplate.plug import not_allowed
 
 # Trainer arguments that no config may set -> what to do instead, or why there is none.
 OWNED = {
@@ -43,14 +44,21 @@ SYNONYMS = {
     "steps": "max_steps",
 }
 
-SPOKEN = {"NoneType": "null", "bool": "true or false", "float": "a number", "int": "a whole number"}
+# A type -> its name in a sentence.
+SPOKEN = {
+    "NoneType": "null",
+    "PositiveFloat": "a number above 0",
+    "PositiveInt": "a whole number above 0",
+    "Seed": "a whole number from 0 to 2^32 - 1",
+    "bool": "true or false",
+    "float": "a number",
+    "int": "a whole number",
+}
 MOST_SETTINGS = 10_000  # in one config, with what its anchors repeat
 
 # jsonargparse's words for a key, for what is wrong with a class, for a type, an unknown setting.
 KEY = re.compile(r'Parser key "([\w.]+)": ')
-NEEDS = re.compile(
-    r"the following arguments are required: ([\w, ]+?)(?= - | Given|$).*?class_path='(\S+?)'"
-)
+NEEDS = re.compile(r"arguments are required: ([\w, ]+?)(?= - | Given|$).*?class_path='(\S+?)'")
 DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
 BROKEN = re.compile(r"class_path '(\S+?)': (?!Importing|Parser key|module \S+ has)(.+?)(?= - |$)")
 UNFIT = re.compile(
@@ -58,7 +66,8 @@ UNFIT = re.compile(
     r"|Import path (?:(\S+) )?does not (?:implement protocol |.*? of )?(?P<kind>\w+)"
 )
 TYPE = re.compile(
-    r"Expected an? (?:<class '(?:[\w.]+\.)?(\w+)'>|\S+Literal\[(.*?)\])|valid subclass of (\w+)"
+    r"(?:Expected an? <class '(?:[\w.]+\.)?|valid subclass of |Not of type )(\w+)"
+    r"|Expected a \S+Literal\[(.*?)\]"
 )
 UNKNOWN = re.compile(r"[Oo]ption '([^']+)'|unrecognized arguments: ([^\s=]+)")
 
@@ -69,6 +78,9 @@ class Place(NamedTuple):
     key: str
     where: str
     value: str
+
+    def __str__(self) -> str:
+        return f"{self.key} ({self.where})"
 
 
 def _settings(root: yaml.MappingNode, path: Path) -> Iterator[Place]:
@@ -156,7 +168,7 @@ def find(key: str, made: list[Place], value: str | None = None) -> Place:
     """Where a key, or the last part of one, was set; to this value if there is a choice."""
     found = [place for place in made if f".{place.key}".endswith(f".{key}")]
     found.sort(key=lambda place: place.key != key)
-    exact = (place for place in found if place.value == value)
+    exact = (place for place in found if value and place.value == value)
     return next(exact, found[0] if found else Place(key, "command line", ""))
 
 
@@ -220,26 +232,22 @@ def unknown_setting(
     return f"unknown setting {place.key!r} ({place.where}){hint} {see}"
 
 
-def wrong_class(message: str, defaults: Mapping[str, Any], made: list[Place]) -> str | None:
+def wrong_class(
+    message: str, keys: list[str], defaults: Mapping[str, Any], made: list[Place]
+) -> str | None:
     """A class that lacks a setting, is of another package or kind, or does not exist."""
-    if not (keys := KEY.findall(message)):
-        return None
     key = keys[-1]
 
-    def where(name: str) -> str:
-        return next((place for place in made if place.value == name), find(key, made)).where
+    def at(name: str) -> str:
+        where = next((place for place in made if place.value == name), find(key, made)).where
+        return f"{key} ({where})"
 
     if needs := NEEDS.search(message):
-        return f"{key} ({where(needs[2])}): {needs[2]} needs {needs[1]}; give it in init_args"
+        return f"{at(needs[2])}: {needs[2]} needs {needs[1]}; give it in init_args"
     if denied := DENIED.search(message):
-        package = denied[1].partition(".")[0]
-        advice = f"; add --allow {package} on the command line if you trust it"
-        if package in sys.stdlib_module_names:
-            advice = ": it is Python's own, and no part of a model"
-        named = f"class {denied[1]} ({where(denied[1])})"
-        return f"{named} is of a package that is not allowed{advice}"
+        return f"{at(denied[1])}: {not_allowed(denied[1])}"
     if broken := BROKEN.search(message):
-        return f"{key} ({where(broken[1])}): cannot import {broken[1]}: {broken[2][:200]}"
+        return f"{at(broken[1])}: cannot import {broken[1]}: {broken[2]:.200}"
     unfit = UNFIT.search(message)
     if unfit is None or (unfit[3] and len(keys) > 1):
         return None
@@ -253,36 +261,32 @@ def wrong_class(message: str, defaults: Mapping[str, Any], made: list[Place]) ->
     meant = f"; did you mean {lower[close[0]]}?" if close else ""
     off = "" if "." in key else "; null turns it off"
     there_are = f" (there are: {', '.join(kinds)}{off})" if kinds else ""
-    return f"{key} ({where(name)}): {name!r} is no {kind}{meant}{there_are}"
+    return f"{at(name)}: {name!r} is no {kind}{meant}{there_are}"
 
 
-def wrong_value(message: str, made: list[Place]) -> str | None:
+def wrong_value(message: str, keys: list[str], made: list[Place]) -> str:
     """A key whose value is of another type or range."""
-    keys = KEY.findall(message)
-    if not keys:
-        return None
-    problem = message[[*KEY.finditer(message)][-1].end() :]
+    problem = KEY.split(message)[-1]
     if len(keys) > 1:  # inside a class that might have been null instead
         problem = problem.partition(" - Type ")[0]  # or a function
         problem = problem.rpartition(" - Expected a <class 'NoneType'>")[0] or problem
-    value = re.search(r".*Given value: (.*)|Got value: ?(.*)", problem)
-    got = (value[1] or value[2] or "nothing") if value else ""
-    place = find(keys[-1], made, got or None)
-    types = [a or c or f"one of {b}".replace("'", "") for a, b, c in TYPE.findall(problem)]
+    said = re.search(r".*Given value: (.*)|Got value: ?(.*)|: (\S+) does not conform", problem)
+    got = next(filter(None, said.groups()), "nothing") if said else ""
+    place = find(keys[-1], made, got)
+    types = [name or f"one of {words}".replace("'", "") for name, words in TYPE.findall(problem)]
     expected = " or ".join(dict.fromkeys(SPOKEN.get(name, name) for name in types))
     says = f"expected {expected}, got {got[:100]}" if expected and got else problem[:400]
-    return f"{place.key} ({place.where}): {says}"
+    return f"{place}: {says}"
 
 
 def one_line(message: str, prog: str, defaults: Mapping[str, Any], made: list[Place]) -> str:
     """What jsonargparse says, as this program says it; `prog --help` shows every setting."""
     message = " ".join(message.split())
-    return (
-        unknown_setting(message, prog, defaults, made)
-        or wrong_class(message, defaults, made)
-        or wrong_value(message, made)
-        or message[:200]
-    )
+    if line := unknown_setting(message, prog, defaults, made):
+        return line
+    if not (keys := KEY.findall(message)):
+        return message[:200]
+    return wrong_class(message, keys, defaults, made) or wrong_value(message, keys, made)
 
 
 def parse_words(

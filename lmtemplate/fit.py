@@ -1,23 +1,18 @@
-"""Command line -> a trained model in a run directory. Read `fit`, the last function, first.
+"""Command line -> a trained model in a run directory. Read `fit`, the last function, first."""
 
-It parses the settings, locks the run directory, finds where to go on, checks all that can be
-checked, assembles Lightning's Trainer, trains, goes back where numbers turned bad, and says what
-came of the run.
-"""
-
+import itertools
 import json
 import os
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Checkpoint
 
 from lmtemplate import plug, redact, run_dir
 from lmtemplate.callbacks.checkpointing import SafeCheckpointIO
@@ -30,19 +25,11 @@ from lmtemplate.checkpoint import compatibility, files
 from lmtemplate.checkpoint.resume import ResumeMode, resolve, resume_from
 from lmtemplate.cli import TrainingCLI, check_settings
 from lmtemplate.cli_classes import to_yaml
-from lmtemplate.errors import SIGNALS, CheckpointError, ConfigError, NumbersError, SignalError
+from lmtemplate.errors import INTERRUPTED, SIGNALS, ConfigError, NumbersError, SignalError
 from lmtemplate.record import last_points
-from lmtemplate.run_length import RunLength, accumulation, measure_step, only_limit, run_length
+from lmtemplate.run_length import RunLength, accumulation, measure_step, only_limit, steps_in
 from lmtemplate.terminal import forgiving
-from lmtemplate.trainer import as_list, build_trainer, mistake_in
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What tokens, epochs and seconds of a config come to on this machine."""
-
-    accumulate: int  # micro-batches per optimizer step
-    length: RunLength
+from lmtemplate.trainer import as_list, in_lightnings_units, mistake_in
 
 
 def measured_seconds(cli: TrainingCLI) -> float:
@@ -50,30 +37,29 @@ def measured_seconds(cli: TrainingCLI) -> float:
     machine, model, size = cli.machine, cli.model, cli.datamodule.batch_size
     if machine.world_size > 1:  # each would measure its own speed
         raise ConfigError("max_seconds works on one device; give trainer.max_steps or max_tokens")
-    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(machine.precision)
-    return measure_step(model.net, model.recipe, machine.device, batch_size=size, autocast=dtype)
+    device, autocast = machine.device, machine.autocast
+    return measure_step(model.net, model.recipe, device, batch_size=size, autocast=autocast)
 
 
-def make_plan(cli: TrainingCLI, before: files.CheckpointDict | None = None) -> Plan:
+def make_plan(cli: TrainingCLI, before: files.CheckpointDict | None = None) -> RunLength:
     """Convert what the config says into optimizer steps; `before` is what the run continues."""
-    config, trainer, data = cli.config, cli.config.trainer, cli.datamodule
+    config, data = cli.config, cli.datamodule
     per_batch = data.batch_size * data.block_size * cli.machine.world_size
-    accumulate = accumulation(config.tokens_per_step, trainer.accumulate_grad_batches, per_batch)
+    given = config.trainer.accumulate_grad_batches
+    accumulate = accumulation(config.tokens_per_step, given, per_batch)
     limit, value = only_limit(config)
     known = before["length"] if before else {}
     if limit == "max_seconds" and (known.get("limit"), known.get("value")) == (limit, value):
-        return Plan(accumulate, RunLength(**known))  # as measured when the run began
-    seconds = accumulate * measured_seconds(cli) if limit == "max_seconds" else None
-    length = run_length(
+        return RunLength(limit, value, known["steps"], accumulate)  # measured when the run began
+    steps = steps_in(
         limit,
         value,
         net=cli.model.net,
         tokens_per_step=per_batch * accumulate,
-        sequences=data.train_sequences,
-        block_size=data.block_size,
-        seconds_per_step=seconds,
+        tokens_per_epoch=data.train_sequences and data.train_sequences * data.block_size,
+        seconds_per_step=accumulate * measured_seconds(cli) if limit == "max_seconds" else None,
     )
-    return Plan(accumulate, length)
+    return RunLength(limit, value, steps, accumulate)
 
 
 def describe(cli: TrainingCLI, length: RunLength) -> dict[str, Any]:
@@ -98,20 +84,21 @@ def is_finished(
     Raises ConfigError where the run has gone further than it should.
     """
     summary = run_dir.read_json(run / "summary.json")
-    step, steps, reason = before["global_step"], length.steps, summary.get("stop_reason")
-    if step > steps:
+    step, reason = before["global_step"], summary.get("stop_reason")
+    if step > length.steps:
         raise ConfigError(
-            f"{length} ends at step {steps:,}, and {run} is at step {step:,} already; give it a "
-            "greater length, or name another run with --run_dir"
+            f"{length} ends at step {length.steps:,}, and {run} is at step {step:,} already; give "
+            "it a greater length, or name another run with --run_dir"
         )
-    if step == steps:
-        return summary.get("step") == step  # else it was killed between its last step and its end
-    if summary.get("step") != step or reason in ("interrupted", "numbers"):
-        return False
-    if reason == "early_stopping" and before["config"].get(reason) != cli.settings.get(reason):
+    if summary.get("step") != step:
+        return False  # it was killed between its last save and its end
+    if step == length.steps:
+        return True
+    changed = before["config"].get("early_stopping") != cli.settings.get("early_stopping")
+    if reason in ("interrupted", "numbers") or (reason == "early_stopping" and changed):
         return False
     planned = summary.get("max_steps")
-    return isinstance(planned, int) and steps <= planned
+    return isinstance(planned, int) and length.steps <= planned
 
 
 def load_first_weights(source: str, cli: TrainingCLI) -> None:
@@ -122,47 +109,53 @@ def load_first_weights(source: str, cli: TrainingCLI) -> None:
     compatibility.load_net(cli.model.net, state)
 
 
-def write_run_files(cli: TrainingCLI, run: Path, start: dict[str, Any] | None, steps: int) -> None:
+def write_run_files(
+    cli: TrainingCLI, run: Path, description: dict[str, Any], start: dict[str, Any] | None
+) -> None:
     """config.yaml, as the user gave it but for secrets, and manifest.json."""
-    data = cli.datamodule
+    data, environment = cli.datamodule, description["environment"]
     (run / "summary.json").unlink(missing_ok=True)  # it describes the start before
     run_dir.write_text(run / "config.yaml", to_yaml(cli.settings))
     source = {"path": data.name, "fingerprint": data.fingerprint}
     source["tokenizer_sha256"] = data.tokenizer.digest if data.tokenizer else None
-    manifest = run_dir.manifest(cli.config.seed_everything, cli.hardware(steps), source)
+    manifest = run_dir.manifest(cli.config.seed_everything, environment["hardware"], source)
     manifest.update(settings=cli.settings, command=redact.words(manifest["command"]))
     run_dir.write_manifest(run, manifest, start)
 
 
 def assemble(
-    cli: TrainingCLI, plan: Plan, run: Path, checkpoint_io: SafeCheckpointIO
+    cli: TrainingCLI, length: RunLength, run: Path, checkpoint_io: SafeCheckpointIO
 ) -> lightning.Trainer:
-    """Lightning's Trainer with the callbacks and loggers of every run, in the order they act."""
-    settings, resumed = cli.trainer_settings, checkpoint_io.resumed
-    added = as_list(settings["callbacks"])
+    """Lightning's Trainer with the callbacks and loggers of every run, in the order they act.
+
+    Raises ConfigError for settings that Lightning refuses.
+    """
+    settings = in_lightnings_units(cli.trainer_settings, cli.machine, length)
+    added, resumed = as_list(settings["callbacks"]), checkpoint_io.resumed
     first_step = resumed.checkpoint["global_step"] + 1 if resumed else 0
-    limit = plan.length.value if plan.length.limit == "max_seconds" else None
     own_bar = any(isinstance(callback, lightning.callbacks.ProgressBar) for callback in added)
     shows_bar = settings["enable_progress_bar"] is not False and not own_bar
     callbacks = [
         *([ProgressBar()] if shows_bar else []),
-        RunEnd(limit),
+        RunEnd(length.value if length.limit == "max_seconds" else None),
         *cli.callbacks,
         *added,
-        RunSummary(plan.length, max(0, first_step - 1), cli.allowed),
+        RunSummary(length, max(0, first_step - 1), cli.allowed),
         ExactResume(),
     ]
     boards = [TensorBoard(run, first_step, cli.settings)] if cli.config.tensorboard else []
-    return build_trainer(
-        settings,
-        cli.machine,
-        run,
-        max_steps=plan.length.steps,
-        accumulate=plan.accumulate,
-        loggers=[*boards, RecordLogger(run, first_step)],
-        callbacks=callbacks,
-        checkpoint_io=checkpoint_io,
-    )
+    loggers = [*boards, RecordLogger(run, first_step), *as_list(settings["logger"])]
+    settings |= {
+        "default_root_dir": run,
+        "logger": loggers if settings["logger"] is not False else False,
+        "callbacks": callbacks,
+        "plugins": [*settings["plugins"], checkpoint_io],
+        "enable_checkpointing": any(isinstance(one, Checkpoint) for one in callbacks),
+    }
+    try:
+        return lightning.Trainer(**settings)
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise ConfigError(f"trainer: {' '.join(str(error).split())[:300]}") from error
 
 
 def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> None:
@@ -173,25 +166,14 @@ def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> No
             trainer.fit(cli.model, cli.datamodule, ckpt_path=path, weights_only=True)
     except SignalError as stop:
         sys.exit(stop.exit_code)
-    except (NumbersError, SystemExit) as error:
-        if signals and signals.received:  # the signal came first
+    except (Exception, SystemExit) as error:
+        is_end = isinstance(error, (NumbersError, SystemExit)) or "DataLoader worker" in str(error)
+        if signals and signals.received and is_end:  # the signal came first; workers got it, too
             sys.exit(SIGNALS[signals.received])
         if isinstance(error, SystemExit) and trainer.interrupted:
-            sys.exit(130)  # Lightning ends with 1 after a Ctrl-C before the first step
-        raise
-    except (ModuleNotFoundError, MisconfigurationException) as error:
-        if getattr(error, "name", None):
-            raise
-        # Lightning says what to install for a callback or a logger, or which setting cannot be
-        raise ConfigError(f"trainer: {' '.join(str(error).split())[:300]}") from error
-    except (RuntimeError, TypeError, LookupError, AttributeError, ValueError) as error:
-        if signals and signals.received and "DataLoader worker" in str(error):
-            sys.exit(SIGNALS[signals.received])  # the worker, just started, got it as well
+            sys.exit(INTERRUPTED)  # Lightning ends with 1 after a Ctrl-C before the first step
         if mistake := mistake_in(error, trainer):
             raise mistake from error
-        if "checkpoint_connector.py" in str(traceback.extract_tb(error.__traceback__)):
-            problem = f"holds a state that cannot be restored: {error!r:.200}"
-            raise CheckpointError(f"{path} {problem}") from error
         raise
     if trainer.is_global_zero and cli.config.trainer.profiler:
         print(trainer.profiler.summary())  # type: ignore[attr-defined]
@@ -210,53 +192,34 @@ def check_and_assemble(
     if before is not None:
         compatibility.check_described(before)
     cli.datamodule.setup("fit")
-    plan = make_plan(cli, before)
-    check_settings(cli, plan.length.steps)
-    description = describe(cli, plan.length)
+    length = make_plan(cli, before)
+    check_settings(cli, length.steps)
+    description = describe(cli, length)
     if before is not None:
         compatibility.check_same_model_and_data(before, description)
-        if is_finished(run, before, cli, plan.length):
+        if is_finished(run, before, cli, length):
             print(
                 f"{run} is finished at step {before['global_step']:,}; to train longer, increase "
-                f"{plan.length.limit}; for other settings, name another run with --run_dir"
+                f"{length.limit}; for other settings, name another run with --run_dir"
             )
             return None
     elif cli.machine.is_first and cli.config_init.get("checkpoint"):
         files.check_room(run, cli.model.net)
     if before is None and cli.config.init_from:
         load_first_weights(cli.config.init_from, cli)
-    trainer = assemble(cli, plan, run, SafeCheckpointIO(run, description, resumed))
+    trainer = assemble(cli, length, run, SafeCheckpointIO(run, description, resumed))
     if cli.machine.is_first:
         start = compatibility.announce(run, before, description)
-        write_run_files(cli, run, start, plan.length.steps)
+        write_run_files(cli, run, description, start)
     return trainer, resumed.path if resumed else None
 
 
-def train_on(cli: TrainingCLI, words: list[str], allowed: list[str], run: Path) -> bool:
-    """Train, going back where numbers turn bad; returns whether there was anything to do."""
-    resume: ResumeMode = cli.config.resume if cli.machine.is_first else "auto"
-    gone_back = 0
-    while True:
-        try:
-            start = check_and_assemble(cli, run, resume)
-            if start is not None:
-                train(*start, cli)
-            return start is not None
-        except NumbersError as error:
-            gone_back += 1
-            guard = cli.config_init.get("guard")
-            if guard is None or gone_back > guard.rewinds:
-                raise NumbersError(
-                    f"{error}{last_points(run)}. Lower the learning rate, add warmup, or set "
-                    "trainer.gradient_clip_val 1.0, and start again"
-                ) from error
-            if cli.machine.is_first:
-                count = f"{gone_back}/{guard.rewinds}"
-                print(f"{error}: going back ({count}) and leaving out what was read", flush=True)
-            sequences, resume = cli.datamodule.sequences, "auto"
-            cli = TrainingCLI(words, allowed)  # new weights, moments and data, to be restored
-            cli.datamodule.skip_to(sequences)
-            cli.config_init.guard.went_back = True
+def go_back(cli: TrainingCLI, words: list[str]) -> TrainingCLI:
+    """New weights, moments and data, to be restored; the data that was read is left out."""
+    again = TrainingCLI(words, cli.allowed)
+    again.datamodule.skip_to(cli.datamodule.sequences)
+    again.config_init.guard.went_back = True
+    return again
 
 
 def run(
@@ -280,20 +243,39 @@ def run(
 def fit(words: list[str], allowed: list[str]) -> Path:
     """Train; returns the run directory. Nothing is written before all has been checked.
 
+    It parses the settings, locks the run directory, finds the checkpoint to go on from, assembles
+    Lightning's Trainer, trains, goes back where numbers turn bad, and says what came of the run.
+
     Args:
         words: of the command line, after the verb.
         allowed: packages outside lmtemplate whose classes a config may name.
     """
     cli = TrainingCLI(words, allowed)
-    run = Path(cli.config.run_dir).expanduser()
-    is_first, has_trained = cli.machine.is_first, False
-    with run_dir.Lock(run) if is_first else nullcontext(), forgiving():
-        try:
-            has_trained = train_on(cli, words, allowed, run)
-        except NumbersError:
-            has_trained = True
-            raise
-        finally:
-            if has_trained and is_first:
-                plug.closing_words(run, allowed, cli.config.report)
+    run, is_first = Path(cli.config.run_dir).expanduser(), cli.machine.is_first
+    resume: ResumeMode = cli.config.resume if is_first else "auto"
+    failure = None
+    with run_dir.lock(run) if is_first else nullcontext(), forgiving():
+        for attempt in itertools.count(1):
+            try:
+                start = check_and_assemble(cli, run, resume)
+                if start is None:
+                    return run
+                train(*start, cli)
+                break
+            except NumbersError as error:
+                guard = cli.config_init.get("guard")
+                if guard is None or attempt > guard.rewinds:
+                    says = "Lower the learning rate, add warmup, or set trainer.gradient_clip_val"
+                    failure = f"{error}{last_points(run)}. {says} 1.0, and start again"
+                    break
+                if is_first:
+                    count = f"{attempt}/{guard.rewinds}"
+                    print(
+                        f"{error}: going back ({count}) and leaving out what was read", flush=True
+                    )
+                cli, resume = go_back(cli, words), "auto"
+        if is_first:
+            plug.closing_words(run, allowed, cli.config.report)
+    if failure:
+        raise NumbersError(failure)
     return run

@@ -4,6 +4,7 @@ This is the one place in the core that knows of that folder.
 """
 
 import importlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -21,16 +22,23 @@ class Verb(NamedTuple):
     reads_configs: bool = False  # takes the words themselves, and parses configs with Lightning
 
 
+def not_allowed(path: str) -> str:
+    """What is said of a class whose package may not be imported."""
+    package = path.partition(".")[0]
+    if package in sys.stdlib_module_names:
+        return f"{path} is Python's own, and no part of a model"
+    advice = f"add --allow {package} on the command line if you trust it"
+    return f"{path} is of a package that is not allowed; {advice}"
+
+
 def load_named(path: str, where: str, allowed: Sequence[str] | None = None) -> Any:
     """What stands at a dotted path. Raises ConfigError, with the place, where nothing does.
 
     `allowed` are the packages outside lmtemplate that may be imported; None stands for all.
     """
     module, _, name = path.rpartition(".")
-    package = path.partition(".")[0]
-    if allowed is not None and package not in ("lmtemplate", *allowed):
-        says = f"is not of lmtemplate; add --allow {package} if you trust that package"
-        raise ConfigError(f"{where}: {path} {says}")
+    if allowed is not None and path.partition(".")[0] not in ("lmtemplate", *allowed):
+        raise ConfigError(f"{where}: {not_allowed(path)}")
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +22,6 @@ LOCK = ".lock"
 YAML_NUMBERS = {"NaN": ".nan", "Infinity": ".inf", "-Infinity": "-.inf"}  # JSON has none of these
 # A file system that has no such call answers with one of these.
 MISSING = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
-PACKAGES = ("lightning", "torch", "torchmetrics", "tensorboard", "jsonargparse", "tokenizers")
 
 
 def folder_of(run: Path) -> Path:
@@ -82,56 +82,51 @@ def read_json(path: Path) -> dict[str, Any]:
     return {}
 
 
-class Lock:
-    """Keeps a folder to one process; the system frees it however that process dies.
+@contextlib.contextmanager
+def lock(folder: Path, path: Path | None = None, flag: str = "--run_dir") -> Iterator[None]:
+    """Keep a folder to one process; the system frees it however that process dies.
 
-    The library closes its file in forked processes, so a data worker never keeps the lock.
-    Entering it raises LockedError, with who has it, and DiskError where there can be no lock file.
-    `flag` names another folder on the command line.
+    The library closes its file in forked processes, so a data worker never keeps the lock. Raises
+    LockedError, with who has it, and DiskError where there can be no lock file. `flag` names
+    another folder on the command line.
     """
+    path, other = path or folder / LOCK, f"name another folder with {flag}"
 
-    def __init__(self, folder: Path, path: Path | None = None, flag: str = "--run_dir") -> None:
-        self.folder = folder
-        self.path = path or folder / LOCK
-        self.flag = flag
-        self._lock = FileLock(self.path, timeout=0.2, fallback_to_soft=False)
-
-    def _holder(self) -> str:
+    def holder() -> str:
         with contextlib.suppress(OSError, ValueError):
-            if not self.path.is_symlink():  # which the library refuses to open
-                return self.path.read_text(encoding="utf-8")[:200]
+            if not path.is_symlink():  # which the library refuses to open
+                return path.read_text(encoding="utf-8")[:200]
         return ""
 
-    def __enter__(self) -> None:
-        parent, other = self.path.parent, f"name another folder with {self.flag}"
-        try:
-            self._made_folder = not parent.exists()
-            parent.mkdir(parents=True, exist_ok=True)
-            before = self._holder()
-            self._lock.acquire()
-        except Timeout as error:
-            holder = self._holder() or "another process"
-            raise LockedError(f"{self.folder} is in use by {holder}; wait, or {other}") from error
-        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-            if isinstance(error, OSError) and error.errno in MISSING:
-                print(f"{self.folder} is not locked: its file system has no locks", flush=True)
-                return
+    held = FileLock(path, timeout=0.2, fallback_to_soft=False)
+    try:
+        made_folder = not path.parent.exists()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = holder()
+        held.acquire()
+    except Timeout as error:
+        who = holder() or "another process"
+        raise LockedError(f"{folder} is in use by {who}; wait, or {other}") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        if getattr(error, "errno", None) not in MISSING:
             reason = getattr(error, "strerror", None) or error
-            raise DiskError(f"cannot write {parent}: {reason}; {other}") from error
-        if before:
-            print(f"taking over {self.folder} from {before}, which has died")
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        with contextlib.suppress(OSError):  # on a full disk, only the name of the holder is lost
-            self.path.write_text(f"pid {os.getpid()} on host {platform.node()} since {now}")
-
-    def __exit__(self, *_: object) -> None:
-        if not self._lock.is_locked:
-            return
+            raise DiskError(f"cannot write {path.parent}: {reason}; {other}") from error
+        print(f"{folder} is not locked: its file system has no locks", flush=True)
+        yield
+        return
+    if before:
+        print(f"taking over {folder} from {before}, which has died")
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    with contextlib.suppress(OSError):  # on a full disk, only the name of the holder is lost
+        path.write_text(f"pid {os.getpid()} on host {platform.node()} since {now}")
+    try:
+        yield
+    finally:
         with contextlib.suppress(OSError):  # Windows removes no file that is open
-            self.path.unlink()
-            if self._made_folder:  # for the lock alone, if it is empty
-                self.path.parent.rmdir()
-        self._lock.release()
+            path.unlink()
+            if made_folder:  # for the lock alone, if it is empty
+                path.parent.rmdir()
+        held.release()
 
 
 def is_used(run: Path) -> bool:
@@ -144,19 +139,19 @@ def git_state(folder: Path = Path(__file__).parent) -> dict[str, Any]:
 
     Not of the working directory: it may be a stranger's, whose git settings can name programs.
     """
-    asked = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+    asked = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     options: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "timeout": 10}
-    options["cwd"] = folder
     try:
-        commit, status = (subprocess.run(["git", *q], **options).stdout.strip() for q in asked)
+        commit = subprocess.run(asked, cwd=folder, **options).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
-    return {"commit": commit, "dirty": bool(status)}
+    return {"commit": commit.removesuffix("-dirty"), "dirty": commit.endswith("-dirty")}
 
 
 def environment(hardware: dict[str, Any]) -> dict[str, Any]:
     """What decides the last digits of a loss, besides settings and data."""
-    versions = {name: version(name) for name in PACKAGES}
+    names = ("lightning", "torch", "torchmetrics", "tensorboard", "jsonargparse", "tokenizers")
+    versions = {name: version(name) for name in names}
     return {"python": platform.python_version(), "versions": versions, "hardware": hardware}
 
 

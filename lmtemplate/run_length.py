@@ -27,11 +27,12 @@ VALIDATION_SHARE = 0.1  # of max_seconds, left for validation, samples and savin
 
 @dataclass(frozen=True)
 class RunLength:
-    """The one limit that was given, and what it means in optimizer steps."""
+    """The one limit that was given, and what it means in optimizer steps of how many micro-batches."""
 
     limit: str  # one of LIMITS
     value: float
     steps: int
+    accumulate: int = 1
 
     def __str__(self) -> str:
         return f"{self.limit} {self.value:,.10g}"
@@ -59,8 +60,6 @@ def only_limit(settings: Any) -> tuple[str, float]:
 
 def accumulation(tokens_per_step: int | None, accumulate: int, tokens_per_batch: int) -> int:
     """Micro-batches per optimizer step; a micro-batch is over all devices. Raises ConfigError."""
-    if accumulate < 1:
-        raise ConfigError(f"trainer.accumulate_grad_batches={accumulate} has to be 1 or more")
     if tokens_per_step is None:
         return accumulate
     if accumulate != 1:
@@ -77,37 +76,34 @@ def accumulation(tokens_per_step: int | None, accumulate: int, tokens_per_batch:
     return tokens_per_step // tokens_per_batch
 
 
-def run_length(
+def steps_in(
     limit: str,
     value: float,
     *,
     net: LanguageModel,
     tokens_per_step: int,
-    sequences: int | None,
-    block_size: int,
+    tokens_per_epoch: int | None = None,
     seconds_per_step: float | None = None,
-) -> RunLength:
-    """Convert the limit to steps, rounded down (up for epochs, so that they are whole), at least 1.
+) -> int:
+    """Optimizer steps of a limit, rounded down (up for epochs, so that they are whole), at least 1.
 
-    An epoch has so many sequences, None where the data has no end; only max_seconds needs the
-    measured seconds_per_step.
+    Data without an end has no epochs; only max_seconds needs the measured seconds_per_step.
     """
     if limit == "trainer.max_steps":
         steps = value
-    elif limit == "max_epochs":
-        if sequences is None:
-            raise ConfigError("max_epochs: this data has no epochs; give trainer.max_steps")
-        steps = -(-value * sequences * block_size // tokens_per_step)
-    elif limit == "max_tokens":
-        steps = value / tokens_per_step
-    elif limit == "max_flops":
-        steps = value / (net.flops_per_token() * tokens_per_step)
-    elif limit == "tokens_per_parameter":
-        steps = value * net.parameter_count() / tokens_per_step
-    else:
+    elif limit == "max_seconds":
         assert seconds_per_step is not None
         steps = (1 - VALIDATION_SHARE) * value / seconds_per_step
-    return RunLength(limit, value, max(1, int(steps)))
+    elif limit == "max_epochs":
+        if tokens_per_epoch is None:
+            raise ConfigError("max_epochs: this data has no epochs; give trainer.max_steps")
+        steps = -(-value * tokens_per_epoch // tokens_per_step)
+    elif limit == "max_flops":
+        steps = value / (net.flops_per_token() * tokens_per_step)
+    else:
+        tokens = value * (net.parameter_count() if limit == "tokens_per_parameter" else 1)
+        steps = tokens / tokens_per_step
+    return max(1, int(steps))
 
 
 def measure_step(

@@ -4,12 +4,12 @@ import copy
 import logging
 import os
 import re
+import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as lightning
@@ -21,8 +21,15 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 from lightning.pytorch.utilities import rank_zero_only
 from torch.distributed import DistError
 
-from lmtemplate.errors import ConfigError, LostProcessError, OutOfMemoryError, UserError
+from lmtemplate.errors import (
+    CheckpointError,
+    ConfigError,
+    LostProcessError,
+    OutOfMemoryError,
+    UserError,
+)
 from lmtemplate.hardware import auto_precision
+from lmtemplate.run_length import RunLength
 
 Precision = Literal["auto", "bf16-mixed", "16-mixed", "32-true", "bf16-true", "16-true", "64-true"]
 
@@ -76,6 +83,11 @@ class Machine:
     rank: int = 0  # of this process among them all
 
     @property
+    def autocast(self) -> torch.dtype | None:
+        """What mixed precision multiplies in; None for every other precision."""
+        return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.precision)
+
+    @property
     def is_first(self) -> bool:
         """Whether this process is the one that writes."""
         return self.rank == 0
@@ -85,6 +97,18 @@ def machine_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """The part of the Trainer's settings that decides where it computes."""
     names = ("accelerator", "devices", "strategy", "num_nodes")
     return {name: copy.deepcopy(settings[name]) for name in names}
+
+
+def check_strategy(strategy: Strategy) -> None:
+    """Raises ConfigError for a strategy of Lightning that cannot work here."""
+    if isinstance(strategy, ModelParallelStrategy):
+        name = type(strategy).__name__
+        raise ConfigError(f"trainer.strategy: {name} needs a net that splits itself; use ddp")
+    if "MultiProcessing" in type(strategy.launcher).__name__:
+        raise ConfigError(
+            "trainer.strategy: spawn, fork and notebook start processes that cannot hand a run "
+            "back; use ddp, or one device in a notebook"
+        )
 
 
 def find_machine(settings: dict[str, Any]) -> Machine:
@@ -117,18 +141,6 @@ def find_machine(settings: dict[str, Any]) -> Machine:
     return Machine(device, probe.world_size, precision, probe.global_rank)
 
 
-def check_strategy(strategy: Strategy) -> None:
-    """Raises ConfigError for a strategy of Lightning that cannot work here."""
-    if isinstance(strategy, ModelParallelStrategy):
-        name = type(strategy).__name__
-        raise ConfigError(f"trainer.strategy: {name} needs a net that splits itself; use ddp")
-    if "MultiProcessing" in type(strategy.launcher).__name__:
-        raise ConfigError(
-            "trainer.strategy: spawn, fork and notebook start processes that cannot hand a run "
-            "back; use ddp, or one device in a notebook"
-        )
-
-
 def as_list(value: Any) -> list[Any]:
     """What a user may give as nothing, one thing or a list."""
     if value is None or isinstance(value, bool):
@@ -143,70 +155,53 @@ def check_callbacks(callbacks: Sequence[lightning.Callback]) -> None:
             raise ConfigError(f"trainer.callbacks: {name} is refused: {REFUSED[name]}")
 
 
-def choose_strategy(strategy: Any, world_size: int) -> Any:
-    """The strategy, with our timeout if a word chose it; one built by the user keeps its own."""
-    by_word = strategy in ("auto", "ddp") and world_size > 1
-    return DDPStrategy(timeout=LONGEST_WAIT) if by_word else strategy
-
-
-def build_trainer(
-    settings: dict[str, Any],
-    machine: Machine,
-    run: Path,
-    *,
-    max_steps: int,
-    accumulate: int,
-    loggers: list[Any],
-    callbacks: list[Any],
-    checkpoint_io: Any,
-) -> lightning.Trainer:
-    """Lightning's Trainer in Lightning's units. Raises ConfigError for settings that it refuses.
-
-    The settings are the user's, in optimizer steps of `accumulate` micro-batches. Loggers that the
-    user added stand beside those given; the callbacks are all of them, in the order they act.
-    """
-    plugins = [*as_list(settings["plugins"]), checkpoint_io]
+def in_lightnings_units(
+    settings: dict[str, Any], machine: Machine, length: RunLength
+) -> dict[str, Any]:
+    """Settings in optimizer steps -> the same in micro-batches, for Lightning's Trainer."""
+    plugins, strategy = [*as_list(settings["plugins"])], settings["strategy"]
+    if strategy in ("auto", "ddp") and machine.world_size > 1:
+        strategy = DDPStrategy(timeout=LONGEST_WAIT)  # one built by the user keeps its own
     if SLURMEnvironment.detect():  # its requeueing saves in a signal handler, amid a step
         plugins.append(SLURMEnvironment(auto_requeue=False))
-    is_saved = any(isinstance(one, lightning.callbacks.Checkpoint) for one in callbacks)
-    is_logged = settings["logger"] is not False
-    translated = {
+    return {
         **settings,
-        "strategy": choose_strategy(settings["strategy"], machine.world_size),
+        "strategy": strategy,
         "precision": machine.precision,
-        "max_steps": max_steps,
+        "max_steps": length.steps,
         "max_epochs": -1,
-        "accumulate_grad_batches": accumulate,
-        "val_check_interval": settings["val_check_interval"] * accumulate,
+        "accumulate_grad_batches": length.accumulate,
+        "val_check_interval": settings["val_check_interval"] * length.accumulate,
         "check_val_every_n_epoch": None,  # one Lightning epoch is the whole run
         "use_distributed_sampler": False,  # the data shards itself over ranks
         "enable_model_summary": bool(settings["enable_model_summary"]),
-        "enable_checkpointing": is_saved,
-        "default_root_dir": run,
-        "logger": [*loggers, *as_list(settings["logger"])] if is_logged else False,
-        "callbacks": callbacks,
         "plugins": plugins,
         "profiler": settings["profiler"] or Unprofiled(),
     }
-    try:
-        return lightning.Trainer(**translated)
-    except (MisconfigurationException, TypeError, ValueError) as error:
-        raise ConfigError(f"trainer: {' '.join(str(error).split())[:300]}") from error
 
 
-def mistake_in(error: Exception, trainer: lightning.Trainer) -> UserError | None:
-    """What a user can do about an error of torch, where that is known."""
-    what = re.sub(r"^\[.*?\] ", "", " ".join(str(error).split())).partition(". ")[0][:200]
-    if worker := re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)", str(error)):
+def mistake_in(error: BaseException, trainer: lightning.Trainer) -> UserError | None:
+    """What a user can do about an error of Lightning or torch, where that is known."""
+    says = " ".join(str(error).split())
+    what = re.sub(r"^\[.*?\] ", "", says).partition(". ")[0][:200]
+    if isinstance(error, UserError):
+        return None
+    if worker := re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)", says):
         return OutOfMemoryError(
             f"data worker {worker[1]} was killed, as when memory or /dev/shm runs out; lower "
             "data.num_workers (0 reads in the training process)"
         )
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return ConfigError(f"model.compile: torch.compile fails; give false. It says: {what}")
-    if str(error).startswith("Early stopping conditioned on metric"):
+    if says.startswith("Early stopping conditioned on metric"):
         return ConfigError(f"early_stopping.monitor: {error}")
-    if trainer.world_size > 1 and (isinstance(error, DistError) or "gloo" in str(error)):
+    is_lightnings = isinstance(error, (ModuleNotFoundError, MisconfigurationException))
+    if is_lightnings and not getattr(error, "name", None):  # it says what to install, or to set
+        return ConfigError(f"trainer: {says[:300]}")
+    if any("restore_" in frame.name for frame in traceback.extract_tb(error.__traceback__)):
+        problem = f"holds a state that cannot be restored: {error!r:.200}"
+        return CheckpointError(f"{trainer.ckpt_path} {problem}")
+    if trainer.world_size > 1 and (isinstance(error, DistError) or "gloo" in says):
         return LostProcessError(
             f"process {trainer.global_rank} of {trainer.world_size} has lost another one at step "
             f"{trainer.global_step:,}, which died or stands still (see what that one said); go on "

@@ -66,7 +66,7 @@ def test_a_config_names_the_class_of_the_module(corpus: Path, tmp_path: Path, te
 
 
 def test_flags_name_the_classes_of_module_and_data(corpus: Path) -> None:
-    flags = ["--model.class_path=own_classes.Lit", "--model.init_args.extra=0.7"]
+    flags = ["--model.class_path=own_classes.Lit", "--model.extra=0.7"]
     cli = parsed(corpus, *flags, "--data.class_path", "own_classes.Data")
     assert (cli.model.extra, type(cli.datamodule).__name__) == (0.7, "Data")
     assert cli.settings["model"]["class_path"] == "own_classes.Lit"
@@ -79,8 +79,8 @@ def test_flags_name_the_classes_of_module_and_data(corpus: Path) -> None:
         ("own_classes.Gone", "cannot import 'own_classes.Gone'"),
         ("own_classes.Data", "own_classes.Data is not a subclass of LitLanguageModel"),
         ("own_classes.function", "own_classes.function is not a subclass of LitLanguageModel"),
-        ("theirs.Lit", "theirs.Lit is not of lmtemplate; add --allow theirs"),
-        ("GPT", "'GPT' is not package.module.Class; a setting of model is model.NAME"),
+        ("theirs.Lit", "theirs.Lit is of a package that is not allowed; add --allow theirs"),
+        ("GPT", "'GPT' is not package.module.Class"),
     ],
 )
 def test_a_wrong_class_of_the_module_is_answered_with_its_line(
@@ -92,11 +92,11 @@ def test_a_wrong_class_of_the_module_is_answered_with_its_line(
         parsed(corpus, "--config", str(path))
     assert str(mistake.value).startswith(f"model.class_path ({path}:3): {says}")
     with pytest.raises(ConfigError, match=r"model.class_path \(command line\): "):
-        parsed(corpus, f"--model={value}")
+        parsed(corpus, f"--model.class_path={value}")
 
 
 def test_a_folder_is_no_class_of_data(corpus: Path) -> None:
-    with pytest.raises(ConfigError, match=r"a setting of data is data\.NAME"):
+    with pytest.raises(ConfigError, match=r"data.class_path \(command line\): .* is not package"):
         TrainingCLI([f"--data={corpus}"])
 
 

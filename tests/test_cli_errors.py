@@ -254,10 +254,10 @@ def test_a_callback_that_is_no_class_is_said_with_what_there_is(in_words: Refuse
 def test_a_class_of_a_package_that_is_not_allowed_names_the_flag(in_yaml: Refused) -> None:
     message = in_yaml("model: {net: {class_path: theirs.Net}}")
     assert message == (
-        "class theirs.Net (HERE:2) is of a package that is not allowed; add --allow theirs on the "
-        "command line if you trust it"
+        "model.net (HERE:2): theirs.Net is of a package that is not allowed; add --allow theirs on "
+        "the command line if you trust it"
     )
-    assert "it is Python's own" in in_yaml("model: {net: {class_path: os.system}}")
+    assert "os.system is Python's own" in in_yaml("model: {net: {class_path: os.system}}")
 
 
 def test_classes_to_choose_from_are_those_that_a_setting_takes(defaults: dict[str, object]) -> None:
@@ -284,7 +284,14 @@ VALUES = [
     ("early_stopping: {patience: x}", "early_stopping.patience (HERE:2): expected a whole number"),
     ("max_tokens: lots", "max_tokens (HERE:2): expected a number or null, got lots"),
     ("resume: perhaps", "resume (HERE:2): expected one of never, auto, must, got perhaps"),
-    ("seed_everything: -1", "seed_everything (HERE:2): Not of type Seed: -1"),
+    (
+        "seed_everything: -1",
+        "seed_everything (HERE:2): expected a whole number from 0 to 2^32 - 1, got -1",
+    ),
+    (
+        "trainer: {gradient_clip_val: 0}",
+        "trainer.gradient_clip_val (HERE:2): expected a number above 0 or null, got 0",
+    ),
     ("trainer: 5", "trainer (HERE:2): expected settings below it"),
     ("data:\n  # path: x", "data (HERE:2): expected settings below it"),
     ("checkpoint: 3", "checkpoint (HERE:2): expected Checkpoint or null, got 3"),

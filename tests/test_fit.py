@@ -96,6 +96,23 @@ def test_an_error_that_nobody_knows_is_not_explained_away(
         fit(tmp_path / "run")
 
 
+def test_only_what_fails_while_restoring_is_a_state_that_cannot_be_restored(
+    fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise TypeError("no such thing")
+
+    monkeypatch.setattr(LitLanguageModel, "on_save_checkpoint", fail)
+    with pytest.raises(TypeError):
+        fit(tmp_path / "a", "--trainer.max_steps=4")
+    monkeypatch.undo()
+    assert fit(tmp_path / "b", "--trainer.max_steps=4").code == 0
+    monkeypatch.setattr(LitLanguageModel, "on_load_checkpoint", fail)
+    refused = fit(tmp_path / "b", "--resume=must", "--trainer.max_steps=8")
+    assert refused.code == 3
+    assert "step-000000004.ckpt holds a state that cannot be restored" in refused.error
+
+
 def test_training_from_python_goes_on_where_it_stopped(corpus: Path, tmp_path: Path) -> None:
     settings = {
         **dict(flag.removeprefix("--").split("=") for flag in TINY),

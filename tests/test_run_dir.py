@@ -16,8 +16,8 @@ import pytest
 
 from lmtemplate.errors import DiskError, LockedError
 from lmtemplate.run_dir import (
-    Lock,
     git_state,
+    lock,
     manifest,
     read_json,
     say_once,
@@ -169,9 +169,9 @@ def test_a_new_run_overwrites_the_manifest_of_one_that_never_saved(tmp_path: Pat
 HOLDS = """
 import os, sys, time
 from pathlib import Path
-from lmtemplate.run_dir import Lock
-lock = Lock(Path(sys.argv[1]))
-lock.__enter__()
+from lmtemplate.run_dir import lock
+held = lock(Path(sys.argv[1]))
+held.__enter__()
 os.write(1, b"locked\\n")
 time.sleep(60)
 """
@@ -198,7 +198,7 @@ def test_a_directory_in_use_is_refused_with_who_has_it(
     tmp_path: Path, holder: subprocess.Popen[str]
 ) -> None:
     with pytest.raises(LockedError, match=f"is in use by pid {holder.pid} on host .* since 20"):
-        Lock(tmp_path).__enter__()
+        lock(tmp_path).__enter__()
 
 
 @needs_locks
@@ -207,7 +207,7 @@ def test_the_lock_of_a_killed_process_is_taken_over_with_a_notice(
 ) -> None:
     holder.kill()
     holder.wait()
-    with Lock(tmp_path):
+    with lock(tmp_path):
         assert f"taking over {tmp_path} from pid {holder.pid}" in capsys.readouterr().out
 
 
@@ -215,7 +215,7 @@ def test_a_released_lock_leaves_nothing_to_say(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for _ in range(2):
-        with Lock(tmp_path):
+        with lock(tmp_path):
             pass
     assert capsys.readouterr().out == ""
     assert not list(tmp_path.iterdir())
@@ -235,7 +235,7 @@ def test_a_forked_process_does_not_keep_the_lock_of_a_killed_parent(tmp_path: Pa
         assert [parent.stdout.readline() for _ in range(2)] == ["locked\n"] * 2
         parent.kill()
         parent.wait()
-        with Lock(tmp_path):
+        with lock(tmp_path):
             assert (tmp_path / ".lock").read_text().startswith(f"pid {os.getpid()} ")
     finally:
         os.killpg(parent.pid, signal.SIGKILL)
@@ -256,7 +256,7 @@ def test_a_file_system_without_locks_is_told_once_and_used(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", missing)
-    with Lock(tmp_path):
+    with lock(tmp_path):
         pass
     assert capsys.readouterr().out.count("its file system has no locks") == 1
 
@@ -267,5 +267,5 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").symlink_to(tmp_path / "precious")
     with pytest.raises(DiskError, match="cannot write"):
-        Lock(tmp_path / "run").__enter__()
+        lock(tmp_path / "run").__enter__()
     assert (tmp_path / "precious").read_text() == "text"

@@ -14,7 +14,7 @@ from lmtemplate.run_length import (
     accumulation,
     measure_step,
     only_limit,
-    run_length,
+    steps_in,
 )
 
 # 1,048,704 parameters, 7,077,888 FLOPs per token; 16 sequences of 256 tokens a step
@@ -23,15 +23,14 @@ TOKENS_PER_STEP = 4096
 
 
 def steps(limit: str, value: float, seconds_per_step: float | None = None) -> int:
-    return run_length(
+    return steps_in(
         limit,
         value,
         net=NET,
         tokens_per_step=TOKENS_PER_STEP,
-        sequences=1000,
-        block_size=256,
+        tokens_per_epoch=1000 * 256,
         seconds_per_step=seconds_per_step,
-    ).steps
+    )
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from lmtemplate.cli import TrainingCLI
 from lmtemplate.errors import ConfigError
 from lmtemplate.fit import describe, make_plan, measured_seconds
 from lmtemplate.hardware import auto_precision
-from lmtemplate.run_dir import Lock
-from lmtemplate.trainer import Machine, as_list, check_strategy, choose_strategy, find_machine
+from lmtemplate.run_dir import lock
+from lmtemplate.run_length import RunLength
+from lmtemplate.trainer import Machine, as_list, check_strategy, find_machine, in_lightnings_units
 from tests.conftest import TINY, Command
 from tests.runs import load, steps, train
 
@@ -96,7 +97,7 @@ def test_a_length_in_seconds_needs_a_single_device(corpus: Path) -> None:
 def test_a_resumed_length_in_seconds_is_not_measured_again(corpus: Path) -> None:
     cli = tiny(corpus, "--trainer.max_steps=-1", "--max_seconds=5")
     known = {"limit": "max_seconds", "value": 5.0, "steps": 77}
-    assert make_plan(cli, {"length": known}).length.steps == 77
+    assert make_plan(cli, {"length": known}).steps == 77
 
 
 def test_the_machine_is_the_one_that_was_asked_for(corpus: Path) -> None:
@@ -135,19 +136,26 @@ def test_nothing_one_thing_and_a_list_become_a_list(given: Any, expected: list[i
 
 def test_a_description_is_of_plain_types_and_holds_what_a_net_needs(corpus: Path) -> None:
     cli = tiny(corpus)
-    description = describe(cli, make_plan(cli).length)
+    description = describe(cli, make_plan(cli))
     assert yaml.safe_load(yaml.safe_dump(description)) == description
     assert (description["vocab_size"], description["block_size"]) == (257, 16)
     assert description["length"]["steps"] == 12
 
 
-def test_a_process_waits_ten_minutes_for_the_others_unless_the_strategy_says_otherwise() -> None:
-    strategy = choose_strategy("auto", 2)
-    assert strategy._timeout.total_seconds() == 600
+def test_a_process_waits_ten_minutes_for_the_others_unless_the_strategy_says_otherwise(
+    corpus: Path,
+) -> None:
+    settings, length = tiny(corpus).trainer_settings, RunLength("trainer.max_steps", 12, 12)
+
+    def chosen(strategy: Any, world_size: int) -> Any:
+        machine = Machine(torch.device("cpu"), world_size, "32-true")
+        return in_lightnings_units({**settings, "strategy": strategy}, machine, length)["strategy"]
+
+    assert chosen("auto", 2)._timeout.total_seconds() == 600
     own = DDPStrategy(timeout=timedelta(seconds=5))
-    assert choose_strategy(own, 2) is own
-    assert choose_strategy("auto", 1) == "auto"
-    assert choose_strategy("fsdp", 2) == "fsdp"
+    assert chosen(own, 2) is own
+    assert chosen("auto", 1) == "auto"
+    assert chosen("fsdp", 2) == "fsdp"
 
 
 @pytest.mark.slow
@@ -162,7 +170,7 @@ def test_a_process_waits_ten_minutes_for_the_others_unless_the_strategy_says_oth
         ("--trainer.limit_val_batches=1.5", "trainer: "),
         ("--trainer.limit_val_batches=0.0001", "validation would never happen"),
         ("--trainer.profiler=foo", "trainer: "),
-        ("--trainer.gradient_clip_val=-1", "gradient_clip_val=-1"),
+        ("--trainer.gradient_clip_val=-1", "trainer.gradient_clip_val (command line): "),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_anything_is_written(
@@ -218,7 +226,7 @@ def test_a_rank_left_in_the_environment_neither_writes_nor_skips_the_lock(
     assert "holds a run" in refused.error
     after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert after == before
-    with Lock(tmp_path / "other"):
+    with lock(tmp_path / "other"):
         monkeypatch.setattr(rank_zero_only, "rank", 1)
         assert fit(tmp_path / "other").code == 7
     monkeypatch.setattr(rank_zero_only, "rank", 1)

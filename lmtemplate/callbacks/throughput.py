@@ -87,7 +87,7 @@ class Throughput(Callback):
         if not is_log_step(trainer):
             return
         self._pause(trainer)
-        values = {metric_names.SECONDS: self.training_seconds}
+        values = {metric_names.TRAINING_SECONDS: self.training_seconds}
         seconds, tokens = self.training_seconds - self._logged[0], self.tokens - self._logged[1]
         if seconds:
             speed = values[metric_names.TOKENS_PER_SECOND] = tokens / seconds

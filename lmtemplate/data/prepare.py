@@ -16,7 +16,7 @@ from lmtemplate.data.shards import Shards, dtype_for, file_sha256, read_index
 from lmtemplate.data.tokenizer import to_bytes
 from lmtemplate.data.train_tokenizer import MOST_BYTES, automatic_vocab_size, train_tokenizer
 from lmtemplate.errors import ConfigError, DataError, DiskError
-from lmtemplate.run_dir import Lock, write_text
+from lmtemplate.run_dir import lock, write_text
 
 
 class SplitCorpus:
@@ -170,7 +170,7 @@ def _fill(output: Path, text: SplitCorpus, source: dict[str, Any], overwrite: bo
     if Path(source["tokenizer"]).is_file():
         source["tokenizer_sha256"] = file_sha256(Path(source["tokenizer"]))
     try:
-        with Lock(output, output.resolve().with_name(f".{output.name}.lock"), "--output"):
+        with lock(output, output.resolve().with_name(f".{output.name}.lock"), "--output"):
             recover(output)
             done = _is_done(output, source, overwrite)
             if not done:

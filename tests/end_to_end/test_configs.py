@@ -44,9 +44,9 @@ def test_it_fits_its_data_and_can_run_as_it_is(config: Path, long_corpus: Path) 
         cli = TrainingCLI(["--config", str(config), "--data.path", str(long_corpus)])
     cli.datamodule.setup("fit")
     planned = make_plan(cli)
-    check_settings(cli, planned.length.steps)
+    check_settings(cli, planned.steps)
     assert cli.model.net.block_size == cli.datamodule.block_size
-    assert planned.length.steps >= 100
+    assert planned.steps >= 100
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ def parse_config(path: Path, allow: list[str]) -> Config:
 
     cli = TrainingCLI(["--config", str(path)], allow, "doctor")
     cli.datamodule.setup("fit")
-    steps = make_plan(cli).length.steps
+    steps = make_plan(cli).steps
     check_settings(cli, steps)
 
     def build() -> LanguageModel:
@@ -80,7 +80,7 @@ def run_directory(run: Path | None) -> Iterator[Check]:
     """Whether checkpoints can be written there, by us, and how many the disk has room for."""
     from lmtemplate.checkpoint.files import damage, file_name
     from lmtemplate.checkpoint.resume import steps_saved
-    from lmtemplate.run_dir import LOCK, Lock, folder_of
+    from lmtemplate.run_dir import LOCK, folder_of, lock
 
     run = run or Path("runs")
     place = next(p for p in (run.absolute(), *run.absolute().parents) if p.exists())
@@ -93,7 +93,7 @@ def run_directory(run: Path | None) -> Iterator[Check]:
         return
     try:
         if (run / LOCK).exists():
-            with Lock(run):
+            with lock(run):
                 pass
         yield Check("ok", "run", f"{run} can be written")
     except LockedError as error:

@@ -123,7 +123,7 @@ def positions(run: RunFiles, steps: Ints) -> Places:
         "steps": steps.tolist(),
         "tokens": tokens.tolist(),
         "flops": (tokens * (run.flops_per_token or np.nan)).tolist(),
-        "seconds": run.counted(metric_names.SECONDS, steps).tolist(),
+        "seconds": run.counted(metric_names.TRAINING_SECONDS, steps).tolist(),
     }
 
 

@@ -83,7 +83,7 @@ def range_test(cli: TrainingCLI, low: float, high: float, steps: int) -> RangeTe
     net = module.net.to(machine.device).train()
     optimizer = module.recipe.build(net)
     ratios = [group["lr"] / optimizer.param_groups[0]["lr"] for group in optimizer.param_groups]
-    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(machine.precision)
+    dtype = machine.autocast
     loader, rates, losses = iter(data.train_dataloader()), np.geomspace(low, high, steps), []
     clip, exploded = cli.config.trainer.gradient_clip_val, False
     for rate in rates.tolist():
@@ -147,6 +147,6 @@ def find_lr(words: list[str], allowed: list[str]) -> None:
         raise ConfigError("find-lr needs 0 < --low < --high, and --steps of 10 or more")
     cli = TrainingCLI(rest, allowed, "find-lr")
     cli.datamodule.setup("fit")
-    check_settings(cli, make_plan(cli).length.steps)
+    check_settings(cli, make_plan(cli).steps)
     test = range_test(cli, given.low, given.high, given.steps)
     print(json.dumps(asdict(test)) if given.json else describe_test(test, "model.optimizer.lr"))

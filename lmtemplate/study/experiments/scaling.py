@@ -162,7 +162,7 @@ def scaling(words: list[str], allowed: list[str]) -> None:
     if not given.run_dir:
         raise ConfigError("scaling needs --run_dir, a folder for its runs")
     seconds, folder = seconds_of(given.budget), Path(given.run_dir).expanduser()
-    with run_dir.Lock(folder):
+    with run_dir.lock(folder):
         asked = {"budget": seconds, "words": rest}
         known = run_dir.read_json(folder / "ladder.json")
         if known and {name: known.get(name) for name in asked} != asked:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from lmtemplate.cli import TrainingCLI
+from lmtemplate.cli_errors import take_flag
 from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.fit import fit
 from lmtemplate.record import is_recorded
@@ -16,18 +17,12 @@ HELP = (
 
 def take_seeds(words: list[str]) -> tuple[int | None, list[str]]:
     """Split off `--seeds N`: (N or None, other words). Raises ConfigError."""
-    count, others, rest = None, list[str](), iter(words)
-    for word in rest:
-        name, equals, value = word.partition("=")
-        if name != "--seeds":
-            others.append(word)
-            continue
-        value = value if equals else next(rest, "")
+    given, others = take_flag(words, "--seeds")
+    for value in given:
         if not value.isdecimal() or int(value) < 1:
             says = f"expected a whole number from 1 on, got {value or 'nothing'}"
             raise ConfigError(f"--seeds (command line): {says}")
-        count = int(value)
-    return count, others
+    return int(given[-1]) if given else None, others
 
 
 def say_help(words: list[str], more: str = "") -> None:

@@ -270,7 +270,7 @@ def sweep(words: list[str], allowed: list[str]) -> None:
     if {"-h", "--help"} & set(words):
         read_plan(["--help"], [])
     plan, as_json = read_plan(words, allowed)
-    with run_dir.Lock(plan.folder):
+    with run_dir.lock(plan.folder):
         check_first(plan)
         check_same(plan)
         book = Book(plan.folder)

@@ -75,7 +75,7 @@ def figures_of(run: RunFiles) -> dict[str, str]:
     steps, losses = run.record.validations
     loss, step = min(zip(losses, steps, strict=True), default=(None, None))
     bits = dict(zip(*run.logged(BITS), strict=True))
-    tokens, seconds = run.total(metric_names.TOKENS), run.total(metric_names.SECONDS)
+    tokens, seconds = run.total(metric_names.TOKENS), run.total(metric_names.TRAINING_SECONDS)
     speed = run.summary.get("tokens_per_second") or tokens / (seconds or np.nan)
     reason = run.summary.get("stop_reason") or "not finished"
     return {

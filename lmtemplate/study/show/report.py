@@ -47,7 +47,7 @@ def costs_of(run: RunFiles, price_per_hour: float | None) -> dict[str, Any] | No
     if bounds is None:
         return None
     edges = np.array([*bounds, run.record.steps[-1]], dtype=np.float64)
-    steps, seconds = np.diff(edges), np.diff(run.counted(metric_names.SECONDS, edges))
+    steps, seconds = np.diff(edges), np.diff(run.counted(metric_names.TRAINING_SECONDS, edges))
     tokens = np.diff(run.counted(metric_names.TOKENS, edges))
     columns: dict[str, Iterable[str]] = {
         "part": PARTS,

@@ -52,7 +52,7 @@ def drawing(schedule: Schedule, steps: int, peaks: Mapping[str, float]) -> str:
 def schedule(words: list[str], allowed: list[str]) -> None:
     """Draw the learning rate of a planned run."""
     cli = TrainingCLI(words, allowed, "schedule")
-    steps = make_plan(cli).length.steps
+    steps = make_plan(cli).steps
     check_settings(cli, steps)
     groups = cli.model.recipe.build(cli.model.net).param_groups
     peaks = {str(group.get("name", number)): group["lr"] for number, group in enumerate(groups)}
