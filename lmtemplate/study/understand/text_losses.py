@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,28 +49,22 @@ def predict_text(
     return tuple(of.double().cpu().numpy() for of in (losses, confidence, correct))  # type: ignore[return-value]
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """Predictions by their confidence, which is the probability of the likeliest token."""
+def calibrate(confidence: Floats, correct: Floats) -> Row:
+    """(N,) probabilities of the likeliest tokens, (N,) whether they came -> their agreement.
 
-    accuracy: float
-    confidence: float  # mean
-    error: float  # expected calibration error (Guo et al. 2017, equation 3)
-    bins: list[tuple[int, float, float]]  # BINS of: predictions, mean confidence, share right
-
-
-def calibrate(confidence: Floats, correct: Floats) -> Calibration:
-    """(N,) probabilities of the likeliest tokens, (N,) whether they came -> their agreement."""
+    The error is the expected calibration error (Guo et al. 2017, equation 3); a bin of confidence
+    has its number of predictions, their mean confidence, the share that was right.
+    """
     which = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     counts = np.bincount(which, minlength=BINS)
     sure, right = (np.bincount(which, of, BINS) for of in (confidence, 1.0 * correct))
     means = [(total / np.maximum(counts, 1)).tolist() for total in (sure, right)]
-    return Calibration(
-        accuracy=float(correct.mean()),
-        confidence=float(confidence.mean()),
-        error=float(np.abs(right - sure).sum() / len(confidence)),
-        bins=list(zip(counts.tolist(), *means, strict=True)),
-    )
+    return {
+        "accuracy": float(correct.mean()),
+        "confidence": float(confidence.mean()),
+        "calibration_error": float(np.abs(right - sure).sum() / len(confidence)),
+        "bins": list(zip(counts.tolist(), *means, strict=True)),
+    }
 
 
 def text_nats(net: LanguageModel, inputs: Tensor, targets: Tensor) -> Floats:
