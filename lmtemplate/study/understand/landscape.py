@@ -2,17 +2,16 @@
 
 import json as strict_json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from lmtemplate.errors import ConfigError
 from lmtemplate.run_dir import write_text
 from lmtemplate.study.show.page import render
 from lmtemplate.study.understand.bowl import bowl_parts, schedule_data
 from lmtemplate.study.understand.path import explore
-from lmtemplate.study.understand.tables import as_lines, table_of
+from lmtemplate.study.understand.tables import Found, as_lines, as_table
 
 Grid = Literal[5, 9, 17, 33, 65]
-Found = dict[str, Any]
 
 BALL_STEPS = 100
 BALL_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
@@ -37,7 +36,7 @@ def in_words(found: Found) -> str:
         "in nats.",
     ]
     return as_lines(
-        "the loss around the weights", notes, {"Snapshots": table_of(found["snapshots"])}
+        "the loss around the weights", notes, {"Snapshots": as_table(found["snapshots"])}
     )
 
 
@@ -85,7 +84,7 @@ def landscape(
     found = explore(run, grid, windows, prompt, allow or ()) if run else {}
     parts = {**bowl_parts(), "run": run and run.resolve().name, "found": None}
     if found:
-        parts |= {"found": surface_data(found), "snapshots": table_of(found["snapshots"])}
+        parts |= {"found": surface_data(found), "snapshots": as_table(found["snapshots"])}
     write_text(output, render("landscape", "Training on a loss landscape", parts))
     if json:
         print(strict_json.dumps(finite(found), indent=2, allow_nan=False))

@@ -17,13 +17,12 @@ from lmtemplate.study.diagnose.artifacts import Model, open_model, open_run_corp
 from lmtemplate.study.show.page import plot_html, render, style_figure
 from lmtemplate.study.show.plots import INK, SERIES
 from lmtemplate.study.understand.snapshots import continuation
-from lmtemplate.study.understand.tables import TextTable, as_lines, table_of
+from lmtemplate.study.understand.tables import Found, TextTable, as_lines, as_table
 from lmtemplate.study.understand.text_losses import calibrate, predict_text
 
 SHOWN_TEMPERATURES = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
 LISTED = 12  # the likeliest next tokens that are shown
 CALIBRATED_TOKENS = 16_384  # validation tokens whose predictions are looked at
-Found = dict[str, Any]
 
 
 def quoted(tokenizer: Tokenizer, token: int) -> str:
@@ -72,7 +71,7 @@ def add_calibration(found: Found, run: Path, model: Model) -> None:
 def temperature_table(found: Found) -> TextTable:
     """A row for each temperature; entropy and loss are in nats."""
     columns = ("temperature", "entropy", "choices", "val_loss", "confidence", "calibration_error")
-    return table_of(
+    return as_table(
         {
             **{name: row[name] for name in columns if name in row},
             "the_likeliest": [*zip(found["tokens"], row["probabilities"], strict=True)][:3],
@@ -178,7 +177,7 @@ def temperature(
     found = heat_prompt(model, prompt, max_new_tokens, seed)
     add_calibration(found, run, model)
     table, says = temperature_table(found), calibration_words(found)
-    samples = table_of(
+    samples = as_table(
         {"T": str(row["temperature"]), "sample": " ".join(f"{prompt}{row['sample']}".split())}
         for row in found["temperatures"]
     )

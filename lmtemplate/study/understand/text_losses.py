@@ -16,7 +16,6 @@ from lmtemplate.record import Floats
 LOGITS_AT_ONCE = 2**24  # floats in one forward pass
 BEGINNING = 8  # tokens of a document that stand for its name
 BINS = 10  # of confidence, equally wide
-Row = dict[str, Any]
 
 
 def split_text(net: LanguageModel, inputs: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -49,7 +48,7 @@ def predict_text(
     return tuple(of.double().cpu().numpy() for of in (losses, confidence, correct))  # type: ignore[return-value]
 
 
-def calibrate(confidence: Floats, correct: Floats) -> Row:
+def calibrate(confidence: Floats, correct: Floats) -> dict[str, Any]:
     """(N,) probabilities of the likeliest tokens, (N,) whether they came -> their agreement.
 
     The error is the expected calibration error (Guo et al. 2017, equation 3); a bin of confidence
@@ -79,7 +78,9 @@ def by_position(nats: Floats) -> list[float]:
     return list(np.nanmean(nats[:, ~np.isnan(nats).all(0)], 0).tolist())
 
 
-def grouped(nats: Floats, targets: Ints, groups: Ints, token_bytes: Ints) -> dict[int, Row]:
+def grouped(
+    nats: Floats, targets: Ints, groups: Ints, token_bytes: Ints
+) -> dict[int, dict[str, Any]]:
     """(P,) each -> group -> its tokens, nats per token, bits per byte (none where it has no text)."""
     tokens, total = np.bincount(groups), np.bincount(groups, nats)
     bits, size = total / math.log(2), np.bincount(groups, token_bytes[targets])
@@ -99,7 +100,7 @@ def by_document(
     targets: Tensor,
     tokenizer: Tokenizer,
     sources: Sequence[tuple[str, int]],
-) -> tuple[list[Row], list[Row]]:
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(N, T) of consecutive sequences -> documents in their order, and where these come from.
 
     An end-of-text counts to its own document. `sources` are those of `Shards`: names, and how many

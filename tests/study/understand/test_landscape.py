@@ -14,7 +14,7 @@ from lmtemplate.optimizers import OptimizerRecipe
 from lmtemplate.study.show.page import render
 from lmtemplate.study.understand import landscape as study
 from lmtemplate.study.understand.bowl import OPTIMIZERS, bowl_parts
-from lmtemplate.study.understand.tables import table_of
+from lmtemplate.study.understand.tables import as_table
 from tests.browser import needs_browser, open_offline
 from tests.conftest import Command
 from tests.study.show.test_page import Elements, loads
@@ -145,7 +145,7 @@ def used(folder: Path, *flags: str) -> dict[str, Any]:
     page, picture = folder / "page.html", folder / "page.png"
     found = invented()
     parts = {**bowl_parts(), "run": "<b>run", "found": study.surface_data(found)}
-    parts["snapshots"] = table_of(found["snapshots"])
+    parts["snapshots"] = as_table(found["snapshots"])
     numbers = {"START": [*START], "ZERO": [*ZERO], "STEPS": STEPS}
     numbers |= {"ROUGH_RATE": ROUGH_RATE, "RATE": RATE}
     script = HAND

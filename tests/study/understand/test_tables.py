@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lmtemplate.study.understand.tables import as_lines, cell, pairs, table_of
+from lmtemplate.study.understand.tables import as_lines, as_table, cell, pairs
 
 CELLS = [
     (0.0, "0"),
@@ -29,7 +29,7 @@ def test_a_value_is_written_by_its_kind(value: object, text: str) -> None:
 
 
 def test_a_row_without_a_key_leaves_its_column_empty() -> None:
-    made = table_of([{"name": "a", "big_value": 1}, {"name": "b"}])
+    made = as_table([{"name": "a", "big_value": 1}, {"name": "b"}])
     assert made.head == ("name", "big value")
     assert made.rows == [("a", "1"), ("b", "")]
 
