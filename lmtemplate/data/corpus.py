@@ -213,7 +213,7 @@ def _open_files(
             read = readers.get(path.suffix.lower(), readers[""])
             takes = inspect.signature(read).parameters.keys() & options.keys()
             for document in read(path, **{option: options[option] for option in takes}):
-                yield document._replace(name=name.removeprefix(folder))
+                yield Document(name.removeprefix(folder), document.pieces)
         if options["bad_lines"]:
             left_out["lines without text"] = options["bad_lines"].total()
 
