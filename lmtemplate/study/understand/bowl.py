@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from lmtemplate import schedules
-from lmtemplate.generate import logits_to_probs
 from lmtemplate.optimizers import SGD, Adam, AdamW, OptimizerRecipe
 from lmtemplate.study.show.plots import ON_A_MAP
 
@@ -34,9 +33,6 @@ ON_A_DARK_MAP = ("#ffffff", "#8cc4ff", "#f3a8ff", "#ffd591")
 RUN_STEPS = 1000
 DRAWN_STEPS = (*range(0, RUN_STEPS, 4), RUN_STEPS - 1)
 WARMUPS = (0, 20, 50, 100, 200)
-WORDS = ("the", "cat", "sat", "on", "mat")
-GUESS = (0.15, 0.10, 0.05, 0.20, 0.50)  # probabilities after "The cat sat", before training
-TEMPERATURES = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 
 def loss_at(weights: Tensor) -> Tensor:
@@ -44,31 +40,19 @@ def loss_at(weights: Tensor) -> Tensor:
     return 0.5 * (CURVATURES * (weights - BOTTOM) ** 2).sum(-1)
 
 
-def word_loss(logits: Tensor) -> Tensor:
-    """(..., V) logits -> (...) cross-entropy of the next word."""
-    return -logits.log_softmax(-1)[..., WORDS.index("on")]
-
-
-def descend(
-    start: Tensor, loss: Callable[[Tensor], Tensor], recipe: OptimizerRecipe, noise: Tensor
-) -> Tensor:
-    """(N,) weights, (steps, N) noise added to their gradients -> (steps + 1, N) weights."""
-    weights = nn.Parameter(start[None].clone())  # a matrix, so that AdamW decays it
-    optimizer = recipe.build(nn.ParameterList([weights]))
-    places = [start]
-    for extra in noise:
-        (slope,) = torch.autograd.grad(loss(weights).sum(), weights)
-        weights.grad = slope + extra
-        optimizer.step()
-        places.append(weights.detach()[0].clone())
-    return torch.stack(places)
-
-
 def roll(recipe: OptimizerRecipe, noise: float = NOISE) -> Tensor:
     """(STEPS + 1, 2) weights: an optimizer's path. All optimizers and rates get the same noise."""
     generator = torch.Generator().manual_seed(SEED)
     normal = torch.randn(STEPS, 2, generator=generator, dtype=torch.float64)
-    return descend(START, loss_at, recipe, noise * normal)
+    weights = nn.Parameter(START[None].clone())  # a matrix, so that AdamW decays it
+    optimizer = recipe.build(nn.ParameterList([weights]))
+    places = [START]
+    for extra in noise * normal:
+        (slope,) = torch.autograd.grad(loss_at(weights).sum(), weights)
+        weights.grad = slope + extra
+        optimizer.step()
+        places.append(weights.detach()[0].clone())
+    return torch.stack(places)
 
 
 def map_data() -> dict[str, Any]:
@@ -96,15 +80,6 @@ def schedule_data(
     }
 
 
-def word_data() -> dict[str, Any]:
-    """Probabilities of the next word: at each step of training, and for each temperature."""
-    guess = torch.tensor(GUESS, dtype=torch.float64).log()
-    logits = descend(guess, word_loss, SGD(0.5, momentum=0.0), torch.zeros(20, len(WORDS)))
-    heated = {str(heat): logits_to_probs(guess, heat).tolist() for heat in TEMPERATURES}
-    trained, losses = logits.softmax(-1).tolist(), word_loss(logits).tolist()
-    return {"words": WORDS, "trained": trained, "losses": losses, "heated": heated}
-
-
 def bowl_parts() -> dict[str, Any]:
     """What the page's first panels draw."""
     every_path = {
@@ -115,7 +90,6 @@ def bowl_parts() -> dict[str, Any]:
         "paths": every_path,
         "map": map_data(),
         "schedules": {str(warmup): schedule_data(warmup) for warmup in WARMUPS},
-        "words": word_data(),
         "colors": {"light": ON_A_MAP, "dark": ON_A_DARK_MAP},
         "steps": STEPS,
         "run_steps": DRAWN_STEPS,

@@ -6,10 +6,9 @@ from typing import Any
 from lmtemplate.run_dir import write_text
 from lmtemplate.study.show import page
 from lmtemplate.study.show.plots import SERIES
-from lmtemplate.study.understand.tables import TextTable, as_lines, cell, table_of
+from lmtemplate.study.understand.tables import Found, TextTable, as_lines, as_table, cell
 
 SHOWN_SNAPSHOTS = 5  # in a table
-Found = dict[str, Any]
 
 
 def spread_over(rows: list[Any], count: int) -> list[Any]:
@@ -26,7 +25,7 @@ def analogy_table(shots: list[Found]) -> TextTable:
         ranks = {f"rank {shot['name']}": one["rank"] for shot, one in zip(shots, same, strict=True)}
         sums = {"": same[0]["analogy"], "is": same[0]["expected"]}
         rows.append({**sums, **ranks, "nearest at the end": same[-1]["nearest"]})
-    return table_of(rows)
+    return as_table(rows)
 
 
 def prompt_table(found: Found) -> TextTable:
@@ -34,7 +33,7 @@ def prompt_table(found: Found) -> TextTable:
     shots = {
         shot["name"]: shot["prompts"] for shot in (found["snapshots"][0], found["snapshots"][-1])
     }
-    return table_of(
+    return as_table(
         {
             "prompt": f"“{prompt}”",
             **{f"{name} expects": looks[prompt]["top"][:3] for name, looks in shots.items()},
@@ -51,12 +50,12 @@ def film_text(found: Found) -> str:
     for prompt, about in found["prompts"].items():
         follow = f", followed by {cell(about['in_text'])}" if about["in_text"] else ""
         rows = ({"snapshot": shot["name"], **shot["prompts"][prompt]} for shot in shots)
-        tables[f"{prompt!r}: {about['count']:,} times in the training text{follow}"] = table_of(
+        tables[f"{prompt!r}: {about['count']:,} times in the training text{follow}"] = as_table(
             {**row, "top": row["top"][:3], "sample": " ".join(row["sample"].split())}
             for row in rows
         )
     if last["neighbours"]:
-        tables["Nearest words in the table of embeddings"] = table_of(
+        tables["Nearest words in the table of embeddings"] = as_table(
             {"": word, **{s["name"]: " ".join(w for w, _ in s["neighbours"][word]) for s in shots}}
             for word in last["neighbours"]
         )

@@ -189,26 +189,25 @@ def explain_step(
         spell: the text of one id.
         clip: gradient_clip_val and its algorithm, "norm" or "value"; None for neither.
     """
-    tokens, targets = torch.tensor(ids[:-1]), torch.tensor(ids[1:])
-    compared, count = Comparisons(), len(tokens)
+    tokens, targets, compared = torch.tensor(ids[:-1]), torch.tensor(ids[1:]), Comparisons()
+    count = len(tokens)
     optimizer.zero_grad()
     shown, logits, by_torch, by_hand = forward_part(net, tokens, compared)
     by_torch.retain_grad()
     loss = cross_entropy(by_torch, targets).objective
     loss.backward()
-    probabilities = predictions.softmax_of(
-        logits.double()
-    )  # in float32, a p below 1e-45 would be 0
+    # in float32, a p below 1e-45 would be 0
+    probabilities = predictions.softmax_of(logits.double())
     nats = predictions.target_nats(probabilities, targets)
     compared.hold("probabilities", probabilities, by_torch.softmax(-1))
     compared.hold("loss", nats.mean(), loss)
     assert by_torch.grad is not None
     gradient = predictions.logit_gradient(probabilities, targets) / count
     compared.hold("gradient at the logits", gradient, by_torch.grad)
-    hardest, words = int(nats.argmax()), [spell(token) for token in ids]
+    hardest = int(nats.argmax())
     return {
         "worked_example": predictions.worked_example(),
-        "tokens": words,
+        "tokens": [spell(token) for token in ids],
         "by_hand": by_hand,
         "vocab_size": probabilities.size(-1),
         **shown,

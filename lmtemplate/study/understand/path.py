@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ from lmtemplate.study.understand.surface import (
     Kept,
     NetOnText,
     Plane,
-    Surface,
     measure_surface,
     orthogonal,
     plane_through,
@@ -29,35 +28,6 @@ CACHE = "landscape_numbers.json"  # in the run directory
 OFF_LINE = 1e-3  # a third point is at least this share of the first two's distance off their line
 MAP_MARGIN = 0.4  # of a map around the path, as a share of the path's extent
 TEXT_TOKENS = 60
-
-
-@dataclass(frozen=True)
-class SnapshotFigures:
-    """Weights that the run kept, and what is known of them."""
-
-    step: int
-    x: float  # of the nearest point of the plane
-    y: float
-    off_plane: float  # distance from that point, in units of the plane
-    loss: float  # nats per token
-    loss_on_plane: float  # at the nearest point of the plane
-    sharpness: float  # largest eigenvalue of the loss's Hessian
-    sharpness_error: float
-    largest_stable_rate: float | None  # of plain gradient descent: 2 / sharpness
-
-
-@dataclass(frozen=True)
-class Landscape:
-    """All that is measured of a run."""
-
-    through: tuple[int, int, int | None]  # steps whose weights span the plane; None: random
-    best: int  # step
-    share_in_plane: float  # of the way from snapshot to snapshot
-    windows: int
-    tokens: int
-    snapshots: list[SnapshotFigures]
-    surfaces: list[Surface]
-    texts: dict[int, str]  # step -> what its weights write
 
 
 def choose_plane(
@@ -91,33 +61,39 @@ def choose_plane(
 
 def measure_path(
     measured: NetOnText, sharp: NetOnText, files: dict[int, Path], plane: Plane, kept: Kept
-) -> tuple[list[SnapshotFigures], float]:
-    """Each snapshot, and the share of the way from one to the next that lies in the plane."""
-    snapshots, before = list[SnapshotFigures](), Tensor()
+) -> tuple[list[dict[str, Any]], float]:
+    """Each snapshot, and the share of the way from one to the next that lies in the plane.
+
+    Of a snapshot: the nearest point x, y of the plane and its distance, in units of the plane;
+    losses here and there, in nats per token; the largest eigenvalue of the loss's Hessian, by how
+    much it may be off, and 2 over it, the largest stable rate of plain gradient descent.
+    """
+    snapshots, before = list[dict[str, Any]](), Tensor()
     inside = whole = 0.0
     for step, path in tqdm(files.items(), "sharpness along the path"):
         weights = measured.read(path)
-        place = plane.place(weights)
-        nearest = plane.at(*place)
+        x, y = plane.place(weights)
+        nearest = plane.at(x, y)
         names = f"sharpness {step}", f"sharpness error {step}"
         if not {*names} <= kept.numbers.keys():
             kept.numbers |= zip(names, sharp.sharpness(weights), strict=True)
         largest, error = (kept.numbers[name] for name in names)
-        snapshot = SnapshotFigures(
-            step,
-            *place,
-            off_plane=(weights - nearest).norm().item() / plane.unit,
-            loss=kept.get(f"loss {step}", measured.loss, weights),
-            loss_on_plane=kept.get(f"loss near {step}", measured.loss, nearest),
-            sharpness=largest,
-            sharpness_error=error,
-            largest_stable_rate=2 / largest if largest > 0 else None,
-        )
         if snapshots:
-            last = snapshots[-1]
-            inside += plane.unit * math.hypot(place[0] - last.x, place[1] - last.y)
+            inside += plane.unit * math.hypot(x - snapshots[-1]["x"], y - snapshots[-1]["y"])
             whole += (weights - before).norm().item()
-        snapshots.append(snapshot)
+        snapshots.append(
+            {
+                "step": step,
+                "x": x,
+                "y": y,
+                "off_plane": (weights - nearest).norm().item() / plane.unit,
+                "loss": kept.get(f"loss {step}", measured.loss, weights),
+                "loss_on_plane": kept.get(f"loss near {step}", measured.loss, nearest),
+                "sharpness": largest,
+                "sharpness_error": error,
+                "largest_stable_rate": 2 / largest if largest > 0 else None,
+            }
+        )
         before = weights
         kept.save()
     return snapshots, inside / whole
@@ -137,8 +113,12 @@ def square(xs: Sequence[float], ys: Sequence[float], size: int) -> tuple[list[fl
 
 def explore(
     run: Path, grid: int, windows: int, prompt: str, allow: Sequence[str] = ()
-) -> Landscape:
-    """Measure what the landscape of a run shows. Raises UserError where something is missing."""
+) -> dict[str, Any]:
+    """Measure what the landscape of a run shows. Raises UserError where something is missing.
+
+    `through` are the steps whose weights span the plane, None for a random direction; `texts` what
+    the weights of a step write.
+    """
     files, model, corpus = snapshot_files(run), open_model(run, "best", allow), open_run_corpus(run)
     inputs, targets, _ = corpus.batch("val", model.net.block_size, windows)
     measured = NetOnText(model.net, inputs, targets)
@@ -151,7 +131,7 @@ def explore(
     kept = Kept(run / CACHE, depends)
     plane, through = choose_plane(measured, files, model.step)
     snapshots, share = measure_path(measured, sharp, files, plane, kept)
-    x, y = square([s.x for s in snapshots], [s.y for s in snapshots], grid)
+    x, y = square([s["x"] for s in snapshots], [s["y"] for s in snapshots], grid)
     surfaces = [measure_surface("the run's path", measured, plane, x, y, kept)]
     best = measured.read(files[model.step])
     axes = torch.stack([random_direction(model.net, DRAW_SEED + n) for n in (1, 2)])
@@ -163,6 +143,13 @@ def explore(
         measured.read(path)
         more = continuation(model.net, model.tokenizer, prompt, TEXT_TOKENS, seed=DRAW_SEED)
         texts[step] = prompt + more
-    return Landscape(
-        through, model.step, share, len(inputs), measured.tokens, snapshots, surfaces, texts
-    )
+    return {
+        "through": through,
+        "best": model.step,
+        "share_in_plane": share,
+        "windows": len(inputs),
+        "tokens": measured.tokens,
+        "snapshots": snapshots,
+        "surfaces": surfaces,
+        "texts": texts,
+    }

@@ -13,14 +13,13 @@ from lmtemplate.study.diagnose.artifacts import open_model
 from lmtemplate.study.show.page import plot_html, render, style_figure
 from lmtemplate.study.show.plots import SERIES
 from lmtemplate.study.understand.probing import look_at_model
-from lmtemplate.study.understand.tables import TextTable, as_lines, table_of
+from lmtemplate.study.understand.tables import Found, TextTable, as_lines, as_table
 
 CLEAR_BLUES = [[0, "rgba(47,134,209,0)"], [1, "rgba(47,134,209,1)"]]  # for any background
 BLUES = [[0, "#e4eef8"], [1, "#0b4a8f"]]  # under text, whose color plotly then chooses
-Found = dict[str, Any]
 
 
-def tables_of(found: Found) -> dict[str, TextTable]:
+def probe_tables(found: Found) -> dict[str, TextTable]:
     """Title -> table; only what the net, the run and the corpus show."""
     changes = [
         {"steps": f"{one['first_step']:,} to {one['last_step']:,}", **one["ratios"]}
@@ -35,7 +34,7 @@ def tables_of(found: Found) -> dict[str, TextTable]:
         "Longest copies of training text, in tokens": found["memorisation"],
         "Gradient noise scale, in sequences": found["noise"],
     }
-    return {title: table_of(of) for title, of in rows.items() if of}
+    return {title: as_table(of) for title, of in rows.items() if of}
 
 
 def sentences_of(found: Found) -> Iterator[str]:
@@ -158,7 +157,7 @@ def probe_model(
         allow: packages outside lmtemplate whose classes the checkpoint may name.
     """
     found, maps, words = look_at_model(run, open_model(run, checkpoint, allow or ()))
-    page, tables, sentences = run / "probe.html", tables_of(found), [*sentences_of(found)]
+    page, tables, sentences = run / "probe.html", probe_tables(found), [*sentences_of(found)]
     sentences += [f"Not shown: {reason}." for reason in found["unseen"]]
     title = f"{run.resolve().name}: inside of the model"
     parts = {

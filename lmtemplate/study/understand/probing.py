@@ -37,7 +37,7 @@ LOSS_TOKENS, ASKED_TOKENS = 65_536, 12_288  # at most
 LOOKED_AT = 4  # sequences that are looked at layer by layer
 SHOWN_TOKENS = 16  # of the text whose predictions are shown at each depth
 NOISE_SNAPSHOTS, NOISE_SEQUENCES = 4, 128  # at most, beside the checkpoint
-Batch = tuple[Tensor, Tensor]  # inputs and targets (N, T)
+Sequences = tuple[Tensor, Tensor]  # inputs and targets (N, T)
 
 
 def affordable(net: LanguageModel, tokens: int, fewest: int) -> int:
@@ -55,7 +55,7 @@ def batch_of(run: Path) -> int:
     return round(tokens / settings["data.block_size"]) or settings.get("data.batch_size") or 1
 
 
-def next_sequences(run: Path, corpus: RunCorpus, step: int, count: int) -> Batch:
+def next_sequences(run: Path, corpus: RunCorpus, step: int, count: int) -> Sequences:
     """Sequences that the run reads after this step, in its own order."""
     settings, shards = read_settings(run), Shards(corpus.folder, "train", corpus.index)
     most = settings.get("data.max_train_blocks")
@@ -66,7 +66,7 @@ def next_sequences(run: Path, corpus: RunCorpus, step: int, count: int) -> Batch
     return inputs, targets
 
 
-def look_inside(net: LanguageModel, batch: Batch) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def look_inside(net: LanguageModel, batch: Sequences) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Figures of layers and parts from one pass forward and backward, and each head's attention."""
     inputs, targets = (part[:LOOKED_AT].to(next(net.parameters()).device) for part in batch)
     with Recorder(net) as recorder:
@@ -86,7 +86,9 @@ def look_inside(net: LanguageModel, batch: Batch) -> tuple[dict[str, Any], dict[
     return found, maps
 
 
-def follow_snapshots(run: Path, model: Model, batch: Batch, unseen: list[str]) -> dict[str, Any]:
+def follow_snapshots(
+    run: Path, model: Model, batch: Sequences, unseen: list[str]
+) -> dict[str, Any]:
     """Through the snapshots of a run: how far the weights moved, and the noise at some of them."""
     net, files, updates, noise = model.net, dict[int, Path](), [], []
     own = {name: value.clone() for name, value in net.state_dict().items()}

@@ -8,12 +8,18 @@ import numpy as np
 from lmtemplate.run_dir import write_text
 from lmtemplate.study.show import page
 from lmtemplate.study.show.plots import INK, SERIES
-from lmtemplate.study.understand.tables import TextTable, as_lines, pairs, shown_token, table_of
+from lmtemplate.study.understand.tables import (
+    Found,
+    TextTable,
+    as_lines,
+    as_table,
+    pairs,
+    shown_token,
+)
 from lmtemplate.study.understand.update import FORMULAS
 
 BLUE, ORANGE, GREEN = SERIES[:3]
 DECIMALS = 4  # of a number in a picture
-Found = dict[str, Any]
 TITLES = {
     "worked_example": 'Five made-up words after "The cat sat": "on" follows; by the same code',
     "stages": "Forward: from tokens to logits",
@@ -33,7 +39,7 @@ def update_table(update: Found) -> TextTable:
     return TextTable((), [*pairs(settings).rows, *shown])
 
 
-def tables_of(found: Found) -> dict[str, TextTable]:
+def step_tables(found: Found) -> dict[str, TextTable]:
     """Key of TITLES, or the title of an update -> table, in the order of the step."""
     example, gradient = found["worked_example"], found["logit_gradient"]
     mean = {"read": "mean", "loss": found["loss"], "likeliest": f"e^loss {found['perplexity']:.2f}"}
@@ -41,11 +47,11 @@ def tables_of(found: Found) -> dict[str, TextTable]:
     stages = {stage["name"] for stage in found["stages"]}
     apart = {name: value for name, value in found["differences"].items() if name not in stages}
     return {
-        "worked_example": table_of([*example["rows"], {"token": f"loss {example['loss']:.2f}"}]),
-        "stages": table_of(found["stages"]),
-        "predictions": table_of([*found["predictions"], mean]),
-        "logit_gradient": table_of([*gradient["rows"], gradient["sum"]]),
-        "gradient_norms": table_of([*found["gradient_norms"], total]),
+        "worked_example": as_table([*example["rows"], {"token": f"loss {example['loss']:.2f}"}]),
+        "stages": as_table(found["stages"]),
+        "predictions": as_table([*found["predictions"], mean]),
+        "logit_gradient": as_table([*gradient["rows"], gradient["sum"]]),
+        "gradient_norms": as_table([*found["gradient_norms"], total]),
         **{
             f"Update of {one['parameter']}[{', '.join(map(str, one['place']))}]": update_table(one)
             for one in found["updates"]
@@ -61,7 +67,7 @@ def walk_through(found: Found) -> str:
     title = f"One step of {found['run']}, after step {found['step']:,}: {net}, {optimizer}"
     tokens = " ".join(map(shown_token, found["tokens"]))
     notes = [*found["notes"], f"Tokens, each of which is predicted from those before it: {tokens}"]
-    return as_lines(title, notes, {TITLES.get(k, k): t for k, t in tables_of(found).items()})
+    return as_lines(title, notes, {TITLES.get(k, k): t for k, t in step_tables(found).items()})
 
 
 def bars(rows: list[Found], name: str, value: str, colors: list[str] | str) -> Any:
@@ -97,7 +103,7 @@ def write_story(found: Found, run: Path) -> Path:
     parts = {
         "found": found,
         "name": name,
-        "tables": tables_of(found),
+        "tables": step_tables(found),
         "tokens": [*map(shown_token, found["tokens"])],
         "attention": attention_data(found),
         "losses": bars(found["predictions"], "next", "loss", ORANGE),

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,11 +38,10 @@ class Kept:
     """Numbers that are computed once, and kept in a file with all that they depend on."""
 
     def __init__(self, path: Path, depends: dict[str, object]) -> None:
-        content = read_json(path)
+        self.path, self.depends, content = path, depends, read_json(path)
         known = content.get("numbers") if content.get("depends") == depends else None
-        known = known if isinstance(known, dict) else {}
-        self.path, self.depends = path, depends
-        self.numbers = {name: value for name, value in known.items() if type(value) is float}
+        numbers = known.items() if isinstance(known, dict) else ()
+        self.numbers = {name: value for name, value in numbers if type(value) is float}
 
     def get(self, name: str, compute: Callable[..., float], *arguments: object) -> float:
         if name not in self.numbers:
@@ -182,18 +182,6 @@ def plane_through(start: Tensor, best: Tensor, third: Tensor) -> Plane:
     return Plane(start, torch.stack([first, second / second.norm() * unit]))
 
 
-@dataclass(frozen=True)
-class Surface:
-    """The loss on a square grid of a plane."""
-
-    name: str
-    x: list[float]
-    y: list[float]
-    loss: list[list[float]]  # [row of y][column of x]
-    zero: tuple[float, float]  # the point nearest to weights that are all 0: decay pulls there
-    unit: float  # distance between weights that lies behind a distance of 1
-
-
 def coarse_to_fine(size: int) -> list[tuple[int, int]]:
     """Points (row, column) of a grid of 2^n + 1 points a side: a coarse grid first, then between."""
     points = itertools.product(range(size), range(size))
@@ -202,18 +190,20 @@ def coarse_to_fine(size: int) -> list[tuple[int, int]]:
 
 def measure_surface(
     name: str, measured: NetOnText, plane: Plane, x: list[float], y: list[float], kept: Kept
-) -> Surface:
-    """The loss at all points of a grid; those that `kept` knows are not computed again."""
+) -> dict[str, Any]:
+    """The loss at all points of a grid, as [row of y][column of x].
 
-    def loss_at(*place: float) -> float:
-        return measured.loss(plane.at(*place))
-
+    Points that `kept` knows are not computed again. `zero` is the point nearest to weights that are
+    all 0, to which decay pulls; `unit` is the distance between weights behind a distance of 1.
+    """
     loss = [[math.nan] * len(x) for _ in y]
     points = tqdm(coarse_to_fine(len(x)), f"loss on the plane: {name}", mininterval=1)
     for count, (row, column) in enumerate(points):
-        place = f"{name}: {x[column]:.9g}, {y[row]:.9g}"
-        loss[row][column] = kept.get(place, loss_at, x[column], y[row])
+        u, v = x[column], y[row]
+        place = f"{name}: {u:.9g}, {v:.9g}"
+        loss[row][column] = kept.get(place, lambda u=u, v=v: measured.loss(plane.at(u, v)))
         if count % SAVE_EVERY == 0:
             kept.save()
     kept.save()
-    return Surface(name, x, y, loss, plane.place(torch.zeros_like(plane.origin)), plane.unit)
+    zero = plane.place(torch.zeros_like(plane.origin))
+    return {"name": name, "x": x, "y": y, "loss": loss, "zero": zero, "unit": plane.unit}

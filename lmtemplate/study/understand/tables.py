@@ -11,6 +11,7 @@ from lmtemplate.study.show.page import NONE
 
 LINE_WIDTH = 110  # characters of a sentence in the terminal
 Row = Mapping[str, Any]  # head of a column -> value
+Found = dict[str, Any]  # all that a verb has found, as `--json` prints it
 
 
 class TextTable(NamedTuple):
@@ -47,7 +48,7 @@ def cell(value: Any) -> str:
     return ", ".join(map(cell, value))
 
 
-def table_of(rows: Iterable[Row]) -> TextTable:
+def as_table(rows: Iterable[Row]) -> TextTable:
     """One column for each key of the rows; where a row lacks it, nothing stands there."""
     known = [*rows]
     keys = [*dict.fromkeys(key for row in known for key in row)]

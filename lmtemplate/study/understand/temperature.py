@@ -1,11 +1,8 @@
 """A run and a prompt -> the next token at each temperature, and whether its probabilities hold."""
 
-import dataclasses
 import html
 import json as json_text
-import textwrap
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from math import exp
 from pathlib import Path
 from typing import Any
@@ -17,38 +14,15 @@ from lmtemplate.errors import ConfigError, UserError
 from lmtemplate.generate import check_draw, encode_prompt, logits_to_probs
 from lmtemplate.run_dir import write_text
 from lmtemplate.study.diagnose.artifacts import Model, open_model, open_run_corpus
-from lmtemplate.study.show.page import NONE, number, plot_html, render, style_figure
+from lmtemplate.study.show.page import plot_html, render, style_figure
 from lmtemplate.study.show.plots import INK, SERIES
 from lmtemplate.study.understand.snapshots import continuation
-from lmtemplate.study.understand.text_losses import Calibration, calibrate, predict_text
+from lmtemplate.study.understand.tables import Found, TextTable, as_lines, as_table
+from lmtemplate.study.understand.text_losses import calibrate, predict_text
 
 SHOWN_TEMPERATURES = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
 LISTED = 12  # the likeliest next tokens that are shown
 CALIBRATED_TOKENS = 16_384  # validation tokens whose predictions are looked at
-
-
-@dataclass(frozen=True)
-class AtTemperature:
-    """What one temperature does. Entropy and loss are in nats."""
-
-    temperature: float
-    entropy: float  # of the next token after the prompt
-    probabilities: list[float]  # of the listed tokens
-    sample: str
-    val_loss: float | None = None
-    calibration: Calibration | None = None
-
-
-@dataclass(frozen=True)
-class Temperatures:
-    """A prompt at all temperatures."""
-
-    prompt: str
-    step: int  # of the checkpoint
-    tokens: list[str]  # the likeliest ones, in quotes
-    temperatures: list[AtTemperature]
-    val_tokens: int = 0
-    missing: str = ""  # why there is no calibration
 
 
 def quoted(tokenizer: Tokenizer, token: int) -> str:
@@ -57,7 +31,7 @@ def quoted(tokenizer: Tokenizer, token: int) -> str:
     return json_text.dumps(text, ensure_ascii=False) if text else f"<{token}>"
 
 
-def heat_prompt(model: Model, prompt: str, max_new_tokens: int, seed: int) -> Temperatures:
+def heat_prompt(model: Model, prompt: str, max_new_tokens: int, seed: int) -> Found:
     """The likeliest tokens after a prompt, and what each temperature makes of them.
 
     Raises ConfigError for a prompt that is longer than the context.
@@ -69,71 +43,55 @@ def heat_prompt(model: Model, prompt: str, max_new_tokens: int, seed: int) -> Te
         raise ConfigError(f"{says}; shorten it")
     with torch.no_grad():
         logits = net(torch.tensor([start], device=next(net.parameters()).device))[0, -1].cpu()
-    listed, temperatures = logits.topk(min(LISTED, len(logits))).indices, list[AtTemperature]()
+    listed, rows = logits.topk(min(LISTED, len(logits))).indices, list[Found]()
     for one in SHOWN_TEMPERATURES:
         likely = logits_to_probs(logits, one)
-        text = continuation(net, tokenizer, prompt, max_new_tokens, temperature=one, seed=seed)
         entropy = torch.special.entr(likely.double()).sum().item()
-        temperatures.append(AtTemperature(one, entropy, likely[listed].tolist(), text))
+        text = continuation(net, tokenizer, prompt, max_new_tokens, temperature=one, seed=seed)
+        row = {"temperature": one, "entropy": entropy, "choices": exp(entropy)}
+        rows.append({**row, "probabilities": likely[listed].tolist(), "sample": text})
     tokens = [quoted(tokenizer, token) for token in listed.tolist()]
-    return Temperatures(prompt, model.step, tokens, temperatures)
+    return {"prompt": prompt, "step": model.step, "tokens": tokens, "temperatures": rows}
 
 
-def add_calibration(found: Temperatures, run: Path, model: Model) -> Temperatures:
-    """The same with what each temperature does to validation text; a reason where that is gone."""
+def add_calibration(found: Found, run: Path, model: Model) -> None:
+    """Add what each temperature does to validation text; a reason where that is gone."""
     size = model.net.block_size
     try:
         inputs, targets, _ = open_run_corpus(run).batch("val", size, CALIBRATED_TOKENS // size + 1)
     except UserError as error:
-        return dataclasses.replace(found, missing=str(error))
+        found["missing"] = str(error)
+        return
     nats, confidence, correct = predict_text(model.net, inputs, targets, SHOWN_TEMPERATURES)
-    temperatures = [
-        dataclasses.replace(one, val_loss=float(loss.mean()), calibration=calibrate(sure, correct))
-        for one, loss, sure in zip(found.temperatures, nats, confidence, strict=True)
-    ]
-    return dataclasses.replace(found, temperatures=temperatures, val_tokens=len(correct))
+    for row, loss, sure in zip(found["temperatures"], nats, confidence, strict=True):
+        row |= {"val_loss": float(loss.mean()), **calibrate(sure, correct)}
+    found["val_tokens"] = len(correct)
 
 
-def temperature_rows(found: Temperatures) -> Iterator[tuple[str, ...]]:
-    """Temperature, entropy, choices; loss, confidence, its error; the likeliest tokens."""
-    for one in found.temperatures:
-        known, shares = one.calibration, zip(found.tokens, one.probabilities, strict=True)
-        yield (
-            f"{one.temperature}",
-            f"{one.entropy:.3f}",
-            f"{exp(one.entropy):,.1f}",
-            number(one.val_loss, ".3f"),
-            f"{known.confidence:.1%}" if known else NONE,
-            f"{known.error:.1%}" if known else NONE,
-            "  ".join(f"{token} {share:.1%}" for token, share in list(shares)[:3]),
-        )
-
-
-TEMPERATURE_HEAD = ("T", "entropy", "choices", "val loss", "expected", "error", "the likeliest")
-
-
-def calibration_words(found: Temperatures) -> str:
-    """What the columns on validation text say, in a sentence."""
-    known = found.temperatures[SHOWN_TEMPERATURES.index(1.0)].calibration
-    if not known:
-        return f"not calibrated: {found.missing}"
-    best = min(found.temperatures, key=lambda one: one.val_loss or 0.0).temperature
-    return (
-        f"Of {found.val_tokens:,} validation tokens, {known.accuracy:.1%} are the likeliest one at "
-        f"every temperature; at 1.0 the net expects {known.confidence:.1%}, and its expected "
-        f"calibration error is {known.error:.1%}. The loss is lowest at temperature {best}."
+def temperature_table(found: Found) -> TextTable:
+    """A row for each temperature; entropy and loss are in nats."""
+    columns = ("temperature", "entropy", "choices", "val_loss", "confidence", "calibration_error")
+    return as_table(
+        {
+            **{name: row[name] for name in columns if name in row},
+            "the_likeliest": [*zip(found["tokens"], row["probabilities"], strict=True)][:3],
+        }
+        for row in found["temperatures"]
     )
 
 
-def temperature_lines(found: Temperatures) -> Iterator[str]:
-    """All that was found, in lines for a person to read."""
-    yield f"the next token after {found.prompt!r} at step {found.step:,}; entropy in nats"
-    for cells in (TEMPERATURE_HEAD, *temperature_rows(found)):
-        yield "".join(f"{cell:>9}" for cell in cells[:-1]) + f"  {cells[-1]}"
-    yield f"\n{textwrap.fill(calibration_words(found), 100)}\n"
-    for one in found.temperatures:
-        text = " ".join(f"{one.temperature}  {found.prompt}{one.sample}".split())
-        yield textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="      ")
+def calibration_words(found: Found) -> str:
+    """What the columns on validation text say, in a sentence."""
+    if "missing" in found:
+        return f"not calibrated: {found['missing']}"
+    known = found["temperatures"][SHOWN_TEMPERATURES.index(1.0)]
+    best = min(found["temperatures"], key=lambda row: row["val_loss"])["temperature"]
+    return (
+        f"Of {found['val_tokens']:,} validation tokens, {known['accuracy']:.1%} are the likeliest "
+        f"one at every temperature; at 1.0 the net expects {known['confidence']:.1%}, and its "
+        f"expected calibration error is {known['calibration_error']:.1%}. The loss is lowest at "
+        f"temperature {best}."
+    )
 
 
 def slider_figure(groups: Sequence[Sequence[dict[str, Any]]], height: int) -> Any:
@@ -153,9 +111,9 @@ def slider_figure(groups: Sequence[Sequence[dict[str, Any]]], height: int) -> An
     return figure
 
 
-def next_figure(found: Temperatures) -> Any:
+def next_figure(found: Found) -> Any:
     """Bars of the likeliest tokens and of all others together, with a slider of temperatures."""
-    labels = [html.escape(token, quote=False) for token in found.tokens]
+    labels = [html.escape(token, quote=False) for token in found["tokens"]]
     look: dict[str, Any] = {
         "type": "bar",
         "x": [*labels, "all others"],
@@ -164,13 +122,15 @@ def next_figure(found: Temperatures) -> Any:
         "textposition": "outside",
         "hovertemplate": "%{x} %{y:.3%}<extra></extra>",
     }
-    shares = ([*p, max(0.0, 1 - sum(p))] for p in (one.probabilities for one in found.temperatures))
+    shares = (
+        [*p, max(0.0, 1 - sum(p))] for p in (row["probabilities"] for row in found["temperatures"])
+    )
     figure = slider_figure([[{**look, "y": y}] for y in shares], 500)
     figure.update_yaxes(range=[0, 1.08], tickformat=".0%")
     return figure
 
 
-def reliability_figure(found: Temperatures) -> Any:
+def reliability_figure(found: Found) -> Any:
     """Share that was right over confidence; a point's area grows with its predictions."""
     dotted = {"mode": "lines", "line": {"color": INK, "dash": "dot"}}
     look: dict[str, Any] = {
@@ -179,10 +139,9 @@ def reliability_figure(found: Temperatures) -> Any:
         "hovertemplate": "expected %{x:.1%}, right %{y:.1%} of %{customdata:,}<extra></extra>",
     }
     groups = []
-    for one in found.temperatures:
-        bins = one.calibration.bins if one.calibration else []
-        counts, sure, right = zip(*(row for row in bins if row[0]), strict=True)
-        sizes = [5 + 40 * (count / found.val_tokens) ** 0.5 for count in counts]
+    for one in found["temperatures"]:
+        counts, sure, right = zip(*(row for row in one["bins"] if row[0]), strict=True)
+        sizes = [5 + 40 * (count / found["val_tokens"]) ** 0.5 for count in counts]
         marker = {"size": sizes, "opacity": 0.8}
         curve = {**look, "x": sure, "y": right, "customdata": counts, "marker": marker}
         groups.append([{**dotted, "x": [0, 1], "y": [0, 1]}, curve])
@@ -215,19 +174,26 @@ def temperature(
     """
     check_draw(max_new_tokens, 1.0, None, None)
     model = open_model(run, checkpoint, allow or ())
-    found = add_calibration(heat_prompt(model, prompt, max_new_tokens, seed), run, model)
+    found = heat_prompt(model, prompt, max_new_tokens, seed)
+    add_calibration(found, run, model)
+    table, says = temperature_table(found), calibration_words(found)
+    samples = as_table(
+        {"T": str(row["temperature"]), "sample": " ".join(f"{prompt}{row['sample']}".split())}
+        for row in found["temperatures"]
+    )
     parts = {
         "found": found,
-        "calibration": calibration_words(found),
-        "rows": [*temperature_rows(found)],
-        "head": TEMPERATURE_HEAD,
-        "samples": [(f"{one.temperature}", prompt + one.sample) for one in found.temperatures],
+        "calibration": says,
+        "temperatures": table,
+        "samples": samples,
         "next": plot_html(next_figure(found)),
-        "reliability": "" if found.missing else plot_html(reliability_figure(found)),
+        "reliability": "" if "missing" in found else plot_html(reliability_figure(found)),
     }
     page = run / "temperature.html"
     write_text(page, render("temperature", f"{run.resolve().name}: temperature", parts))
     if json:
-        print(json_text.dumps(dataclasses.asdict(found), indent=2, allow_nan=False))
-    else:
-        print(*temperature_lines(found), f"\npage: {page}", sep="\n")
+        print(json_text.dumps(found, indent=2, allow_nan=False))
+        return
+    title = f"the next token after {prompt!r} at step {found['step']:,}; entropy in nats"
+    print(as_lines(title, [says], {"The next token": table, "Samples": samples}))
+    print(f"\npage: {page}")

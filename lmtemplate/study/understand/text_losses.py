@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from lmtemplate.record import Floats
 LOGITS_AT_ONCE = 2**24  # floats in one forward pass
 BEGINNING = 8  # tokens of a document that stand for its name
 BINS = 10  # of confidence, equally wide
-Row = dict[str, Any]
 
 
 def split_text(net: LanguageModel, inputs: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -50,28 +48,22 @@ def predict_text(
     return tuple(of.double().cpu().numpy() for of in (losses, confidence, correct))  # type: ignore[return-value]
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """Predictions by their confidence, which is the probability of the likeliest token."""
+def calibrate(confidence: Floats, correct: Floats) -> dict[str, Any]:
+    """(N,) probabilities of the likeliest tokens, (N,) whether they came -> their agreement.
 
-    accuracy: float
-    confidence: float  # mean
-    error: float  # expected calibration error (Guo et al. 2017, equation 3)
-    bins: list[tuple[int, float, float]]  # BINS of: predictions, mean confidence, share right
-
-
-def calibrate(confidence: Floats, correct: Floats) -> Calibration:
-    """(N,) probabilities of the likeliest tokens, (N,) whether they came -> their agreement."""
+    The error is the expected calibration error (Guo et al. 2017, equation 3); a bin of confidence
+    has its number of predictions, their mean confidence, the share that was right.
+    """
     which = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     counts = np.bincount(which, minlength=BINS)
     sure, right = (np.bincount(which, of, BINS) for of in (confidence, 1.0 * correct))
     means = [(total / np.maximum(counts, 1)).tolist() for total in (sure, right)]
-    return Calibration(
-        accuracy=float(correct.mean()),
-        confidence=float(confidence.mean()),
-        error=float(np.abs(right - sure).sum() / len(confidence)),
-        bins=list(zip(counts.tolist(), *means, strict=True)),
-    )
+    return {
+        "accuracy": float(correct.mean()),
+        "confidence": float(confidence.mean()),
+        "calibration_error": float(np.abs(right - sure).sum() / len(confidence)),
+        "bins": list(zip(counts.tolist(), *means, strict=True)),
+    }
 
 
 def text_nats(net: LanguageModel, inputs: Tensor, targets: Tensor) -> Floats:
@@ -86,7 +78,9 @@ def by_position(nats: Floats) -> list[float]:
     return list(np.nanmean(nats[:, ~np.isnan(nats).all(0)], 0).tolist())
 
 
-def grouped(nats: Floats, targets: Ints, groups: Ints, token_bytes: Ints) -> dict[int, Row]:
+def grouped(
+    nats: Floats, targets: Ints, groups: Ints, token_bytes: Ints
+) -> dict[int, dict[str, Any]]:
     """(P,) each -> group -> its tokens, nats per token, bits per byte (none where it has no text)."""
     tokens, total = np.bincount(groups), np.bincount(groups, nats)
     bits, size = total / math.log(2), np.bincount(groups, token_bytes[targets])
@@ -106,7 +100,7 @@ def by_document(
     targets: Tensor,
     tokenizer: Tokenizer,
     sources: Sequence[tuple[str, int]],
-) -> tuple[list[Row], list[Row]]:
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(N, T) of consecutive sequences -> documents in their order, and where these come from.
 
     An end-of-text counts to its own document. `sources` are those of `Shards`: names, and how many

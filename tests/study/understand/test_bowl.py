@@ -1,7 +1,6 @@
 """The page without a run: formulas against closed forms, its bytes, a browser without network."""
 
 import json
-import math
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -141,12 +140,10 @@ def test_the_sliders_begin_at_the_settings_that_the_text_speaks_of(data: Any, ht
     values = {
         "rate": [*data["paths"]],
         "warmup": [*data["schedules"]],
-        "trained": [*range(len(data["words"]["trained"]))],
-        "heat": [*data["words"]["heated"]],
     }
     assert {name: len(values[name]) - 1 for name in values} == {n: int(m) for n, m, _ in opening}
     at_first = {name: values[name][int(value)] for name, _, value in opening}
-    assert at_first == {"rate": "0.030", "warmup": "100", "trained": 0, "heat": "1.0"}
+    assert at_first == {"rate": "0.030", "warmup": "100"}
 
 
 @pytest.mark.slow
@@ -178,23 +175,6 @@ def test_every_shape_of_schedule_is_drawn_as_it_is_computed(data: Any) -> None:
     cosine = schedules.WarmupCosine(warmup_steps=100)
     expected = [cosine.factor(step, study.RUN_STEPS) for step in data["run_steps"]]
     assert drawn["WarmupCosine"] == pytest.approx(expected, abs=1e-4)
-
-
-@pytest.mark.slow
-def test_the_next_word_s_loss_falls_from_minus_the_log_of_its_share(data: Any) -> None:
-    guess = torch.tensor(study.GUESS, dtype=torch.float64).log()
-    assert study.word_loss(guess).item() == pytest.approx(1.61, abs=0.005)  # -ln 0.2
-    losses = data["words"]["losses"]
-    assert losses[0] == pytest.approx(-math.log(0.2), abs=1e-5)
-    assert losses[-1] < 0.105
-    assert losses == sorted(losses, reverse=True)
-
-
-@pytest.mark.slow
-def test_temperature_is_a_power_of_the_probabilities(data: Any) -> None:
-    for heat, shares in data["words"]["heated"].items():
-        powers = [share ** (1 / float(heat)) for share in study.GUESS]
-        assert shares == pytest.approx([power / sum(powers) for power in powers], abs=1e-5)
 
 
 @pytest.mark.slow

@@ -14,8 +14,7 @@ from lmtemplate.optimizers import OptimizerRecipe
 from lmtemplate.study.show.page import render
 from lmtemplate.study.understand import landscape as study
 from lmtemplate.study.understand.bowl import OPTIMIZERS, bowl_parts
-from lmtemplate.study.understand.path import Landscape, SnapshotFigures
-from lmtemplate.study.understand.surface import Surface
+from lmtemplate.study.understand.tables import as_table
 from tests.browser import needs_browser, open_offline
 from tests.conftest import Command
 from tests.study.show.test_page import Elements, loads
@@ -36,15 +35,26 @@ def rough(place: Tensor) -> Tensor:
     return torch.sin(4 * x) * torch.cos(3 * y) + 2 * x**2 + y**2 + 0.3 * torch.sin(9 * x * y) + 3
 
 
-def sampled(name: str, loss: Any) -> Surface:
+def sampled(name: str, loss: Any) -> dict[str, Any]:
     x, y = torch.meshgrid(PLACES, PLACES, indexing="xy")
     values = loss(torch.stack([x, y], -1)).tolist()
-    return Surface(name, PLACES.tolist(), PLACES.tolist(), values, ZERO, 50.0)
+    grid = {"x": PLACES.tolist(), "y": PLACES.tolist(), "loss": values}
+    return {"name": name, **grid, "zero": ZERO, "unit": 50.0}
 
 
-def invented() -> Landscape:
+def invented() -> dict[str, Any]:
     snapshots = [
-        SnapshotFigures(step, x, y, 0.1, loss, loss, sharp, 0.1, 2 / sharp if sharp > 0 else None)
+        {
+            "step": step,
+            "x": x,
+            "y": y,
+            "off_plane": 0.1,
+            "loss": loss,
+            "loss_on_plane": loss,
+            "sharpness": sharp,
+            "sharpness_error": 0.1,
+            "largest_stable_rate": 2 / sharp if sharp > 0 else None,
+        }
         for step, x, y, loss, sharp in (
             (0, *START, 4.0, -1.0),
             (1, 0, 0.2, 3.0, 8),
@@ -53,7 +63,16 @@ def invented() -> Landscape:
     ]
     surfaces = [sampled("quadratic", quadratic), sampled("rough", rough)]
     texts = {0: "</script>zxq", 1: "The then", 9: "The people"}
-    return Landscape((0, 9, None), 9, 0.5, 4, 64, snapshots, surfaces, texts)
+    return {
+        "through": (0, 9, None),
+        "best": 9,
+        "share_in_plane": 0.5,
+        "windows": 4,
+        "tokens": 64,
+        "snapshots": snapshots,
+        "surfaces": surfaces,
+        "texts": texts,
+    }
 
 
 # Everything that a hand would do, and what is then to be seen.
@@ -124,7 +143,9 @@ use();
 def used(folder: Path, *flags: str) -> dict[str, Any]:
     """What HAND has seen of the page in a browser; fails where the console has an error."""
     page, picture = folder / "page.html", folder / "page.png"
-    parts = {**bowl_parts(), "run": "<b>run", "found": study.surface_data(invented())}
+    found = invented()
+    parts = {**bowl_parts(), "run": "<b>run", "found": study.surface_data(found)}
+    parts["snapshots"] = as_table(found["snapshots"])
     numbers = {"START": [*START], "ZERO": [*ZERO], "STEPS": STEPS}
     numbers |= {"ROUGH_RATE": ROUGH_RATE, "RATE": RATE}
     script = HAND
@@ -136,9 +157,9 @@ def used(folder: Path, *flags: str) -> dict[str, Any]:
     lines = open_offline(page, picture, *flags)
     assert [line for line in lines if "rror" in line] == []
     (said,) = (line for line in lines if '"SEEN ' in line)
-    found = re.search(r'"SEEN (.*)", source:', said)
-    assert found is not None
-    seen: dict[str, Any] = json.loads(found[1])
+    match = re.search(r'"SEEN (.*)", source:', said)
+    assert match is not None
+    seen: dict[str, Any] = json.loads(match[1])
     return seen
 
 
@@ -273,7 +294,7 @@ def test_a_runs_page_has_all_that_is_printed_as_json(run: Path, command: Command
     assert Elements(html).count("script") == 2
     assert len(html) < 6e6
     shown = command("landscape", run, "--grid", 5, "--windows", 2, "--output", run / "other.html")
-    assert "of the way from snapshot to snapshot" in shown.out
+    assert "of the way from snapshot to snapshot" in " ".join(shown.out.split())
     assert (run / "other.html").is_file()
 
 

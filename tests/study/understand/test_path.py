@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def run(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(run: Path) -> study.Landscape:
+def found(run: Path) -> dict[str, Any]:
     return study.explore(run, GRID, WINDOWS, "ab")
 
 
@@ -50,85 +51,85 @@ def loss_of(path: Path, corpus: Path) -> float:
 
 @pytest.mark.slow
 def test_at_the_corners_of_the_plane_the_loss_is_the_checkpoints_own(
-    run: Path, corpus: Path, found: study.Landscape
+    run: Path, corpus: Path, found: dict[str, Any]
 ) -> None:
-    files, at = snapshot_files(run), {s.step: s for s in found.snapshots}
-    for step in found.through:
+    files, at = snapshot_files(run), {s["step"]: s for s in found["snapshots"]}
+    for step in found["through"]:
         assert step is not None
         own = loss_of(files[step], corpus)
-        assert at[step].off_plane < 1e-3
-        assert at[step].loss == pytest.approx(own, abs=1e-5)
-        assert at[step].loss_on_plane == pytest.approx(own, abs=1e-5)
-    assert found.tokens == 16 * WINDOWS
+        assert at[step]["off_plane"] < 1e-3
+        assert at[step]["loss"] == pytest.approx(own, abs=1e-5)
+        assert at[step]["loss_on_plane"] == pytest.approx(own, abs=1e-5)
+    assert found["tokens"] == 16 * WINDOWS
 
 
 @pytest.mark.slow
 def test_the_plane_goes_through_start_best_and_end_of_the_path(
-    run: Path, found: study.Landscape
+    run: Path, found: dict[str, Any]
 ) -> None:
     best = study.open_model(run).step
-    assert (found.through[0], found.best) == (0, best)
-    assert found.through[1] == best
-    assert found.through[2] == 12 or best == 12
-    at = {s.step: s for s in found.snapshots}
-    assert (at[0].x, at[0].y) == pytest.approx((0, 0), abs=1e-5)
-    assert (at[best].x, at[best].y) == pytest.approx((1, 0), abs=1e-5)
+    assert (found["through"][0], found["best"]) == (0, best)
+    assert found["through"][1] == best
+    assert found["through"][2] == 12 or best == 12
+    at = {s["step"]: s for s in found["snapshots"]}
+    assert (at[0]["x"], at[0]["y"]) == pytest.approx((0, 0), abs=1e-5)
+    assert (at[best]["x"], at[best]["y"]) == pytest.approx((1, 0), abs=1e-5)
 
 
 @pytest.mark.slow
-def test_snapshots_lie_where_linear_algebra_puts_them(run: Path, found: study.Landscape) -> None:
+def test_snapshots_lie_where_linear_algebra_puts_them(run: Path, found: dict[str, Any]) -> None:
     files = snapshot_files(run)
-    assert [s.step for s in found.snapshots] == [*files]
-    first, second, third = (vector(files[step or 0]) for step in found.through)
+    assert [s["step"] for s in found["snapshots"]] == [*files]
+    first, second, third = (vector(files[step or 0]) for step in found["through"])
     axes = torch.linalg.qr(torch.stack([second - first, third - first], 1)).Q
     unit = (second - first).norm()
-    assert found.surfaces[0].unit == pytest.approx(unit.item(), rel=1e-5)
+    assert found["surfaces"][0]["unit"] == pytest.approx(unit.item(), rel=1e-5)
     inside = whole = 0.0
     before = first
-    for snapshot in found.snapshots:
-        weights = vector(files[snapshot.step])
+    for snapshot in found["snapshots"]:
+        weights = vector(files[snapshot["step"]])
         way = weights - first
         off = (way - axes @ (axes.T @ way)).norm() / unit
-        assert snapshot.off_plane == pytest.approx(off.item(), abs=1e-3)
+        assert snapshot["off_plane"] == pytest.approx(off.item(), abs=1e-3)
         inside += (axes.T @ (weights - before)).norm().item()
         whole += (weights - before).norm().item()
         before = weights
-    assert found.share_in_plane == pytest.approx(inside / whole, abs=1e-4)
-    assert 0 < found.share_in_plane < 1
+    assert found["share_in_plane"] == pytest.approx(inside / whole, abs=1e-4)
+    assert 0 < found["share_in_plane"] < 1
 
 
 @pytest.mark.slow
-def test_both_maps_hold_what_is_drawn_on_them(found: study.Landscape) -> None:
-    path, around = found.surfaces
-    assert min(path.x) < min(s.x for s in found.snapshots)
-    assert max(path.y) > max(s.y for s in found.snapshots)
-    assert path.x[1] - path.x[0] == pytest.approx(path.y[1] - path.y[0], abs=1e-4)
-    assert (len(path.x), len(path.loss), len(path.loss[0])) == (GRID, GRID, GRID)
-    best = next(s for s in found.snapshots if s.step == found.best)
-    middle = len(around.x) // 2
-    assert around.loss[middle][middle] == pytest.approx(best.loss, abs=1e-5)
+def test_both_maps_hold_what_is_drawn_on_them(found: dict[str, Any]) -> None:
+    path, around = found["surfaces"]
+    assert min(path["x"]) < min(s["x"] for s in found["snapshots"])
+    assert max(path["y"]) > max(s["y"] for s in found["snapshots"])
+    assert path["x"][1] - path["x"][0] == pytest.approx(path["y"][1] - path["y"][0], abs=1e-4)
+    assert (len(path["x"]), len(path["loss"]), len(path["loss"][0])) == (GRID, GRID, GRID)
+    best = next(s for s in found["snapshots"] if s["step"] == found["best"])
+    middle = len(around["x"]) // 2
+    assert around["loss"][middle][middle] == pytest.approx(best["loss"], abs=1e-5)
 
 
 @pytest.mark.slow
-def test_decay_pulls_towards_the_weights_that_are_all_0(run: Path, found: study.Landscape) -> None:
+def test_decay_pulls_towards_the_weights_that_are_all_0(run: Path, found: dict[str, Any]) -> None:
     files = snapshot_files(run)
-    first, second = (vector(files[step or 0]) for step in found.through[:2])
+    first, second = (vector(files[step or 0]) for step in found["through"][:2])
     line = (second - first) / (second - first).norm() ** 2
-    assert found.surfaces[0].zero[0] == pytest.approx(-(first @ line).item(), abs=1e-4)
+    assert found["surfaces"][0]["zero"][0] == pytest.approx(-(first @ line).item(), abs=1e-4)
 
 
 @pytest.mark.slow
 def test_each_snapshot_writes_what_generate_writes_with_it(
-    run: Path, found: study.Landscape, command: Command
+    run: Path, found: dict[str, Any], command: Command
 ) -> None:
     path = snapshot_files(run)[4]
     words = ("--prompt", "ab", "--max_new_tokens", study.TEXT_TOKENS, "--checkpoint", path)
-    assert command("generate", run, *words).out == f"{found.texts[4]}\n"
+    assert command("generate", run, *words).out == f"{found['texts'][4]}\n"
 
 
 @pytest.mark.slow
 def test_a_second_look_computes_no_loss_again(
-    run: Path, found: study.Landscape, monkeypatch: pytest.MonkeyPatch
+    run: Path, found: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("loss", "sharpness"):
         monkeypatch.setattr(NetOnText, name, None)
@@ -149,8 +150,8 @@ def only(finished: Path, folder: Path, *steps: int) -> Path:
 @pytest.mark.slow
 def test_two_snapshots_and_a_random_direction_make_a_plane(finished: Path, tmp_path: Path) -> None:
     found = study.explore(only(finished, tmp_path, 0, 12), 5, 1, "")
-    assert found.through == (0, 12, None)
-    assert found.share_in_plane == pytest.approx(1, abs=1e-4)
+    assert found["through"] == (0, 12, None)
+    assert found["share_in_plane"] == pytest.approx(1, abs=1e-4)
 
 
 def test_one_snapshot_is_too_few(finished: Path, tmp_path: Path) -> None:

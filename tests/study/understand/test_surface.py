@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,7 +160,7 @@ def test_a_loss_that_is_kept_is_not_computed_again(small: study.NetOnText, tmp_p
 
     small.loss = watch  # type: ignore[method-assign]
 
-    def surface(size: int, depends: str) -> study.Surface:
+    def surface(size: int, depends: str) -> dict[str, Any]:
         places = np.linspace(-1, 1, size).tolist()
         kept = study.Kept(tmp_path / "numbers.json", {"weights": depends})
         plane = study.Plane(origin, axes)
@@ -169,8 +170,8 @@ def test_a_loss_that_is_kept_is_not_computed_again(small: study.NetOnText, tmp_p
     assert (len(asked), again) == (9, coarse)
     fine = surface(5, "one")
     assert len(asked) == 25
-    assert [row[::2] for row in fine.loss[::2]] == coarse.loss
-    assert fine.loss[2][2] == pytest.approx(measure(origin), rel=1e-6)
+    assert [row[::2] for row in fine["loss"][::2]] == coarse["loss"]
+    assert fine["loss"][2][2] == pytest.approx(measure(origin), rel=1e-6)
     surface(3, "other weights")
     assert len(asked) == 25 + 9
 

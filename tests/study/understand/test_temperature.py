@@ -33,17 +33,17 @@ def test_one_is_the_softmax_zero_is_the_argmax_and_entropy_rises_between(
     found = verb.heat_prompt(model, "You", 4, 1)
     logits = model.net(torch.tensor([[*b"You"]]))[0, -1].detach().double().numpy()
     softmax = np.exp(logits) / np.exp(logits).sum()
-    (one,) = (one for one in found.temperatures if one.temperature == 1.0)
-    assert one.probabilities == pytest.approx(np.sort(softmax)[::-1][: verb.LISTED], rel=1e-5)
-    assert one.entropy == pytest.approx(-(softmax * np.log(softmax)).sum(), rel=1e-5)
-    coldest = found.temperatures[0]
-    assert (coldest.probabilities[0], coldest.entropy) == (1.0, 0.0)
-    assert found.tokens[0] == verb.quoted(model.tokenizer, int(logits.argmax()))
-    assert (np.diff([one.entropy for one in found.temperatures]) > 0).all()
+    (one,) = (one for one in found["temperatures"] if one["temperature"] == 1.0)
+    assert one["probabilities"] == pytest.approx(np.sort(softmax)[::-1][: verb.LISTED], rel=1e-5)
+    assert one["entropy"] == pytest.approx(-(softmax * np.log(softmax)).sum(), rel=1e-5)
+    coldest = found["temperatures"][0]
+    assert (coldest["probabilities"][0], coldest["entropy"]) == (1.0, 0.0)
+    assert found["tokens"][0] == verb.quoted(model.tokenizer, int(logits.argmax()))
+    assert (np.diff([one["entropy"] for one in found["temperatures"]]) > 0).all()
     greedy = [*b"You"]
     for _ in range(4):
         greedy.append(int(model.net(torch.tensor([greedy]))[0, -1].argmax()))
-    assert coldest.sample == model.tokenizer.decode(greedy[3:])
+    assert coldest["sample"] == model.tokenizer.decode(greedy[3:])
 
 
 def test_what_a_run_shows_is_its_own_loss_and_its_page_opens(

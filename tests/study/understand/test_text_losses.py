@@ -67,17 +67,21 @@ def test_a_made_up_predictor_is_as_wrong_as_it_was_made(share: float) -> None:
     random = np.random.default_rng(0)
     confidence = random.random(200_000)
     found = calibrate(confidence, random.random(200_000) < share * confidence)
-    assert found.error == pytest.approx((1 - share) / 2, abs=0.005)  # the mean confidence is 1/2
-    assert found.confidence == pytest.approx(0.5, abs=0.005)
-    assert found.accuracy == pytest.approx(share / 2, abs=0.005)
+    assert found["calibration_error"] == pytest.approx(
+        (1 - share) / 2, abs=0.005
+    )  # the mean confidence is 1/2
+    assert found["confidence"] == pytest.approx(0.5, abs=0.005)
+    assert found["accuracy"] == pytest.approx(share / 2, abs=0.005)
 
 
 def test_each_bin_holds_its_predictions() -> None:
     found = calibrate(np.array([0.05, 0.91, 0.99, 1.0]), np.array([True, True, False, True]))
-    assert found.bins[0] == (1, 0.05, 1.0)
-    assert found.bins[-1] == (3, pytest.approx(2.9 / 3), pytest.approx(2 / 3))
-    assert {one[0] for one in found.bins[1:-1]} == {0}
-    assert found.error == pytest.approx((0.95 + 0.9) / 4)  # by hand: |1 - 0.05| and |2 - 2.9|
+    assert found["bins"][0] == (1, 0.05, 1.0)
+    assert found["bins"][-1] == (3, pytest.approx(2.9 / 3), pytest.approx(2 / 3))
+    assert {one[0] for one in found["bins"][1:-1]} == {0}
+    assert found["calibration_error"] == pytest.approx(
+        (0.95 + 0.9) / 4
+    )  # by hand: |1 - 0.05| and |2 - 2.9|
 
 
 def test_predictions_are_torchs_own_and_targets_without_loss_are_left_out() -> None:
