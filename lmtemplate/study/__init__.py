@@ -37,6 +37,12 @@ VERBS = {
     "ledger": (f"{_HERE}.experiments.ledger", "ledger", "FOLDER: its runs, what each changed"),
     "scaling": (f"{_HERE}.experiments.scaling", "scaling", "loss by net and data: a law", True),
     "find-lr": (f"{_HERE}.experiments.find_lr", "find_lr", "a config -> its learning rate", True),
+    "find-batch": (
+        f"{_HERE}.experiments.find_batch",
+        "find_batch",
+        "a config -> the largest micro-batch that fits, tokens/s",
+        True,
+    ),
     "sweep": (f"{_HERE}.experiments.sweep", "sweep", "many runs over settings: the best", True),
     "reproduce": (f"{_HERE}.check.reproduce", "reproduce", "RUN: repeat it, compare bit for bit"),
     "verify": (f"{_HERE}.check.verify", "verify", "PATH: every checksum of a corpus or a run"),

@@ -4,7 +4,6 @@ The folder is all there is: `sweep.json` (the command), `trials.jsonl` (a line a
 one as it ends) and the trials' runs. The same command goes on after any kill.
 """
 
-import argparse
 import json
 import os
 import signal
@@ -24,6 +23,7 @@ from lmtemplate.record import read_lines
 from lmtemplate.study.experiments import space as spaces
 from lmtemplate.study.experiments.space import Sampler, Space, Trial
 from lmtemplate.study.experiments.sweep_results import finish
+from lmtemplate.study.experiments.trial_steps import split_words
 from lmtemplate.study.run_files import command
 from lmtemplate.trainer import quieten
 
@@ -49,20 +49,16 @@ class SweepPlan:
 
 def read_plan(words: list[str], allowed: list[str]) -> tuple[SweepPlan, bool]:
     """The plan, and whether to print JSON. What is no flag of sweep is one of fit."""
-    parser = argparse.ArgumentParser("lmtemplate sweep", exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--over", action="append", default=[], help=f"KEY=SPEC: {spaces.SPEC}")
-    parser.add_argument("--run_dir", help="folder of the sweep")
-    parser.add_argument("--sampler", help="grid (if all is listed), random or tpe (else)")
-    parser.add_argument("--trials", type=int, help=f"of random and tpe, {TRIALS} if not given")
-    parser.add_argument("--jobs", type=int, default=1, help="trials at a time; one for each GPU")
-    parser.add_argument("--sampler_seed", type=int, default=0, help="of random and tpe")
-    parser.add_argument("--prune", action="store_true", help="end trials worse than the median")
-    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
-    parser.epilog = "All other flags are those of lmtemplate fit."
-    try:
-        given, rest = parser.parse_known_args(words)
-    except argparse.ArgumentError as error:
-        raise ConfigError(f"sweep: {error}") from error
+    flags: dict[str, dict[str, Any]] = {
+        "over": {"action": "append", "default": [], "help": f"KEY=SPEC: {spaces.SPEC}"},
+        "run_dir": {"help": "folder of the sweep"},
+        "sampler": {"help": "grid (if all is listed), random or tpe (else)"},
+        "trials": {"type": int, "help": f"of random and tpe, {TRIALS} if not given"},
+        "jobs": {"type": int, "default": 1, "help": "trials at a time; one for each GPU"},
+        "sampler_seed": {"type": int, "default": 0, "help": "of random and tpe"},
+        "prune": {"action": "store_true", "help": "end trials worse than the median"},
+    }
+    given, rest = split_words("sweep", words, flags)
     space = spaces.parse_space(given.over)
     sampler = spaces.choose_sampler(space, given.sampler)
     if not given.run_dir:
