@@ -12,6 +12,7 @@ VERBS = {
         True,
     ),
     "plan": (f"{_HERE}.plan.plan", "plan", "a budget -> model, tokens, batch, rate, a config"),
+    "schema": (f"{_HERE}.plan.schema", "schema", "JSON Schema of configs, for editors"),
     "schedule": (f"{_HERE}.show.schedule", "schedule", "draw a config's learning rate", True),
     "diagnose": (f"{_HERE}.diagnose.diagnose", "diagnose", "RUN: healthy, or what is wrong, why"),
     "summary": (f"{_HERE}.show.summary", "summary", "RUN: its losses and rates in figures"),

@@ -201,7 +201,7 @@ def find_batch(words: list[str], allowed: list[str]) -> None:
     flags: dict[str, dict[str, Any]] = {
         "most": {"type": int, "default": 4096, "help": "sequences that are tried at most"},
         "seconds": {"type": float, "default": 5.0, "help": "a slower step ends the search"},
-        "memory_gb": {"type": float, "help": "limit; 90 % of what is free if not given"},
+        "memory_gb": {"type": float, "help": "limit; 90 %% of what is free if not given"},
     }
     given, rest = split_words("find-batch", words, flags)
     if not (given.most >= 1 and given.seconds > 0 and (given.memory_gb or 1) > 0):
