@@ -25,8 +25,9 @@ from lmtemplate.study.diagnose.ngrams import longest_copy
 from lmtemplate.study.diagnose.probes import AT_ONCE
 from lmtemplate.study.experiments.law import fit_law
 from lmtemplate.study.experiments.scaling_results import Point, Scaling, write_page
-from lmtemplate.study.experiments.sweep import Book, Runner, SweepPlan, end
+from lmtemplate.study.experiments.sweep import Runner, SweepPlan, end
 from lmtemplate.study.experiments.trial_steps import split_words
+from lmtemplate.study.experiments.trials import Book
 from lmtemplate.study.show.page import read_run
 from lmtemplate.study.understand.text_losses import predict_text
 from lmtemplate.trainer import quieten
@@ -120,7 +121,7 @@ def measure_run(run: Path, n_embd: int, steps: int, allowed: Sequence[str]) -> P
 
 def climb(plan: SweepPlan, parameters: int, tokens: int) -> Scaling:
     """Train the ladder; the loss of the largest run is foretold, and written, before it begins."""
-    book = Book(plan.folder)
+    book = Book(plan.folder, plan.points[0])
 
     def train_to(count: int) -> list[Point]:
         Runner(replace(plan, trials=count), book).run()

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,9 +20,10 @@ from lmtemplate import metric_names, run_dir
 from lmtemplate.errors import SIGNALS, ConfigError, LockedError, NumbersError
 from lmtemplate.record import read_lines
 from lmtemplate.study.experiments import space as spaces
-from lmtemplate.study.experiments.space import Sampler, Space, Trial
+from lmtemplate.study.experiments.space import Sampler, Space
 from lmtemplate.study.experiments.sweep_results import finish
 from lmtemplate.study.experiments.trial_steps import split_words
+from lmtemplate.study.experiments.trials import Book, Trial
 from lmtemplate.study.run_files import command
 from lmtemplate.trainer import quieten
 
@@ -108,40 +108,6 @@ def check_same(plan: SweepPlan) -> None:
     run_dir.write_json(path, now)
 
 
-class Book:
-    """trials.jsonl: what has begun and what has ended, one line each, appended at once."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "trials.jsonl"
-        self.lock = threading.Lock()
-        self.trials: list[Trial] = []
-        for line in self._lines():
-            if line["number"] == len(self.trials):
-                self.trials.append(Trial(**line))
-            elif line["number"] < len(self.trials):
-                self.trials[line["number"]] = Trial(**line)
-        for trial in self.trials:
-            trial.losses = {int(step): loss for step, loss in trial.losses.items()}
-
-    def _lines(self) -> Iterator[dict[str, Any]]:
-        if not self.path.exists():
-            return
-        text = self.path.read_text(encoding="utf-8")
-        if not text.endswith("\n"):  # a kill has cut the last line
-            run_dir.write_text(self.path, text := text[: text.rfind("\n") + 1])
-        try:
-            for line in text.splitlines():
-                yield dict(json.loads(line))
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"{self.path} is damaged; name another --run_dir") from error
-
-    def write(self, trial: Trial) -> None:
-        with self.lock, self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(trial)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-
 def next_settings(plan: SweepPlan, trials: list[Trial], number: int) -> dict[str, str]:
     if plan.sampler == "grid":
         return plan.points[number]
@@ -159,8 +125,8 @@ class Runner:
 
     def __init__(self, plan: SweepPlan, book: Book) -> None:
         self.plan, self.book = plan, book
-        self.children: dict[int, subprocess.Popen[str]] = {}  # slot -> process
-        self.is_over = False
+        self.children: dict[int, subprocess.Popen[bytes]] = {}  # slot -> process
+        self.is_over, self.starting = False, threading.Lock()
         self.gpus = 0
         if plan.jobs > 1:
             import torch
@@ -184,9 +150,11 @@ class Runner:
         with log.open("a+", encoding="utf-8", errors="replace") as file:
             allow = [word for name in self.plan.allowed for word in ("--allow", name)]
             words = command("fit", *fit_words(self.plan, trial), *allow)
-            environment = self.environment(slot)
-            child = subprocess.Popen(words, stdout=file, stderr=file, env=environment, text=True)
-            self.children[slot] = child
+            how = {"stdout": file, "stderr": file, "env": self.environment(slot)}
+            with self.starting:  # so that `stop` sees every child
+                if self.is_over:
+                    return SIGNALS["SIGTERM"], "", False
+                child = self.children[slot] = subprocess.Popen(words, **how)  # type: ignore[call-overload]
             while child.poll() is None:
                 time.sleep(POLL_SECONDS)
                 losses = validations(run) if self.plan.prune and not pruned else {}
@@ -221,7 +189,8 @@ class Runner:
 
     def stop(self) -> None:
         """Let the trials save and end; they go on the next time."""
-        self.is_over = True
+        with self.starting:
+            self.is_over = True
         for child in self.children.values():
             if child.poll() is None:
                 child.terminate()
@@ -271,7 +240,7 @@ def sweep(words: list[str], allowed: list[str]) -> None:
     with run_dir.Lock(plan.folder):
         check_first(plan)
         check_same(plan)
-        book = Book(plan.folder)
+        book = Book(plan.folder, plan.space)
         signal.signal(signal.SIGTERM, end)
         Runner(plan, book).run()
         results = finish(plan.folder, plan.space, book.trials, allowed)
