@@ -163,7 +163,9 @@ def train_ours(
         words += ["--trainer.max_steps", steps, "--trainer.val_check_interval", steps]
     _, seconds = run([*words, "--run_dir", folder / name], ROOT, limit)
     record = read_record(folder / name)
-    clock = dict(zip(record.steps.tolist(), record.values[metric_names.TRAINING_SECONDS], strict=True))
+    clock = dict(
+        zip(record.steps.tolist(), record.values[metric_names.TRAINING_SECONDS], strict=True)
+    )
     losses = zip(*(column.tolist() for column in record.validations), strict=True)
     return as_ours([(step, loss, clock[step]) for step, loss in losses], seconds)
 

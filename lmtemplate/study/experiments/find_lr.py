@@ -4,19 +4,16 @@ The range test of Smith (2017, section 3.3): one short training in which the rat
 factor at each step, until the loss explodes. Nothing is written.
 """
 
-import argparse
 import json
 import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
-import torch
 
-from lmtemplate.cli import TrainingCLI, check_settings
-from lmtemplate.data.datamodule import LanguageData
 from lmtemplate.errors import ConfigError
-from lmtemplate.fit import make_plan
 from lmtemplate.record import Floats
+from lmtemplate.study.experiments.trial_steps import TrialSteps, split_words
 from lmtemplate.study.show.plots import text_plot
 
 SMOOTHING = 0.9  # share of the mean so far in the mean of losses
@@ -73,34 +70,18 @@ def judge_rates(rates: Floats, losses: Floats, exploded: bool) -> RangeTest:
     )
 
 
-def range_test(cli: TrainingCLI, low: float, high: float, steps: int) -> RangeTest:
+def range_test(trial: TrialSteps, low: float, high: float, steps: int) -> RangeTest:
     """Train on the config's own batches, the rate growing from `low` to `high`.
 
     All parameter groups grow together: each keeps its ratio to the first.
     """
-    module, data, machine = cli.model, cli.datamodule, cli.machine
-    assert isinstance(data, LanguageData)
-    net = module.net.to(machine.device).train()
-    optimizer = module.recipe.build(net)
-    ratios = [group["lr"] / optimizer.param_groups[0]["lr"] for group in optimizer.param_groups]
-    dtype = machine.autocast
-    loader, rates, losses = iter(data.train_dataloader()), np.geomspace(low, high, steps), []
-    clip, exploded = cli.config.trainer.gradient_clip_val, False
+    groups = trial.optimizer.param_groups
+    ratios = [group["lr"] / groups[0]["lr"] for group in groups]
+    rates, losses, exploded = np.geomspace(low, high, steps), list[float](), False
     for rate in rates.tolist():
-        if (batch := next(loader, None)) is None:
-            loader = iter(data.train_dataloader())
-            batch = next(loader)
-        inputs, targets = (part.to(machine.device) for part in batch)
-        for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
+        for group, ratio in zip(groups, ratios, strict=True):
             group["lr"] = rate * ratio
-        with torch.autocast(machine.device.type, dtype=dtype, enabled=dtype is not None):
-            loss, _ = module.objectives(inputs, targets)
-        loss.objective.backward()
-        if clip:
-            torch.nn.utils.clip_grad_norm_(net.parameters(), clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(float(loss.nats / loss.tokens))
+        losses.append(trial.step(*trial.next_batch()))
         if exploded := has_exploded(smooth(np.array(losses))):
             break
     return judge_rates(rates[: len(losses)], np.array(losses), exploded)
@@ -133,20 +114,13 @@ def find_lr(words: list[str], allowed: list[str]) -> None:
         words: of the command line, after the verb: --low, --high, --steps, --json, and those of fit.
         allowed: packages outside lmtemplate whose classes a config may name.
     """
-    parser = argparse.ArgumentParser("lmtemplate find-lr", exit_on_error=False, allow_abbrev=False)
-    parser.epilog = "All other flags are those of lmtemplate fit."
-    parser.add_argument("--low", type=float, default=1e-5, help="first rate")
-    parser.add_argument("--high", type=float, default=10.0, help="last rate")
-    parser.add_argument("--steps", type=int, default=120, help="steps from the first to the last")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    try:
-        given, rest = parser.parse_known_args(words)
-    except argparse.ArgumentError as error:
-        raise ConfigError(f"find-lr: {error}") from error
+    flags: dict[str, dict[str, Any]] = {
+        "low": {"type": float, "default": 1e-5, "help": "first rate"},
+        "high": {"type": float, "default": 10.0, "help": "last rate"},
+        "steps": {"type": int, "default": 120, "help": "steps from the first to the last"},
+    }
+    given, rest = split_words("find-lr", words, flags)
     if not 0 < given.low < given.high < math.inf or given.steps < 10:
         raise ConfigError("find-lr needs 0 < --low < --high, and --steps of 10 or more")
-    cli = TrainingCLI(rest, allowed, "find-lr")
-    cli.datamodule.setup("fit")
-    check_settings(cli, make_plan(cli).steps)
-    test = range_test(cli, given.low, given.high, given.steps)
+    test = range_test(TrialSteps("find-lr", rest, allowed), given.low, given.high, given.steps)
     print(json.dumps(asdict(test)) if given.json else describe_test(test, "model.optimizer.lr"))

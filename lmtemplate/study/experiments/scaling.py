@@ -4,7 +4,6 @@ The ladder has narrower nets and shorter runs than the largest one. The law is f
 that run, says its loss before it is made, and is then held against it.
 """
 
-import argparse
 import json
 import signal
 import sys
@@ -26,7 +25,9 @@ from lmtemplate.study.diagnose.ngrams import longest_copy
 from lmtemplate.study.diagnose.probes import AT_ONCE
 from lmtemplate.study.experiments.law import fit_law
 from lmtemplate.study.experiments.scaling_results import Point, Scaling, write_page
-from lmtemplate.study.experiments.sweep import Book, Runner, SweepPlan, end
+from lmtemplate.study.experiments.sweep import Runner, SweepPlan, end
+from lmtemplate.study.experiments.trial_steps import split_words
+from lmtemplate.study.experiments.trials import Book
 from lmtemplate.study.show.page import read_run
 from lmtemplate.study.understand.text_losses import predict_text
 
@@ -119,7 +120,7 @@ def measure_run(run: Path, n_embd: int, steps: int, allowed: Sequence[str]) -> P
 
 def climb(plan: SweepPlan, parameters: int, tokens: int) -> Scaling:
     """Train the ladder; the loss of the largest run is foretold, and written, before it begins."""
-    book = Book(plan.folder)
+    book = Book(plan.folder, plan.points[0])
 
     def train_to(count: int) -> list[Point]:
         Runner(replace(plan, trials=count), book).run()
@@ -150,15 +151,11 @@ def scaling(words: list[str], allowed: list[str]) -> None:
         words: of the command line, after the verb: --budget, --run_dir, --json, and those of fit.
         allowed: packages outside lmtemplate whose classes a config may name.
     """
-    parser = argparse.ArgumentParser("lmtemplate scaling", exit_on_error=False, allow_abbrev=False)
-    parser.epilog = "All other flags are those of lmtemplate fit."
-    parser.add_argument("--budget", default="10m", help="time for all runs, as 90s, 10m or 2h")
-    parser.add_argument("--run_dir", help="folder of the runs")
-    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
-    try:
-        given, rest = parser.parse_known_args(words)
-    except argparse.ArgumentError as error:
-        raise ConfigError(f"scaling: {error}") from error
+    flags: dict[str, dict[str, Any]] = {
+        "budget": {"default": "10m", "help": "time for all runs, as 90s, 10m or 2h"},
+        "run_dir": {"help": "folder of the runs"},
+    }
+    given, rest = split_words("scaling", words, flags)
     if not given.run_dir:
         raise ConfigError("scaling needs --run_dir, a folder for its runs")
     seconds, folder = seconds_of(given.budget), Path(given.run_dir).expanduser()

@@ -4,16 +4,16 @@ import itertools
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from lmtemplate.errors import ConfigError
+from lmtemplate.study.experiments.trials import Trial
 
 Sampler = Literal["grid", "random", "tpe"]
 Listed = tuple[str, ...]
-Outcome = Literal["complete", "pruned", "failed"]
 
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
 RANGE = re.compile(rf"({NUMBER})\.\.({NUMBER})(:log)?(?::(\d+))?", re.IGNORECASE)
@@ -39,17 +39,6 @@ class Range:
 
 
 Space = dict[str, Listed | Range]  # key of a setting -> what it may be
-
-
-@dataclass
-class Trial:
-    """One point of a sweep, and what came of it."""
-
-    number: int
-    settings: dict[str, str]  # key -> value, as on the command line
-    state: Outcome | None = None  # None: it still trains
-    loss: float | None = None  # the objective: lower is better
-    losses: dict[int, float] = field(default_factory=dict)  # step -> validation loss
 
 
 def parse_over(text: str) -> tuple[str, Listed | Range]:

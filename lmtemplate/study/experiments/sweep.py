@@ -4,7 +4,6 @@ The folder is all there is: `sweep.json` (the command), `trials.jsonl` (a line a
 one as it ends) and the trials' runs. The same command goes on after any kill.
 """
 
-import argparse
 import json
 import os
 import signal
@@ -12,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,8 +20,10 @@ from lmtemplate import metric_names, run_dir
 from lmtemplate.errors import SIGNALS, ConfigError, LockedError, NumbersError
 from lmtemplate.record import read_lines
 from lmtemplate.study.experiments import space as spaces
-from lmtemplate.study.experiments.space import Sampler, Space, Trial
+from lmtemplate.study.experiments.space import Sampler, Space
 from lmtemplate.study.experiments.sweep_results import finish
+from lmtemplate.study.experiments.trial_steps import split_words
+from lmtemplate.study.experiments.trials import Book, Trial
 from lmtemplate.study.run_files import command
 
 TRIALS = 20  # of a random or tpe search, if none are asked for
@@ -48,20 +48,16 @@ class SweepPlan:
 
 def read_plan(words: list[str], allowed: list[str]) -> tuple[SweepPlan, bool]:
     """The plan, and whether to print JSON. What is no flag of sweep is one of fit."""
-    parser = argparse.ArgumentParser("lmtemplate sweep", exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--over", action="append", default=[], help=f"KEY=SPEC: {spaces.SPEC}")
-    parser.add_argument("--run_dir", help="folder of the sweep")
-    parser.add_argument("--sampler", help="grid (if all is listed), random or tpe (else)")
-    parser.add_argument("--trials", type=int, help=f"of random and tpe, {TRIALS} if not given")
-    parser.add_argument("--jobs", type=int, default=1, help="trials at a time; one for each GPU")
-    parser.add_argument("--sampler_seed", type=int, default=0, help="of random and tpe")
-    parser.add_argument("--prune", action="store_true", help="end trials worse than the median")
-    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
-    parser.epilog = "All other flags are those of lmtemplate fit."
-    try:
-        given, rest = parser.parse_known_args(words)
-    except argparse.ArgumentError as error:
-        raise ConfigError(f"sweep: {error}") from error
+    flags: dict[str, dict[str, Any]] = {
+        "over": {"action": "append", "default": [], "help": f"KEY=SPEC: {spaces.SPEC}"},
+        "run_dir": {"help": "folder of the sweep"},
+        "sampler": {"help": "grid (if all is listed), random or tpe (else)"},
+        "trials": {"type": int, "help": f"of random and tpe, {TRIALS} if not given"},
+        "jobs": {"type": int, "default": 1, "help": "trials at a time; one for each GPU"},
+        "sampler_seed": {"type": int, "default": 0, "help": "of random and tpe"},
+        "prune": {"action": "store_true", "help": "end trials worse than the median"},
+    }
+    given, rest = split_words("sweep", words, flags)
     space = spaces.parse_space(given.over)
     sampler = spaces.choose_sampler(space, given.sampler)
     if not given.run_dir:
@@ -111,40 +107,6 @@ def check_same(plan: SweepPlan) -> None:
     run_dir.write_json(path, now)
 
 
-class Book:
-    """trials.jsonl: what has begun and what has ended, one line each, appended at once."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "trials.jsonl"
-        self.lock = threading.Lock()
-        self.trials: list[Trial] = []
-        for line in self._lines():
-            if line["number"] == len(self.trials):
-                self.trials.append(Trial(**line))
-            elif line["number"] < len(self.trials):
-                self.trials[line["number"]] = Trial(**line)
-        for trial in self.trials:
-            trial.losses = {int(step): loss for step, loss in trial.losses.items()}
-
-    def _lines(self) -> Iterator[dict[str, Any]]:
-        if not self.path.exists():
-            return
-        text = self.path.read_text(encoding="utf-8")
-        if not text.endswith("\n"):  # a kill has cut the last line
-            run_dir.write_text(self.path, text := text[: text.rfind("\n") + 1])
-        try:
-            for line in text.splitlines():
-                yield dict(json.loads(line))
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"{self.path} is damaged; name another --run_dir") from error
-
-    def write(self, trial: Trial) -> None:
-        with self.lock, self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(trial)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-
 def next_settings(plan: SweepPlan, trials: list[Trial], number: int) -> dict[str, str]:
     if plan.sampler == "grid":
         return plan.points[number]
@@ -162,8 +124,8 @@ class Runner:
 
     def __init__(self, plan: SweepPlan, book: Book) -> None:
         self.plan, self.book = plan, book
-        self.children: dict[int, subprocess.Popen[str]] = {}  # slot -> process
-        self.is_over = False
+        self.children: dict[int, subprocess.Popen[bytes]] = {}  # slot -> process
+        self.is_over, self.starting = False, threading.Lock()
         self.gpus = 0
         if plan.jobs > 1:
             import torch
@@ -187,9 +149,11 @@ class Runner:
         with log.open("a+", encoding="utf-8", errors="replace") as file:
             allow = [word for name in self.plan.allowed for word in ("--allow", name)]
             words = command("fit", *fit_words(self.plan, trial), *allow)
-            environment = self.environment(slot)
-            child = subprocess.Popen(words, stdout=file, stderr=file, env=environment, text=True)
-            self.children[slot] = child
+            how = {"stdout": file, "stderr": file, "env": self.environment(slot)}
+            with self.starting:  # so that `stop` sees every child
+                if self.is_over:
+                    return SIGNALS["SIGTERM"], "", False
+                child = self.children[slot] = subprocess.Popen(words, **how)  # type: ignore[call-overload]
             while child.poll() is None:
                 time.sleep(POLL_SECONDS)
                 losses = validations(run) if self.plan.prune and not pruned else {}
@@ -224,7 +188,8 @@ class Runner:
 
     def stop(self) -> None:
         """Let the trials save and end; they go on the next time."""
-        self.is_over = True
+        with self.starting:
+            self.is_over = True
         for child in self.children.values():
             if child.poll() is None:
                 child.terminate()
@@ -273,7 +238,7 @@ def sweep(words: list[str], allowed: list[str]) -> None:
     with run_dir.lock(plan.folder):
         check_first(plan)
         check_same(plan)
-        book = Book(plan.folder)
+        book = Book(plan.folder, plan.space)
         signal.signal(signal.SIGTERM, end)
         Runner(plan, book).run()
         results = finish(plan.folder, plan.space, book.trials, allowed)

@@ -11,7 +11,8 @@ import yaml
 from lmtemplate.cli_classes import to_yaml
 from lmtemplate.errors import CheckpointError
 from lmtemplate.run_dir import write_text
-from lmtemplate.study.experiments.space import Range, Space, Trial, importances, main_effects
+from lmtemplate.study.experiments.space import Range, Space, importances, main_effects
+from lmtemplate.study.experiments.trials import Trial
 from lmtemplate.study.run_files import duration
 from lmtemplate.study.show import page
 from lmtemplate.study.show.compare import verdict_of

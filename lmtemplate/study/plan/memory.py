@@ -110,12 +110,12 @@ def free_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2  # where nothing says more
-    free = 1024 * _number_in("/proc/meminfo", "MemAvailable:", free / 1024)
-    limit = _number_in("/sys/fs/cgroup/memory.max", "", math.inf)
-    return min(free, limit - _number_in("/sys/fs/cgroup/memory.stat", "anon", 0.0))
+    free = 1024 * number_in("/proc/meminfo", "MemAvailable:", free / 1024)
+    limit = number_in("/sys/fs/cgroup/memory.max", "", math.inf)
+    return min(free, limit - number_in("/sys/fs/cgroup/memory.stat", "anon", 0.0))
 
 
-def _number_in(path: str, name: str, default: float) -> float:
+def number_in(path: str, name: str, default: float) -> float:
     """The number behind a name, at the start of a line of one of Linux's files."""
     text = Path(path).read_text(encoding="utf-8") if os.path.isfile(path) else ""
     found = re.search(rf"^{name}\s*(\d+)", text, re.MULTILINE)

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from lmtemplate.errors import ConfigError
 from lmtemplate.record import read_record
-from lmtemplate.study.experiments.sweep import Book, Runner, SweepPlan, check_same, read_plan
+from lmtemplate.study.experiments.sweep import Runner, SweepPlan, check_same, read_plan
+from lmtemplate.study.experiments.trials import Book, Trial
 from tests.conftest import TINY, Command
 
 ROOT = Path(__file__).parents[3]
@@ -83,6 +85,38 @@ def test_a_folder_that_holds_another_sweep_is_refused_and_more_trials_are_not(
     check_same(replace(plan, trials=9, jobs=2))
     with pytest.raises(Exception, match="another space; name another folder"):
         check_same(read_plan(["--over=lr=1,2", f"--run_dir={tmp_path}", "--sampler=random"], [])[0])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"number": 0, "settings": {"lr": "1"}},  # of another sweep
+        {"number": 0, "settings": {"lr": "1", "seed": "1"}, "colour": "red"},
+        {"number": "first", "settings": {"lr": "1", "seed": "1"}},
+        {"settings": {"lr": "1", "seed": "1"}},
+        {"number": 0, "settings": {"lr": "1", "seed": "1"}, "state": "lost"},
+        {"number": 0, "settings": {"lr": "1", "seed": "1"}, "losses": {"first": 1}},
+        ["lr"],
+    ],
+)
+def test_a_file_of_trials_with_other_keys_is_one_line(tmp_path: Path, line: object) -> None:
+    (tmp_path / "trials.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(ConfigError, match=r"trials.jsonl is damaged; name another --run_dir"):
+        Book(tmp_path, plan_of(tmp_path).space)
+
+
+def test_a_trial_that_would_start_after_the_end_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(*_: object, **__: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    runner = Runner(plan_of(tmp_path), Book(tmp_path))
+    runner.stop()
+    trial = Trial(0, {"lr": "1", "seed": "1"})
+    runner.train(trial, 0)
+    assert trial.state is None  # it goes on the next time
 
 
 @pytest.mark.parametrize(
