@@ -131,7 +131,7 @@ CORPORA = (
         "email": ("python:email", 0, "char", None),
     },
     {
-        "grammar-5": ("grammar:9000", 5, "byte", None),
+        "grammar-5": ("grammar:9000", 5, "bpe", 300),
         "sotu": ("sotu-tiny", 0, "bpe", 1000),
         "unittest": ("python:unittest", 0, "bpe", 500),
     },

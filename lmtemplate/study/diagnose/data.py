@@ -7,23 +7,19 @@ from lmtemplate.study.diagnose.finding import Facts, Finding, conclude
 from lmtemplate.study.diagnose.trend import Trend
 
 
-def overlap(trend: Trend, facts: Facts) -> Finding | None:
-    """The validation text stands in the training text."""
-    if facts.overlap_share is None or facts.overlap_share < limit.SHARED:
-        return None
-    says = (
-        f"{facts.overlap_share:.0%} of the validation text stands word for word in the training "
-        "text: validation measures memory."
-    )
-    return conclude("overlap", says, 0, trend.last_step)
-
-
-def repeated_data(trend: Trend, facts: Facts) -> Finding | None:
-    """The training text says the same again and again."""
-    if facts.repeated_share is None or facts.repeated_share < limit.REPEATED:
-        return None
-    says = f"{facts.repeated_share:.0%} of the training text stands in it more than once."
-    return conclude("repeated_data", says, 0, trend.last_step)
+def repeated_text(trend: Trend, facts: Facts) -> Finding | None:
+    """The validation text stands in the training text, or the training text repeats itself."""
+    shared, repeated = facts.overlap_share or 0.0, facts.repeated_share or 0.0
+    if shared >= limit.SHARED:
+        says = (
+            f"{shared:.0%} of the validation text stands word for word in the training text: "
+            "validation measures memory."
+        )
+        return conclude("overlap", says, 0, trend.last_step)
+    if repeated >= limit.REPEATED:
+        says = f"{repeated:.0%} of the training text stands in it more than once."
+        return conclude("repeated_data", says, 0, trend.last_step)
+    return None
 
 
 def _turn(trend: Trend) -> Finding | None:

@@ -28,16 +28,14 @@ def hump(trend: Trend) -> tuple[int, int] | None:
     return (int(above[0]), int(above[-1])) if len(above) else None
 
 
-def began_trained(trend: Trend, facts: Facts) -> bool:
-    """Whether the first loss is no untrained model's: it finds all batches about equally hard."""
+def began_elsewhere(trend: Trend, facts: Facts) -> bool:
+    """Whether the first loss is not that of guessing evenly, so that its fall tells little.
+
+    Where the vocabulary is unknown: an untrained model finds all batches about equally hard.
+    """
     if facts.vocab_size:
-        return trend.start < math.log(facts.vocab_size) - limit.OFF_START
+        return not abs(trend.start - math.log(facts.vocab_size)) < limit.OFF_START
     return trend.begins_late or trend.noise > limit.UNTRAINED_NOISE * trend.start
-
-
-def began_far_above(trend: Trend, facts: Facts) -> bool:
-    """Whether the first loss is far above that of guessing evenly."""
-    return trend.start >= math.log(facts.vocab_size or math.inf) + limit.OFF_START
 
 
 def has_no_warmup(trend: Trend, facts: Facts) -> bool:
@@ -147,8 +145,8 @@ def oscillating(trend: Trend, facts: Facts) -> Finding | None:
 def too_low(trend: Trend, facts: Facts) -> Finding | None:
     """Not even token frequencies were learned, and nothing else explains it."""
     fall, unigram = trend.start - trend.final, facts.unigram_loss
-    if began_trained(trend, facts) or began_far_above(trend, facts):
-        return None  # little was left to learn, or it is still on its way
+    if began_elsewhere(trend, facts):
+        return None
     least = (limit.UNMOVED if facts.vocab_size else limit.UNMOVED_UNKNOWN) * trend.start
     if unigram is not None:
         least = max(least, trend.start - unigram - limit.NEAR_UNIGRAM)
@@ -163,23 +161,19 @@ def too_low(trend: Trend, facts: Facts) -> Finding | None:
     return conclude("learning_rate_too_low", says, trend.first_step, trend.last_step)
 
 
-def is_flat(trend: Trend) -> bool:
-    """Whether the loss has stopped falling by the middle of the run."""
-    fall = trend.start - trend.final
-    return fall > 0 and trend.level(0.45, 0.55) - trend.final < limit.FLAT * fall
-
-
 def flat_at_unigram(trend: Trend, facts: Facts) -> Finding | None:
     """Flat at the unigram loss: wrong targets, or where it is higher or swings, a high rate."""
     unigram, bigram = facts.unigram_loss, facts.bigram_loss
     if unigram is None or bigram is None or unigram - bigram < limit.INFORMATIVE:
         return None
-    if began_far_above(trend, facts):
-        return None  # it is still on its way from there
+    if began_elsewhere(trend, facts):
+        return None
     late, count = trend.level(0.5, 1.0), len(trend.val_loss)
     if count >= limit.VALIDATIONS:
         late = float(np.median(trend.val_loss[count // 2 :]))
-    is_stuck = late >= unigram - limit.NEAR_UNIGRAM and is_flat(trend)
+    fall = trend.start - trend.final
+    is_flat = fall > 0 and trend.level(0.45, 0.55) - trend.final < limit.FLAT * fall
+    is_stuck = is_flat and late >= unigram - limit.NEAR_UNIGRAM
     if not (is_stuck and learns_unigrams(trend, unigram)):
         return None
     first, last = trend.step_at(0.5), trend.last_step
