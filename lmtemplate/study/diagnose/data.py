@@ -86,11 +86,6 @@ def memorising(trend: Trend, facts: Facts) -> Finding | None:
     return conclude("memorising", says, 0, trend.last_step)
 
 
-def fresh_tokens(facts: Facts) -> float | None:
-    """Training tokens read for the first time: those that compute-optimal training counts."""
-    return facts.tokens / max(1.0, facts.passes or 0.0) if facts.tokens else None
-
-
 def gap(trend: Trend, facts: Facts) -> Finding | None:
     """Validation loss minus training loss, at the end."""
     if not len(trend.val_loss):
@@ -103,15 +98,3 @@ def gap(trend: Trend, facts: Facts) -> Finding | None:
         "its training text better than other text."
     )
     return conclude("gap", says, trend.val_steps[-1], trend.last_step)
-
-
-def overtrained(trend: Trend, facts: Facts) -> Finding | None:
-    """Tokens per parameter far beyond the compute-optimal 20."""
-    fresh = fresh_tokens(facts)
-    if not fresh or not facts.parameters or fresh <= limit.MANY_TOKENS * facts.parameters:
-        return None
-    says = (
-        f"{fresh / facts.parameters:,.3g} fresh tokens per parameter; "
-        f"{limit.TOKENS_PER_PARAMETER:.0f} are compute-optimal (Hoffmann et al. 2022)."
-    )
-    return conclude("overtrained", says, 0, trend.last_step)

@@ -6,7 +6,6 @@ import numpy as np
 
 from lmtemplate.study.diagnose import thresholds as limit
 from lmtemplate.study.diagnose import vitals
-from lmtemplate.study.diagnose.data import fresh_tokens
 from lmtemplate.study.diagnose.finding import Facts, Finding, conclude
 from lmtemplate.study.diagnose.trend import Trend, merged, swings
 
@@ -41,7 +40,7 @@ def began_elsewhere(trend: Trend, facts: Facts) -> bool:
 def has_no_warmup(trend: Trend, facts: Facts) -> bool:
     """Whether the learning rate began near its peak."""
     if facts.warmup_steps is not None:
-        return facts.warmup_steps < trend.first_step
+        return facts.warmup_steps < int(trend.steps[0])
     known = trend.rate[~np.isnan(trend.rate)]
     return bool(len(known)) and known[0] >= limit.NO_WARMUP * known.max() > 0
 
@@ -139,7 +138,7 @@ def oscillating(trend: Trend, facts: Facts) -> Finding | None:
         f"the loss oscillates: its peaks add up to {share:.0%} of its whole fall, from "
         f"{trend.start:.2f} to {trend.smooth.min():.2f} nats."
     )
-    return conclude(TOO_HIGH, says, trend.first_step, trend.last_step)
+    return conclude(TOO_HIGH, says, trend.steps[0], trend.last_step)
 
 
 def too_low(trend: Trend, facts: Facts) -> Finding | None:
@@ -158,7 +157,7 @@ def too_low(trend: Trend, facts: Facts) -> Finding | None:
         f"in {trend.last_step:,} steps the training loss falls by only {fall:.2f} nats, from "
         f"{trend.start:.2f} to {trend.final:.2f}{goal}{rate}."
     )
-    return conclude("learning_rate_too_low", says, trend.first_step, trend.last_step)
+    return conclude("learning_rate_too_low", says, trend.steps[0], trend.last_step)
 
 
 def flat_at_unigram(trend: Trend, facts: Facts) -> Finding | None:
@@ -205,9 +204,19 @@ def model_too_small(trend: Trend, facts: Facts) -> Finding | None:
 
 
 def pace(trend: Trend, facts: Facts) -> Finding | None:
-    """The loss has stopped falling, or still falls fast, over the last third."""
+    """More tokens than pay off; or a loss that stands still, or falls fast, over the last third.
+
+    Tokens that are read for the first time are those that compute-optimal training counts.
+    """
     fall, last = trend.start - trend.final, trend.last_step
     late = trend.level(0.6, 0.7) - trend.final
+    optimal = f"({limit.TOKENS_PER_PARAMETER:.0f} are compute-optimal, Hoffmann et al. 2022)"
+    fresh = 0.0  # tokens per parameter
+    if facts.tokens and facts.parameters:
+        fresh = facts.tokens / max(1.0, facts.passes or 0.0) / facts.parameters
+    if fresh > limit.MANY_TOKENS:
+        says = f"{fresh:,.3g} fresh tokens per parameter {optimal}."
+        return conclude("overtrained", says, 0, last)
     if trend.rows < limit.ROWS or fall <= 0:
         return None
     if late <= limit.PLATEAU * fall:
@@ -219,14 +228,10 @@ def pace(trend: Trend, facts: Facts) -> Finding | None:
         return conclude("plateau", says, first, last)
     if late < limit.TOO_SLOW * fall:
         return None
-    first, fresh = trend.step_at(0.65), fresh_tokens(facts)
+    first = trend.step_at(0.65)
     says = (
         f"the training loss still falls by {100 * late / max(1, last - first):.2g} nats per 100 "
         f"steps between steps {first:,} and {last:,} ({fall / last * 100:.2g} over the whole run)"
     )
-    if fresh and facts.parameters:
-        says += (
-            f", after {fresh / facts.parameters:,.2g} fresh tokens per parameter "
-            f"({limit.TOKENS_PER_PARAMETER:.0f} are compute-optimal, Hoffmann et al. 2022)"
-        )
-    return conclude("too_slow", f"{says}.", first, last)
+    after = f", after {fresh:,.2g} fresh tokens per parameter {optimal}" if fresh else ""
+    return conclude("too_slow", f"{says}{after}.", first, last)

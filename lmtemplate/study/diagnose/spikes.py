@@ -41,7 +41,7 @@ def noise(trend: Trend, facts: Facts) -> Finding | None:
         f"{ups.max():.2f} nats, while it falls from {trend.loss[0]:.2f} to {trend.final:.2f}: "
         "normal, since each row reads other text."
     )
-    return conclude("noise", says, trend.first_step, trend.last_step)
+    return conclude("noise", says, trend.steps[0], trend.last_step)
 
 
 def too_short(trend: Trend, facts: Facts) -> Finding | None:
@@ -49,7 +49,7 @@ def too_short(trend: Trend, facts: Facts) -> Finding | None:
     if trend.rows >= limit.ROWS:
         return None
     says = f"{trend.rows} rows are too few to judge a trend; a rise among them may be noise."
-    return conclude("too_short", says, trend.first_step, trend.last_step)
+    return conclude("too_short", says, trend.steps[0], trend.last_step)
 
 
 def level_before(trend: Trend, jump: int) -> float:

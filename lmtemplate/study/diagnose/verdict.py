@@ -1,6 +1,6 @@
 """A run's record and what else is known of it -> a verdict: faults, notes, phases of the curve."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,13 +41,12 @@ OTHERS: tuple[VerdictRule, ...] = (
     spikes.noise,
     clipped,
 )
-# What is said of the pace, by the first that holds, where nothing else comes first.
-PACE_RULES = (data.overtrained, learning_rate.pace)
 # Finding -> others that follow from it, and are not said after it.
 FOLLOWS = {
     "wrong_targets": ("other_tokens",),
     "padding": ("other_tokens",),
     "extreme_setting": ("parameters_not_trained", "clipped"),
+    "standstill": ("parameters_not_trained", "gradients_pile_up"),
 }
 
 
@@ -72,12 +71,6 @@ class Verdict:
         return "too short to judge, and no fault seen" if is_short else "no fault seen"
 
 
-def learns_little(trend: Trend, facts: Facts) -> bool:
-    """Whether the best loss is above what token pairs give."""
-    lowest = min([*trend.val_loss, *trend.smooth])
-    return facts.bigram_loss is not None and lowest > facts.bigram_loss
-
-
 def _without_blame(found: Finding | None, trend: Trend) -> Finding | None:
     """The learning rate is not blamed where steps have a usual size."""
     moved = trend.logged(vitals.UPDATE)[limit.ROWS_OF_ZEROS :]
@@ -92,16 +85,14 @@ def _without_blame(found: Finding | None, trend: Trend) -> Finding | None:
     return found
 
 
-def _first(rules: Iterable[VerdictRule], trend: Trend, facts: Facts) -> Finding | None:
-    """What the first rule that holds has found."""
-    return next(filter(None, (rule(trend, facts) for rule in rules)), None)
-
-
 def _causes(trend: Trend, facts: Facts) -> list[Finding | None]:
     """An extreme setting and bugs, or what the curve shows: these explain it."""
-    curve = _first(CURVE if trend.rows >= limit.ROWS else AT_ANY_LENGTH, trend, facts)
-    is_suspect = curve is not None or learns_little(trend, facts)
-    found = [extreme_setting(trend, facts) if is_suspect else None, *bugs(trend, facts)]
+    rules = CURVE if trend.rows >= limit.ROWS else AT_ANY_LENGTH
+    curve = next(filter(None, (rule(trend, facts) for rule in rules)), None)
+    lowest = min([*trend.val_loss, *trend.smooth])
+    learns_little = facts.bigram_loss is not None and lowest > facts.bigram_loss
+    extreme = extreme_setting(trend, facts) if curve or learns_little else None
+    found = [extreme, *bugs(trend, facts)]
     return found if any(found) else [_without_blame(curve, trend)]
 
 
@@ -118,7 +109,7 @@ def judge(record: Record, facts: Facts) -> Verdict:
             said.setdefault(finding.name, finding)
     is_sound = not any(finding.fault for finding in said.values())
     if trend is not None and is_sound and not {"gap", "rereading"} & said.keys():
-        pace = _first(PACE_RULES, trend, facts)
+        pace = learning_rate.pace(trend, facts)
         said |= {pace.name: pace} if pace else {}
     is_judged = trend is not None and is_sound and trend.rows >= limit.ROWS
     findings = sorted(said.values(), key=lambda finding: not finding.fault)
