@@ -77,20 +77,15 @@ def early_hump(trend: Trend, facts: Facts) -> Finding | None:
         return None
     first, last = trend.steps[found[0]], trend.steps[found[1]]
     highest = float(trend.loss[found[0] : found[1] + 1].max())
-    says = (
-        f"between steps {first:,} and {last:,} the training loss rises to {highest:.2f} nats "
-        f"(it began at {trend.start:.2f})"
-    )
+    says = f"between steps {first:,} and {last:,} the training loss rises to {highest:.2f} nats"
+    says += f"; it began at {trend.start:.2f} and ends at {trend.final:.2f}"
     recovered = trend.final <= trend.start - limit.HUMP and share_of_peaks(trend) <= limit.PEAKS
     is_unusable = is_unusable_rate(trend, facts)
     if recovered and not is_unusable and found[0] == found[1] and highest < trend.start:
         return None  # one row, as a bad batch leaves
     if is_unusable or not has_no_warmup(trend, facts) or not recovered:
-        return conclude(TOO_HIGH, f"{says}, and it ends at {trend.final:.2f}.", first, last)
-    says += (
-        "; the learning rate was at its peak from the first step on, and the run recovered (it "
-        f"ends at {trend.final:.2f})."
-    )
+        return conclude(TOO_HIGH, f"{says}.", first, last)
+    says += ". The learning rate was at its peak from the first step on, and the run recovered."
     return conclude("missing_warmup", says, first, last)
 
 
@@ -100,10 +95,8 @@ def rising(trend: Trend, facts: Facts) -> Finding | None:
     best = min(float(trend.smooth[lowest]), trend.start)
     if trend.final - best <= max(limit.RISE, limit.RISE_NOISE * trend.noise):
         return None
-    says = (
-        f"the training loss rises, from {best:.2f} nats at step {trend.steps[lowest]:,} to "
-        f"{trend.final:.2f} at step {trend.last_step:,} (it began at {trend.start:.2f})."
-    )
+    says = f"the training loss rises, from {best:.2f} nats at step {trend.steps[lowest]:,} to"
+    says += f" {trend.final:.2f} at step {trend.last_step:,}; it began at {trend.start:.2f}."
     return conclude(TOO_HIGH, says, trend.steps[lowest], trend.last_step)
 
 
@@ -119,11 +112,8 @@ def adam_held_at_unigram(trend: Trend, facts: Facts) -> Finding | None:
     if rate <= limit.ADAM_RATE or not is_held:
         return None
     steps = (trend.step_at(first), trend.step_at(last))
-    says = (
-        f"from step {steps[0]:,} to {steps[1]:,} the training loss is {level:.2f} nats, which is "
-        f"as much as token frequencies alone give ({unigram:.2f}), and the learning rate is up to "
-        f"{rate:.2g}"
-    )
+    says = f"from step {steps[0]:,} to {steps[1]:,} the training loss is {level:.2f} nats; token"
+    says += f" frequencies alone give {unigram:.2f}. The learning rate is up to {rate:.2g}"
     if recovered and not is_unusable_rate(trend, facts):
         return conclude("missing_warmup", f"{says} from the first step on.", *steps)
     return conclude(TOO_HIGH, f"{says}.", *steps)
@@ -134,10 +124,7 @@ def oscillating(trend: Trend, facts: Facts) -> Finding | None:
     share = share_of_peaks(trend)
     if share <= limit.PEAKS:
         return None
-    says = (
-        f"the loss oscillates: its peaks add up to {share:.0%} of its whole fall, from "
-        f"{trend.start:.2f} to {trend.smooth.min():.2f} nats."
-    )
+    says = f"the loss oscillates: its peaks add up to {share:.0%} of its whole fall."
     return conclude(TOO_HIGH, says, trend.steps[0], trend.last_step)
 
 
@@ -153,10 +140,8 @@ def too_low(trend: Trend, facts: Facts) -> Finding | None:
         return None
     rate = f"; the learning rate is at most {trend.peak_rate:.2g}" if trend.peak_rate else ""
     goal = "" if unigram is None else f" (token frequencies alone give {unigram:.2f})"
-    says = (
-        f"in {trend.last_step:,} steps the training loss falls by only {fall:.2f} nats, from "
-        f"{trend.start:.2f} to {trend.final:.2f}{goal}{rate}."
-    )
+    says = f"in {trend.last_step:,} steps the training loss falls by only {fall:.2f} nats, to"
+    says += f" {trend.final:.2f}{goal}{rate}."
     return conclude("learning_rate_too_low", says, trend.steps[0], trend.last_step)
 
 
@@ -176,10 +161,8 @@ def flat_at_unigram(trend: Trend, facts: Facts) -> Finding | None:
     if not (is_stuck and learns_unigrams(trend, unigram)):
         return None
     first, last = trend.step_at(0.5), trend.last_step
-    says = (
-        f"from step {first:,} to {last:,} the loss stays at {late:.2f} nats; token frequencies "
-        f"alone give {unigram:.2f}, token pairs {bigram:.2f}"
-    )
+    says = f"from step {first:,} to {last:,} the loss stays at {late:.2f} nats; token frequencies"
+    says += f" alone give {unigram:.2f}, token pairs {bigram:.2f}"
     if late > unigram + limit.NEAR_UNIGRAM or share_of_peaks(trend) > limit.PEAKS:
         return conclude(TOO_HIGH, f"{says}: the steps are too long to learn more.", first, last)
     if last < limit.STEPS_FLAT:
@@ -221,11 +204,8 @@ def pace(trend: Trend, facts: Facts) -> Finding | None:
         return None
     if late <= limit.PLATEAU * fall:
         first = trend.step_at(0.6)
-        says = (
-            f"from step {first:,} to {last:,} the training loss falls by only {late:.2f} nats, of "
-            f"{fall:.2f} in all: converged, or stuck."
-        )
-        return conclude("plateau", says, first, last)
+        says = f"from step {first:,} to {last:,} the training loss falls by only {late:.2f} nats"
+        return conclude("plateau", f"{says} of {fall:.2f}: converged, or stuck.", first, last)
     if late < limit.TOO_SLOW * fall:
         return None
     first = trend.step_at(0.65)

@@ -36,11 +36,8 @@ def noise(trend: Trend, facts: Facts) -> Finding | None:
     ups = rises[rises > 0]
     if not len(ups) or trend.final >= trend.loss[0] or ups.max() > limit.JUMP:
         return None
-    says = (
-        f"{len(ups)} of {len(rises)} times the training loss is above the row before, by up to "
-        f"{ups.max():.2f} nats, while it falls from {trend.loss[0]:.2f} to {trend.final:.2f}: "
-        "normal, since each row reads other text."
-    )
+    says = f"{len(ups)} of {len(rises)} times the training loss is above the row before, by up to"
+    says += f" {ups.max():.2f} nats, while it falls: normal, since each row reads other text."
     return conclude("noise", says, trend.steps[0], trend.last_step)
 
 
@@ -88,13 +85,12 @@ def spike_not_recovered(trend: Trend, facts: Facts) -> Finding | None:
         place = int(np.searchsorted(trend.val_steps, step))  # of the validation after it
         around = trend.val_loss[max(0, place - 1) : place + 1]
         crashed = len(around) < 2 or not place or around[1] > around[0] + limit.RECOVERED
-        says = (
-            f"at step {step:,} the training loss jumps from {before:.2f} to "
-            f"{trend.loss[jump]:.2f} nats, and never comes back: at step {trend.last_step:,} it is "
-            f"{trend.final:.2f}. {'A crashed run.' if crashed else 'Validation does not jump.'}"
-        )
-        name = "spike_not_recovered" if crashed else "training_text_changes"
-        return conclude(name, says, step, trend.last_step)
+        says = f"at step {step:,} the training loss jumps from {before:.2f} to"
+        says += f" {trend.loss[jump]:.2f} nats, and never comes back: it ends at {trend.final:.2f}."
+        if crashed:
+            return conclude("spike_not_recovered", says, step, trend.last_step)
+        says += " Validation does not jump."
+        return conclude("training_text_changes", says, step, trend.last_step)
     return None
 
 
@@ -106,8 +102,6 @@ def spike_recovered(trend: Trend, facts: Facts) -> Finding | None:
         return None
     (jump, end), last = back[0], back[-1][1]
     more = f", the first of {len(back)}" if len(back) > 1 else ""
-    says = (
-        f"at step {trend.steps[jump]:,} the training loss jumps to {trend.loss[jump]:.2f} "
-        f"nats{more}, and is back by step {trend.steps[end]:,}."
-    )
+    says = f"at step {trend.steps[jump]:,} the training loss jumps to {trend.loss[jump]:.2f} nats"
+    says += f"{more}, and is back by step {trend.steps[end]:,}."
     return conclude("spike_recovered", says, trend.steps[jump], trend.steps[last])
