@@ -84,5 +84,8 @@ def gap(trend: Trend, facts: Facts) -> Finding | None:
     size = float(trend.val_loss[-1]) - trend.final if len(trend.val_loss) else 0.0
     if size <= limit.GAP:
         return None
-    says = f"validation ends {size:.2f} nats above training: the model knows its training text"
-    return conclude("gap", f"{says} better than other text.", trend.val_steps[-1], trend.last_step)
+    says = (
+        f"validation ends {size:.2f} nats above training (more than {limit.GAP}): the model knows"
+    )
+    says += " its training text better than other text."
+    return conclude("gap", says, trend.val_steps[-1], trend.last_step)
