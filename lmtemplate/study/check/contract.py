@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models.base import LanguageModel
-from lmtemplate.study.check.environment import Check
-from lmtemplate.study.diagnose.probes import change_from_later_tokens
+from lmtemplate.study.check.environment import Check, judged
+from lmtemplate.study.diagnose.evidence import change_from_later_tokens
 
 SEQUENCES, LONGEST = 2, 64  # sequences, and tokens of each at most
 ROUNDING = 1e-5  # logits that ought to be equal may differ by this share of the largest, or of 10
@@ -30,10 +30,8 @@ def _loss(net: LanguageModel, tokens: Tensor) -> Tensor:
 
 def _same(subject: str, what: str, change: float, largest: float, cause: str) -> Check:
     """Whether logits, of which the largest is given, change by no more than rounding."""
-    text = f"{what} changes logits by {change:.1e} at most"
-    if change <= ROUNDING * max(10.0, largest):  # false for NaN as well
-        return Check("ok", subject, text)
-    return Check("problem", subject, f"{text}: {cause}")
+    is_same = change <= ROUNDING * max(10.0, largest)  # false for NaN as well
+    return judged(is_same, subject, f"{what} changes logits by {change:.1e} at most", cause)
 
 
 def _distance(logits: Tensor, others: Tensor) -> tuple[float, float]:
@@ -45,9 +43,8 @@ def first_loss(net: LanguageModel, tokens: Tensor) -> Check:
     """Whether an untrained net finds all tokens about equally likely."""
     loss, uniform = _loss(net, tokens).item(), torch.tensor(net.vocab_size).log().item()
     text = f"{loss:.2f} nats before training, ln V = {uniform:.2f}"
-    if abs(loss - uniform) <= NATS:
-        return Check("ok", "first loss", text)
-    return Check("problem", "first loss", f"{text}: initial weights of the output are too large")
+    cause = "initial weights of the output are too large"
+    return judged(abs(loss - uniform) <= NATS, "first loss", text, cause)
 
 
 def memorised(net: LanguageModel, tokens: Tensor) -> list[Check]:
@@ -76,12 +73,11 @@ def memorised(net: LanguageModel, tokens: Tensor) -> list[Check]:
                 loss = _loss(net.eval(), tokens).item()
     net.eval()
     text = f"{first:.2f} -> {loss:.2f} nats on {tokens[:, 1:].numel()} tokens in {step} AdamW steps"
-    if loss < SHARE * first:
-        batch = Check("ok", "one batch", text)
-    elif step < MEMORISING_STEPS:
+    if loss >= SHARE * first and step < MEMORISING_STEPS:
         batch = Check("warning", "one batch", f"{text}, more take over {SECONDS:g} s on this CPU")
     else:
-        batch = Check("problem", "one batch", f"{text}: it does not learn what it sees again")
+        cause = "it does not learn what it sees again"
+        batch = judged(loss < SHARE * first, "one batch", text, cause)
     if not without:
         count = sum(1 for _ in net.parameters())
         return [batch, Check("ok", "gradient", f"reaches all {count} parameter tensors")]

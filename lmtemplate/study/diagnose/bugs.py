@@ -16,8 +16,8 @@ from lmtemplate.study.diagnose.trend import Trend, spread
 
 CLIP, CLIPPED_SHARE = "trainer.gradient_clip_val", "optim/clipped_share"
 OPTIMIZER_KEY, NET_KEY = "model.optimizer.init_args.", "model.net.init_args."
-# Key -> the value from which it explains, by itself, that little is learned; what it does then.
-LARGE = {
+# Key -> the bound from which it explains, by itself, that little is learned; what it does then.
+EXTREME = {
     OPTIMIZER_KEY + "eps": (1e-4, "makes steps small"),
     OPTIMIZER_KEY + "adamw_eps": (1e-4, "makes steps small"),
     OPTIMIZER_KEY + "momentum": (0.995, "averages over hundreds of steps"),
@@ -26,15 +26,14 @@ LARGE = {
     NET_KEY + "dropout": (0.5, "hides most of the net"),
     "model.label_smoothing": (0.5, "hides most of each target"),
     "model.z_loss": (0.1, "outweighs the loss"),
-}
-SMALL = {
     NET_KEY + "logit_cap": (3.0, "lets no token become likely"),
     "data.block_size": (2, "leaves no context"),
 }
+TOO_SMALL = (NET_KEY + "logit_cap", "data.block_size")  # of these a small value is extreme
 PREDICTED = {0: "its input", 2: "the token after the next one", -1: "the token before its input"}
 
 
-def of_batches(trend: Trend, facts: Facts) -> Iterator[Finding]:
+def of_batches(trend: Trend, facts: Facts) -> Iterator[tuple[str, str]]:
     """Targets that do not follow, padding, the same sequences, as the log tells."""
     names = (vitals.NEXT, vitals.UNCOUNTED, vitals.LONGEST_RUN, vitals.TWICE)
     logged = [trend.logged(name) for name in names]
@@ -42,23 +41,21 @@ def of_batches(trend: Trend, facts: Facts) -> Iterator[Finding]:
     texts, read = len(np.unique(trend.logged(vitals.UNIGRAM))), len(trend.logged(vitals.UNIGRAM))
     is_cut = bool(facts.settings.get("data.max_train_blocks"))  # to memorise few sequences
     if following < limit.FOLLOWING:
-        says = f"only {following:.0%} of the targets are the token after their input."
-        yield conclude("wrong_targets", says, 0, trend.last_step)
+        yield (
+            "wrong_targets",
+            f"only {following:.0%} of the targets are the token after their input",
+        )
     if ignored > limit.WITHOUT_LOSS:
-        says = f"{ignored:.0%} of the targets carry no loss: so much of the computing is lost."
-        yield conclude("padding", says, 0, trend.last_step)
+        yield "padding", f"{ignored:.0%} of the targets carry no loss: so much computing is lost"
     if run > limit.ONE_TOKEN:
-        says = f"on average {run:.0%} of a sequence is one token, again and again."
-        yield conclude("padding", says, 0, trend.last_step)
+        yield "padding", f"on average {run:.0%} of a sequence is one token, again and again"
     if twice >= limit.REPEATED and not is_cut:
-        says = f"{twice:.0%} of the sequences of a batch stand in it more than once."
-        yield conclude("repeated_data", says, 0, trend.last_step)
+        yield "repeated_data", f"{twice:.0%} of the sequences of a batch stand in it more than once"
     if read >= limit.ROWS and texts < limit.REPEATED * read and not is_cut:
-        says = f"{read} batches that were looked at hold {texts} different texts."
-        yield conclude("repeated_data", says, 0, trend.last_step)
+        yield "repeated_data", f"{read} batches that were looked at hold {texts} different texts"
 
 
-def of_tokens(trend: Trend, facts: Facts) -> Iterator[Finding]:
+def of_tokens(trend: Trend, facts: Facts) -> Iterator[tuple[str, str]]:
     """Tokens that are not as frequent as in the prepared text, always or in parts of the run."""
     logged, expected = trend.logged(vitals.UNIGRAM), facts.train_unigram_loss
     if len(logged) < limit.ROWS or facts.settings.get("data.max_train_blocks"):
@@ -73,46 +70,36 @@ def of_tokens(trend: Trend, facts: Facts) -> Iterator[Finding]:
     if expected is not None and differs(
         level, expected, limit.OTHER_TOKENS_ERRORS, spread(logged), len(logged)
     ):
-        says = f"{text} {level:.2f} nats, and {expected:.2f} in that text."
-        yield conclude("other_tokens", says, 0, trend.last_step)
+        yield "other_tokens", f"{text} {level:.2f} nats, and {expected:.2f} in that text"
     within = spread(np.concatenate([part - np.median(part) for part in parts]))
     if differs(max(levels), min(levels), limit.PARTS_ERRORS, within, len(parts[-1])):
-        says = (
-            f"{text} {min(levels):.2f} nats in one part of the run and {max(levels):.2f} in "
-            "another: the text is read in some order."
-        )
-        yield conclude("training_text_changes", says, 0, trend.last_step)
+        costs = f"{min(levels):.2f} nats in one part of the run and {max(levels):.2f} in another"
+        yield "training_text_changes", f"{text} {costs}: the text is read in some order"
 
 
-def of_net(trend: Trend, facts: Facts) -> Iterator[Finding]:
+def of_net(trend: Trend, facts: Facts) -> Iterator[tuple[str, str]]:
     """What the net does: it reads ahead, predicts another token, or returns probabilities."""
-    step = facts.checkpoint_step or 0
     if facts.ahead is not None and facts.ahead > limit.AHEAD:
-        says = (
-            f"changing later tokens changes earlier logits, by {facts.ahead:.0%} of the largest: "
-            "the net sees what it has to predict, so its losses mean nothing."
-        )
-        yield conclude("reads_ahead", says, 0, trend.last_step)
+        says = f"changing later tokens changes earlier logits, by {facts.ahead:.0%} of the largest"
+        yield "reads_ahead", f"{says}: the net sees what it has to predict"
     if facts.is_probability:
-        says = "the outputs of the net are at least 0 and add up to 1: no logits, probabilities."
-        yield conclude("double_softmax", says, 0, trend.last_step)
+        says = "the outputs of the net are at least 0 and add up to 1"
+        yield "double_softmax", f"{says}: no logits, probabilities"
     if facts.shift_loss is not None and facts.shift not in (1, None):
         known = min(facts.val_measured or math.inf, facts.unigram_loss or math.inf)
         # with tied embeddings, a young net finds its own input likely
         if facts.shift_loss < (known - limit.SHIFTED if facts.shift == 2 else known / 2):
-            says = (
-                f"the net predicts {PREDICTED[facts.shift or 0]} (loss {facts.shift_loss:.2f} "
-                f"nats) better than the next token ({facts.val_measured:.2f})."
-            )
-            yield conclude("wrong_targets", says, 0, trend.last_step)
+            says = f"the net predicts {PREDICTED[facts.shift or 0]} (loss {facts.shift_loss:.2f}"
+            next_one = f"better than the next token ({facts.val_measured:.2f})"
+            yield "wrong_targets", f"{says} nats) {next_one}"
     if facts.is_random:
-        says = "in eval mode the net gives other logits each time: dropout, or else it draws."
-        yield conclude("reload_differs", says, step, step)
+        says = "in eval mode the net gives other logits each time"
+        yield "reload_differs", f"{says}: dropout, or else it draws"
     lowest = min(trend.val_loss, default=math.inf)
     if facts.ahead is None and lowest < limit.FAR_BELOW * (facts.bigram_loss or 1.0):
         against = f"; token pairs give {facts.bigram_loss:.2f}" if facts.bigram_loss else ""
-        says = f"validation reaches {lowest:.3f} nats, which hardly any text allows{against}."
-        yield conclude("too_good", says, 0, trend.last_step)
+        says = f"validation reaches {lowest:.3f} nats, which hardly any text allows{against}"
+        yield "too_good", says
 
 
 def of_steps(trend: Trend, facts: Facts) -> Iterator[Finding]:
@@ -169,15 +156,21 @@ def of_checkpoint(trend: Trend, facts: Facts) -> Iterator[Finding]:
 
 
 def bugs(trend: Trend, facts: Facts) -> list[Finding]:
-    """What is seen in batches, steps and net, each name once; those that explain the others first.
+    """What is seen in batches, steps and net; those that explain the others first.
 
     Where there is nothing, what the checkpoint's losses say: these differ beside any other bug.
     """
-    found = dict[str, Finding]()
-    for rule in (of_batches, of_steps, of_tokens, of_net):
-        for finding in rule(trend, facts):
-            found.setdefault(finding.name, finding)
-    return [*found.values()] or [*of_checkpoint(trend, facts)][:1]
+
+    def of_run(told: Iterator[tuple[str, str]]) -> list[Finding]:
+        return [conclude(name, f"{says}.", 0, trend.last_step) for name, says in told]
+
+    found = [
+        *of_run(of_batches(trend, facts)),
+        *of_steps(trend, facts),
+        *of_run(of_tokens(trend, facts)),
+        *of_run(of_net(trend, facts)),
+    ]
+    return found or [*of_checkpoint(trend, facts)][:1]
 
 
 def _number(value: object) -> float:
@@ -198,19 +191,16 @@ def clipped(trend: Trend, facts: Facts) -> Finding | None:
         f"{CLIP} is {clip:g}, which leaves little of gradients of {usual:.2g}{in_steps}; the loss "
         f"ends at {trend.final:.2f}."
     )
-    return conclude("clipped", says, trend.first_step, trend.last_step)
+    return conclude("clipped", says, trend.steps[0], trend.last_step)
 
 
 def extreme_setting(trend: Trend, facts: Facts) -> Finding | None:
     """The first setting beyond its bound, or a clip that leaves next to nothing of gradients."""
-    values = {key: _number(value) for key, value in facts.settings.items()}
-    found = [(k, effect) for k, (most, effect) in LARGE.items() if values.get(k, 0) >= most]
-    found += [
-        (k, effect) for k, (least, effect) in SMALL.items() if values.get(k, least + 1) <= least
-    ]
+    for key, (bound, effect) in EXTREME.items():
+        value = _number(facts.settings.get(key))
+        if (value <= bound) if key in TOO_SMALL else (value >= bound):
+            says = f"{key} is {facts.settings[key]}, which {effect}; the loss ends at"
+            steps = (trend.steps[0], trend.last_step)
+            return conclude("extreme_setting", f"{says} {trend.final:.2f}.", *steps)
     clip = clipped(trend, facts)
-    if not found:
-        return conclude("extreme_setting", clip.says, *clip.steps) if clip else None
-    key, effect = found[0]
-    says = f"{key} is {facts.settings[key]}, which {effect}; the loss ends at {trend.final:.2f}."
-    return conclude("extreme_setting", says, trend.first_step, trend.last_step)
+    return conclude("extreme_setting", clip.says, *clip.steps) if clip else None

@@ -7,23 +7,16 @@ from lmtemplate.study.diagnose.finding import Facts, Finding, conclude
 from lmtemplate.study.diagnose.trend import Trend
 
 
-def overlap(trend: Trend, facts: Facts) -> Finding | None:
-    """The validation text stands in the training text."""
-    if facts.overlap_share is None or facts.overlap_share < limit.SHARED:
-        return None
-    says = (
-        f"{facts.overlap_share:.0%} of the validation text stands word for word in the training "
-        "text: validation measures memory."
-    )
-    return conclude("overlap", says, 0, trend.last_step)
-
-
-def repeated_data(trend: Trend, facts: Facts) -> Finding | None:
-    """The training text says the same again and again."""
-    if facts.repeated_share is None or facts.repeated_share < limit.REPEATED:
-        return None
-    says = f"{facts.repeated_share:.0%} of the training text stands in it more than once."
-    return conclude("repeated_data", says, 0, trend.last_step)
+def repeated_text(trend: Trend, facts: Facts) -> Finding | None:
+    """The validation text stands in the training text, or the training text repeats itself."""
+    shared, repeated = facts.overlap_share or 0.0, facts.repeated_share or 0.0
+    if shared >= limit.SHARED:
+        says = f"{shared:.0%} of the validation text stands word for word in the training text."
+        return conclude("overlap", says, 0, trend.last_step)
+    if repeated >= limit.REPEATED:
+        says = f"{repeated:.0%} of the training text stands in it more than once."
+        return conclude("repeated_data", says, 0, trend.last_step)
+    return None
 
 
 def _turn(trend: Trend) -> Finding | None:
@@ -66,12 +59,10 @@ def validation_lost(trend: Trend, facts: Facts) -> Finding | None:
     least = limit.WORSE if len(losses) > 1 else limit.FEW_WORSE
     if not len(losses) or start is None or losses.min() <= start + least:
         return None
-    says = (
-        f"every validation is worse than the untrained model ({start:.2f} nats): the best is "
-        f"{losses.min():.2f}, the last {losses[-1]:.2f}, while training is at {trend.final:.2f}"
-    )
+    says = f"every validation is worse than the untrained model ({start:.2f} nats): the best is"
+    says += f" {losses.min():.2f}, the last {losses[-1]:.2f}; training ends at {trend.final:.2f}."
     name = "learning_rate_too_high" if trend.final > start else "validation_lost"
-    return conclude(name, f"{says}.", 0, trend.last_step)
+    return conclude(name, says, 0, trend.last_step)
 
 
 def memorising(trend: Trend, facts: Facts) -> Finding | None:
@@ -81,41 +72,20 @@ def memorising(trend: Trend, facts: Facts) -> Finding | None:
         begin = " ".join(text.split())[:60]
         says = f'a sample repeats {tokens} tokens of the training text in a row: "{begin} ...".'
     elif len(trend.val_loss) and trend.final < limit.BY_HEART < trend.val_loss[-1] - limit.FOREIGN:
-        says = (
-            f"the training loss ends at {trend.final:.3f} nats, so the model predicts almost every "
-            f"training token, and validation ends at {trend.val_loss[-1]:.2f}."
-        )
+        says = f"the training loss ends at {trend.final:.3f} nats, so almost every token is known"
+        says += f" by heart, and validation at {trend.val_loss[-1]:.2f}."
     else:
         return None
     return conclude("memorising", says, 0, trend.last_step)
 
 
-def fresh_tokens(facts: Facts) -> float | None:
-    """Training tokens read for the first time: those that compute-optimal training counts."""
-    return facts.tokens / max(1.0, facts.passes or 0.0) if facts.tokens else None
-
-
 def gap(trend: Trend, facts: Facts) -> Finding | None:
     """Validation loss minus training loss, at the end."""
-    if not len(trend.val_loss):
-        return None
-    size = float(trend.val_loss[-1]) - trend.final
+    size = float(trend.val_loss[-1]) - trend.final if len(trend.val_loss) else 0.0
     if size <= limit.GAP:
         return None
     says = (
-        f"validation ends {size:.2f} nats above training (more than {limit.GAP}): the model knows "
-        "its training text better than other text."
+        f"validation ends {size:.2f} nats above training (more than {limit.GAP}): the model knows"
     )
+    says += " its training text better than other text."
     return conclude("gap", says, trend.val_steps[-1], trend.last_step)
-
-
-def overtrained(trend: Trend, facts: Facts) -> Finding | None:
-    """Tokens per parameter far beyond the compute-optimal 20."""
-    fresh = fresh_tokens(facts)
-    if not fresh or not facts.parameters or fresh <= limit.MANY_TOKENS * facts.parameters:
-        return None
-    says = (
-        f"{fresh / facts.parameters:,.3g} fresh tokens per parameter; "
-        f"{limit.TOKENS_PER_PARAMETER:.0f} are compute-optimal (Hoffmann et al. 2022)."
-    )
-    return conclude("overtrained", says, 0, trend.last_step)

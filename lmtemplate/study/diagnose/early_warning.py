@@ -43,9 +43,7 @@ def early_fault(steps: Ints, train_loss: Floats, start: float, facts: Facts) -> 
     learned = bool(loss.min() < start - limit.HUMP)
     rows = limit.ROWS_ABOVE_AFTER if learned else limit.ROWS_ABOVE
     if len(loss) >= rows and loss[-rows:].min() > start + limit.HUMP:
-        says = (
-            f"{now}, above its start of {start:.2f}, and so since step {steps[-rows]:,} at least."
-        )
+        says = f"{now}, above its start of {start:.2f} since step {steps[-rows]:,} at least."
         name = "spike_not_recovered" if learned else "learning_rate_too_high"
         return conclude(name, says, steps[-rows], step)
     before, after = loss[: -limit.ROWS_LOST], loss[-limit.ROWS_LOST :]
@@ -54,9 +52,8 @@ def early_fault(steps: Ints, train_loss: Floats, start: float, facts: Facts) -> 
         if after.min() > level + max(limit.JUMP, limit.JUMP_NOISE * float(before.std())):
             says = f"{now}, {limit.ROWS_LOST} rows after it has jumped from {level:.2f}."
             return conclude("spike_not_recovered", says, steps[-limit.ROWS_LOST], step)
-    wait = max(
-        limit.STEPS_FLAT, 2 * (math.inf if facts.warmup_steps is None else facts.warmup_steps)
-    )
+    warmup = math.inf if facts.warmup_steps is None else facts.warmup_steps
+    wait = max(limit.STEPS_FLAT, 2 * warmup)
     stuck = loss[-limit.ROWS_STUCK :].min() > start * (1 - limit.UNMOVED_YET)
     if stuck and len(loss) >= limit.ROWS_STUCK and step >= wait:
         says = f"{now}, and was {start:.2f} at the start: the model is not learning."

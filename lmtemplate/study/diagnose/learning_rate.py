@@ -6,7 +6,6 @@ import numpy as np
 
 from lmtemplate.study.diagnose import thresholds as limit
 from lmtemplate.study.diagnose import vitals
-from lmtemplate.study.diagnose.data import fresh_tokens
 from lmtemplate.study.diagnose.finding import Facts, Finding, conclude
 from lmtemplate.study.diagnose.trend import Trend, merged, swings
 
@@ -28,22 +27,20 @@ def hump(trend: Trend) -> tuple[int, int] | None:
     return (int(above[0]), int(above[-1])) if len(above) else None
 
 
-def began_trained(trend: Trend, facts: Facts) -> bool:
-    """Whether the first loss is no untrained model's: it finds all batches about equally hard."""
+def began_elsewhere(trend: Trend, facts: Facts) -> bool:
+    """Whether the first loss is not that of guessing evenly, so that its fall tells little.
+
+    Where the vocabulary is unknown: an untrained model finds all batches about equally hard.
+    """
     if facts.vocab_size:
-        return trend.start < math.log(facts.vocab_size) - limit.OFF_START
+        return not abs(trend.start - math.log(facts.vocab_size)) < limit.OFF_START
     return trend.begins_late or trend.noise > limit.UNTRAINED_NOISE * trend.start
-
-
-def began_far_above(trend: Trend, facts: Facts) -> bool:
-    """Whether the first loss is far above that of guessing evenly."""
-    return trend.start >= math.log(facts.vocab_size or math.inf) + limit.OFF_START
 
 
 def has_no_warmup(trend: Trend, facts: Facts) -> bool:
     """Whether the learning rate began near its peak."""
     if facts.warmup_steps is not None:
-        return facts.warmup_steps < trend.first_step
+        return facts.warmup_steps < int(trend.steps[0])
     known = trend.rate[~np.isnan(trend.rate)]
     return bool(len(known)) and known[0] >= limit.NO_WARMUP * known.max() > 0
 
@@ -80,20 +77,15 @@ def early_hump(trend: Trend, facts: Facts) -> Finding | None:
         return None
     first, last = trend.steps[found[0]], trend.steps[found[1]]
     highest = float(trend.loss[found[0] : found[1] + 1].max())
-    says = (
-        f"between steps {first:,} and {last:,} the training loss rises to {highest:.2f} nats "
-        f"(it began at {trend.start:.2f})"
-    )
+    says = f"between steps {first:,} and {last:,} the training loss rises to {highest:.2f} nats"
+    says += f"; it began at {trend.start:.2f} and ends at {trend.final:.2f}"
     recovered = trend.final <= trend.start - limit.HUMP and share_of_peaks(trend) <= limit.PEAKS
     is_unusable = is_unusable_rate(trend, facts)
     if recovered and not is_unusable and found[0] == found[1] and highest < trend.start:
         return None  # one row, as a bad batch leaves
     if is_unusable or not has_no_warmup(trend, facts) or not recovered:
-        return conclude(TOO_HIGH, f"{says}, and it ends at {trend.final:.2f}.", first, last)
-    says += (
-        "; the learning rate was at its peak from the first step on, and the run recovered (it "
-        f"ends at {trend.final:.2f})."
-    )
+        return conclude(TOO_HIGH, f"{says}.", first, last)
+    says += ". The learning rate was at its peak from the first step on, and the run recovered."
     return conclude("missing_warmup", says, first, last)
 
 
@@ -103,10 +95,8 @@ def rising(trend: Trend, facts: Facts) -> Finding | None:
     best = min(float(trend.smooth[lowest]), trend.start)
     if trend.final - best <= max(limit.RISE, limit.RISE_NOISE * trend.noise):
         return None
-    says = (
-        f"the training loss rises, from {best:.2f} nats at step {trend.steps[lowest]:,} to "
-        f"{trend.final:.2f} at step {trend.last_step:,} (it began at {trend.start:.2f})."
-    )
+    says = f"the training loss rises, from {best:.2f} nats at step {trend.steps[lowest]:,} to"
+    says += f" {trend.final:.2f} at step {trend.last_step:,}; it began at {trend.start:.2f}."
     return conclude(TOO_HIGH, says, trend.steps[lowest], trend.last_step)
 
 
@@ -122,11 +112,8 @@ def adam_held_at_unigram(trend: Trend, facts: Facts) -> Finding | None:
     if rate <= limit.ADAM_RATE or not is_held:
         return None
     steps = (trend.step_at(first), trend.step_at(last))
-    says = (
-        f"from step {steps[0]:,} to {steps[1]:,} the training loss is {level:.2f} nats, which is "
-        f"as much as token frequencies alone give ({unigram:.2f}), and the learning rate is up to "
-        f"{rate:.2g}"
-    )
+    says = f"from step {steps[0]:,} to {steps[1]:,} the training loss is {level:.2f} nats; token"
+    says += f" frequencies alone give {unigram:.2f}. The learning rate is up to {rate:.2g}"
     if recovered and not is_unusable_rate(trend, facts):
         return conclude("missing_warmup", f"{says} from the first step on.", *steps)
     return conclude(TOO_HIGH, f"{says}.", *steps)
@@ -137,18 +124,15 @@ def oscillating(trend: Trend, facts: Facts) -> Finding | None:
     share = share_of_peaks(trend)
     if share <= limit.PEAKS:
         return None
-    says = (
-        f"the loss oscillates: its peaks add up to {share:.0%} of its whole fall, from "
-        f"{trend.start:.2f} to {trend.smooth.min():.2f} nats."
-    )
-    return conclude(TOO_HIGH, says, trend.first_step, trend.last_step)
+    says = f"the loss oscillates: its peaks add up to {share:.0%} of its whole fall."
+    return conclude(TOO_HIGH, says, trend.steps[0], trend.last_step)
 
 
 def too_low(trend: Trend, facts: Facts) -> Finding | None:
     """Not even token frequencies were learned, and nothing else explains it."""
     fall, unigram = trend.start - trend.final, facts.unigram_loss
-    if began_trained(trend, facts) or began_far_above(trend, facts):
-        return None  # little was left to learn, or it is still on its way
+    if began_elsewhere(trend, facts):
+        return None
     least = (limit.UNMOVED if facts.vocab_size else limit.UNMOVED_UNKNOWN) * trend.start
     if unigram is not None:
         least = max(least, trend.start - unigram - limit.NEAR_UNIGRAM)
@@ -156,17 +140,9 @@ def too_low(trend: Trend, facts: Facts) -> Finding | None:
         return None
     rate = f"; the learning rate is at most {trend.peak_rate:.2g}" if trend.peak_rate else ""
     goal = "" if unigram is None else f" (token frequencies alone give {unigram:.2f})"
-    says = (
-        f"in {trend.last_step:,} steps the training loss falls by only {fall:.2f} nats, from "
-        f"{trend.start:.2f} to {trend.final:.2f}{goal}{rate}."
-    )
-    return conclude("learning_rate_too_low", says, trend.first_step, trend.last_step)
-
-
-def is_flat(trend: Trend) -> bool:
-    """Whether the loss has stopped falling by the middle of the run."""
-    fall = trend.start - trend.final
-    return fall > 0 and trend.level(0.45, 0.55) - trend.final < limit.FLAT * fall
+    says = f"in {trend.last_step:,} steps the training loss falls by only {fall:.2f} nats, to"
+    says += f" {trend.final:.2f}{goal}{rate}."
+    return conclude("learning_rate_too_low", says, trend.steps[0], trend.last_step)
 
 
 def flat_at_unigram(trend: Trend, facts: Facts) -> Finding | None:
@@ -174,19 +150,19 @@ def flat_at_unigram(trend: Trend, facts: Facts) -> Finding | None:
     unigram, bigram = facts.unigram_loss, facts.bigram_loss
     if unigram is None or bigram is None or unigram - bigram < limit.INFORMATIVE:
         return None
-    if began_far_above(trend, facts):
-        return None  # it is still on its way from there
+    if began_elsewhere(trend, facts):
+        return None
     late, count = trend.level(0.5, 1.0), len(trend.val_loss)
     if count >= limit.VALIDATIONS:
         late = float(np.median(trend.val_loss[count // 2 :]))
-    is_stuck = late >= unigram - limit.NEAR_UNIGRAM and is_flat(trend)
+    fall = trend.start - trend.final
+    is_flat = fall > 0 and trend.level(0.45, 0.55) - trend.final < limit.FLAT * fall
+    is_stuck = is_flat and late >= unigram - limit.NEAR_UNIGRAM
     if not (is_stuck and learns_unigrams(trend, unigram)):
         return None
     first, last = trend.step_at(0.5), trend.last_step
-    says = (
-        f"from step {first:,} to {last:,} the loss stays at {late:.2f} nats; token frequencies "
-        f"alone give {unigram:.2f}, token pairs {bigram:.2f}"
-    )
+    says = f"from step {first:,} to {last:,} the loss stays at {late:.2f} nats; token frequencies"
+    says += f" alone give {unigram:.2f}, token pairs {bigram:.2f}"
     if late > unigram + limit.NEAR_UNIGRAM or share_of_peaks(trend) > limit.PEAKS:
         return conclude(TOO_HIGH, f"{says}: the steps are too long to learn more.", first, last)
     if last < limit.STEPS_FLAT:
@@ -211,28 +187,31 @@ def model_too_small(trend: Trend, facts: Facts) -> Finding | None:
 
 
 def pace(trend: Trend, facts: Facts) -> Finding | None:
-    """The loss has stopped falling, or still falls fast, over the last third."""
+    """More tokens than pay off; or a loss that stands still, or falls fast, over the last third.
+
+    Tokens that are read for the first time are those that compute-optimal training counts.
+    """
     fall, last = trend.start - trend.final, trend.last_step
     late = trend.level(0.6, 0.7) - trend.final
+    optimal = f"({limit.TOKENS_PER_PARAMETER:.0f} are compute-optimal, Hoffmann et al. 2022)"
+    fresh = 0.0  # tokens per parameter
+    if facts.tokens and facts.parameters:
+        fresh = facts.tokens / max(1.0, facts.passes or 0.0) / facts.parameters
+    if fresh > limit.MANY_TOKENS:
+        says = f"{fresh:,.3g} fresh tokens per parameter {optimal}."
+        return conclude("overtrained", says, 0, last)
     if trend.rows < limit.ROWS or fall <= 0:
         return None
     if late <= limit.PLATEAU * fall:
         first = trend.step_at(0.6)
-        says = (
-            f"from step {first:,} to {last:,} the training loss falls by only {late:.2f} nats, of "
-            f"{fall:.2f} in all: converged, or stuck."
-        )
-        return conclude("plateau", says, first, last)
+        says = f"from step {first:,} to {last:,} the training loss falls by only {late:.2f} nats"
+        return conclude("plateau", f"{says} of {fall:.2f}: converged, or stuck.", first, last)
     if late < limit.TOO_SLOW * fall:
         return None
-    first, fresh = trend.step_at(0.65), fresh_tokens(facts)
+    first = trend.step_at(0.65)
     says = (
         f"the training loss still falls by {100 * late / max(1, last - first):.2g} nats per 100 "
         f"steps between steps {first:,} and {last:,} ({fall / last * 100:.2g} over the whole run)"
     )
-    if fresh and facts.parameters:
-        says += (
-            f", after {fresh / facts.parameters:,.2g} fresh tokens per parameter "
-            f"({limit.TOKENS_PER_PARAMETER:.0f} are compute-optimal, Hoffmann et al. 2022)"
-        )
-    return conclude("too_slow", f"{says}.", first, last)
+    after = f", after {fresh:,.2g} fresh tokens per parameter {optimal}" if fresh else ""
+    return conclude("too_slow", f"{says}{after}.", first, last)

@@ -7,7 +7,6 @@ import numpy as np
 from lmtemplate.record import Record
 from lmtemplate.study.diagnose import thresholds as limit
 from lmtemplate.study.diagnose.finding import Facts, Finding, conclude
-from lmtemplate.study.diagnose.learning_rate import began_trained
 from lmtemplate.study.diagnose.trend import Trend, running_median
 
 
@@ -20,26 +19,15 @@ def nonfinite(record: Record) -> Finding | None:
     return conclude("nonfinite", f"the loss was NaN or inf at step {first:,}{before}.", first, last)
 
 
-def initial_loss(record: Record, facts: Facts) -> Finding | None:
-    """The loss before step 1 is far above ln V."""
+def first_loss(record: Record, facts: Facts) -> Finding | None:
+    """The loss before step 1 is far from ln V: above it, or of weights that were trained before."""
     first, uniform = record.initial_val_loss, math.log(facts.vocab_size or 1)
-    if first is None or not uniform or first < uniform + limit.OFF_START:
+    if first is None or not uniform or abs(first - uniform) < limit.OFF_START:
         return None
-    says = (
-        f"before step 1 the loss is {first:.2f} nats; guessing evenly gives ln V = {uniform:.2f}."
-    )
-    return conclude("initial_loss", says, 0, 0)
-
-
-def trained_before(trend: Trend, facts: Facts) -> Finding | None:
-    """The loss before step 1 is far below ln V."""
-    if not facts.vocab_size or not began_trained(trend, facts):
-        return None
-    says = (
-        f"before step 1 the loss is {trend.start:.2f} nats already; guessing evenly gives ln V = "
-        f"{math.log(facts.vocab_size):.2f}: the run began with trained weights."
-    )
-    return conclude("trained_before", says, 0, 0)
+    says = f"before step 1 the loss is {first:.2f} nats; guessing evenly gives ln V = {uniform:.2f}"
+    if first > uniform:
+        return conclude("initial_loss", f"{says}.", 0, 0)
+    return conclude("trained_before", f"{says}: the run began with trained weights.", 0, 0)
 
 
 def noise(trend: Trend, facts: Facts) -> Finding | None:
@@ -48,12 +36,9 @@ def noise(trend: Trend, facts: Facts) -> Finding | None:
     ups = rises[rises > 0]
     if not len(ups) or trend.final >= trend.loss[0] or ups.max() > limit.JUMP:
         return None
-    says = (
-        f"{len(ups)} of {len(rises)} times the training loss is above the row before, by up to "
-        f"{ups.max():.2f} nats, while it falls from {trend.loss[0]:.2f} to {trend.final:.2f}: "
-        "normal, since each row reads other text."
-    )
-    return conclude("noise", says, trend.first_step, trend.last_step)
+    says = f"{len(ups)} of {len(rises)} times the training loss is above the row before, by up to"
+    says += f" {ups.max():.2f} nats, while it falls: normal, since each row reads other text."
+    return conclude("noise", says, trend.steps[0], trend.last_step)
 
 
 def too_short(trend: Trend, facts: Facts) -> Finding | None:
@@ -61,7 +46,7 @@ def too_short(trend: Trend, facts: Facts) -> Finding | None:
     if trend.rows >= limit.ROWS:
         return None
     says = f"{trend.rows} rows are too few to judge a trend; a rise among them may be noise."
-    return conclude("too_short", says, trend.first_step, trend.last_step)
+    return conclude("too_short", says, trend.steps[0], trend.last_step)
 
 
 def level_before(trend: Trend, jump: int) -> float:
@@ -88,14 +73,6 @@ def recovery(trend: Trend, jump: int) -> int | None:
     return int(jump + back[0]) if len(back) else None
 
 
-def validation_jumps(trend: Trend, step: int) -> bool:
-    """Whether validation is worse after a step than before it; true where that is unknown."""
-    before, after = (
-        trend.val_loss[rows] for rows in (trend.val_steps < step, trend.val_steps >= step)
-    )
-    return not (len(before) and len(after)) or float(after[0]) > before[-1] + limit.RECOVERED
-
-
 def spike_not_recovered(trend: Trend, facts: Facts) -> Finding | None:
     """A jump after which the loss never came back."""
     for jump in jumps(trend):
@@ -105,14 +82,15 @@ def spike_not_recovered(trend: Trend, facts: Facts) -> Finding | None:
         before, step = level_before(trend, jump), int(trend.steps[jump])
         if facts.unigram_loss is not None and before > facts.unigram_loss:
             continue  # it had learned nothing that it could lose
-        crashed = validation_jumps(trend, step)
-        says = (
-            f"at step {step:,} the training loss jumps from {before:.2f} to "
-            f"{trend.loss[jump]:.2f} nats, and never comes back: at step {trend.last_step:,} it is "
-            f"{trend.final:.2f}. {'A crashed run.' if crashed else 'Validation does not jump.'}"
-        )
-        name = "spike_not_recovered" if crashed else "training_text_changes"
-        return conclude(name, says, step, trend.last_step)
+        place = int(np.searchsorted(trend.val_steps, step))  # of the validation after it
+        around = trend.val_loss[max(0, place - 1) : place + 1]
+        crashed = len(around) < 2 or not place or around[1] > around[0] + limit.RECOVERED
+        says = f"at step {step:,} the training loss jumps from {before:.2f} to"
+        says += f" {trend.loss[jump]:.2f} nats, and never comes back: it ends at {trend.final:.2f}."
+        if crashed:
+            return conclude("spike_not_recovered", says, step, trend.last_step)
+        says += " Validation does not jump."
+        return conclude("training_text_changes", says, step, trend.last_step)
     return None
 
 
@@ -124,8 +102,6 @@ def spike_recovered(trend: Trend, facts: Facts) -> Finding | None:
         return None
     (jump, end), last = back[0], back[-1][1]
     more = f", the first of {len(back)}" if len(back) > 1 else ""
-    says = (
-        f"at step {trend.steps[jump]:,} the training loss jumps to {trend.loss[jump]:.2f} "
-        f"nats{more}, and is back by step {trend.steps[end]:,}."
-    )
+    says = f"at step {trend.steps[jump]:,} the training loss jumps to {trend.loss[jump]:.2f} nats"
+    says += f"{more}, and is back by step {trend.steps[end]:,}."
     return conclude("spike_recovered", says, trend.steps[jump], trend.steps[last])

@@ -112,10 +112,6 @@ class Trend:
         return float(known.max()) if len(known) else None
 
     @property
-    def first_step(self) -> int:
-        return int(self.steps[0])
-
-    @property
     def last_step(self) -> int:
         return int(self.steps[-1])
 

@@ -1,6 +1,6 @@
 """A run's record and what else is known of it -> a verdict: faults, notes, phases of the curve."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,23 +31,22 @@ CURVE: tuple[VerdictRule, ...] = (
     data.turned_early,
 )
 AT_ANY_LENGTH = (data.memorising, data.validation_lost)
-NOTE_RULES: tuple[VerdictRule, ...] = (
+# Said beside it, and beside each other.
+OTHERS: tuple[VerdictRule, ...] = (
+    data.repeated_text,
     spikes.too_short,
-    spikes.trained_before,
     rereading,
     data.gap,
     spikes.spike_recovered,
     spikes.noise,
     clipped,
 )
-# What is said of the pace, by the first that holds, where nothing else comes first.
-PACE_RULES = (data.overtrained, learning_rate.pace)
 # Finding -> others that follow from it, and are not said after it.
 FOLLOWS = {
     "wrong_targets": ("other_tokens",),
     "padding": ("other_tokens",),
-    "overlap": ("repeated_data",),
     "extreme_setting": ("parameters_not_trained", "clipped"),
+    "standstill": ("parameters_not_trained", "gradients_pile_up"),
 }
 
 
@@ -72,12 +71,6 @@ class Verdict:
         return "too short to judge, and no fault seen" if is_short else "no fault seen"
 
 
-def learns_little(trend: Trend, facts: Facts) -> bool:
-    """Whether the best loss is above what token pairs give."""
-    lowest = min([*trend.val_loss, *trend.smooth])
-    return facts.bigram_loss is not None and lowest > facts.bigram_loss
-
-
 def _without_blame(found: Finding | None, trend: Trend) -> Finding | None:
     """The learning rate is not blamed where steps have a usual size."""
     moved = trend.logged(vitals.UPDATE)[limit.ROWS_OF_ZEROS :]
@@ -92,39 +85,32 @@ def _without_blame(found: Finding | None, trend: Trend) -> Finding | None:
     return found
 
 
-def _first(rules: Iterable[VerdictRule], trend: Trend, facts: Facts) -> Finding | None:
-    """What the first rule that holds has found."""
-    return next(filter(None, (rule(trend, facts) for rule in rules)), None)
-
-
-def _faults(trend: Trend, facts: Facts) -> Iterator[Finding | None]:
-    """In the order of their weight. A bug or an extreme setting explains the curve."""
-    curve = _first(CURVE if trend.rows >= limit.ROWS else AT_ANY_LENGTH, trend, facts)
-    is_suspect = curve is not None or learns_little(trend, facts)
-    causes = [extreme_setting(trend, facts) if is_suspect else None, *bugs(trend, facts)]
-    yield from causes
-    yield spikes.initial_loss(trend.record, facts)
-    yield data.overlap(trend, facts)
-    yield data.repeated_data(trend, facts)
-    yield None if any(causes) else _without_blame(curve, trend)
-
-
-def _notes(trend: Trend, facts: Facts, is_sound: bool) -> Iterator[Finding | None]:
-    notes = [note for rule in NOTE_RULES if (note := rule(trend, facts))]
-    yield from notes
-    if is_sound and not {"gap", "rereading"} & {note.name for note in notes}:
-        yield _first(PACE_RULES, trend, facts)
+def _causes(trend: Trend, facts: Facts) -> list[Finding | None]:
+    """An extreme setting and bugs, or what the curve shows: these explain it."""
+    rules = CURVE if trend.rows >= limit.ROWS else AT_ANY_LENGTH
+    curve = next(filter(None, (rule(trend, facts) for rule in rules)), None)
+    lowest = min([*trend.val_loss, *trend.smooth])
+    learns_little = facts.bigram_loss is not None and lowest > facts.bigram_loss
+    extreme = extreme_setting(trend, facts) if curve or learns_little else None
+    found = [extreme, *bugs(trend, facts)]
+    return found if any(found) else [_without_blame(curve, trend)]
 
 
 def judge(record: Record, facts: Facts) -> Verdict:
     """Look at a run with every rule. Of the faults, the first is what matters most."""
-    trend, said = trend_of(record, facts), dict[str, Finding]()
-    found = [spikes.nonfinite(record)]
-    found += _faults(trend, facts) if trend else [spikes.initial_loss(record, facts)]
-    is_sound = not any(found)
-    found += _notes(trend, facts, is_sound) if trend else ()
+    trend = trend_of(record, facts)
+    found = [spikes.nonfinite(record), spikes.first_loss(record, facts)]
+    if trend is not None:
+        found[1:1] = _causes(trend, facts)
+        found += [rule(trend, facts) for rule in OTHERS]
+    said = dict[str, Finding]()
     for finding in filter(None, found):
         if not any(finding.name in FOLLOWS.get(name, ()) for name in said):
             said.setdefault(finding.name, finding)
-    is_judged = trend and is_sound and trend.rows >= limit.ROWS
-    return Verdict((*said.values(),), phases_of(trend) if trend and is_judged else ())
+    is_sound = not any(finding.fault for finding in said.values())
+    if trend is not None and is_sound and not {"gap", "rereading"} & said.keys():
+        pace = learning_rate.pace(trend, facts)
+        said |= {pace.name: pace} if pace else {}
+    is_judged = trend is not None and is_sound and trend.rows >= limit.ROWS
+    findings = sorted(said.values(), key=lambda finding: not finding.fault)
+    return Verdict((*findings,), phases_of(trend) if trend and is_judged else ())

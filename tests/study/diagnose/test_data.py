@@ -9,9 +9,7 @@ from lmtemplate.study.diagnose.data import (
     gap,
     memorising,
     overfitting,
-    overlap,
-    overtrained,
-    repeated_data,
+    repeated_text,
     turned_early,
     validation_lost,
 )
@@ -58,18 +56,8 @@ def test_a_loss_near_nothing_is_no_memory_where_validation_is_as_low() -> None:
 
 def test_without_facts_the_data_is_not_judged() -> None:
     found = trend(power_law())
-    rules = (overlap, repeated_data, memorising, overtrained)
-    assert [rule(found, Facts()) for rule in rules] == [None] * 4
-
-
-@pytest.mark.parametrize(("passes", "found"), [(0.5, True), (1.0, True), (4.0, False)])
-def test_only_fresh_tokens_stand_beside_the_compute_optimal_twenty(
-    passes: float, found: bool
-) -> None:
-    finding = overtrained(trend(power_law()), replace(FACTS, tokens=2_000_000, passes=passes))
-    assert (finding is not None) is found
-    if finding is not None:
-        assert finding.says.startswith("200 fresh tokens per parameter; 20 are")
+    rules = (repeated_text, memorising)
+    assert [rule(found, Facts()) for rule in rules] == [None] * 2
 
 
 def test_what_turns_within_the_first_pass_is_no_overfitting() -> None:
@@ -100,9 +88,11 @@ def test_one_validation_below_the_untrained_model_is_enough() -> None:
     assert validation_lost(unknown, FACTS) is None
 
 
-def test_shares_are_said_in_percent() -> None:
-    facts = replace(FACTS, overlap_share=0.4, repeated_share=0.5)
-    for rule, share in ((overlap, "40%"), (repeated_data, "50%")):
-        finding = rule(trend(power_law()), facts)
-        assert finding is not None
-        assert finding.says.startswith(share)
+@pytest.mark.parametrize(
+    ("overlap", "share"), [(0.4, "40% of the validation text"), (0.0, "50% of the training text")]
+)
+def test_shares_are_said_in_percent(overlap: float, share: str) -> None:
+    facts = replace(FACTS, overlap_share=overlap, repeated_share=0.5)
+    finding = repeated_text(trend(power_law()), facts)
+    assert finding is not None
+    assert finding.says.startswith(share)

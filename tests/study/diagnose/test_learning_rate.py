@@ -183,3 +183,13 @@ def test_a_loss_that_falls_as_fast_as_ever_says_by_how_much() -> None:
 def test_a_loss_that_does_not_fall_is_neither_a_plateau_nor_slow(loss: np.ndarray) -> None:
     found = trend(loss, Facts(), initial=None)
     assert pace(found, Facts()) is None
+
+
+@pytest.mark.parametrize(("passes", "found"), [(0.5, True), (1.0, True), (4.0, False)])
+def test_only_fresh_tokens_stand_beside_the_compute_optimal_twenty(
+    passes: float, found: bool
+) -> None:
+    finding = pace(trend(power_law()), replace(FACTS, tokens=2_000_000, passes=passes))
+    assert (name(finding) == "overtrained") is found
+    if finding is not None and found:
+        assert finding.says.startswith("200 fresh tokens per parameter (20 are")

@@ -98,4 +98,4 @@ def test_shares_of_a_run_become_levels_and_steps() -> None:
     found = trend(np.arange(100.0))
     assert found.level(0.5, 1.0) == pytest.approx(74.5)
     assert found.step_at(0.5) == 255
-    assert found.first_step == 5
+    assert found.steps[0] == 5
