@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-import jsonargparse
 import torch
 import yaml
 from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_number_type
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lmtemplate import cli_classes, cli_errors, metric_names, redact
 from lmtemplate.callbacks import OFF
@@ -59,13 +59,9 @@ TRAINER_SETTINGS: dict[str, tuple[Any, Any, str]] = {
 }
 
 
-def make_parser(prog: str, classes: dict[str, type]) -> jsonargparse.ArgumentParser:
-    """What parses every key of a config; `classes` are those of model and data.
-
-    It is not LightningCLI's: that one instantiates a Trainer at once, and lets the settings in a
-    checkpoint beat the command line.
-    """
-    parser = jsonargparse.ArgumentParser(prog, allow_abbrev=False, exit_on_error=False)
+def make_parser(prog: str, classes: dict[str, type]) -> LightningArgumentParser:
+    """What parses every key of a config; `classes` are those of model and data."""
+    parser = LightningArgumentParser(prog, description="", allow_abbrev=False, exit_on_error=False)
     says = "YAML file with settings; several may be given, and the last one wins"
     parser.add_argument("-c", "--config", action="config", help=says)
     own = {f"trainer.{name}": setting for name, setting in TRAINER_SETTINGS.items()}
@@ -94,8 +90,10 @@ def make_parser(prog: str, classes: dict[str, type]) -> jsonargparse.ArgumentPar
     return parser
 
 
-class TrainingCLI:
-    """The settings of a run, and its data, model and callbacks made from them.
+class TrainingCLI(LightningCLI):
+    """LightningCLI that parses and instantiates; fit.py does the rest.
+
+    Stock `--ckpt_path` lets the checkpoint's settings beat the command line, hence no subcommands.
 
     Args:
         words: of the command line, after the verb.
@@ -105,26 +103,39 @@ class TrainingCLI:
 
     def __init__(self, words: list[str], allowed: Sequence[str] = (), verb: str = "fit") -> None:
         quieten()
-        self.allowed = allowed
-        words, made = cli_errors.read_words(words)
-        cli_classes.check_values(made)
-        classes = {group: cli_classes.chosen_class(group, made, allowed) for group in OPEN}
-        cli_classes.configure_parsing(allowed, classes["data"])
-        self.parser = make_parser(f"lmtemplate {verb}", classes)
-        self.config = cli_errors.parse_words(self.parser, words, made)
+        self.allowed, self.verb = allowed, verb
+        words, self.made = cli_errors.read_words(words)
+        cli_classes.check_values(self.made)
+        self.classes = {g: cli_classes.chosen_class(g, self.made, allowed) for g in OPEN}
+        cli_classes.configure_parsing(allowed, self.classes["data"])
+        super().__init__(
+            self.classes["model"],
+            self.classes["data"],
+            save_config_callback=None,
+            args=words,
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def setup_parser(self, *_: Any) -> None:
+        self.parser = make_parser(f"lmtemplate {self.verb}", self.classes)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = cli_errors.parse_words(parser, args, self.made)
         self._named = self.config.clone()
         for group in OPEN:  # its class is chosen
             self._named[group].pop("class_path", None)
         named = {**self._named.as_dict(), "config": None}  # paths, which jsonargparse can call
-        cli_classes.check_classes("", named, made, allowed)
-        seed_everything(self.config.seed_everything, workers=True)
-        self.config_init = self.instantiate()
-        self.model, self.datamodule = self.config_init.model, self.config_init.data
+        cli_classes.check_classes("", named, self.made, self.allowed)
 
-    def instantiate(self) -> jsonargparse.Namespace:
-        """New data, net and callbacks. What their constructors object to becomes one line."""
+    def instantiate_classes(self) -> None:
+        """New data, net and callbacks. What their constructors object to becomes one line.
+
+        The Trainer is built by fit.py, when it knows the length.
+        """
         try:
-            return self.parser.instantiate(self._named)
+            self.config_init = self.parser.instantiate(self._named)
         except (ValueError, TypeError, ArithmeticError) as error:
             root: BaseException = error
             while root.__cause__ and not isinstance(root, UserError):
@@ -132,6 +143,7 @@ class TrainingCLI:
             if isinstance(root, UserError):
                 raise root from error
             raise ConfigError(" ".join(str(root).split())[:400]) from error
+        self.model, self.datamodule = self.config_init.model, self.config_init.data
 
     @property
     def trainer_settings(self) -> dict[str, Any]:

@@ -34,7 +34,8 @@ def parse_config(path: Path, allow: list[str]) -> Config:
     check_settings(cli, steps)
 
     def build() -> LanguageModel:
-        net: LanguageModel = cli.instantiate().model.net
+        cli.instantiate_classes()
+        net: LanguageModel = cli.model.net
         return net
 
     data = Path(cli.datamodule.name) if isinstance(cli.datamodule, TokenData) else None
