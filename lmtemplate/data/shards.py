@@ -106,10 +106,10 @@ def _not_prepared(folder: Path) -> DataError:
     """What to type where there is no corpus: the name of the right one, or how to make it."""
     others = [path.parent.name for path in folder.parent.glob("*/index.json")]
     close = get_close_matches(folder.name, others, n=1, cutoff=0.8)  # not another preset
-    advice = f"type: lmtemplate prepare --input TEXT --output {quote(str(folder))}"
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):  # it may be the text
-        advice = f"type: lmtemplate prepare --input {quote(str(folder))} --output data/mine"
-    elif close:
+    is_text = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))  # it may be
+    text, output = (folder, "data/mine") if is_text else ("TEXT", folder)
+    advice = f"type: lmtemplate prepare --input {quote(str(text))} --output {quote(str(output))}"
+    if close and not is_text:
         advice = f"did you mean {folder.with_name(close[0])}?"
     return DataError(f"no prepared corpus in {folder} (no index.json); {advice}")
 
