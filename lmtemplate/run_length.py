@@ -61,7 +61,7 @@ def only_limit(settings: Any) -> tuple[str, float]:
 def accumulation(tokens_per_step: int | None, accumulate: int, tokens_per_batch: int) -> int:
     """Micro-batches per optimizer step; a micro-batch is over all devices. Raises ConfigError."""
     if tokens_per_step is None:
-        return accumulate
+        return int(accumulate)  # a plain one, for it stands in each checkpoint
     if accumulate != 1:
         raise ConfigError(
             f"tokens_per_step={tokens_per_step} and trainer.accumulate_grad_batches={accumulate} "

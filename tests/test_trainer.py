@@ -135,7 +135,7 @@ def test_nothing_one_thing_and_a_list_become_a_list(given: Any, expected: list[i
 
 
 def test_a_description_is_of_plain_types_and_holds_what_a_net_needs(corpus: Path) -> None:
-    cli = tiny(corpus)
+    cli = tiny(corpus, "--trainer.accumulate_grad_batches=2", "--trainer.gradient_clip_val=1")
     description = describe(cli, make_plan(cli))
     assert yaml.safe_load(yaml.safe_dump(description)) == description
     assert (description["vocab_size"], description["block_size"]) == (257, 16)
