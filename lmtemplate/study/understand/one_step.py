@@ -33,7 +33,7 @@ from lmtemplate.study.understand.update import (
 OTHER_NET = 1e-2  # difference of logits above which the formulas are those of another net
 ATTENDED = 12  # tokens whose attention is shown; they see no others
 LOOKS = (" scores", " weights")  # ends of the names of such stages
-FIRST = 4  # numbers of a vector that are shown
+FIRST = 3  # numbers of a vector that are shown
 NUDGE = 1e-5  # by which weights are moved, in float64, to measure a slope
 
 

@@ -57,6 +57,8 @@ SHOWN_SETTINGS = ("lr", "betas", "momentum", "weight_decay", "eps")
 
 def nearly_orthogonal(matrix: Tensor) -> Tensor:
     """The matrix with all its singular values near 1 (Jordan et al. 2024), in float64."""
+    if matrix.size(0) > matrix.size(1):  # the same, in less time
+        return nearly_orthogonal(matrix.mT).mT
     x = matrix.double() / (matrix.double().norm() + 1e-7)
     for _ in range(5):
         square = x @ x.mT

@@ -12,19 +12,12 @@ from lmtemplate.__main__ import run as run_words
 from lmtemplate.data.tokenizer import CharTokenizer
 from lmtemplate.study.understand.before_after import film_of, word_probability
 from lmtemplate.study.understand.film import film_text, spread_over, write_film
-from lmtemplate.study.understand.snapshots import snapshot_files
 from tests.browser import needs_browser, open_offline
 from tests.conftest import Command
 from tests.runs import check_line, contents
 from tests.study.understand.test_one_step import Pairs
 
 CONFIG = Path(__file__).parents[3] / "configs/quickstart.yaml"
-
-
-def test_the_snapshots_are_in_their_order_and_the_best_is_one(finished: Path) -> None:
-    files = snapshot_files(finished)
-    best = json.loads((finished / "checkpoints/best.json").read_text())["step"]
-    assert [*files] == sorted({0, best, 12, *files})
 
 
 def test_one_prompt_through_all_snapshots(command: Command, finished: Path) -> None:
