@@ -66,6 +66,11 @@ class Corpus:
         says = "as a download or a log does: prepare a copy of it, or wait until it is complete"
         raise DataError(f"the text changed while it was read, {says}")
 
+    @property
+    def size(self) -> int | None:
+        """Bytes of its files; None for a preset."""
+        return sum(path.stat().st_size for path in self.files.values()) or None
+
     @cached_property
     def texts(self) -> Ints:
         """(N,) number of each document's text: 0, 1, ... as they come; a copy has its first's."""

@@ -141,7 +141,7 @@ def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
     tokenizer = train_tokenizer(kind, pieces, vocab_size)
     with new_folder(output) as folder:
         write_text(folder / file, tokenizer.to_json())
-        splits = write_splits(folder, text, text.splits, tokenizer, source["input"])
+        splits = write_splits(folder, text, text.splits, tokenizer, source["input"], corpus.size)
         left_out = {what: count for what, count in corpus.left_out.items() if count}
         index = {
             "dtype": dtype_for(tokenizer.vocab_size),

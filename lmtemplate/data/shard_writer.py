@@ -108,11 +108,16 @@ def name_sources(entries: dict[str, Entry], everything: str) -> None:
 
 
 def write_splits(
-    folder: Path, events: Iterable[Event], splits: Sequence[str], tokenizer: Tokenizer, source: str
+    folder: Path,
+    events: Iterable[Event],
+    splits: Sequence[str],
+    tokenizer: Tokenizer,
+    source: str,
+    size: int | None = None,
 ) -> dict[str, Entry]:
     """Write the shards of all splits, end-of-text after each document; returns their entries.
 
-    `source` is a name for the whole text. Raises DataError for an empty split.
+    `source` is a name for the whole text, `size` its bytes for a progress bar. Raises DataError for an empty split.
     """
     from tqdm import tqdm
 
@@ -121,7 +126,7 @@ def write_splits(
         split: {**dict.fromkeys(counts, 0), "sources": Counter[str]()} for split in splits
     }
     writers = {split: ShardWriter(folder, split, tokenizer.vocab_size) for split in splits}
-    bar = tqdm(desc="shards", unit="B", unit_scale=True, disable=None, leave=False)
+    bar = tqdm(desc="shards", total=size, unit="B", unit_scale=True, disable=None, leave=False)
     end = np.array([tokenizer.eot_id])
     try:
         for batch in _batches(events):

@@ -20,7 +20,8 @@ from lmtemplate.study.experiments.arms import (
     scores_of,
 )
 from lmtemplate.study.experiments.comparison import compare_all
-from lmtemplate.study.experiments.seeds import first_of, say_help, take_seeds, train_arm
+from lmtemplate.study.experiments.seeds import first_of, train_arm
+from lmtemplate.study.experiments.trial_steps import SEEDS, split_words
 from lmtemplate.study.experiments.uncommitted import uncommitted_changes
 from lmtemplate.study.show.compare import UNITS
 
@@ -92,19 +93,16 @@ def experiment(words: list[str], allowed: list[str]) -> None:
     """Train a config and its changes with several seeds, and say whether to keep the changes.
 
     The standing best is named in best.json beside the experiment's folder. The same command goes on
-    after a kill. Beside the flags of `fit`: --seeds N, and --json for one JSON object and nothing
-    else.
+    after a kill.
     """
-    count, words = take_seeds(words)
-    as_object, words = "--json" in words, [word for word in words if word != "--json"]
-    say_help(words, "  --json                print one JSON object and nothing else\n")
+    given, words = split_words("experiment", words, SEEDS)
     folder, _ = first_of(words, allowed, "experiment")
     check_same_code(folder)
-    log = (folder / "output.log").open("a", encoding="utf-8") if as_object else sys.stdout
-    with closing(log) if as_object else nullcontext(), redirect_stdout(log):
-        train_arm(words, allowed, count or SEEDS_OF_EXPERIMENT)
+    log = (folder / "output.log").open("a", encoding="utf-8") if given.json else sys.stdout
+    with closing(log) if given.json else nullcontext(), redirect_stdout(log):
+        train_arm(words, allowed, given.seeds or SEEDS_OF_EXPERIMENT)
     outcome = conclude_experiment(folder)
-    if as_object:
+    if given.json:
         print(json_text.dumps(outcome, indent=2))
     else:
         print(f"{'kept' if outcome['kept'] else 'not kept'}: {outcome['reason']}")

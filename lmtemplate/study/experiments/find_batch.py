@@ -15,12 +15,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from lmtemplate.errors import ConfigError, OutOfMemoryError
-from lmtemplate.study.experiments.trial_steps import TrialSteps, split_words
+from lmtemplate.study.experiments.trial_steps import Flags, TrialSteps, split_words
 from lmtemplate.study.plan.memory import USABLE, free_memory, number_in
 from lmtemplate.study.understand.noise_scale import QUARTERS, advice, measure_noise
 from lmtemplate.study.understand.probing import affordable
@@ -198,7 +197,7 @@ def find_batch(words: list[str], allowed: list[str]) -> None:
         words: of the command line, after the verb, and those of fit.
         allowed: packages outside lmtemplate whose classes a config may name.
     """
-    flags: dict[str, dict[str, Any]] = {
+    flags: Flags = {
         "most": {"type": int, "default": 4096, "help": "sequences that are tried at most"},
         "seconds": {"type": float, "default": 5.0, "help": "a slower step ends the search"},
         "memory_gb": {"type": float, "help": "limit; 90 %% of what is free if not given"},

@@ -7,13 +7,12 @@ factor at each step, until the loss explodes. Nothing is written.
 import json
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from lmtemplate.errors import ConfigError
 from lmtemplate.record import Floats
-from lmtemplate.study.experiments.trial_steps import TrialSteps, split_words
+from lmtemplate.study.experiments.trial_steps import Flags, TrialSteps, split_words
 from lmtemplate.study.show.plots import text_plot
 
 SMOOTHING = 0.9  # share of the mean so far in the mean of losses
@@ -114,7 +113,7 @@ def find_lr(words: list[str], allowed: list[str]) -> None:
         words: of the command line, after the verb: --low, --high, --steps, --json, and those of fit.
         allowed: packages outside lmtemplate whose classes a config may name.
     """
-    flags: dict[str, dict[str, Any]] = {
+    flags: Flags = {
         "low": {"type": float, "default": 1e-5, "help": "first rate"},
         "high": {"type": float, "default": 10.0, "help": "last rate"},
         "steps": {"type": int, "default": 120, "help": "steps from the first to the last"},

@@ -15,20 +15,18 @@ from typing import Any
 import numpy as np
 
 from lmtemplate.errors import NumbersError
-from lmtemplate.run_dir import write_text
 from lmtemplate.study.experiments.arms import Arm, named_arm, positions, runs_in, scores_of
 from lmtemplate.study.experiments.comparison import compare_all
-from lmtemplate.study.experiments.seeds import first_of, say_help, take_seeds, train_seed
+from lmtemplate.study.experiments.seeds import first_of, train_seed
 from lmtemplate.study.experiments.statistics import pool
+from lmtemplate.study.experiments.trial_steps import SEEDS, split_words
 from lmtemplate.study.run_files import duration, read_summary
-from lmtemplate.study.show import page
-from lmtemplate.study.show.compare import UNITS, Rows, as_text
-from lmtemplate.study.show.overlay import overlay
+from lmtemplate.study.show.compare import UNITS, Rows, as_text, write_comparison
 from lmtemplate.study.show.page import BITS, RunFiles, number, read_run
 
 HERE = "lmtemplate.optimizers"
 MOST_RATES = 6
-SEEDS = 3
+SEEDS_OF_EACH = 3
 HALF_DECADE = 10**0.5
 
 
@@ -168,15 +166,8 @@ def conclude_tournament(
     sentences = [one.sentence for one in compare_all(names, scores, UNITS[BITS], 0.01)]
     tried = ", ".join(f"{name} {len(found)}" for name, found in searches.items())
     notes = [f"Rates tried on seed {tournament.first_seed}, of which the best was taken: {tried}."]
-    parts = {
-        "rows": [(title, *cells) for title, cells in rows],
-        "head": ["", *names],
-        "sentences": sentences,
-        "notes": notes,
-        "curves": page.plot_html(overlay(arms, names)),
-    }
-    drawn = tournament.folder / "optimizers.html"
-    write_text(drawn, page.render("compare", "Optimizers on the same batches", parts))
+    drawn, title = tournament.folder / "optimizers.html", "Optimizers on the same batches"
+    write_comparison(drawn, title, arms, names, rows, sentences, notes)
     described = [
         {
             "name": name,
@@ -193,21 +184,18 @@ def conclude_tournament(
 def compare_optimizers(words: list[str], allowed: list[str]) -> None:
     """Train a config with each optimizer in DIR, and print and draw them beside each other.
 
-    What is there is not trained again, so the same command goes on after a kill. Beside the flags
-    of `fit`: --seeds N for each optimizer, and --json for one JSON object and nothing else.
+    What is there is not trained again, so the same command goes on after a kill.
     """
-    count, words = take_seeds(words)
-    as_object, words = "--json" in words, [word for word in words if word != "--json"]
-    say_help(words, "  --json                print one JSON object and nothing else\n")
+    given, words = split_words("compare-optimizers", words, SEEDS)
     folder, first = first_of(words, allowed, "compare-optimizers")
     folder.mkdir(parents=True, exist_ok=True)
-    tournament = Tournament(words, allowed, folder, first, as_object)
+    tournament = Tournament(words, allowed, folder, first, given.json)
     searches = {name: tournament.search(name) for name in CONTENDERS}
-    for seed in range(first + 1, first + (count or SEEDS)):
+    for seed in range(first + 1, first + (given.seeds or SEEDS_OF_EACH)):
         for name, scores in searches.items():
             tournament.train(name, best_rate(scores), seed)
     told = conclude_tournament(tournament, searches)
-    if as_object:
+    if given.json:
         print(json_text.dumps(told, indent=2))
         return
     print("", as_text(told["table"], [*searches], shutil.get_terminal_size().columns), sep="\n")

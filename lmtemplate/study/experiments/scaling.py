@@ -30,7 +30,7 @@ from lmtemplate.study.diagnose.ngrams import longest_copy
 from lmtemplate.study.experiments.law import fit_law
 from lmtemplate.study.experiments.scaling_results import Point, Scaling, write_page
 from lmtemplate.study.experiments.sweep import Runner, SweepPlan, end
-from lmtemplate.study.experiments.trial_steps import split_words
+from lmtemplate.study.experiments.trial_steps import Flags, split_words
 from lmtemplate.study.experiments.trials import Book
 from lmtemplate.study.show.page import read_run
 from lmtemplate.study.understand.text_losses import predict_text
@@ -155,7 +155,7 @@ def scaling(words: list[str], allowed: list[str]) -> None:
         words: of the command line, after the verb: --budget, --run_dir, --json, and those of fit.
         allowed: packages outside lmtemplate whose classes a config may name.
     """
-    flags: dict[str, dict[str, Any]] = {
+    flags: Flags = {
         "budget": {"default": "10m", "help": "time for all runs, as 90s, 10m or 2h"},
         "run_dir": {"help": "folder of the runs"},
     }

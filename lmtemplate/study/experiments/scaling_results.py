@@ -100,6 +100,12 @@ class Scaling:
         return "\n".join([*lines, *(f"note: {note}" for note in CAVEATS)])
 
 
+def with_axes(figure: Any, x: str, y: str) -> Any:
+    page.style_figure(figure, 480)
+    log = {"type": "log", "exponentformat": "power"}
+    return figure.update_layout(xaxis={"title": x, **log}, yaxis_title=y)
+
+
 def data_figure(found: Scaling) -> Any:
     """Loss against tokens: the runs as points, the law as a line for each size of net."""
     import plotly.graph_objects as go
@@ -121,10 +127,7 @@ def data_figure(found: Scaling) -> Any:
     star = {"symbol": "star", "size": 14, "color": INK}
     foretold = {"x": [last.tokens], "y": [found.predicted], "name": "foretold"}
     figure.add_scatter(mode="markers", marker=star, **foretold)
-    page.style_figure(figure, 480)
-    log = {"type": "log", "exponentformat": "power"}
-    figure.update_layout(xaxis={"title": "tokens trained on", **log}, yaxis_title="val/loss (nats)")
-    return figure
+    return with_axes(figure, "tokens trained on", "val/loss (nats)")
 
 
 def compute_figure(found: Scaling) -> Any:
@@ -144,12 +147,7 @@ def compute_figure(found: Scaling) -> Any:
         figure.add_scatter(
             mode="markers", marker={"color": color, "size": 9}, showlegend=False, **lowest
         )
-    page.style_figure(figure, 480)
-    log = {"type": "log", "exponentformat": "power"}
-    figure.update_layout(
-        xaxis={"title": "parameters", **log}, yaxis_title="val/loss (nats), by the law"
-    )
-    return figure
+    return with_axes(figure, "parameters", "val/loss (nats), by the law")
 
 
 def write_page(folder: Path, found: Scaling) -> None:

@@ -1,34 +1,16 @@
 """`fit --seeds N` -> an arm: N runs that differ in seed alone, one after another, in RUN/seed-S."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lmtemplate.cli import TrainingCLI
-from lmtemplate.cli_errors import take_flag
 from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.fit import fit
 from lmtemplate.record import is_recorded
-
-HELP = (
-    "  --seeds N             as many runs, in RUN/seed-S; the first has seed_everything, then + 1\n"
-)
-
-
-def take_seeds(words: list[str]) -> tuple[int | None, list[str]]:
-    """Split off `--seeds N`: (N or None, other words). Raises ConfigError."""
-    given, others = take_flag(words, "--seeds")
-    for value in given:
-        if not value.isdecimal() or int(value) < 1:
-            says = f"expected a whole number from 1 on, got {value or 'nothing'}"
-            raise ConfigError(f"--seeds (command line): {says}")
-    return int(given[-1]) if given else None, others
-
-
-def say_help(words: list[str], more: str = "") -> None:
-    """Explain the flags that are no settings of a run, where help is asked for."""
-    if {"-h", "--help"} & {*words}:
-        print(f"{HELP}{more}")
+from lmtemplate.study.experiments.trial_steps import SEEDS, split_words
 
 
 def first_of(words: list[str], allowed: list[str], verb: str = "fit") -> tuple[Path, int]:
@@ -74,25 +56,36 @@ def train_arm(words: list[str], allowed: list[str], count: int) -> Path:
     return arm
 
 
-def spread_of(arm: Path) -> str:
-    """The scores of an arm in a sentence."""
+def scores_in(arm: Path) -> tuple[str, dict[Any, float]]:
+    """What an arm is judged by, and seed -> score."""
     from lmtemplate.study.experiments.arms import named_arm, runs_in, score_name, scores_of
 
     found = named_arm(runs_in(arm), arm)
-    scores = np.array([*scores_of(found, score_name([found])).values()])
+    name = score_name([found])
+    return name, scores_of(found, name)
+
+
+def spread_of(arm: Path) -> str:
+    """The scores of an arm in a sentence."""
+    name, by_seed = scores_in(arm)
+    scores = np.array([*by_seed.values()])
     if len(scores) < 2:
         return f"{arm}: no two seeds to compare"
     return (
-        f"{arm}: {len(scores)} seeds, {score_name([found])} {scores.mean():.4f}, standard "
+        f"{arm}: {len(scores)} seeds, {name} {scores.mean():.4f}, standard "
         f"deviation {scores.std(ddof=1):.4f}; next: lmtemplate compare OTHER {arm}"
     )
 
 
 def fit_seeds(words: list[str], allowed: list[str]) -> None:
     """The core's `fit`, and with --seeds once for each."""
-    count, others = take_seeds(words)
-    say_help(words)
-    if count is None:
+    if {"-h", "--help"} & {*words}:
+        print(f"  --seeds N             {SEEDS['seeds']['help']}")
+    if not any(word.partition("=")[0] == "--seeds" for word in words):
         fit(words, allowed)
     else:
-        train_arm(others, allowed, count)
+        given, others = split_words("fit", words, SEEDS)
+        arm = train_arm(others, allowed, given.seeds)
+        if given.json:  # the last line
+            name, scores = scores_in(arm)
+            print(json.dumps({"arm": str(arm), "score": name, "scores": scores}))

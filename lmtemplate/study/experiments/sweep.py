@@ -22,7 +22,7 @@ from lmtemplate.record import read_lines
 from lmtemplate.study.experiments import space as spaces
 from lmtemplate.study.experiments.space import Sampler, Space
 from lmtemplate.study.experiments.sweep_results import finish
-from lmtemplate.study.experiments.trial_steps import split_words
+from lmtemplate.study.experiments.trial_steps import Flags, split_words
 from lmtemplate.study.experiments.trials import Book, Trial
 from lmtemplate.study.run_files import command
 
@@ -48,7 +48,7 @@ class SweepPlan:
 
 def read_plan(words: list[str], allowed: list[str]) -> tuple[SweepPlan, bool]:
     """The plan, and whether to print JSON. What is no flag of sweep is one of fit."""
-    flags: dict[str, dict[str, Any]] = {
+    flags: Flags = {
         "over": {"action": "append", "default": [], "help": f"KEY=SPEC: {spaces.SPEC}"},
         "run_dir": {"help": "folder of the sweep"},
         "sampler": {"help": "grid (if all is listed), random or tpe (else)"},

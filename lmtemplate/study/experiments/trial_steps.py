@@ -12,19 +12,32 @@ from lmtemplate.errors import ConfigError
 from lmtemplate.fit import load_first_weights, make_plan
 from lmtemplate.trainer import quieten
 
+Flags = dict[str, dict[str, Any]]  # name -> what argparse takes
 
-def split_words(
-    verb: str, words: list[str], flags: dict[str, dict[str, Any]]
-) -> tuple[argparse.Namespace, list[str]]:
-    """The values of a verb's own flags (name -> what argparse takes), and the words of fit.
 
-    Raises ConfigError.
-    """
+def whole(text: str) -> int:
+    """A whole number from 1 on, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text}")
+    return int(text)
+
+
+SEEDS: Flags = {
+    "seeds": {
+        "type": whole,
+        "metavar": "N",
+        "help": "as many runs, in RUN/seed-S; the first has seed_everything, then + 1",
+    }
+}
+
+
+def split_words(verb: str, words: list[str], flags: Flags) -> tuple[argparse.Namespace, list[str]]:
+    """The values of a verb's own flags, and the words of fit. Raises ConfigError."""
     parser = argparse.ArgumentParser(f"lmtemplate {verb}", exit_on_error=False, allow_abbrev=False)
     parser.epilog = "All other flags are those of lmtemplate fit."
     for name, how in flags.items():
         parser.add_argument(f"--{name}", **how)
-    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     try:
         return parser.parse_known_args(words)
     except argparse.ArgumentError as error:

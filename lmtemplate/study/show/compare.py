@@ -155,6 +155,26 @@ def comparison_json(
     return json_text.dumps(content, indent=2, allow_nan=False)
 
 
+def write_comparison(
+    output: Path,
+    title: str,
+    arms: list[Arm],
+    labels: list[str],
+    rows: Rows,
+    sentences: list[str],
+    notes: list[str],
+) -> None:
+    """The page: what can be concluded, the table, and all curves in one plot. Raises DiskError."""
+    parts = {
+        "rows": [(name, *cells) for name, cells in rows],
+        "head": ["", *labels],
+        "sentences": sentences,
+        "notes": notes,
+        "curves": page.plot_html(overlay(arms, labels)),
+    }
+    write_text(output, page.render("compare", title, parts))
+
+
 def conclude(
     arms: list[Arm], labels: list[str], at: Axis | None, budget: float | None, effect: float
 ) -> tuple[list[Scores], list[Comparison]]:
@@ -202,14 +222,8 @@ def compare(
     cost = f"at {budget:,.4g} {at}: " if budget else ""
     sentences = [cost + one.sentence for one in found]
     notes = [one.against_noise for one in found if one.against_noise] + notes
-    parts = {
-        "rows": [(title, *cells) for title, cells in rows],
-        "head": ["", *labels],
-        "sentences": sentences,
-        "notes": notes,
-        "curves": page.plot_html(overlay(arms, labels)),
-    }
-    write_text(output, page.render("compare", f"{len(arms)} arms beside each other", parts))
+    title = f"{len(arms)} arms beside each other"
+    write_comparison(output, title, arms, labels, rows, sentences, notes)
     if json:
         basis = {"at": at, "budget": budget, "page": str(output)}
         print(comparison_json(arms, scores, found, **basis, notes=notes))

@@ -7,7 +7,7 @@ import pytest
 
 from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.study.experiments import seeds
-from lmtemplate.study.experiments.seeds import take_seeds
+from lmtemplate.study.experiments.trial_steps import SEEDS, split_words
 from tests.conftest import Command
 from tests.runs import equal, load
 from tests.study.experiments.seeded import write_arm, write_seed
@@ -15,17 +15,16 @@ from tests.study.experiments.seeded import write_arm, write_seed
 
 @pytest.mark.parametrize("typed", [["--seeds", "3"], ["--seeds=3"]])
 def test_the_count_is_split_off_and_all_else_is_kept(typed: list[str]) -> None:
-    assert take_seeds(["--config", "a.yaml", *typed, "--run_dir=b"]) == (
-        3,
-        ["--config", "a.yaml", "--run_dir=b"],
-    )
-    assert take_seeds(["--seed_everything=1"]) == (None, ["--seed_everything=1"])
+    given, rest = split_words("fit", ["--config", "a.yaml", *typed, "--run_dir=b"], SEEDS)
+    assert (given.seeds, rest) == (3, ["--config", "a.yaml", "--run_dir=b"])
+    assert split_words("fit", ["--seed_everything=1"], SEEDS)[1] == ["--seed_everything=1"]
 
 
 @pytest.mark.parametrize("typed", [["--seeds"], ["--seeds=0"], ["--seeds", "-1"], ["--seeds=x"]])
-def test_a_count_that_is_none_is_one_line(typed: list[str]) -> None:
-    with pytest.raises(ConfigError, match=r"--seeds .* whole number from 1 on, got"):
-        take_seeds(typed)
+def test_a_count_that_is_none_is_one_line(command: Command, typed: list[str]) -> None:
+    result = command("fit", *typed)
+    assert (result.code, "\n" in result.error) == (2, False)
+    assert result.error.startswith("fit: argument --seeds: expected")
 
 
 @pytest.mark.slow
@@ -36,7 +35,8 @@ def test_each_seed_is_the_run_that_fit_would_make_and_the_command_goes_on(
     fit(tmp_path / "alone", *short[:1], "--seed_everything=8")
     fit(tmp_path / "arm" / "seed-7", *short)  # as if a kill had come before the second seed
     before = (tmp_path / "arm" / "seed-7" / "checkpoints" / "step-000000004.ckpt").stat().st_mtime
-    shown = fit(tmp_path / "arm", *short, "--seeds", "2")
+    shown = fit(tmp_path / "arm", *short, "--seeds", "2", "--json")
+    assert json.loads(shown.out.splitlines()[-1])["scores"].keys() == {"7", "8"}
     assert shown.code == 0
     assert "seed-7 is finished at step 4" in shown.out
     assert "2 seeds, val/bits_per_byte" in shown.out
