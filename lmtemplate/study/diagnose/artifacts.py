@@ -47,6 +47,7 @@ class RunCorpus:
     folder: Path
     index: dict[str, Any]  # its index.json
     validated: int | None = None  # validation tokens that the run reads; None for all
+    train_blocks: int | None = None  # training sequences that it reads; None for all
 
     @property
     def vocab_size(self) -> int:
@@ -75,8 +76,9 @@ class RunCorpus:
         And the number of all that it reads, as a tensor.
         """
         shards, is_train = Shards(self.folder, split, self.index), split == "train"
-        read = (self.validated - 1) // block_size if self.validated and not is_train else None
-        blocks = Blocks(shards, block_size, whole=is_train, most=read)
+        read = (self.validated - 1) // block_size if self.validated else None
+        most_read = self.train_blocks if is_train else read
+        blocks = Blocks(shards, block_size, whole=is_train, most=most_read)
         chosen = np.unique(np.linspace(0, len(blocks) - 1, most).astype(np.int64))
         return *map(torch.from_numpy, blocks[chosen]), torch.tensor(len(blocks))
 
@@ -113,7 +115,8 @@ def open_run_corpus(run: Path) -> RunCorpus:
     if index["fingerprint"] != manifest.get("data", {}).get("fingerprint"):
         raise DataError(f"{folder} holds another corpus than the run was trained on")
     blocks = settings.get("data.max_val_blocks")
-    corpus = RunCorpus(folder, index, blocks * settings["data.block_size"] + 1 if blocks else None)
+    validated = blocks * settings["data.block_size"] + 1 if blocks else None
+    corpus = RunCorpus(folder, index, validated, settings.get("data.max_train_blocks"))
     for split in ("train", "val"):
         Shards(folder, split, index)
     return corpus

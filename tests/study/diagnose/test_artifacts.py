@@ -97,7 +97,12 @@ def test_a_corpus_that_is_gone_is_named_and_the_model_is_still_there(
 @pytest.mark.slow
 def test_a_run_knows_how_many_tokens_its_validation_reads(run: Path) -> None:
     change(run, "max_val_blocks", 3)
-    assert open_run_corpus(run).validated == 3 * 16 + 1
+    change(run, "max_train_blocks", 2)
+    corpus = open_run_corpus(run)
+    assert corpus.validated == 3 * 16 + 1
+    for split, read in (("train", 2), ("val", 3)):
+        inputs, _, among = corpus.batch(split, 16, 9)
+        assert (len(inputs), among.item()) == (read, read)
 
 
 @pytest.mark.slow
