@@ -30,11 +30,17 @@ from lmtemplate.study.understand.knowledge import look_into
 from lmtemplate.study.understand.memorisation import memorisation
 from lmtemplate.study.understand.noise_scale import QUARTERS, advice, measure_noise
 from lmtemplate.study.understand.snapshots import snapshot_files
-from lmtemplate.study.understand.text_losses import by_document, by_position, text_nats
+from lmtemplate.study.understand.text_losses import (
+    by_document,
+    by_position,
+    document_starts,
+    text_nats,
+)
 
 FLOPS = 2e11  # of the forward passes over each text: a larger net reads less of it
 LOSS_TOKENS, ASKED_TOKENS = 65_536, 12_288  # at most
 LOOKED_AT = 4  # sequences that are looked at layer by layer
+BEGINNING = 8  # tokens of a document that stand for its name
 SHOWN_TOKENS = 16  # of the text whose predictions are shown at each depth
 NOISE_SNAPSHOTS, NOISE_SEQUENCES = 4, 128  # at most, beside the checkpoint
 Sequences = tuple[Tensor, Tensor]  # inputs and targets (N, T)
@@ -119,15 +125,23 @@ def follow_snapshots(
 
 
 def losses_of(model: Model, corpus: RunCorpus) -> dict[str, Any]:
-    """Of validation text from its beginning on: by position, by document, by source."""
-    held_out = Shards(corpus.folder, "val", corpus.index)
-    blocks = Blocks(held_out, model.net.block_size, whole=False)
-    count = min(len(blocks), affordable(model.net, LOSS_TOKENS, LOOKED_AT))
-    inputs, targets = map(torch.from_numpy, blocks[np.arange(count)])
-    nats = text_nats(model.net, inputs, targets)
-    documents, sources = by_document(nats, inputs, targets, model.tokenizer, held_out.sources)
-    positions = by_position(nats)
-    return {"by_position": positions, "documents": documents, "sources": sources}
+    """Of validation text, evenly spaced where it is long: by position, by document, by source."""
+    held_out, size = Shards(corpus.folder, "val", corpus.index), model.net.block_size
+    blocks = Blocks(held_out, size, whole=False)
+    count = affordable(model.net, LOSS_TOKENS, LOOKED_AT)
+    chosen = np.unique(np.linspace(0, len(blocks) - 1, count).astype(np.int64))
+    inputs, targets = blocks[chosen]
+    nats = text_nats(model.net, torch.from_numpy(inputs), torch.from_numpy(targets))
+    starts, tokenizer = document_starts(held_out, model.tokenizer.eot_id), model.tokenizer
+    places = chosen[:, None] * size + np.arange(1, size + 1)  # (N, T) of the targets
+    numbers = starts.searchsorted(places, side="right") - 1
+    found = by_document(nats, targets, numbers, tokenizer.token_bytes(), held_out.sources)
+    documents, sources = found
+    for row in documents:
+        first = starts[row["document"]]
+        ids = held_out.gather(np.arange(first, min(first + BEGINNING, held_out.tokens)))
+        row["beginning"] = " ".join(tokenizer.decode(ids.tolist()).split())
+    return {"by_position": by_position(nats), "documents": documents, "sources": sources}
 
 
 def cannot_see(found: dict[str, Any]) -> Iterator[str]:

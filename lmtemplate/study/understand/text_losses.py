@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from lmtemplate.data import IGNORED, Ints
-from lmtemplate.data.tokenizer import Tokenizer
+from lmtemplate.data.shards import Shards
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.record import Floats
 
 LOGITS_AT_ONCE = 2**24  # floats in one forward pass
-BEGINNING = 8  # tokens of a document that stand for its name
+READ_AT_ONCE = 2**22  # tokens of a split
 BINS = 10  # of confidence, equally wide
 
 
@@ -94,33 +94,40 @@ def grouped(
     }
 
 
+def document_starts(text: Shards, eot_id: int) -> Ints:
+    """(D,) places where the documents of a split begin; its end is one, too."""
+    chunks = (
+        np.arange(first, min(first + READ_AT_ONCE, text.tokens))
+        for first in range(0, text.tokens, READ_AT_ONCE)
+    )
+    return np.concatenate([[0], *(1 + places[text.gather(places) == eot_id] for places in chunks)])
+
+
 def by_document(
     nats: Floats,
-    inputs: Tensor,
-    targets: Tensor,
-    tokenizer: Tokenizer,
+    targets: Ints,
+    document: Ints,
+    token_bytes: Ints,
     sources: Sequence[tuple[str, int]],
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(N, T) of consecutive sequences -> documents in their order, and where these come from.
+    """(N, T) nats, targets and the documents that these belong to -> documents, and their sources.
 
-    An end-of-text counts to its own document. `sources` are those of `Shards`: names, and how many
-    documents each has, in the order of the text; without any, nothing is said of them.
+    `sources` are those of `Shards`: names, and how many documents each has, in the order of the
+    text; without any, nothing is said of them.
     """
-    counted = ~np.isnan(nats.ravel())
-    document = np.cumsum(inputs.numpy().ravel() == tokenizer.eot_id)[counted]
-    losses, wanted = nats.ravel()[counted], targets.numpy().ravel()[counted]
-    sizes, first = tokenizer.token_bytes(), [int(inputs[0, 0])]  # which is no target
-    documents = []
-    for number, row in grouped(losses, wanted, document, sizes).items():
-        begins = [*([] if number else first), *wanted[document == number][:BEGINNING].tolist()]
-        documents.append({"beginning": " ".join(tokenizer.decode(begins).split()), **row})
+    counted = ~np.isnan(nats)
+    losses, wanted, numbers = nats[counted], targets[counted], document[counted]
+    documents = [
+        {"document": number, **row}
+        for number, row in grouped(losses, wanted, numbers, token_bytes).items()
+    ]
     names = [*dict.fromkeys(name for name, _ in sources)]
     runs = [np.full(count, names.index(name)) for name, count in sources]
     if not runs:
         return documents, []
     source = np.concatenate(runs)
-    counts = np.bincount(source[np.unique(document)])
+    counts = np.bincount(source[np.unique(numbers)])
     return documents, [
         {"source": names[number], "documents": int(counts[number]), **row}
-        for number, row in grouped(losses, wanted, source[document], sizes).items()
+        for number, row in grouped(losses, wanted, source[numbers], token_bytes).items()
     ]

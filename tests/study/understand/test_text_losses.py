@@ -1,21 +1,29 @@
 """Losses of texts made by hand, predictors of known calibration, and torch's own cross-entropy."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from lmtemplate.data import IGNORED
+from lmtemplate.data.shards import Shards
 from lmtemplate.data.tokenizer import ByteTokenizer
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models import GPT2
+from lmtemplate.study.understand import text_losses as study
 from lmtemplate.study.understand.text_losses import (
     by_document,
     by_position,
     calibrate,
+    document_starts,
     predict_text,
     text_nats,
 )
+from tests.study.corpora import write_corpus
+
+END = ByteTokenizer().eot_id
 
 
 def test_a_position_has_the_mean_over_the_sequences_that_reach_it() -> None:
@@ -24,31 +32,47 @@ def test_a_position_has_the_mean_over_the_sequences_that_reach_it() -> None:
     assert by_position(nats[1:]) == [3.0, 6.0]
 
 
+TEXT = [*b"first", END, *b"second", END, *b"3", END, *b"fourth", END]
+
+
+@pytest.fixture
+def held_out(tmp_path: Path) -> Shards:
+    """Four documents in shards of five tokens."""
+    ids = np.array(TEXT)
+    splits = {"train": ids, "val": ids}
+    corpus = write_corpus(tmp_path / "data", splits, shard_tokens=5, vocab_size=257)
+    return Shards(corpus.folder, "val", corpus.index)
+
+
+def test_documents_begin_behind_each_end_of_text(
+    held_out: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert document_starts(held_out, END).tolist() == [0, 6, 13, 15, 22]
+    monkeypatch.setattr(study, "READ_AT_ONCE", 4)
+    assert document_starts(held_out, END).tolist() == [0, 6, 13, 15, 22]
+
+
 def test_a_document_has_its_own_tokens_and_the_end_that_follows_them() -> None:
-    tokenizer = ByteTokenizer()
-    end = tokenizer.eot_id
-    text = np.array([*b"first", end, *b"second", end, *b"3"])
-    stream = np.concatenate([text, [0] * (16 - len(text) + 1)])
-    inputs, targets = (torch.from_numpy(part).view(4, 4) for part in (stream[:-1], stream[1:]))
-    targets = targets.clone()
-    targets.view(-1)[len(text) - 1 :] = IGNORED
-    nats = np.where(targets == IGNORED, np.nan, np.arange(16).reshape(4, 4))
-    found, none = by_document(nats, inputs, targets, tokenizer, [])
+    stream = np.array(TEXT[:16])
+    targets = stream[1:].reshape(3, 5)
+    targets[-1, -1] = IGNORED  # of "3" and its end, the first alone counts
+    numbers = np.array([0] * 5 + [1] * 7 + [2] * 3).reshape(3, 5)
+    nats = np.where(targets == IGNORED, np.nan, np.arange(15).reshape(3, 5))
+    sizes = ByteTokenizer().token_bytes()
+    found, none = by_document(nats, targets, numbers, sizes, [])
     assert none == []
-    tokens = [(one["beginning"], one["tokens"]) for one in found]
-    assert tokens == [("first", 5), ("second", 7), ("3", 1)]
-    # the target at place i is token i + 1: "irst" and its end are 0 .. 4, "second" and it 5 .. 11
-    assert [one["loss"] for one in found] == [2.0, 8.0, 12.0]
-    # an end of text is no text: "irst" has 4 bytes, "second" 6
-    bits = [10 / 4 / np.log(2), 56 / 6 / np.log(2), 12 / np.log(2)]
+    assert [(one["document"], one["tokens"]) for one in found] == [(0, 5), (1, 7), (2, 2)]
+    assert [one["loss"] for one in found] == [2.0, 8.0, 12.5]
+    # an end of text is no text: "irst" has 4 bytes, "second" 6, "3" 1
+    bits = [10 / 4 / np.log(2), 56 / 6 / np.log(2), 25 / np.log(2)]
     assert [one["bits_per_byte"] for one in found] == pytest.approx(bits)
-    _, sources = by_document(nats, inputs, targets, tokenizer, [("a", 1), ("b", 1), ("a", 1)])
+    _, sources = by_document(nats, targets, numbers, sizes, [("a", 1), ("b", 1), ("a", 1)])
     assert [(one["source"], one["documents"], one["tokens"]) for one in sources] == [
-        ("a", 2, 6),
+        ("a", 2, 7),
         ("b", 1, 7),
     ]
-    assert [one["loss"] for one in sources] == pytest.approx([(10 + 12) / 6, 8.0])
-    assert sources[0]["bits_per_byte"] == pytest.approx((10 + 12) / 5 / np.log(2))
+    assert [one["loss"] for one in sources] == pytest.approx([(10 + 25) / 7, 8.0])
+    assert sources[0]["bits_per_byte"] == pytest.approx((10 + 25) / 5 / np.log(2))
 
 
 def test_nats_have_their_place_and_add_up_to_the_loss() -> None:
