@@ -21,6 +21,7 @@ import torch
 from lmtemplate.errors import ConfigError, OutOfMemoryError
 from lmtemplate.study.experiments.trial_steps import Flags, TrialSteps, split_words
 from lmtemplate.study.plan.memory import USABLE, free_memory, number_in
+from lmtemplate.study.show.page import aligned
 from lmtemplate.study.understand.noise_scale import QUARTERS, advice, measure_noise
 from lmtemplate.study.understand.probing import affordable
 
@@ -230,9 +231,8 @@ def find_batch(words: list[str], allowed: list[str]) -> None:
             )
         )
         return
-    print(f"{'sequences':>9}  {'tokens/s':>10}  {'seconds':>8}  {'peak memory':>11}")
+    rows = [["sequences", "tokens/s", "seconds", "peak memory"]]
     for one in found.tried:
-        memory = f"{one.peak / 1e9:.2f} GB"
-        speed = f"{one.tokens_per_second:,.0f}"
-        print(f"{one.batch_size:>9,}  {speed:>10}  {one.seconds:>8.3f}  {memory:>11}")
-    print(why, advised, textwrap.fill(noise, 100), sep="\n")
+        counts = [f"{one.batch_size:,}", f"{one.tokens_per_second:,.0f}", f"{one.seconds:.3f}"]
+        rows.append([*counts, f"{one.peak / 1e9:.2f} GB"])
+    print(*aligned(rows, ">"), why, advised, textwrap.fill(noise, 100), sep="\n")

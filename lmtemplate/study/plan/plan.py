@@ -159,7 +159,9 @@ def config_of(made: Figures, said: list[str], output: Path, data: Path) -> str:
         **{name: short(made[name]) for name in ("parameters", "tokens", "net_parameters")},
         **{name: made[name] / 1e9 for name in ("memory", "state_memory")},
         "device_memory": made["device"]["memory"] / 1e9,
-        "epochs": f"; {epochs:.3g} epochs, beyond 4 repeated text helps less" if epochs else "",
+        "epochs": f"; {epochs:.3g} epochs{', beyond 4 new text is better' * (epochs > 4.1)}"
+        if epochs
+        else "",
         "time": duration(made["hours"] * 3600),
         "loss": f"{loss:.2f} {by_law}" if loss else "not known below 70M parameters",
         "remarks": textwrap.fill("\n".join(said), 110, initial_indent="# ", subsequent_indent="# "),
