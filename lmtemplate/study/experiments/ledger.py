@@ -16,7 +16,7 @@ from lmtemplate.errors import CheckpointError, ConfigError
 from lmtemplate.record import Floats, is_recorded
 from lmtemplate.study.experiments.arms import SEED_KEY, recipe_settings, score
 from lmtemplate.study.run_files import DIFF, check_kinds, duration
-from lmtemplate.study.show.page import BITS, NONE, RunFiles, aligned, number, read_run
+from lmtemplate.study.show.page import BITS, NONE, RunFiles, number, read_run, table_lines
 
 LEDGER = "ledger.jsonl"
 KINDS_OF_LINE = {
@@ -187,8 +187,8 @@ def ledger(run: Path | None = None, sort: str | None = None, json: bool = False)
         print(json_text.dumps({"runs": entries, "notes": notes}, indent=2))
         return
     rows = [*ledger_rows(entries)]
-    lines = aligned(rows)
+    lines = table_lines(rows)
     if max(map(len, lines)) > shutil.get_terminal_size().columns:
-        narrow = aligned([cells[:-1] for cells in rows])
+        narrow = table_lines([cells[:-1] for cells in rows])
         lines = [f"{line}\n    {cells[-1]}" for line, cells in zip(narrow, rows, strict=True)]
     print(*lines, *notes, sep="\n")

@@ -77,7 +77,7 @@ class Scaling:
             shown = [page.number(size) for size in sizes]
             shown += [page.number(loss, ".3f") for loss in losses]
             rows.append([*shown, page.number(p.copied)])
-        lines = page.aligned(rows, ">")
+        lines = page.table_lines(rows, ">")
         terms = f"{law.E:.3g} + {law.A:.3g} / N^{law.a:.3f} + {law.B:.3g} / D^{law.b:.3f}"
         low, high = found["predicted_interval"]
         lines += [f"\nL(N, D) = {terms} nats per token (fitted to all runs but the last)"]

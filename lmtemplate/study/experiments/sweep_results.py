@@ -68,7 +68,7 @@ class Results:
 
     def text(self) -> str:
         """For a terminal."""
-        lines = page.aligned(self.cells())
+        lines = page.table_lines(self.cells())
         shares = ", ".join(f"{key} {share:.0%}" for key, share in self.importance.items())
         lines += [f"what matters (share of the variance): {shares}"] if shares else []
         lines += [f"note: {note}" for note in self.notes]

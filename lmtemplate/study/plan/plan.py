@@ -55,7 +55,9 @@ trainer: {{max_steps: {max_steps}, val_check_interval: {interval}, gradient_clip
 """
 
 
-def plan_training(flags: Figures, corpus: budgets.Corpus, device: budgets.Device) -> Figures:
+def plan_training(
+    flags: Figures, corpus: budgets.CorpusSize, device: budgets.TrainingDevice
+) -> Figures:
     """Net, batch and steps for these flags of `plan`, each figure by its name in a config."""
     flops, devices, vocab_size = flags["flops"], flags["devices"], corpus.vocab_size
     if flags["hours"] is not None:
@@ -105,7 +107,7 @@ def plan_training(flags: Figures, corpus: budgets.Corpus, device: budgets.Device
     }
 
 
-def plan_here(flags: Figures, corpus: budgets.Corpus) -> Figures:
+def plan_here(flags: Figures, corpus: budgets.CorpusSize) -> Figures:
     """The plan for the device that is asked for; the speed of this machine is measured."""
     device = budgets.find_device(flags["gpu"], flags["speed"])
     made = plan_training(flags, corpus, device)
@@ -178,7 +180,7 @@ def config_of(made: Figures, said: list[str], output: Path, data: Path) -> str:
     return CONFIG.format(**{**made, **texts, **more})
 
 
-def check_flags(flags: Figures, corpus: budgets.Corpus) -> None:
+def check_flags(flags: Figures, corpus: budgets.CorpusSize) -> None:
     """Raises ConfigError for flags that contradict each other, and for numbers not above 0."""
     given = {name: value for name, value in flags.items() if value is not None}
     for name, value in given.items():
@@ -228,7 +230,7 @@ def plan(
         json: print JSON, figures unrounded, instead of the config.
     """
     flags = dict(locals())
-    corpus = budgets.read_corpus(data) if data else budgets.Corpus(vocab_size)
+    corpus = budgets.read_corpus(data) if data else budgets.CorpusSize(vocab_size)
     check_flags(flags, corpus)
     made = plan_here(flags, corpus)
     said = remarks(made, flags)

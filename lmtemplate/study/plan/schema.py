@@ -24,8 +24,8 @@ from lmtemplate.schedules import Schedule
 from lmtemplate.trainer import Trainer
 
 Schema = dict[str, Any]
-PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
-PLAIN |= {Path: "string", Seed: "integer"}
+JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
+JSON_TYPES |= {Path: "string", Seed: "integer"}
 LINKED = {"model.net": ("vocab_size", "block_size"), "data": ("seed",)}  # stated elsewhere
 ANY_CLASS: Schema = {
     "type": "object",
@@ -38,8 +38,8 @@ DRAFT = "http://json-schema.org/draft-07/schema#"
 def of_type(kind: Any) -> Schema:
     """What may stand for a type hint; anything where it is of a class."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if kind in PLAIN:
-        return {"type": PLAIN[kind]}
+    if kind in JSON_TYPES:
+        return {"type": JSON_TYPES[kind]}
     if origin is Literal:
         return {"enum": list(inner)}
     if origin in (typing.Union, types.UnionType):
@@ -50,7 +50,7 @@ def of_type(kind: Any) -> Schema:
     return {"type": "object"} if origin in (dict, Mapping) else {}
 
 
-def parameters_of(kind: type) -> dict[str, tuple[inspect.Parameter, Any, str]]:
+def constructor_parameters(kind: type) -> dict[str, tuple[inspect.Parameter, Any, str]]:
     """What a constructor takes, with type and explanation; of its bases too, behind **kwargs."""
     found = dict[str, tuple[inspect.Parameter, Any, str]]()
     for one in (base for base in kind.__mro__ if "__init__" in vars(base) and base is not object):
@@ -78,7 +78,7 @@ def of_class(kind: type, left_out: Sequence[str] = ()) -> Schema:
     """The settings of a constructor."""
     settings = {
         name: described(of_type(hint), taken.default, says)
-        for name, (taken, hint, says) in parameters_of(kind).items()
+        for name, (taken, hint, says) in constructor_parameters(kind).items()
         if name not in left_out
     }
     lists = {f"{name}+": of for name, of in settings.items() if "callbacks" in name}  # appends

@@ -70,7 +70,7 @@ def number(value: float | None, form: str | Callable[[float], str] = ",.0f") -> 
     return format(value, form) if isinstance(form, str) else form(value)
 
 
-def aligned(rows: Sequence[Sequence[str]], side: str = "<") -> list[str]:
+def table_lines(rows: Sequence[Sequence[str]], side: str = "<") -> list[str]:
     """Lines of a table for a terminal; cells stand at the left (<) or at the right (>)."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     padded = ([f"{c:{side}{w}}" for c, w in zip(row, widths, strict=True)] for row in rows)
