@@ -21,11 +21,12 @@ import torch
 from lmtemplate.errors import ConfigError, OutOfMemoryError
 from lmtemplate.study.experiments.trial_steps import Flags, TrialSteps, split_words
 from lmtemplate.study.plan.memory import USABLE, free_memory, number_in
+from lmtemplate.study.show.page import table_lines
 from lmtemplate.study.understand.noise_scale import QUARTERS, advice, measure_noise
 from lmtemplate.study.understand.probing import affordable
 
 TIMED_STEPS = 3
-NOISE_SEQUENCES = 64  # at most
+MEASURED_SEQUENCES = 64  # at most
 NEARLY = 0.95  # of the highest speed: the smallest size that has it is suggested
 CLOSE = 16  # the search ends where the sizes that fit and that do not differ by a 16th
 
@@ -143,7 +144,7 @@ def memory_limit(trial: TrialSteps, asked: float | None) -> float:
 
 def noise_advice(trial: TrialSteps, per_step: int) -> str:
     """What the gradient noise of the config's data says about a step of so many sequences."""
-    count = affordable(trial.net, NOISE_SEQUENCES * trial.data.block_size, 2 * QUARTERS)
+    count = affordable(trial.net, MEASURED_SEQUENCES * trial.data.block_size, 2 * QUARTERS)
     batches = [trial.next_batch() for _ in range(-(-count // trial.data.batch_size))]
     inputs, targets = (torch.cat(part)[:count] for part in zip(*batches, strict=True))
     trial.net.eval()
@@ -230,9 +231,8 @@ def find_batch(words: list[str], allowed: list[str]) -> None:
             )
         )
         return
-    print(f"{'sequences':>9}  {'tokens/s':>10}  {'seconds':>8}  {'peak memory':>11}")
+    rows = [["sequences", "tokens/s", "seconds", "peak memory"]]
     for one in found.tried:
-        memory = f"{one.peak / 1e9:.2f} GB"
-        speed = f"{one.tokens_per_second:,.0f}"
-        print(f"{one.batch_size:>9,}  {speed:>10}  {one.seconds:>8.3f}  {memory:>11}")
-    print(why, advised, textwrap.fill(noise, 100), sep="\n")
+        counts = [f"{one.batch_size:,}", f"{one.tokens_per_second:,.0f}", f"{one.seconds:.3f}"]
+        rows.append([*counts, f"{one.peak / 1e9:.2f} GB"])
+    print(*table_lines(rows, ">"), why, advised, textwrap.fill(noise, 100), sep="\n")

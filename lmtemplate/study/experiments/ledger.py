@@ -16,7 +16,7 @@ from lmtemplate.errors import CheckpointError, ConfigError
 from lmtemplate.record import Floats, is_recorded
 from lmtemplate.study.experiments.arms import SEED_KEY, recipe_settings, score
 from lmtemplate.study.run_files import DIFF, check_kinds, duration
-from lmtemplate.study.show.page import BITS, NONE, RunFiles, number, read_run
+from lmtemplate.study.show.page import BITS, NONE, RunFiles, number, read_run, table_lines
 
 LEDGER = "ledger.jsonl"
 KINDS_OF_LINE = {
@@ -187,9 +187,8 @@ def ledger(run: Path | None = None, sort: str | None = None, json: bool = False)
         print(json_text.dumps({"runs": entries, "notes": notes}, indent=2))
         return
     rows = [*ledger_rows(entries)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    fits = sum(widths) + 2 * len(widths) - 2 <= shutil.get_terminal_size().columns
-    for *cells, changed in rows:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=False))
-        print(f"{line}  {changed}" if fits else f"{line.rstrip()}\n    {changed}")
-    print(*notes, sep="\n", end="\n" if notes else "")
+    lines = table_lines(rows)
+    if max(map(len, lines)) > shutil.get_terminal_size().columns:
+        narrow = table_lines([cells[:-1] for cells in rows])
+        lines = [f"{line}\n    {cells[-1]}" for line, cells in zip(narrow, rows, strict=True)]
+    print(*lines, *notes, sep="\n")

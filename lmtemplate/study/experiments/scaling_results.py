@@ -69,19 +69,15 @@ class Scaling:
 
     def text(self) -> str:
         found, law = self.as_json(), self.law
-        rows = [["n_embd", "steps", "parameters", "tokens", "val/loss", "law", "rare", "common"]]
-        rows[0] += ["copied"]
+        head = "n_embd steps parameters tokens val/loss law rare common copied"
+        rows = [head.split()]
         for p in self.points:
-            measured = ("–" if v is None else f"{v:.3f}" for v in (p.rare, p.common))
-            law_says = f"{float(law.loss(p.parameters, p.tokens)):.3f}"
-            sizes = (str(p.n_embd), str(p.steps), f"{p.parameters:,}", f"{p.tokens:,}")
-            copied = "–" if p.copied is None else str(p.copied)
-            rows.append([*sizes, f"{p.loss:.3f}", law_says, *measured, copied])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
-            for row in rows
-        ]
+            losses = (p.loss, float(law.loss(p.parameters, p.tokens)), p.rare, p.common)
+            sizes = (p.n_embd, p.steps, p.parameters, p.tokens)
+            shown = [page.number(size) for size in sizes]
+            shown += [page.number(loss, ".3f") for loss in losses]
+            rows.append([*shown, page.number(p.copied)])
+        lines = page.table_lines(rows, ">")
         terms = f"{law.E:.3g} + {law.A:.3g} / N^{law.a:.3f} + {law.B:.3g} / D^{law.b:.3f}"
         low, high = found["predicted_interval"]
         lines += [f"\nL(N, D) = {terms} nats per token (fitted to all runs but the last)"]

@@ -68,12 +68,7 @@ class Results:
 
     def text(self) -> str:
         """For a terminal."""
-        table = self.cells()
-        wide = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [
-            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, wide, strict=True)).rstrip()
-            for row in table
-        ]
+        lines = page.table_lines(self.cells())
         shares = ", ".join(f"{key} {share:.0%}" for key, share in self.importance.items())
         lines += [f"what matters (share of the variance): {shares}"] if shares else []
         lines += [f"note: {note}" for note in self.notes]

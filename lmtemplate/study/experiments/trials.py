@@ -13,7 +13,7 @@ from lmtemplate.errors import CheckpointError, ConfigError
 from lmtemplate.study.run_files import check_kinds
 
 Outcome = Literal["complete", "pruned", "failed"]
-KINDS = {"number": int, "settings": dict, "state": str, "loss": float, "losses": dict}
+KINDS_OF_TRIAL = {"number": int, "settings": dict, "state": str, "loss": float, "losses": dict}
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Trial:
         """Raises ConfigError for what is no line of a sweep over these keys (of any, if none)."""
         try:
             content = json.loads(line)
-            check_kinds(content, KINDS, path)
+            check_kinds(content, KINDS_OF_TRIAL, path)
             trial = cls(**content)
             trial.losses = {int(step): float(loss) for step, loss in trial.losses.items()}
             if trial.settings.keys() != {*keys} and keys:

@@ -18,7 +18,7 @@ from lmtemplate.study.plan.memory import free_memory
 from lmtemplate.study.plan.scaling_laws import net_sizes, vocabulary_for
 
 RATIO = 20.0  # tokens per parameter that use FLOPs best: Hoffmann et al. 2022, table 3
-MFU = 0.4  # large runs reach 0.38 to 0.43 (Llama 3 405B: Llama Team 2024, table 4)
+ASSUMED_MFU = 0.4  # large runs reach 0.38 to 0.43 (Llama 3 405B: Llama Team 2024, table 4)
 EPOCHS = 4.0  # over one text, before new text is clearly better: Muennighoff et al. 2023
 
 
@@ -47,7 +47,7 @@ def known_gpu(name: str) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Device:
+class TrainingDevice:
     """Where to train: a GPU that is named, or this machine."""
 
     name: str
@@ -58,15 +58,19 @@ class Device:
     on_cpu: bool = False
 
 
-def find_device(gpu: str | None, speed: float | None) -> Device:
+def find_device(gpu: str | None, speed: float | None) -> TrainingDevice:
     """What --gpu and --speed say; without both, the speed has yet to be measured."""
     if gpu:
         peak, memory = known_gpu(gpu)
-        found = Device(gpu, memory, MFU * peak, f"{MFU:.0%} of {gpu}, assumed")
+        found = TrainingDevice(
+            gpu, memory, ASSUMED_MFU * peak, f"{ASSUMED_MFU:.0%} of {gpu}, assumed"
+        )
     else:
         here = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
         width = 4 if auto_precision(here) == "32-true" else 2
-        found = Device("this machine", free_memory(here), 1e11, "", width, here.type == "cpu")
+        found = TrainingDevice(
+            "this machine", free_memory(here), 1e11, "", width, here.type == "cpu"
+        )
     return replace(found, speed=speed, speed_how="as asked") if speed else found
 
 
@@ -92,7 +96,7 @@ def measure(
 
 
 @dataclass(frozen=True)
-class Corpus:
+class CorpusSize:
     """Sizes of a prepared text, or of one that never ends."""
 
     vocab_size: int | None
@@ -100,11 +104,11 @@ class Corpus:
     longest: int = sys.maxsize  # block that fits into both splits
 
 
-def read_corpus(path: Path) -> Corpus:
+def read_corpus(path: Path) -> CorpusSize:
     """Raises DataError where no corpus was prepared, or one without validation text."""
     index = read_index(path)
     train, val = (Shards(path, split, index).tokens for split in ("train", "val"))
-    return Corpus(index["vocab_size"], train, min(train, val) - 1)
+    return CorpusSize(index["vocab_size"], train, min(train, val) - 1)
 
 
 def solve(

@@ -55,7 +55,9 @@ trainer: {{max_steps: {max_steps}, val_check_interval: {interval}, gradient_clip
 """
 
 
-def plan_training(flags: Figures, corpus: budgets.Corpus, device: budgets.Device) -> Figures:
+def plan_training(
+    flags: Figures, corpus: budgets.CorpusSize, device: budgets.TrainingDevice
+) -> Figures:
     """Net, batch and steps for these flags of `plan`, each figure by its name in a config."""
     flops, devices, vocab_size = flags["flops"], flags["devices"], corpus.vocab_size
     if flags["hours"] is not None:
@@ -105,7 +107,7 @@ def plan_training(flags: Figures, corpus: budgets.Corpus, device: budgets.Device
     }
 
 
-def plan_here(flags: Figures, corpus: budgets.Corpus) -> Figures:
+def plan_here(flags: Figures, corpus: budgets.CorpusSize) -> Figures:
     """The plan for the device that is asked for; the speed of this machine is measured."""
     device = budgets.find_device(flags["gpu"], flags["speed"])
     made = plan_training(flags, corpus, device)
@@ -159,7 +161,9 @@ def config_of(made: Figures, said: list[str], output: Path, data: Path) -> str:
         **{name: short(made[name]) for name in ("parameters", "tokens", "net_parameters")},
         **{name: made[name] / 1e9 for name in ("memory", "state_memory")},
         "device_memory": made["device"]["memory"] / 1e9,
-        "epochs": f"; {epochs:.3g} epochs, beyond 4 repeated text helps less" if epochs else "",
+        "epochs": f"; {epochs:.3g} epochs{', beyond 4 new text is better' * (epochs > 4.1)}"
+        if epochs
+        else "",
         "time": duration(made["hours"] * 3600),
         "loss": f"{loss:.2f} {by_law}" if loss else "not known below 70M parameters",
         "remarks": textwrap.fill("\n".join(said), 110, initial_indent="# ", subsequent_indent="# "),
@@ -176,7 +180,7 @@ def config_of(made: Figures, said: list[str], output: Path, data: Path) -> str:
     return CONFIG.format(**{**made, **texts, **more})
 
 
-def check_flags(flags: Figures, corpus: budgets.Corpus) -> None:
+def check_flags(flags: Figures, corpus: budgets.CorpusSize) -> None:
     """Raises ConfigError for flags that contradict each other, and for numbers not above 0."""
     given = {name: value for name, value in flags.items() if value is not None}
     for name, value in given.items():
@@ -226,7 +230,7 @@ def plan(
         json: print JSON, figures unrounded, instead of the config.
     """
     flags = dict(locals())
-    corpus = budgets.read_corpus(data) if data else budgets.Corpus(vocab_size)
+    corpus = budgets.read_corpus(data) if data else budgets.CorpusSize(vocab_size)
     check_flags(flags, corpus)
     made = plan_here(flags, corpus)
     said = remarks(made, flags)

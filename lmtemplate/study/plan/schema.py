@@ -24,8 +24,8 @@ from lmtemplate.run_dir import write_text
 from lmtemplate.schedules import Schedule
 
 Schema = dict[str, Any]
-PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
-PLAIN |= {Path: "string"}
+JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
+JSON_TYPES |= {Path: "string"}
 LINKED = {"model.net": ("vocab_size", "block_size"), "data": ("seed",)}  # stated elsewhere
 ANY_CLASS: Schema = {
     "type": "object",
@@ -39,8 +39,8 @@ def of_type(kind: Any) -> Schema:
     """What may stand for a type hint; anything where it is of a class."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     for one in getattr(kind, "__mro__", ()):  # a number within a range is a subclass of its kind
-        if one in PLAIN:
-            return {"type": PLAIN[one]}
+        if one in JSON_TYPES:
+            return {"type": JSON_TYPES[one]}
     if origin is Literal:
         return {"enum": list(inner)}
     if origin in (typing.Union, types.UnionType):
@@ -51,7 +51,7 @@ def of_type(kind: Any) -> Schema:
     return {"type": "object"} if origin in (dict, Mapping) else {}
 
 
-def parameters_of(kind: type) -> dict[str, tuple[inspect.Parameter, Any, str]]:
+def constructor_parameters(kind: type) -> dict[str, tuple[inspect.Parameter, Any, str]]:
     """What a constructor takes, with type and explanation; of its bases too, behind **kwargs."""
     found = dict[str, tuple[inspect.Parameter, Any, str]]()
     for one in (base for base in kind.__mro__ if "__init__" in vars(base) and base is not object):
@@ -79,7 +79,7 @@ def of_class(kind: type, left_out: Sequence[str] = ()) -> Schema:
     """The settings of a constructor."""
     settings = {
         name: described(of_type(hint), taken.default, says)
-        for name, (taken, hint, says) in parameters_of(kind).items()
+        for name, (taken, hint, says) in constructor_parameters(kind).items()
         if name not in left_out
     }
     lists = {f"{name}+": of for name, of in settings.items() if "callbacks" in name}  # appends

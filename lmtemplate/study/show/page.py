@@ -1,7 +1,7 @@
 """A run's files, plotly figures, a template -> one HTML page that opens without a network."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,13 @@ def number(value: float | None, form: str | Callable[[float], str] = ",.0f") -> 
     if value is None or not math.isfinite(value):
         return NONE
     return format(value, form) if isinstance(form, str) else form(value)
+
+
+def table_lines(rows: Sequence[Sequence[str]], side: str = "<") -> list[str]:
+    """Lines of a table for a terminal; cells stand at the left (<) or at the right (>)."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    padded = ([f"{c:{side}{w}}" for c, w in zip(row, widths, strict=True)] for row in rows)
+    return ["  ".join(cells).rstrip() for cells in padded]
 
 
 def figures_of(run: RunFiles) -> dict[str, str]:

@@ -119,7 +119,7 @@ def test_a_small_text_gives_a_smaller_model_more_epochs_and_dropout(
 
 def test_too_many_epochs_are_advised_against(command: Command, corpus: Path) -> None:
     shown = command("plan", "--tokens", "1e8", "--data", corpus, "--speed", "1e12").out
-    assert "beyond 4 repeated text helps less" in shown
+    assert "beyond 4 new text is better" in shown
 
 
 @pytest.mark.slow
