@@ -179,7 +179,7 @@ def _number(value: object) -> float:
     return float(first) if isinstance(first, int | float) else math.nan
 
 
-def clipped(trend: Trend, facts: Facts) -> Finding | None:
+def clip_far_below(trend: Trend, facts: Facts) -> Finding | None:
     """Nearly all gradients are far longer than the clip: little of them, or their direction, is left."""
     norms, shares = trend.logged(metric_names.GRAD_NORM), trend.logged(CLIPPED_SHARE)
     clip, usual = _number(facts.settings.get(CLIP)), float(np.median(norms)) if len(norms) else 0.0
@@ -202,5 +202,5 @@ def extreme_setting(trend: Trend, facts: Facts) -> Finding | None:
             says = f"{key} is {facts.settings[key]}, which {effect}; the loss ends at"
             steps = (trend.steps[0], trend.last_step)
             return conclude("extreme_setting", f"{says} {trend.final:.2f}.", *steps)
-    clip = clipped(trend, facts)
+    clip = clip_far_below(trend, facts)
     return conclude("extreme_setting", clip.says, *clip.steps) if clip else None

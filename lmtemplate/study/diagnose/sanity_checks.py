@@ -15,7 +15,6 @@ from lmtemplate.record import Floats, Record
 from lmtemplate.study.diagnose.artifacts import RunCorpus
 from lmtemplate.study.diagnose.finding import Facts
 
-COUNTED = ("unigram", "bigram")
 LOST = 0.1  # a loss may rise again by this share of its fall
 GAINED = 0.5  # this share of the words that an untrained model gets wrong must be real words
 UNTRAINED = 0.9  # above this share of real words before training, the samples tell nothing
@@ -65,7 +64,8 @@ def baselines(record: Record, facts: Facts) -> dict[str, float | None]:
     return {
         "validation": float(losses.min()) if len(losses) else None,
         "uniform": math.log(facts.vocab_size) if facts.vocab_size else None,
-        **dict(zip(COUNTED, (facts.unigram_loss, facts.bigram_loss), strict=True)),
+        "unigram": facts.unigram_loss,
+        "bigram": facts.bigram_loss,
     }
 
 
@@ -78,13 +78,13 @@ def prediction_check(record: Record, facts: Facts) -> SanityCheck:
     if len(accuracy) and first is not None:
         passed.append(bool(accuracy.max() > first))
         says.append(f"accuracy {first:.1%} -> {accuracy.max():.1%}")
-    best, unigram, bigram = (baselines(record, facts)[k] for k in ("validation", *COUNTED))
+    best, unigram = baselines(record, facts)["validation"], facts.unigram_loss
     if best is not None and unigram is not None:
         passed.append(best < unigram)
         verb = "beats" if best < unigram else "does not beat"
         against = f"token frequencies ({unigram:.2f})"
-        if bigram is not None and best < bigram:
-            verb, against = "beats", f"token pairs ({bigram:.2f})"
+        if facts.bigram_loss is not None and best < facts.bigram_loss:
+            verb, against = "beats", f"token pairs ({facts.bigram_loss:.2f})"
         says.append(f"loss {best:.2f} {verb} {against}")
     name = "Predictions getting better"
     return SanityCheck(name, all(passed) if passed else None, ", ".join(says) or "not known")

@@ -19,7 +19,7 @@ def nonfinite(record: Record) -> Finding | None:
     return conclude("nonfinite", f"the loss was NaN or inf at step {first:,}{before}.", first, last)
 
 
-def first_loss(record: Record, facts: Facts) -> Finding | None:
+def unusual_start(record: Record, facts: Facts) -> Finding | None:
     """The loss before step 1 is far from ln V: above it, or of weights that were trained before."""
     first, uniform = record.initial_val_loss, math.log(facts.vocab_size or 1)
     if first is None or not uniform or abs(first - uniform) < limit.OFF_START:

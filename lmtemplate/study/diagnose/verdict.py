@@ -8,7 +8,7 @@ import numpy as np
 from lmtemplate.record import Record
 from lmtemplate.study.diagnose import data, learning_rate, spikes, vitals
 from lmtemplate.study.diagnose import thresholds as limit
-from lmtemplate.study.diagnose.bugs import bugs, clipped, extreme_setting
+from lmtemplate.study.diagnose.bugs import bugs, clip_far_below, extreme_setting
 from lmtemplate.study.diagnose.finding import Facts, Finding, Phase, conclude
 from lmtemplate.study.diagnose.phases import phases_of, rereading
 from lmtemplate.study.diagnose.trend import Trend, trend_of
@@ -39,7 +39,7 @@ OTHERS: tuple[VerdictRule, ...] = (
     data.gap,
     spikes.spike_recovered,
     spikes.noise,
-    clipped,
+    clip_far_below,
 )
 # Finding -> others that follow from it, and are not said after it.
 FOLLOWS = {
@@ -99,7 +99,7 @@ def _causes(trend: Trend, facts: Facts) -> list[Finding | None]:
 def judge(record: Record, facts: Facts) -> Verdict:
     """Look at a run with every rule. Of the faults, the first is what matters most."""
     trend = trend_of(record, facts)
-    found = [spikes.nonfinite(record), spikes.first_loss(record, facts)]
+    found = [spikes.nonfinite(record), spikes.unusual_start(record, facts)]
     if trend is not None:
         found[1:1] = _causes(trend, facts)
         found += [rule(trend, facts) for rule in OTHERS]

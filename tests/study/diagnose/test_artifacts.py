@@ -100,9 +100,9 @@ def test_a_run_knows_how_many_tokens_its_validation_reads(run: Path) -> None:
     change(run, "max_train_blocks", 2)
     corpus = open_run_corpus(run)
     assert corpus.validated == 3 * 16 + 1
-    for split, read in (("train", 2), ("val", 3)):
+    for split, most in (("train", 2), ("val", 3)):
         inputs, _, among = corpus.batch(split, 16, 9)
-        assert (len(inputs), among.item()) == (read, read)
+        assert (len(inputs), among.item()) == (most, most)
 
 
 @pytest.mark.slow

@@ -6,13 +6,13 @@ import pytest
 from lmtemplate.record import Floats
 from lmtemplate.study.diagnose.finding import Facts
 from lmtemplate.study.diagnose.spikes import (
-    first_loss,
     jumps,
     noise,
     nonfinite,
     recovery,
     spike_not_recovered,
     spike_recovered,
+    unusual_start,
 )
 from tests.study.records import FACTS, power_law, record, trend
 
@@ -84,9 +84,9 @@ def test_a_run_that_begins_with_nan_has_no_last_finite_loss() -> None:
 
 
 def test_without_a_vocabulary_or_a_first_loss_the_start_is_not_judged() -> None:
-    assert first_loss(record(power_law(), initial=None), FACTS) is None
-    assert first_loss(record(power_law(), initial=20.0), Facts()) is None
-    assert first_loss(record(power_law(), initial=1.0), Facts()) is None
+    assert unusual_start(record(power_law(), initial=None), FACTS) is None
+    assert unusual_start(record(power_law(), initial=20.0), Facts()) is None
+    assert unusual_start(record(power_law(), initial=1.0), Facts()) is None
 
 
 def test_a_rise_that_is_only_noise_is_normal() -> None:
