@@ -14,7 +14,7 @@ from lmtemplate.study.diagnose import vitals
 from lmtemplate.study.diagnose.finding import Facts, Finding, conclude
 from lmtemplate.study.diagnose.trend import Trend, spread
 
-CLIP, CLIPPED_SHARE = "trainer.gradient_clip_val", "optim/clipped_share"
+CLIP = "trainer.gradient_clip_val"
 OPTIMIZER_KEY, NET_KEY = "model.optimizer.init_args.", "model.net.init_args."
 # Key -> the bound from which it explains, by itself, that little is learned; what it does then.
 EXTREME = {
@@ -181,7 +181,7 @@ def _number(value: object) -> float:
 
 def clip_far_below(trend: Trend, facts: Facts) -> Finding | None:
     """Nearly all gradients are far longer than the clip: little of them, or their direction, is left."""
-    norms, shares = trend.logged(metric_names.GRAD_NORM), trend.logged(CLIPPED_SHARE)
+    norms, shares = trend.logged(metric_names.GRAD_NORM), trend.logged(metric_names.CLIPPED_SHARE)
     clip, usual = _number(facts.settings.get(CLIP)), float(np.median(norms)) if len(norms) else 0.0
     share = float(shares.mean()) if len(shares) else 1.0
     if not usual > limit.CLIPPED * clip or share < limit.CLIPPED_STEPS:
