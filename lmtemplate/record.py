@@ -40,6 +40,7 @@ IN_ARRAYS = {
     metric_names.LEARNING_RATE,
     metric_names.EPOCH,
 }
+COUNTS = (metric_names.EPOCH, metric_names.TOKENS)
 STEP_KEY = b'{"step": '
 TAIL_BYTES = 2**16  # that are read at a time, from the end
 
@@ -62,8 +63,8 @@ def parse_line(text: str | bytes) -> Line | None:
             and isinstance(bad, list)
             and all(isinstance(text, str) for text in (*samples.values(), *bad))
             and {int, float}.issuperset(map(type, numbers.values()))
-            and all(-1e300 < value < 1e300 for value in numbers.values())
-            and abs(numbers.get(metric_names.EPOCH, 0)) < 2**53
+            and all(abs(value) < 1e150 for value in numbers.values())  # plots square them
+            and all(0 <= numbers.get(name, 0) < 2**53 for name in COUNTS)
         )
     except (ValueError, TypeError, RecursionError):  # TypeError: it is no object
         return None
@@ -89,9 +90,7 @@ def last_lines(run: Path, name: str, count: int, before: int = 2**53) -> list[Li
             start = max(0, end - TAIL_BYTES)
             file.seek(start)
             head, _, rest = file.read(end - start).partition(b"\n")
-            end = (
-                start + len(head) + 1 if start and rest else start
-            )  # the head is of the next piece
+            end = start + len(head) + 1 if start and rest else start  # head: of the next piece
             texts = rest.split(b"\n") if start else [head, *rest.split(b"\n")]
             lines = filter(None, map(parse_line, texts))
             found = [one for one in lines if name in one and one["step"] <= before] + found

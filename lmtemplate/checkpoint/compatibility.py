@@ -43,7 +43,7 @@ def _must_stay(description: dict[str, Any]) -> dict[str, Any]:
             "model.optimizer.class_path": model["optimizer"]["class_path"],
             "data": {key: description[key] for key in data},
         }
-    except (KeyError, TypeError) as error:
+    except (LookupError, TypeError) as error:
         raise CheckpointError(f"the checkpoint does not describe its run (no {error})") from error
 
 
@@ -120,7 +120,7 @@ def build_net(checkpoint: CheckpointDict, allowed: Sequence[str] = ()) -> Langua
         settings.update({key: checkpoint[key] for key in ("vocab_size", "block_size")})
         if "tokenizer" not in checkpoint:  # nobody could read what the net writes
             raise KeyError("tokenizer")
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         raise CheckpointError("the checkpoint does not describe its net") from error
     try:
         architecture = load_named(class_path, "the checkpoint's net", allowed)

@@ -2,8 +2,9 @@
 
 import hashlib
 import json as json_text
+import os
 import sys
-from contextlib import closing, nullcontext, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lmtemplate.study.experiments.arms import (
 from lmtemplate.study.experiments.comparison import compare_all
 from lmtemplate.study.experiments.seeds import first_of, say_help, take_seeds, train_arm
 from lmtemplate.study.experiments.uncommitted import uncommitted_changes
+from lmtemplate.study.run_files import open_no_link
 from lmtemplate.study.show.compare import UNITS
 
 BEST, OUTCOME = "best.json", "experiment.json"
@@ -100,8 +102,11 @@ def experiment(words: list[str], allowed: list[str]) -> None:
     say_help(words, "  --json                print one JSON object and nothing else\n")
     folder, _ = first_of(words, allowed, "experiment")
     check_same_code(folder)
-    log = (folder / "output.log").open("a", encoding="utf-8") if as_object else sys.stdout
-    with closing(log) if as_object else nullcontext(), redirect_stdout(log):
+    path = folder / "output.log" if as_object else Path(os.devnull)
+    with (
+        open(path, "a", encoding="utf-8", opener=open_no_link) as log,
+        redirect_stdout(log if as_object else sys.stdout),
+    ):
         train_arm(words, allowed, count or SEEDS_OF_EXPERIMENT)
     outcome = conclude_experiment(folder)
     if as_object:

@@ -20,7 +20,7 @@ from lmtemplate.study.experiments.arms import Arm, named_arm, positions, runs_in
 from lmtemplate.study.experiments.comparison import compare_all
 from lmtemplate.study.experiments.seeds import first_of, say_help, take_seeds, train_seed
 from lmtemplate.study.experiments.statistics import pool
-from lmtemplate.study.run_files import duration, read_summary
+from lmtemplate.study.run_files import duration, open_no_link, read_summary
 from lmtemplate.study.show import page
 from lmtemplate.study.show.compare import UNITS, Rows, as_text
 from lmtemplate.study.show.overlay import overlay
@@ -97,7 +97,11 @@ class Tournament:
             "--trainer.enable_progress_bar=false",
         ]
         diverged = read_summary(run).get("stop_reason") == "numbers"
-        with (self.folder / "output.log").open("a", encoding="utf-8") as log, redirect_stdout(log):
+        log_file = self.folder / "output.log"
+        with (
+            open(log_file, "a", encoding="utf-8", opener=open_no_link) as log,
+            redirect_stdout(log),
+        ):
             try:
                 if not diverged:
                     train_seed(words, self.allowed, run.parent, seed)

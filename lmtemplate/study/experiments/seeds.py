@@ -1,6 +1,7 @@
 """`fit --seeds N` -> an arm: N runs that differ in seed alone, one after another, in RUN/seed-S."""
 
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from lmtemplate.cli import TrainingCLI
 from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.fit import fit
 from lmtemplate.record import is_recorded
+from lmtemplate.run_dir import refuse_link
 from lmtemplate.trainer import quieten
 
 HELP = (
@@ -50,14 +52,14 @@ def first_of(words: list[str], allowed: list[str], verb: str = "fit") -> tuple[P
     if cli.machine.world_size > 1:
         raise ConfigError(
             "several runs in one process take one device; give --trainer.devices=1, or start each "
-            f"by itself (--seed_everything=S --run_dir={folder}/seed-S)"
+            f"by itself (--seed_everything=S --run_dir={quote(str(folder))}/seed-S)"
         )
     return folder, cli.config.seed_everything
 
 
 def train_seed(words: list[str], allowed: list[str], arm: Path, seed: int) -> Path:
     """Train a seed of an arm, or go on with it; nothing is done where it has ended."""
-    run = arm / f"seed-{seed}"
+    refuse_link(run := arm / f"seed-{seed}")
     return fit([*words, "--resume=auto", f"--seed_everything={seed}", f"--run_dir={run}"], allowed)
 
 
@@ -91,7 +93,7 @@ def spread_of(arm: Path) -> str:
         return f"{arm}: no two seeds to compare"
     return (
         f"{arm}: {len(scores)} seeds, {score_name([found])} {scores.mean():.4f}, standard "
-        f"deviation {scores.std(ddof=1):.4f}; next: lmtemplate compare OTHER {arm}"
+        f"deviation {scores.std(ddof=1):.4f}; next: lmtemplate compare OTHER {quote(str(arm))}"
     )
 
 

@@ -5,11 +5,13 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from lmtemplate.errors import ConfigError
+from lmtemplate.study.run_files import check_kinds
 
 Sampler = Literal["grid", "random", "tpe"]
 Listed = tuple[str, ...]
@@ -50,6 +52,9 @@ class Trial:
     state: Outcome | None = None  # None: it still trains
     loss: float | None = None  # the objective: lower is better
     losses: dict[int, float] = field(default_factory=dict)  # step -> validation loss
+
+
+KINDS_OF_TRIAL = {"number": 0, "settings": dict, "state": str, "loss": float, "losses": dict}
 
 
 def parse_over(text: str) -> tuple[str, Listed | Range]:
@@ -167,6 +172,33 @@ def suggest(
     study = study_of(space, trials, kind(seed=seed + number), None)
     drawn: Mapping[str, Any] = study.ask(distributions(space)).params
     return {key: f"{v:.6g}" if isinstance(v, float) else str(v) for key, v in drawn.items()}
+
+
+def trial_of(line: Any, path: Path) -> Trial:
+    """A trial from a line of a file. Raises CheckpointError, ValueError, TypeError, KeyError."""
+    check_kinds(line, KINDS_OF_TRIAL, path)
+    check_kinds([*line["losses"].values()], [float], path)
+    if line["state"] not in (None, *get_args(Outcome)):
+        raise ValueError(line["state"])
+    losses = {int(step): loss for step, loss in line["losses"].items()}
+    return Trial(**{**line, "losses": losses})
+
+
+def are_chosen(trials: Sequence[Trial], space: Space, points: Sequence[Mapping[str, str]]) -> bool:
+    """Whether trials are those of a sweep: its points in order, or settings inside of its space."""
+    settings = [trial.settings for trial in trials]
+    if points:
+        return settings == [*points[: len(settings)]]
+
+    def holds(of: Listed | Range, text: Any) -> bool:
+        if not isinstance(of, Range):
+            return text in of
+        return bool(re.fullmatch(NUMBER, str(text), re.I)) and of.low <= float(text) <= of.high
+
+    return all(
+        one.keys() == space.keys() and all(holds(space[key], text) for key, text in one.items())
+        for one in settings
+    )
 
 
 def is_hopeless(space: Space, trials: Sequence[Trial], losses: Mapping[int, float]) -> bool:

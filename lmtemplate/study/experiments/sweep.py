@@ -19,12 +19,18 @@ from pathlib import Path
 from typing import Any
 
 from lmtemplate import metric_names, run_dir
-from lmtemplate.errors import SIGNALS, ConfigError, LockedError, NumbersError
+from lmtemplate.errors import (
+    SIGNALS,
+    CheckpointError,
+    ConfigError,
+    LockedError,
+    NumbersError,
+)
 from lmtemplate.record import read_lines
 from lmtemplate.study.experiments import space as spaces
 from lmtemplate.study.experiments.space import Sampler, Space, Trial
 from lmtemplate.study.experiments.sweep_results import finish
-from lmtemplate.study.run_files import command
+from lmtemplate.study.run_files import append_line, command, open_no_link
 from lmtemplate.trainer import quieten
 
 TRIALS = 20  # of a random or tpe search, if none are asked for
@@ -119,13 +125,14 @@ class Book:
         self.path = folder / "trials.jsonl"
         self.lock = threading.Lock()
         self.trials: list[Trial] = []
-        for line in self._lines():
-            if line["number"] == len(self.trials):
-                self.trials.append(Trial(**line))
-            elif line["number"] < len(self.trials):
-                self.trials[line["number"]] = Trial(**line)
-        for trial in self.trials:
-            trial.losses = {int(step): loss for step, loss in trial.losses.items()}
+        try:
+            for line in self._lines():
+                trial = spaces.trial_of(line, self.path)
+                if trial.number > len(self.trials):
+                    raise ValueError(trial.number)
+                self.trials[trial.number : trial.number + 1] = [trial]
+        except (ValueError, TypeError, KeyError, RecursionError, CheckpointError) as error:
+            raise ConfigError(f"{self.path} is damaged; name another --run_dir") from error
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         if not self.path.exists():
@@ -133,17 +140,11 @@ class Book:
         text = self.path.read_text(encoding="utf-8")
         if not text.endswith("\n"):  # a kill has cut the last line
             run_dir.write_text(self.path, text := text[: text.rfind("\n") + 1])
-        try:
-            for line in text.splitlines():
-                yield dict(json.loads(line))
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"{self.path} is damaged; name another --run_dir") from error
+        yield from map(json.loads, text.splitlines())
 
     def write(self, trial: Trial) -> None:
-        with self.lock, self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(trial)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with self.lock:
+            append_line(self.path, json.dumps(asdict(trial)))
 
 
 def next_settings(plan: SweepPlan, trials: list[Trial], number: int) -> dict[str, str]:
@@ -162,6 +163,9 @@ class Runner:
     """Trains trials in processes of their own, some at a time."""
 
     def __init__(self, plan: SweepPlan, book: Book) -> None:
+        if not spaces.are_chosen(book.trials, plan.space, plan.points):
+            # they become words of a command line, where a stranger's could allow any package
+            raise ConfigError(f"{book.path} has settings of another sweep; name another --run_dir")
         self.plan, self.book = plan, book
         self.children: dict[int, subprocess.Popen[str]] = {}  # slot -> process
         self.is_over = False
@@ -184,8 +188,10 @@ class Runner:
         """Run fit to its end; returns its exit code, its last words, and whether it was pruned."""
         run, pruned, judged = run_of(self.plan, trial), False, 0
         log = self.plan.folder / "logs" / f"{run.name}.txt"
+        for folder in (run, log.parent):
+            run_dir.refuse_link(folder)
         log.parent.mkdir(exist_ok=True)
-        with log.open("a+", encoding="utf-8", errors="replace") as file:
+        with open(log, "a+", encoding="utf-8", errors="replace", opener=open_no_link) as file:
             allow = [word for name in self.plan.allowed for word in ("--allow", name)]
             words = command("fit", *fit_words(self.plan, trial), *allow)
             environment = self.environment(slot)

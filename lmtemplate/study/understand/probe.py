@@ -1,7 +1,6 @@
 """A run -> its model looked into: tables, sentences, and probe.html."""
 
 import dataclasses
-import html
 import json as json_text
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from torch import Tensor
 from lmtemplate.run_dir import write_text
 from lmtemplate.study.diagnose.artifacts import open_model
 from lmtemplate.study.show.compare import as_text
-from lmtemplate.study.show.page import number, plot_html, render, style_figure
+from lmtemplate.study.show.page import label, number, plot_html, render, style_figure
 from lmtemplate.study.show.plots import SERIES
 from lmtemplate.study.understand.knowledge import Knowledge
 from lmtemplate.study.understand.probing import Probed, look_at_model
@@ -108,18 +107,13 @@ def sentences_of(found: Probed) -> Iterator[str]:
         yield f"Noise scale over the run, in tokens: {scales}."
 
 
-def _label(text: str) -> str:
-    """A token on a figure: plotly reads some HTML, and a line break would show nothing."""
-    return html.escape(text.replace("\n", "⏎"), quote=False)
-
-
 def attention_figure(maps: Mapping[str, Tensor], words: Sequence[str]) -> Any:
     """One map (T, T) at a time, chosen from a list: a row is a token, which looks at columns."""
     import plotly.graph_objects as go
 
     figure, buttons = go.Figure(), list[dict[str, Any]]()
     for name, weights in maps.items():
-        ticks = [f"{n} {_label(word)}" for n, word in enumerate(words[: len(weights)], start=1)]
+        ticks = [f"{n} {label(word)}" for n, word in enumerate(words[: len(weights)], start=1)]
         figure.add_heatmap(
             x=ticks,
             y=ticks,
@@ -147,10 +141,10 @@ def lens_figure(known: Knowledge) -> Any:
 
     figure = go.Figure()
     figure.add_heatmap(
-        x=[f"{n} {_label(word)}" for n, word in enumerate(known.words, start=1)],
+        x=[f"{n} {label(word)}" for n, word in enumerate(known.words, start=1)],
         y=[depth.name for depth in known.depths],
         z=[[share for _, share in row] for row in known.guesses],
-        text=[[_label(text) for text, _ in row] for row in known.guesses],
+        text=[[label(text) for text, _ in row] for row in known.guesses],
         texttemplate="%{text}",
         textfont_size=10,
         zmin=0,
@@ -174,7 +168,7 @@ def curves_figure(found: Probed) -> Any:
     figure.add_bar(
         x0=1,
         y=[one.loss for one in documents],
-        customdata=[[_label(one.beginning), one.tokens] for one in documents],
+        customdata=[[label(one.beginning), one.tokens] for one in documents],
         hovertemplate="%{customdata[0]}<br>%{y:.3f} nats, %{customdata[1]:,} tokens",
         marker_color=blue,
         showlegend=False,

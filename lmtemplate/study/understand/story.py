@@ -177,7 +177,7 @@ def bars(names: list[str], values: list[float], title: str, colors: list[str] | 
     """A plot of one bar for each name; names may repeat."""
     import plotly.graph_objects as plotly
 
-    figure, places = plotly.Figure(), [*range(len(names))]
+    figure, places, names = plotly.Figure(), [*range(len(names))], [*map(page.label, names)]
     hover = "%{hovertext}: %{y:.4g}<extra></extra>"
     figure.add_bar(x=places, y=values, marker_color=colors, hovertext=names, hovertemplate=hover)
     page.style_figure(figure, 340)
@@ -210,7 +210,8 @@ def attention_data(found: Found) -> dict[str, Any] | None:
     known = {one["name"]: np.round(one["values"], DECIMALS).tolist() for one in stages}
     blocks = [*dict.fromkeys(name.partition(" ")[0] for name in known)]
     scores, weights = ([known[f"{b} {of}"] for b in blocks] for of in ("scores", "attention"))
-    tokens = [f"{n} {shown_token(t)}" for n, t in enumerate(found["tokens"][: len(scores[0][0])])]
+    read = map(shown_token, found["tokens"][: len(scores[0][0])])
+    tokens = [page.label(f"{n} {token}") for n, token in enumerate(read)]
     return {"blocks": blocks, "scores": scores, "weights": weights, "tokens": tokens}
 
 

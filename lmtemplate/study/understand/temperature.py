@@ -1,7 +1,6 @@
 """A run and a prompt -> the next token at each temperature, and whether its probabilities hold."""
 
 import dataclasses
-import html
 import json as json_text
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from lmtemplate.errors import ConfigError, UserError
 from lmtemplate.generate import check_draw, encode_prompt, logits_to_probs
 from lmtemplate.run_dir import write_text
 from lmtemplate.study.diagnose.artifacts import Model, open_model, open_run_corpus
-from lmtemplate.study.show.page import NONE, number, plot_html, render, style_figure
+from lmtemplate.study.show.page import NONE, label, number, plot_html, render, style_figure
 from lmtemplate.study.show.plots import INK, SERIES
 from lmtemplate.study.understand.continuation import continuation
 from lmtemplate.study.understand.text_losses import Calibration, calibrate, predict_text
@@ -155,7 +154,7 @@ def slider_figure(groups: Sequence[Sequence[dict[str, Any]]], height: int) -> An
 
 def next_figure(found: Temperatures) -> Any:
     """Bars of the likeliest tokens and of all others together, with a slider of temperatures."""
-    labels = [html.escape(token, quote=False) for token in found.tokens]
+    labels = [*map(label, found.tokens)]
     look: dict[str, Any] = {
         "type": "bar",
         "x": [*labels, "all others"],
