@@ -157,9 +157,7 @@ def read_prompts(prompt: str, path: Path | None) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--prompts {path} cannot be read: {error}") from error
     if prompt or not lines:
-        wrong = (
-            "and --prompt are two things; give one" if prompt else "is empty; write a prompt a line"
-        )
+        wrong = "and --prompt are two things; give one" if prompt else "is empty; write prompts"
         raise ConfigError(f"--prompts {path} {wrong}")
     return lines
 

@@ -109,7 +109,10 @@ def load_net(net: nn.Module, checkpoint: CheckpointDict) -> None:
             raise CheckpointError(
                 f"the checkpoint is of another architecture: {name} is {have} there, {need} here"
             )
-    net.load_state_dict(weights)
+    try:
+        net.load_state_dict(weights)
+    except RuntimeError as error:  # as of sparse tensors
+        raise CheckpointError("the checkpoint's weights are no plain tensors") from error
 
 
 def build_net(checkpoint: CheckpointDict, allowed: Sequence[str] = ()) -> LanguageModel:
@@ -131,7 +134,7 @@ def build_net(checkpoint: CheckpointDict, allowed: Sequence[str] = ()) -> Langua
         raise
     except Exception as error:  # a constructor may raise anything for settings of another class
         raise CheckpointError(
-            f"the checkpoint's net {class_path} cannot be built here: {error}; use the version of "
+            f"the checkpoint's net {class_path} cannot be built here: {error!s:.300}; use the version of "
             "the code that trained it"
         ) from error
     load_net(net, checkpoint)

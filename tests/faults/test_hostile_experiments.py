@@ -65,6 +65,7 @@ TRIALS: list[Any] = [
     {**SOUND, "number": 7},
     {**SOUND, "settings": ["lr"]},
     {**SOUND, "state": "done"},
+    {**SOUND, "state": "complete"},
     {**SOUND, "losses": {"x": 1.0}},
     {**SOUND, "losses": {"1": "x"}},
     {**SOUND, "more": 1},

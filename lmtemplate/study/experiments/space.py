@@ -178,7 +178,8 @@ def trial_of(line: Any, path: Path) -> Trial:
     """A trial from a line of a file. Raises CheckpointError, ValueError, TypeError, KeyError."""
     check_kinds(line, KINDS_OF_TRIAL, path)
     check_kinds([*line["losses"].values()], [float], path)
-    if line["state"] not in (None, *get_args(Outcome)):
+    has_ended_well = line["state"] == "complete"
+    if line["state"] not in (None, *get_args(Outcome)) or (has_ended_well and line["loss"] is None):
         raise ValueError(line["state"])
     losses = {int(step): loss for step, loss in line["losses"].items()}
     return Trial(**{**line, "losses": losses})

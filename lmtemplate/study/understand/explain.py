@@ -89,7 +89,7 @@ def build_optimizer(
     except UserError:
         raise
     except Exception as error:  # a constructor may raise anything for settings of another class
-        says = f"the checkpoint's optimizer cannot be built here: {error}"
+        says = f"the checkpoint's optimizer cannot be built here: {str(error)[:200]}"
         raise CheckpointError(f"{says}; use the version of the code that trained it") from error
     if isinstance(optimizer, MuonAdamWOptimizer):
         optimizer.matmul_dtype = torch.float32
