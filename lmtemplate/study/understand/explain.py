@@ -17,7 +17,7 @@ from lmtemplate.data.tokenizer import Tokenizer, parse_tokenizer
 from lmtemplate.errors import CheckpointError, ConfigError, UserError
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.muon import MuonAdamWOptimizer
-from lmtemplate.optimizers import OptimizerRecipe, recipe_of
+from lmtemplate.optimizers import OptimizerRecipe, check_moments, recipe_of
 from lmtemplate.plug import load_named
 from lmtemplate.run_dir import folder_of
 from lmtemplate.study.diagnose.artifacts import open_run_corpus
@@ -82,6 +82,7 @@ def build_optimizer(
         recipe = kind(**settings) if own else recipe_of(partial(kind, **settings))
         optimizer: torch.optim.Optimizer = recipe.build(net)
         optimizer.load_state_dict(state["optimizer_states"][0])
+        check_moments(optimizer)
         trial_net, trial = copy.deepcopy((net, optimizer))
         for parameter in trial_net.parameters():
             parameter.grad = torch.zeros_like(parameter)

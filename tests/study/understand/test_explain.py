@@ -170,6 +170,7 @@ STATES: dict[str, Callable[[Any], Any]] = {
     "betas in words": lambda state: state["param_groups"][0].update(betas="xx"),
     "no eps": lambda state: state["param_groups"][0].pop("eps"),
     "many steps": lambda state: state["state"][0].update(step=torch.zeros(9)),
+    "a short moment": lambda state: state["state"][0].update(exp_avg=torch.zeros(3)),
     "half of its moments": lambda state: state["state"][0].pop("exp_avg"),
 }
 
