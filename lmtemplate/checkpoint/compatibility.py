@@ -121,8 +121,8 @@ def build_net(checkpoint: CheckpointDict, allowed: Sequence[str] = ()) -> Langua
         described = checkpoint["config"]["model"]["net"]
         class_path, settings = str(described["class_path"]), dict(described.get("init_args", {}))
         settings.update({key: checkpoint[key] for key in ("vocab_size", "block_size")})
-        if "tokenizer" not in checkpoint:  # nobody could read what the net writes
-            raise KeyError("tokenizer")
+        if "tokenizer" not in checkpoint or settings["block_size"] < 1:
+            raise KeyError("tokenizer")  # nobody could read what the net writes
     except (LookupError, TypeError, ValueError) as error:
         raise CheckpointError("the checkpoint does not describe its net") from error
     try:

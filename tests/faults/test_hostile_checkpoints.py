@@ -71,6 +71,7 @@ DESCRIPTIONS: dict[str, dict[str, Any]] = {
     "a tokenizer of much": {"tokenizer": "[" * 100_000},
     "no size": {"vocab_size": -1},
     "another size": {"block_size": 2**62},
+    "no context": {"block_size": 0},
 }
 
 
