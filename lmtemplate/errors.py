@@ -24,7 +24,8 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         # from a process that reads data, torch hands on the whole traceback as the message
-        return super().__str__().strip().rpartition(f"{type(self).__name__}: ")[2]
+        text = super().__str__().strip().rpartition(f"{type(self).__name__}: ")[2]
+        return text.replace("\n", " ")
 
 
 class ConfigError(UserError):

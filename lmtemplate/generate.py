@@ -12,7 +12,7 @@ from lmtemplate.checkpoint.compatibility import build_net
 from lmtemplate.checkpoint.files import read
 from lmtemplate.checkpoint.resume import resolve
 from lmtemplate.data.tokenizer import Tokenizer, parse_tokenizer
-from lmtemplate.errors import ConfigError
+from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.models.base import LanguageModel
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -48,6 +48,8 @@ def choose(probabilities: Tensor, luck: list[float]) -> list[int]:
     Sums are float64: in float32 those of a large vocabulary would not tell rare tokens apart.
     """
     sums = probabilities.cpu().double().cumsum(-1)
+    if not sums[:, -1].isfinite().all():
+        raise NumbersError("the model's numbers are not finite; take an earlier checkpoint")
     place = torch.tensor(luck, dtype=torch.float64)[:, None] * sums[:, -1:]
     return list(torch.searchsorted(sums, place, right=True)[:, 0].tolist())
 

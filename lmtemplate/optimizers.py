@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmtemplate.errors import ConfigError
+from lmtemplate.errors import CheckpointError, ConfigError
 from lmtemplate.hardware import fast_bfloat16
 from lmtemplate.muon import MuonAdamWOptimizer
 
+MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum", "momentum_buffer", "sum")
 Group = dict[str, Any]
 OptimizerCallable = Callable[[Iterable[Any]], torch.optim.Optimizer]
 
@@ -23,6 +24,21 @@ OptimizerCallable = Callable[[Iterable[Any]], torch.optim.Optimizer]
 def trainable(net: nn.Module) -> list[nn.Parameter]:
     """Parameters that learn; a tied one once."""
     return [p for p in net.parameters() if p.requires_grad]
+
+
+def check_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Raises CheckpointError where a restored moment has not the shape of its parameter.
+
+    Torch's fused steps do not look, and would write beyond the end of its memory.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if name in MOMENTS and torch.is_tensor(value):
+                whole = value.is_contiguous() or value.stride() == parameter.stride()
+                if value.shape != parameter.shape or not whole:
+                    raise CheckpointError(f"the checkpoint's optimizer has a wrong {name}")
+            elif name == "step" and torch.is_tensor(value) and value.numel() != 1:
+                raise CheckpointError("the checkpoint's optimizer has a wrong step")
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[Group]:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from lmtemplate.data import Ints as Ints
 from lmtemplate.errors import CheckpointError, DiskError
-from lmtemplate.metric_names import EPOCH, GRAD_NORM, LEARNING_RATE, TRAIN_LOSS, VAL_LOSS
+from lmtemplate.metric_names import EPOCH, GRAD_NORM, LEARNING_RATE, TOKENS, TRAIN_LOSS, VAL_LOSS
 from lmtemplate.run_dir import folder_of, write_text
 
 Floats = npt.NDArray[np.float64]
@@ -33,6 +33,7 @@ ARRAYS = "training_metrics.json"
 
 LOSS = TRAIN_LOSS
 IN_ARRAYS = {"step", "nonfinite", LOSS, VAL_LOSS, LEARNING_RATE, EPOCH}
+COUNTS = (EPOCH, TOKENS)
 STEP_KEY = b'{"step": '
 TAIL_BYTES = 2**16  # that are read at a time, from the end
 
@@ -55,8 +56,8 @@ def parse_line(text: str | bytes) -> Line | None:
             and isinstance(bad, list)
             and all(isinstance(text, str) for text in (*samples.values(), *bad))
             and {int, float}.issuperset(map(type, numbers.values()))
-            and all(-1e300 < value < 1e300 for value in numbers.values())
-            and abs(numbers.get(EPOCH, 0)) < 2**53
+            and all(abs(value) < 1e150 for value in numbers.values())  # plots square them
+            and all(0 <= numbers.get(name, 0) < 2**53 for name in COUNTS)
         )
     except (ValueError, TypeError, RecursionError):  # TypeError: it is no object
         return None

@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lmtemplate.errors import DiskError, LockedError
+from lmtemplate.errors import ConfigError, DiskError, LockedError
 
 LOCK = ".lock"
 YAML_NUMBERS = {"NaN": ".nan", "Infinity": ".inf", "-Infinity": "-.inf"}  # JSON has none of these
@@ -27,6 +27,12 @@ MISSING = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 def folder_of(run: Path) -> Path:
     """Where a run keeps its checkpoints and its record."""
     return run / "checkpoints"
+
+
+def refuse_link(folder: Path) -> None:
+    """Raises ConfigError where a folder inside of a run's is a link, which could lead anywhere."""
+    if folder.is_symlink():
+        raise ConfigError(f"{folder} is a link, and nothing is written through it; remove it")
 
 
 @functools.cache
@@ -56,7 +62,7 @@ def write_text(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)  # it could be a link that leads anywhere
-        with temporary.open("x", encoding="utf-8", newline="\n") as file:
+        with temporary.open("x", encoding="utf-8", errors="replace", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -15,6 +16,7 @@ STEERING = {
     for number in numbers
     if chr(number) not in "\n\t"
 }
+CURSOR = re.compile(r"(\r|\x1b\[(?:\d*[A-DGJK]|[\d;]*[Hm]|\?25[hl]))")  # what bars need of these
 BARS = ("tqdm.utils", "rich.console")  # modules that draw progress bars, and move the cursor
 
 
@@ -46,9 +48,10 @@ class _Stream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        shown = text.translate(STEERING)
-        if shown != text and (not self.isatty() or _draws_a_bar()):
-            shown = text
+        shown = text.translate(STEERING) if self.isatty() else text
+        if shown != text and _draws_a_bar():
+            parts = enumerate(CURSOR.split(text))
+            shown = "".join(part if n % 2 else part.translate(STEERING) for n, part in parts)
         self._guarded(self._stream.write, shown)
         return len(text)
 

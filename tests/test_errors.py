@@ -24,3 +24,7 @@ def test_a_signal_ends_a_run_with_the_code_of_a_shell(name: str) -> None:
 def test_the_message_of_a_process_that_reads_data_loses_its_traceback() -> None:
     handed_on = errors.DataError("Traceback ...\nlmtemplate.errors.DataError: shard x is missing")
     assert str(handed_on) == "shard x is missing"
+
+
+def test_a_message_is_one_line_whatever_it_quotes() -> None:
+    assert str(errors.ConfigError("a name\nerror: another line")) == "a name error: another line"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lmtemplate.checkpoint import files
 from lmtemplate.data.tokenizer import ByteTokenizer, CharTokenizer
-from lmtemplate.errors import CheckpointError, ConfigError
+from lmtemplate.errors import CheckpointError, ConfigError, NumbersError
 from lmtemplate.generate import (
     check_draw,
     choose,
@@ -401,6 +401,11 @@ def test_prompts_of_all_lengths_at_once_come_out_as_each_alone(
     rows = generate_batch(exact, prompts, 20, seeds=range(5), **how)
     assert columns(rows, 5) == alone
     assert len({tuple(ids) for ids in alone}) == 5
+
+
+def test_a_net_whose_numbers_have_turned_bad_draws_nothing() -> None:
+    with pytest.raises(NumbersError, match="not finite"):
+        choose(torch.tensor([[0.5, 0.5], [math.nan, 0.5]]), [0.1, 0.1])
 
 
 def test_an_id_is_drawn_where_the_sum_of_probabilities_passes_the_number() -> None:

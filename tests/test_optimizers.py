@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lmtemplate.errors import ConfigError
+from lmtemplate.errors import CheckpointError, ConfigError
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models import GPT, GPT2, LanguageModel
 from lmtemplate.optimizers import (
@@ -18,6 +18,7 @@ from lmtemplate.optimizers import (
     AdamW,
     MuonAdamW,
     OptimizerRecipe,
+    check_moments,
     decay_groups,
     hidden_matrices,
 )
@@ -313,3 +314,25 @@ def test_lightning_may_clip_gradients_that_are_scaled_for_float16() -> None:
     net = nn.ParameterList([nn.Parameter(torch.ones(2, 2))])
     assert _optimizer_handles_unscaling(torch.optim.AdamW(net.parameters(), fused=True))
     assert not _optimizer_handles_unscaling(AdamW(1e-3).build(net))
+
+
+MOMENTS: dict[str, tuple[str, Tensor]] = {
+    "too short": ("exp_avg", torch.zeros(3)),
+    "one number, repeated": ("exp_avg_sq", torch.zeros(1, 1).expand(4, 4)),
+    "no step": ("step", torch.zeros(0)),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), MOMENTS.values(), ids=MOMENTS)
+def test_a_moment_that_a_fused_step_would_write_beyond_is_refused(name: str, value: Tensor) -> None:
+    """Not stepped here: that would damage the memory of this process."""
+    net = nn.Linear(4, 4, bias=False)
+    optimizer = torch.optim.AdamW(net.parameters(), fused=True)
+    net(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    check_moments(optimizer)
+    saved = optimizer.state_dict()
+    saved["state"][0][name] = value
+    optimizer.load_state_dict(saved)
+    with pytest.raises(CheckpointError, match=f"wrong {name}"):
+        check_moments(optimizer)

@@ -27,6 +27,11 @@ from lmtemplate.run_dir import (
 )
 
 
+def test_half_a_surrogate_pair_costs_a_character_and_not_the_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "page", "a\ud800b")
+    assert (tmp_path / "page").read_text() == "a?b"
+
+
 def test_a_text_reads_back_as_it_was_written(tmp_path: Path) -> None:
     write_text(tmp_path / "new" / "a.txt", "größer\n")
     assert (tmp_path / "new" / "a.txt").read_text(encoding="utf-8") == "größer\n"

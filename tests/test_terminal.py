@@ -79,6 +79,7 @@ def test_a_bar_moves_the_cursor_but_what_is_printed_above_it_cannot(
 ) -> None:
     monkeypatch.setattr(sys, "stdout", Terminal())
     with forgiving(), tqdm(total=2, file=sys.stdout, position=1, mininterval=0) as bar:
+        bar.set_postfix_str(EVIL)  # as a metric's name
         bar.update()
         bar.write(EVIL)
     sent = sys.stdout.getvalue()  # type: ignore[attr-defined]

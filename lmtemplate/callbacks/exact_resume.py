@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lmtemplate.optimizers import check_moments
+
 
 def random_states() -> dict[str, Any]:
     """State of every global random generator, in plain types."""
@@ -81,6 +83,8 @@ class ExactResume(Callback):
         checkpoint["loops"]["fit_loop"] = loops_at(trainer, checkpoint["global_step"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for optimizer in trainer.optimizers:
+            check_moments(optimizer)
         if trainer.global_rank < len(self._random_states):
             set_random_states(self._random_states[trainer.global_rank])
         elif trainer.global_rank:

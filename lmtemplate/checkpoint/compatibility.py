@@ -43,7 +43,7 @@ def _must_stay(description: dict[str, Any]) -> dict[str, Any]:
             "model.optimizer.class_path": model["optimizer"]["class_path"],
             "data": {key: description[key] for key in data},
         }
-    except (KeyError, TypeError) as error:
+    except (LookupError, TypeError) as error:
         raise CheckpointError(f"the checkpoint does not describe its run (no {error})") from error
 
 
@@ -109,7 +109,10 @@ def load_net(net: nn.Module, checkpoint: CheckpointDict) -> None:
             raise CheckpointError(
                 f"the checkpoint is of another architecture: {name} is {have} there, {need} here"
             )
-    net.load_state_dict(weights)
+    try:
+        net.load_state_dict(weights)
+    except RuntimeError as error:  # as of sparse tensors
+        raise CheckpointError("the checkpoint's weights are no plain tensors") from error
 
 
 def build_net(checkpoint: CheckpointDict, allowed: Sequence[str] = ()) -> LanguageModel:
@@ -118,9 +121,9 @@ def build_net(checkpoint: CheckpointDict, allowed: Sequence[str] = ()) -> Langua
         described = checkpoint["config"]["model"]["net"]
         class_path, settings = str(described["class_path"]), dict(described.get("init_args", {}))
         settings.update({key: checkpoint[key] for key in ("vocab_size", "block_size")})
-        if "tokenizer" not in checkpoint:  # nobody could read what the net writes
-            raise KeyError("tokenizer")
-    except (KeyError, TypeError, ValueError) as error:
+        if "tokenizer" not in checkpoint or settings["block_size"] < 1:
+            raise KeyError("tokenizer")  # nobody could read what the net writes
+    except (LookupError, TypeError, ValueError) as error:
         raise CheckpointError("the checkpoint does not describe its net") from error
     try:
         architecture = load_named(class_path, "the checkpoint's net", allowed)
@@ -131,7 +134,7 @@ def build_net(checkpoint: CheckpointDict, allowed: Sequence[str] = ()) -> Langua
         raise
     except Exception as error:  # a constructor may raise anything for settings of another class
         raise CheckpointError(
-            f"the checkpoint's net {class_path} cannot be built here: {error}; use the version of "
+            f"the checkpoint's net {class_path} cannot be built here: {error!s:.300}; use the version of "
             "the code that trained it"
         ) from error
     load_net(net, checkpoint)

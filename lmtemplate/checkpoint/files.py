@@ -179,7 +179,8 @@ def load_sound(path: Path) -> CheckpointDict:
     content = loaded if isinstance(loaded, dict) else {}
     found = {**dict.fromkeys(("state_dict", "global_step")), **content}
     wrong = [k for k, kind in TYPES.items() if k in found and not isinstance(found[k], kind)]
-    if wrong or not all(isinstance(v, torch.Tensor) for v in content["state_dict"].values()):
+    weights = {} if wrong else content["state_dict"].items()
+    if wrong or not all(isinstance(k, str) and torch.is_tensor(v) for k, v in weights):
         says = f"its {[*wrong, 'state_dict'][0]} is missing, or has another type"
         raise CheckpointError(f"{path} is not a checkpoint: {says}")
     if content.get("format", 0) > NEWEST_FORMAT:

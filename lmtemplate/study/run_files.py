@@ -15,6 +15,7 @@ from lmtemplate.errors import CheckpointError
 
 DIFF = "uncommitted.diff"  # what the code had beyond its commit
 MOST_VALUES = 100_000  # in a YAML file
+DEEPEST = 50  # levels of lists and mappings in each other
 SUMMARY = {
     **dict.fromkeys(("stop_reason", "stop_message"), str),
     **dict.fromkeys(("step", "max_steps", "tokens", "parameters", "devices"), int),
@@ -32,8 +33,10 @@ MANIFEST = {
 }
 SETTINGS = {
     "data.path": str,
-    **dict.fromkeys(("seed_everything", "data.batch_size", "data.block_size"), int),
-    **dict.fromkeys(("data.max_train_blocks", "data.max_val_blocks", "trainer.max_steps"), int),
+    **dict.fromkeys(("data.batch_size", "data.block_size"), 1),
+    **dict.fromkeys(("data.max_train_blocks", "data.max_val_blocks"), 1),
+    "seed_everything": 0,
+    "trainer.max_steps": int,
     "model.optimizer.class_path": str,
     **dict.fromkeys(("planned.init_args.tokens_per_second", "planned.init_args.val_loss"), float),
     "model.schedule.init_args.warmup_steps": float,
@@ -54,12 +57,14 @@ def _not_of_kind(value: Any, kind: Any, key: str) -> Iterator[str]:
     if value is None and plain not in (dict, list):
         return
     if plain in (int, float):
-        limit = 2**53 if plain is int else 1e300  # beyond these, arrays of numbers fail
+        limit = 2**53 if plain is int else 1e150  # beyond these, sums of squares fail
         sound = type(value) in (int, plain) and abs(value) < limit
+        sound = sound and (kind is plain or value >= kind)
     else:
         sound = isinstance(value, plain)
     if not sound:
-        yield f"{key or 'its content'} is not {KIND_NAMES[plain]}"
+        least = "" if kind is plain or plain not in (int, float) else f" from {kind} on"
+        yield f"{key or 'its content'} is not {KIND_NAMES[plain]}{least}"
     elif isinstance(kind, dict):
         for name in (name for name in kind if name in value):
             yield from _not_of_kind(value[name], kind[name], f"{key}.{name}".strip("."))
@@ -68,13 +73,18 @@ def _not_of_kind(value: Any, kind: Any, key: str) -> Iterator[str]:
             yield from _not_of_kind(item, kind[0], f"{key}[{number}]")
 
 
-def check_kinds(content: Any, kinds: dict[str, Any], path: Path) -> None:
+def check_kinds(content: Any, kinds: Any, path: Path) -> None:
     """Raises CheckpointError, with file and key, where a value is of another kind.
 
-    Kinds are types, dictionaries of the keys below, or a list that holds the kind of all items. A
-    key may be absent; a text or a number may be null.
+    Kinds are types, the least number, dictionaries of the keys below, or a list that holds the kind
+    of all items. A key may be absent; a text or a number may be null.
     """
-    if problem := next(_not_of_kind(content, kinds, ""), ""):
+    nested = [content]
+    for _ in range(DEEPEST):
+        inner = [item for item in nested if isinstance(item, dict | list)]
+        nested = [v for one in inner for v in (one.values() if isinstance(one, dict) else one)]
+    problem = "it nests too deep" if nested else next(_not_of_kind(content, kinds, ""), "")
+    if problem:
         raise CheckpointError(f"{path} is damaged: {problem}; restore it, or move it away")
 
 
@@ -121,6 +131,20 @@ def read_settings(run: Path) -> dict[str, Any]:
     settings = flatten(read_checked(path, {}))
     check_kinds(settings, SETTINGS, path)
     return settings
+
+
+def open_no_link(path: str, flags: int) -> int:
+    """For `open`: a link of a stranger could lead what is written to any file of the user."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o644)
+
+
+def append_line(path: Path, text: str) -> None:
+    """Add a line by one write, which other writers cannot come between, after a torn one too."""
+    with open(path, "a+b", buffering=0, opener=open_no_link) as file:
+        end = file.seek(0, os.SEEK_END)
+        is_torn = end > 0 and os.pread(file.fileno(), 1, end - 1) != b"\n"
+        file.write(b"\n" * is_torn + text.encode() + b"\n")
+        os.fsync(file.fileno())
 
 
 def command(*words: str) -> list[str]:

@@ -1,10 +1,12 @@
 """A checkpoint -> the net it describes; what does not fit is named."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from lmtemplate.checkpoint.compatibility import (
     announce,
@@ -184,3 +186,11 @@ def test_a_class_that_does_not_exist_is_a_mistake_not_a_crash() -> None:
 def test_settings_that_the_class_no_longer_has_are_a_mistake_not_a_crash() -> None:
     with pytest.raises(CheckpointError, match="n_wings"):
         build_net(net_state(small_net(1), **described(net={"n_wings": 2})))
+
+
+@pytest.mark.parametrize("change", [Tensor.to_sparse, lambda weight: weight.to("meta")])
+def test_weights_that_are_no_plain_tensors_are_one_line(change: Callable[[Tensor], Tensor]) -> None:
+    net = nn.Linear(2, 2)
+    weights = {f"net.{name}": change(value) for name, value in net.state_dict().items()}
+    with pytest.raises(CheckpointError, match="no plain tensors"):
+        load_net(net, {"state_dict": weights})

@@ -123,6 +123,12 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path: Path, kno
     assert not canary.exists()
 
 
+def test_weights_have_names(tmp_path: Path) -> None:
+    files.write({**state(), "state_dict": {1: torch.eye(2)}}, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match="its state_dict is missing, or has another type"):
+        files.read(tmp_path / "a.ckpt")
+
+
 @pytest.mark.parametrize("content", [[1, 2], {"model": 1}])
 def test_what_is_not_a_checkpoint_is_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "a.ckpt")

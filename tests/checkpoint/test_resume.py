@@ -136,3 +136,16 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(
     (tmp_path / "checkpoints" / files.file_name(5)).unlink()
     with pytest.raises(CheckpointError, match=f"are gone; .* --init_from {milestone}"):
         resume.resume_from(tmp_path, mode)
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "checkpoints/milestones", "validation"])
+def test_a_folder_of_a_run_that_is_a_link_is_refused_before_anything_is_written(
+    tmp_path: Path, name: str
+) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    save(other, 1, 2)
+    (run / name).parent.mkdir(parents=True, exist_ok=True)
+    (run / name).symlink_to(other / "checkpoints")
+    for mode in ("never", "auto", "must"):
+        with pytest.raises(ConfigError, match="is a link"):
+            resume.resume_from(run, mode)  # type: ignore[arg-type]

@@ -71,6 +71,7 @@ DESCRIPTIONS: dict[str, dict[str, Any]] = {
     "a tokenizer of much": {"tokenizer": "[" * 100_000},
     "no size": {"vocab_size": -1},
     "another size": {"block_size": 2**62},
+    "no context": {"block_size": 0},
 }
 
 
@@ -126,6 +127,9 @@ STATES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a text for a callback": lambda saved: saved["callbacks"].update(Checkpoint="nan"),
     "a list for the data": lambda saved: saved.update(TokenData=[1, "a"]),
     "moments of no kind": lambda saved: saved["optimizer_states"][0]["state"].update({0: 1.5}),
+    "moments that are too short": lambda saved: saved["optimizer_states"][0]["state"][0].update(
+        exp_avg=torch.zeros(3)
+    ),
     "a best score without a tensor": lambda saved: saved["callbacks"]["early_stopping"].update(
         best_score=None
     ),

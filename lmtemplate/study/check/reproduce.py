@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from lmtemplate import metric_names
@@ -60,9 +61,9 @@ def other_changes(run: Path, commit: str | None) -> list[str]:
     kept = run / DIFF
     if not kept.is_file():
         return ["  differs: the code had changes that were not committed\n"]
-    if kept.read_text(encoding="utf-8") == uncommitted_changes():
+    if kept.read_text(encoding="utf-8", errors="replace") == uncommitted_changes():
         return []
-    how = f"git checkout {commit}; git apply {kept}"
+    how = f"git checkout {quote(str(commit))}; git apply {quote(str(kept))}"
     return [f"  differs: the code had changes that were not committed; to have them: {how}\n"]
 
 

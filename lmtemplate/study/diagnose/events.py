@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from lmtemplate.errors import ConfigError
 from lmtemplate.record import Floats, Ints, Record
 
 StepValues = dict[int, float]
+NUMBERS = (1, 2, 3, 4, 5, 6, 9, 14, 17, 19, 22, 23)  # TensorFlow's types of floats and integers
 
 
 def read_curves(folder: Path) -> dict[str, StepValues]:
@@ -32,9 +34,10 @@ def read_curves(folder: Path) -> dict[str, StepValues]:
     tags = board.Tags()
     curves = {tag: {e.step: float(e.value) for e in board.Scalars(tag)} for tag in tags["scalars"]}
     for tag in tags["tensors"]:  # TensorFlow 2 and others write numbers as tensors
-        values = {e.step: tensor_util.make_ndarray(e.tensor_proto) for e in board.Tensors(tag)}
-        if all(value.ndim == 0 and value.dtype.kind in "fiu" for value in values.values()):
-            curves[tag] = {step: float(value) for step, value in values.items()}
+        found = [(e.step, e.tensor_proto) for e in board.Tensors(tag)]
+        if all(tensor.dtype in NUMBERS and not tensor.tensor_shape.dim for _, tensor in found):
+            with suppress(ValueError, TypeError):  # what only says that it is a number
+                curves[tag] = {s: float(tensor_util.make_ndarray(tensor)) for s, tensor in found}
     return curves
 
 

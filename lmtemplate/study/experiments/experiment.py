@@ -2,8 +2,9 @@
 
 import hashlib
 import json as json_text
+import os
 import sys
-from contextlib import closing, nullcontext, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from lmtemplate.study.experiments.comparison import compare_all
 from lmtemplate.study.experiments.seeds import first_of, train_arm
 from lmtemplate.study.experiments.trial_steps import SEEDS, split_words
 from lmtemplate.study.experiments.uncommitted import uncommitted_changes
+from lmtemplate.study.run_files import open_no_link
 from lmtemplate.study.show.compare import UNITS
 
 BEST, OUTCOME = "best.json", "experiment.json"
@@ -98,8 +100,11 @@ def experiment(words: list[str], allowed: list[str]) -> None:
     given, words = split_words("experiment", words, SEEDS)
     folder, _ = first_of(words, allowed, "experiment")
     check_same_code(folder)
-    log = (folder / "output.log").open("a", encoding="utf-8") if given.json else sys.stdout
-    with closing(log) if given.json else nullcontext(), redirect_stdout(log):
+    path = folder / "output.log" if given.json else Path(os.devnull)
+    with (
+        open(path, "a", encoding="utf-8", opener=open_no_link) as log,
+        redirect_stdout(log if given.json else sys.stdout),
+    ):
         train_arm(words, allowed, given.seeds or SEEDS_OF_EXPERIMENT)
     outcome = conclude_experiment(folder)
     if given.json:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json as json_text
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ from lmtemplate.checkpoint.compatibility import differences
 from lmtemplate.errors import CheckpointError, ConfigError
 from lmtemplate.record import Floats, is_recorded
 from lmtemplate.study.experiments.arms import SEED_KEY, recipe_settings, score
-from lmtemplate.study.run_files import DIFF, check_kinds, duration
+from lmtemplate.study.run_files import DIFF, append_line, check_kinds, duration
 from lmtemplate.study.show.page import BITS, NONE, RunFiles, number, read_run, table_lines
 
 LEDGER = "ledger.jsonl"
@@ -24,7 +23,8 @@ KINDS_OF_LINE = {
     **dict.fromkeys(("device", "commit", "diff"), str),
     **dict.fromkeys(("bits_per_byte", "val_loss", "flops", "seconds"), float),
     **dict.fromkeys(("step", "tokens"), int),
-    **dict.fromkeys(("changed", "settings"), dict),
+    "changed": dict,
+    "settings": {SEED_KEY: int},
     "dirty": bool,
 }
 LedgerLine = dict[str, Any]
@@ -88,17 +88,6 @@ def entry_of(run: RunFiles, before: list[LedgerLine], verdict: str | None) -> Le
         "diff": hashlib.sha256(kept.read_bytes()).hexdigest()[:12] if kept.is_file() else None,
         "settings": settings,
     }
-
-
-def append_line(path: Path, text: str) -> None:
-    """Add a line by one write, which other writers cannot come between, after a torn one too."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
-    with os.fdopen(os.open(path, flags, 0o644), "r+b", buffering=0) as file:
-        is_torn = (
-            file.seek(0, os.SEEK_END) > 0 and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"
-        )
-        file.write(b"\n" * is_torn + text.encode() + b"\n")
-        os.fsync(file.fileno())
 
 
 def add_to_ledger(run: Path, verdict: str | None) -> None:
@@ -177,7 +166,7 @@ def ledger(run: Path | None = None, sort: str | None = None, json: bool = False)
     if not entries:
         raise CheckpointError(f"no run in {path}; `lmtemplate fit` adds each that has finished")
     if sort:
-        known = sorted({key for entry in entries for key in entry} - {"settings", "changed"})
+        known = sorted(KINDS_OF_LINE.keys() - {"settings", "changed"})
         if sort not in known:
             raise ConfigError(f"--sort {sort}: no such key; there are {', '.join(known)}")
         there = [entry for entry in entries if entry.get(sort) is not None]

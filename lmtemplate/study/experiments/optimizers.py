@@ -20,7 +20,7 @@ from lmtemplate.study.experiments.comparison import compare_all
 from lmtemplate.study.experiments.seeds import first_of, train_seed
 from lmtemplate.study.experiments.statistics import pool
 from lmtemplate.study.experiments.trial_steps import SEEDS, split_words
-from lmtemplate.study.run_files import duration, read_summary
+from lmtemplate.study.run_files import duration, open_no_link, read_summary
 from lmtemplate.study.show.compare import UNITS, Rows, as_text, write_comparison
 from lmtemplate.study.show.page import BITS, RunFiles, number, read_run
 
@@ -95,7 +95,11 @@ class Tournament:
             "--trainer.enable_progress_bar=false",
         ]
         diverged = read_summary(run).get("stop_reason") == "numbers"
-        with (self.folder / "output.log").open("a", encoding="utf-8") as log, redirect_stdout(log):
+        log_file = self.folder / "output.log"
+        with (
+            open(log_file, "a", encoding="utf-8", opener=open_no_link) as log,
+            redirect_stdout(log),
+        ):
             try:
                 if not diverged:
                     train_seed(words, self.allowed, run.parent, seed)

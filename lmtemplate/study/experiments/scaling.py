@@ -32,6 +32,7 @@ from lmtemplate.study.experiments.scaling_results import Point, Scaling, write_p
 from lmtemplate.study.experiments.sweep import Runner, SweepPlan, end
 from lmtemplate.study.experiments.trial_steps import Flags, split_words
 from lmtemplate.study.experiments.trials import Book
+from lmtemplate.study.run_files import read_checked
 from lmtemplate.study.show.page import read_run
 from lmtemplate.study.understand.text_losses import predict_text
 
@@ -41,6 +42,10 @@ VALIDATED = 8192  # tokens of the validation text, for rare and common ones
 SHORTEST_LADDER = 40  # of the longest run
 START_SECONDS = 10.0  # of each run, for its process, validations and saving
 SECONDS_IN = {"s": 1, "m": 60, "h": 3600}
+KINDS_OF_LADDER = {
+    "points": [{"n_embd": 1, "steps": 1}],
+    **dict.fromkeys(("parameters", "tokens"), 1),
+}
 
 
 def seconds_of(budget: str) -> float:
@@ -89,10 +94,20 @@ def ladder(rest: list[str], allowed: list[str], seconds: float) -> dict[str, Any
     lengths, data = [round(share * steps) for share in SHARES], cli.datamodule
     tokens = steps * accumulate * data.batch_size * data.block_size * cli.machine.world_size
     return {
-        "points": [with_sizes(width, length) for width in widths for length in lengths],
+        "points": [{"n_embd": width, "steps": length} for width in widths for length in lengths],
         "parameters": smaller.model.net.parameter_count(),
         "tokens": tokens,
     }
+
+
+def read_ladder(path: Path) -> dict[str, Any]:
+    """What `ladder` gave, and for what; {} where there is none. Raises CheckpointError."""
+    known = read_checked(path, KINDS_OF_LADDER)
+    sizes = [one.get(key) for one in known.get("points", ()) for key in ("n_embd", "steps")]
+    is_whole = len(sizes) >= 4 * len(SHARES) and None not in sizes
+    if known and not (is_whole and known.get("parameters") and known.get("tokens")):
+        raise CheckpointError(f"{path} is damaged: it is no ladder; move it away")
+    return known
 
 
 def token_losses(model: Model, corpus: RunCorpus) -> tuple[float, float]:
@@ -111,7 +126,9 @@ def measure_run(run: Path, n_embd: int, steps: int, allowed: Sequence[str]) -> P
     files = read_run(run)
     if not len(losses := files.record.validations[1]):
         raise CheckpointError(f"{run} has no validation: see its log")
-    sizes = (int(files.summary["parameters"]), int(files.summary["tokens"]))
+    sizes = (files.summary.get("parameters") or 0, files.summary.get("tokens") or 0)
+    if min(sizes) < 1:
+        raise CheckpointError(f"{run / 'summary.json'} tells no parameters or tokens")
     point = Point(str(run), n_embd, steps, *sizes, float(losses[-1]))
     artifacts = open_artifacts(run, deep=True, allow=allowed)
     if not (artifacts.model and artifacts.corpus):
@@ -124,7 +141,7 @@ def measure_run(run: Path, n_embd: int, steps: int, allowed: Sequence[str]) -> P
 
 def climb(plan: SweepPlan, parameters: int, tokens: int) -> Scaling:
     """Train the ladder; the loss of the largest run is foretold, and written, before it begins."""
-    book = Book(plan.folder, plan.points[0])
+    book = Book(plan.folder)
 
     def train_to(count: int) -> list[Point]:
         Runner(replace(plan, trials=count), book).run()
@@ -165,13 +182,14 @@ def scaling(words: list[str], allowed: list[str]) -> None:
     seconds, folder = seconds_of(given.budget), Path(given.run_dir).expanduser()
     with run_dir.lock(folder):
         asked = {"budget": seconds, "words": rest}
-        known = run_dir.read_json(folder / "ladder.json")
+        known = read_ladder(folder / "ladder.json")
         if known and {name: known.get(name) for name in asked} != asked:
             says = f"{folder} holds a ladder of another budget or config"
             raise ConfigError(f"{says}; name another folder with --run_dir")
         steps = known or {**asked, **ladder(rest, allowed, seconds)}
         run_dir.write_json(folder / "ladder.json", steps)
-        words, points = ["--report=false", *rest], steps["points"]
+        words = ["--report=false", *rest]
+        points = [with_sizes(one["n_embd"], one["steps"]) for one in steps["points"]]
         plan = SweepPlan(folder, {}, "grid", len(points), 1, 0, False, words, allowed, points)
         signal.signal(signal.SIGTERM, end)
         found = climb(plan, steps["parameters"], steps["tokens"])

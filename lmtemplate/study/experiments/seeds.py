@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from lmtemplate.cli import TrainingCLI
 from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.fit import fit
 from lmtemplate.record import is_recorded
+from lmtemplate.run_dir import refuse_link
 from lmtemplate.study.experiments.trial_steps import SEEDS, split_words
 
 
@@ -25,14 +27,14 @@ def first_of(words: list[str], allowed: list[str], verb: str = "fit") -> tuple[P
     if cli.machine.world_size > 1:
         raise ConfigError(
             "several runs in one process take one device; give --trainer.devices=1, or start each "
-            f"by itself (--seed_everything=S --run_dir={folder}/seed-S)"
+            f"by itself (--seed_everything=S --run_dir={quote(str(folder))}/seed-S)"
         )
     return folder, cli.config.seed_everything
 
 
 def train_seed(words: list[str], allowed: list[str], arm: Path, seed: int) -> Path:
     """Train a seed of an arm, or go on with it; nothing is done where it has ended."""
-    run = arm / f"seed-{seed}"
+    refuse_link(run := arm / f"seed-{seed}")
     return fit([*words, "--resume=auto", f"--seed_everything={seed}", f"--run_dir={run}"], allowed)
 
 
@@ -73,7 +75,7 @@ def spread_of(arm: Path) -> str:
         return f"{arm}: no two seeds to compare"
     return (
         f"{arm}: {len(scores)} seeds, {name} {scores.mean():.4f}, standard "
-        f"deviation {scores.std(ddof=1):.4f}; next: lmtemplate compare OTHER {arm}"
+        f"deviation {scores.std(ddof=1):.4f}; next: lmtemplate compare OTHER {quote(str(arm))}"
     )
 
 

@@ -158,6 +158,23 @@ def suggest(
     return {key: f"{v:.6g}" if isinstance(v, float) else str(v) for key, v in drawn.items()}
 
 
+def are_chosen(trials: Sequence[Trial], space: Space, points: Sequence[Mapping[str, str]]) -> bool:
+    """Whether trials are those of a sweep: its points in order, or settings inside of its space."""
+    settings = [trial.settings for trial in trials]
+    if points:
+        return settings == [*points[: len(settings)]]
+
+    def holds(of: Listed | Range, text: Any) -> bool:
+        if not isinstance(of, Range):
+            return text in of
+        return bool(re.fullmatch(NUMBER, str(text), re.I)) and of.low <= float(text) <= of.high
+
+    return all(
+        one.keys() == space.keys() and all(holds(space[key], text) for key, text in one.items())
+        for one in settings
+    )
+
+
 def is_hopeless(space: Space, trials: Sequence[Trial], losses: Mapping[int, float]) -> bool:
     """Whether the best loss so far is worse than the median of other trials at that step."""
     optuna = load_optuna()

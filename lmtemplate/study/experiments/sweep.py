@@ -24,7 +24,7 @@ from lmtemplate.study.experiments.space import Sampler, Space
 from lmtemplate.study.experiments.sweep_results import finish
 from lmtemplate.study.experiments.trial_steps import Flags, split_words
 from lmtemplate.study.experiments.trials import Book, Trial
-from lmtemplate.study.run_files import command
+from lmtemplate.study.run_files import command, open_no_link
 
 TRIALS = 20  # of a random or tpe search, if none are asked for
 POLL_SECONDS = 0.5
@@ -123,6 +123,9 @@ class Runner:
     """Trains trials in processes of their own, some at a time."""
 
     def __init__(self, plan: SweepPlan, book: Book) -> None:
+        if not spaces.are_chosen(book.trials, plan.space, plan.points):
+            # they become words of a command line, where a stranger's could allow any package
+            raise ConfigError(f"{book.path} has settings of another sweep; name another --run_dir")
         self.plan, self.book = plan, book
         self.children: dict[int, subprocess.Popen[bytes]] = {}  # slot -> process
         self.is_over, self.starting = False, threading.Lock()
@@ -145,8 +148,10 @@ class Runner:
         """Run fit to its end; returns its exit code, its last words, and whether it was pruned."""
         run, pruned, judged = run_of(self.plan, trial), False, 0
         log = self.plan.folder / "logs" / f"{run.name}.txt"
+        for folder in (run, log.parent):
+            run_dir.refuse_link(folder)
         log.parent.mkdir(exist_ok=True)
-        with log.open("a+", encoding="utf-8", errors="replace") as file:
+        with open(log, "a+", encoding="utf-8", errors="replace", opener=open_no_link) as file:
             allow = [word for name in self.plan.allowed for word in ("--allow", name)]
             words = command("fit", *fit_words(self.plan, trial), *allow)
             how = {"stdout": file, "stderr": file, "env": self.environment(slot)}
@@ -238,7 +243,7 @@ def sweep(words: list[str], allowed: list[str]) -> None:
     with run_dir.lock(plan.folder):
         check_first(plan)
         check_same(plan)
-        book = Book(plan.folder, plan.space)
+        book = Book(plan.folder)
         signal.signal(signal.SIGTERM, end)
         Runner(plan, book).run()
         results = finish(plan.folder, plan.space, book.trials, allowed)

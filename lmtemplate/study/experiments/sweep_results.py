@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
-import yaml
 
 from lmtemplate.cli_classes import to_yaml
 from lmtemplate.errors import CheckpointError
 from lmtemplate.run_dir import write_text
 from lmtemplate.study.experiments.space import Range, Space, importances, main_effects
 from lmtemplate.study.experiments.trials import Trial
-from lmtemplate.study.run_files import duration
+from lmtemplate.study.run_files import duration, read_checked
 from lmtemplate.study.show import page
 from lmtemplate.study.show.compare import verdict_of
 
@@ -73,7 +73,8 @@ class Results:
         lines += [f"what matters (share of the variance): {shares}"] if shares else []
         lines += [f"note: {note}" for note in self.notes]
         if self.as_json()["best"]:
-            lines.append(f"best config: lmtemplate fit --config {self.folder / 'best.yaml'}")
+            config = quote(str(self.folder / "best.yaml"))
+            lines.append(f"best config: lmtemplate fit --config {config}")
         return "\n".join([*lines, f"page: {self.folder / 'sweep.html'}"])
 
 
@@ -102,9 +103,9 @@ def row_of(folder: Path, trial: Trial, allowed: Sequence[str]) -> TrialRow:
 
 def write_best_config(folder: Path, best: TrialRow) -> None:
     """The best trial's config, as a run of its own in a folder that is new."""
-    settings = yaml.safe_load((Path(best.run) / "config.yaml").read_text(encoding="utf-8"))
+    settings = read_checked(Path(best.run) / "config.yaml", {})
     settings.update(run_dir=str(folder / "best"), report=True)
-    write_text(folder / "best.yaml", f"# trial {best.number} of {folder}\n{to_yaml(settings)}")
+    write_text(folder / "best.yaml", f"# trial {best.number}\n{to_yaml(settings)}")
 
 
 def heights(values: Sequence[float], is_log: bool = False) -> list[float]:
@@ -130,7 +131,8 @@ def parallel_coordinates(space: Space, rows: Sequence[TrialRow]) -> Any:
             axes.append(heights([float(of.index(text)) for text in shown]))
     axes.append(heights([row.val_loss or 0.0 for row in rows]))
     texts.append([page.number(row.val_loss, ".4f") for row in rows])
-    names = [*(key.rpartition(".")[2] for key in space), "val/loss"]
+    texts = [[page.label(text) for text in shown] for shown in texts]
+    names = [*(page.label(key.rpartition(".")[2]) for key in space), "val/loss"]
     figure, ranks = go.Figure(), np.linspace(0, 0.9, len(rows)).tolist()
     for index, color in enumerate(sample_colorscale("Viridis", ranks)):
         figure.add_scatter(

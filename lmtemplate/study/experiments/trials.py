@@ -1,19 +1,17 @@
 """The trials of a sweep <-> trials.jsonl: a line as one begins, and another as it ends."""
 
 import json
-import os
 import threading
-from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
 from lmtemplate import run_dir
 from lmtemplate.errors import CheckpointError, ConfigError
-from lmtemplate.study.run_files import check_kinds
+from lmtemplate.study.run_files import append_line, check_kinds
 
 Outcome = Literal["complete", "pruned", "failed"]
-KINDS_OF_TRIAL = {"number": int, "settings": dict, "state": str, "loss": float, "losses": dict}
+KINDS_OF_TRIAL = {"number": 0, "settings": dict, "state": str, "loss": float, "losses": dict}
 
 
 @dataclass
@@ -27,18 +25,18 @@ class Trial:
     losses: dict[int, float] = field(default_factory=dict)  # step -> validation loss
 
     @classmethod
-    def from_line(cls, line: str, path: Path, keys: Collection[str]) -> "Trial":
-        """Raises ConfigError for what is no line of a sweep over these keys (of any, if none)."""
+    def from_line(cls, line: str, path: Path) -> "Trial":
+        """Raises ConfigError for what is no line of a sweep."""
         try:
             content = json.loads(line)
             check_kinds(content, KINDS_OF_TRIAL, path)
             trial = cls(**content)
-            trial.losses = {int(step): float(loss) for step, loss in trial.losses.items()}
-            if trial.settings.keys() != {*keys} and keys:
-                raise ValueError("other settings")
-            if trial.state not in (None, *get_args(Outcome)):
+            check_kinds([*trial.losses.values()], [float], path)
+            trial.losses = {int(step): loss for step, loss in trial.losses.items()}
+            is_known = trial.state in (None, *get_args(Outcome))
+            if not is_known or (trial.state == "complete" and trial.loss is None):
                 raise ValueError("no such state")
-        except (ValueError, TypeError, AttributeError, CheckpointError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError, CheckpointError) as error:
             raise ConfigError(f"{path} is damaged; name another --run_dir") from error
         return trial
 
@@ -46,20 +44,18 @@ class Trial:
 class Book:
     """All trials so far; what is written is on the disk at once."""
 
-    def __init__(self, folder: Path, keys: Collection[str] = ()) -> None:
-        """Raises ConfigError where the folder's trials are not of a sweep over these keys."""
+    def __init__(self, folder: Path) -> None:
+        """Raises ConfigError where the folder holds no trials of a sweep."""
         self.path = folder / "trials.jsonl"
         self.lock = threading.Lock()
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
         if text and not text.endswith("\n"):  # a kill has cut the last line
             run_dir.write_text(self.path, text := text[: text.rfind("\n") + 1])
-        found = (Trial.from_line(line, self.path, keys) for line in text.splitlines())
+        found = (Trial.from_line(line, self.path) for line in text.splitlines())
         self.trials = [*{trial.number: trial for trial in found}.values()]
         if any(trial.number != place for place, trial in enumerate(self.trials)):
-            raise ConfigError(f"{self.path} lacks trials; name another --run_dir")
+            raise ConfigError(f"{self.path} is damaged; name another --run_dir")
 
     def write(self, trial: Trial) -> None:
-        with self.lock, self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(trial)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with self.lock:
+            append_line(self.path, json.dumps(asdict(trial)))

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from lmtemplate.study.experiments.arms import Arm, Places, differ, positions
-from lmtemplate.study.show.page import BITS, RunFiles, style_figure
+from lmtemplate.study.show.page import BITS, RunFiles, label, style_figure
 from lmtemplate.study.show.plots import SERIES, Curve, curves_of
 
 AXES = {  # the button's word, the axis' title
@@ -47,7 +47,6 @@ def axis_menu(places: list[Places]) -> dict[str, Any]:
 def overlay(arms: list[Arm], labels: list[str]) -> Any:
     """The figure: train thin, val thick, a color for each arm, buttons for the x axis."""
     import plotly.graph_objects as go
-    from markupsafe import escape
 
     figure, in_bits, places = go.Figure(), differ(arms, "tokenizer_sha256"), list[Places]()
     runs = [(index, run) for index, arm in enumerate(arms) for run in arm.runs]
@@ -61,13 +60,13 @@ def overlay(arms: list[Arm], labels: list[str]) -> Any:
             figure.add_scatter(
                 x=places[-1]["steps"],
                 y=values,
-                name=str(escape(labels[index])),  # plotly reads some HTML in a name
+                name=label(labels[index]),
                 legendgroup=str(index),
                 showlegend=thick and run is arms[index].runs[0],
                 mode="lines+markers" if thick else "lines",
                 line={**look, "width": (3 if alone else 1.5) if thick else 1},
                 opacity=1 if thick else 0.75,
-                hovertemplate=f"{name} %{{y:.4f}} at %{{x:.4~s}}<extra>{escape(run.name)}</extra>",
+                hovertemplate=f"{name} %{{y:.4f}} at %{{x:.4~s}}<extra>{label(run.name)}</extra>",
             )
     style_figure(figure, 500 + 25 * len(arms))
     figure.update_layout(

@@ -1,5 +1,6 @@
 """A run's files, plotly figures, a template -> one HTML page that opens without a network."""
 
+import html
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -95,6 +96,11 @@ def figures_of(run: RunFiles) -> dict[str, str]:
         "tokens/s": number(speed),
         "stopped": reason.removeprefix("trainer."),
     }
+
+
+def label(text: str) -> str:
+    """A text on a figure: plotly reads some HTML, and a line break would show nothing."""
+    return html.escape(text.replace("\n", "⏎"), quote=False)
 
 
 def style_figure(figure: Any, height: int) -> None:

@@ -1,5 +1,6 @@
 """A run and a text -> one training step on it, walked through with numbers that anyone can check."""
 
+import copy
 import json as json_text
 from collections.abc import Sequence
 from functools import partial
@@ -16,15 +17,24 @@ from lmtemplate.data.tokenizer import Tokenizer, parse_tokenizer
 from lmtemplate.errors import CheckpointError, ConfigError, UserError
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.muon import MuonAdamWOptimizer
-from lmtemplate.optimizers import OptimizerRecipe, recipe_of
+from lmtemplate.optimizers import OptimizerRecipe, check_moments, recipe_of
 from lmtemplate.plug import load_named
 from lmtemplate.run_dir import folder_of
 from lmtemplate.study.diagnose.artifacts import open_run_corpus
+from lmtemplate.study.run_files import check_kinds
 from lmtemplate.study.understand.before_after import film_of
 from lmtemplate.study.understand.film import film_text, write_film
 from lmtemplate.study.understand.one_step import explain_step
 from lmtemplate.study.understand.story import walk_through, write_story
 
+USED = {  # of a checkpoint, beside what every reader checks
+    "current_model_state": dict,
+    "config": {
+        "data": dict,
+        "model": {"optimizer": {"class_path": str}},
+        "trainer": {"gradient_clip_val": float, "gradient_clip_algorithm": str},
+    },
+}
 OWN_TOKENS = 12  # of the run's own text that the step is made on, where none is given
 
 
@@ -61,17 +71,24 @@ def build_optimizer(
     try:
         described = state["config"]["model"]["optimizer"]
         name, settings = str(described["class_path"]), dict(described.get("init_args") or {})
-        kind = load_named(name, "the checkpoint's optimizer", ("torch", *allow))
+        # no other module of torch: some of them act when they are imported
+        of_torch = ["torch"] * name.startswith("torch.optim.")
+        kind = load_named(name, "the checkpoint's optimizer", [*of_torch, *allow])
         if not issubclass(kind, OptimizerRecipe | torch.optim.Optimizer):
             raise TypeError(f"{name} is not an optimizer")
         own = issubclass(kind, OptimizerRecipe)
         recipe = kind(**settings) if own else recipe_of(partial(kind, **settings))
         optimizer: torch.optim.Optimizer = recipe.build(net)
         optimizer.load_state_dict(state["optimizer_states"][0])
+        check_moments(optimizer)
+        trial_net, trial = copy.deepcopy((net, optimizer))
+        for parameter in trial_net.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        trial.step()  # shows whether its state fits
     except UserError:
         raise
     except Exception as error:  # a constructor may raise anything for settings of another class
-        says = f"the checkpoint's optimizer cannot be built here: {error}"
+        says = f"the checkpoint's optimizer cannot be built here: {str(error)[:200]}"
         raise CheckpointError(f"{says}; use the version of the code that trained it") from error
     if isinstance(optimizer, MuonAdamWOptimizer):
         optimizer.matmul_dtype = torch.float32
@@ -126,8 +143,10 @@ def step_notes(state: CheckpointDict, net: LanguageModel, found: dict[str, Any])
 def step_of_run(run: Path, text: str, allow: Sequence[str]) -> dict[str, Any]:
     """All numbers of one training step from a run's newest checkpoint; see `explain_step`."""
     (state, path), newest = newest_that_steps(run), resolve(run, "latest")
+    check_kinds(state, USED, path)
     if "current_model_state" in state:
-        state["state_dict"] = state["current_model_state"]
+        own = state["current_model_state"].items()
+        state["state_dict"] = {k: v for k, v in own if isinstance(v, torch.Tensor)}
     net = build_net(state, allow)
     optimizer = build_optimizer(state, net, allow)
     tokenizer = parse_tokenizer(state["tokenizer"])

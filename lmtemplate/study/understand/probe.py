@@ -1,6 +1,5 @@
 """A run -> its model looked into: tables, sentences, and probe.html."""
 
-import html
 import json as json_text
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from lmtemplate.run_dir import write_text
 from lmtemplate.study.diagnose.artifacts import open_model
-from lmtemplate.study.show.page import plot_html, render, style_figure
+from lmtemplate.study.show.page import label, plot_html, render, style_figure
 from lmtemplate.study.show.plots import SERIES
 from lmtemplate.study.understand.probing import look_at_model
 from lmtemplate.study.understand.tables import Found, TextTable, as_lines, as_table
@@ -50,11 +49,6 @@ def sentences_of(found: Found) -> Iterator[str]:
         first, last = ends
         yield f"Of {len(ordered):,} validation documents, the easiest is {first}, the hardest {last}."
     yield found["advice"]
-
-
-def label(text: str) -> str:
-    """A token on a figure: plotly reads some HTML, and a line break would show nothing."""
-    return html.escape(text.replace("\n", "⏎"), quote=False)
 
 
 def attention_figure(maps: Mapping[str, Tensor], words: Sequence[str]) -> Any:

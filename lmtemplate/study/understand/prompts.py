@@ -60,8 +60,11 @@ def choose_prompts(text: str, given: str, config: dict[str, Any]) -> list[str]:
     """The given one alone; else the run's own, the lesson's, and some of the text's idioms."""
     if given:
         return [given]
-    samples = config.get("samples") or {}
-    own = [one for one in samples.get("init_args", {}).get("prompts") or () if one.strip()]
+    match config.get("samples"):
+        case {"init_args": {"prompts": [*listed]}}:
+            own = [one for one in listed if isinstance(one, str) and one.strip()]
+        case _:
+            own = []
     return [*dict.fromkeys([*own, *(as_in(text, one) for one in LESSONS), *own_prompts(text)])]
 
 

@@ -74,8 +74,9 @@ def bars(rows: list[Found], name: str, value: str, colors: list[str] | str) -> A
     """A plot of one bar for each row; names may repeat."""
     import plotly.graph_objects as plotly
 
-    names, heights = [shown_token(row[name]) for row in rows], [row[value] for row in rows]
-    figure, places = plotly.Figure(), [*range(len(names))]
+    names = [page.label(shown_token(row[name])) for row in rows]
+    heights, places = [row[value] for row in rows], [*range(len(names))]
+    figure = plotly.Figure()
     hover = "%{hovertext}: %{y:.4g}<extra></extra>"
     figure.add_bar(x=places, y=heights, marker_color=colors, hovertext=names, hovertemplate=hover)
     page.style_figure(figure, 340)
@@ -92,7 +93,8 @@ def attention_data(found: Found) -> dict[str, Any]:
     if not blocks:
         return {}
     scores, weights = ([known[f"{block} {of}"] for block in blocks] for of in ("scores", "weights"))
-    tokens = [f"{n} {shown_token(t)}" for n, t in enumerate(found["tokens"][: len(scores[0][0])])]
+    read = map(shown_token, found["tokens"][: len(scores[0][0])])
+    tokens = [page.label(f"{n} {token}") for n, token in enumerate(read)]
     return {"blocks": blocks, "scores": scores, "weights": weights, "tokens": tokens}
 
 

@@ -1,6 +1,5 @@
 """A run and a prompt -> the next token at each temperature, and whether its probabilities hold."""
 
-import html
 import json as json_text
 from collections.abc import Sequence
 from math import exp
@@ -14,7 +13,7 @@ from lmtemplate.errors import ConfigError, UserError
 from lmtemplate.generate import check_draw, encode_prompt, logits_to_probs
 from lmtemplate.run_dir import write_text
 from lmtemplate.study.diagnose.artifacts import Model, open_model, open_run_corpus
-from lmtemplate.study.show.page import plot_html, render, style_figure
+from lmtemplate.study.show.page import label, plot_html, render, style_figure
 from lmtemplate.study.show.plots import INK, SERIES
 from lmtemplate.study.understand.snapshots import continuation
 from lmtemplate.study.understand.tables import Found, TextTable, as_lines, as_table
@@ -113,7 +112,7 @@ def slider_figure(groups: Sequence[Sequence[dict[str, Any]]], height: int) -> An
 
 def next_figure(found: Found) -> Any:
     """Bars of the likeliest tokens and of all others together, with a slider of temperatures."""
-    labels = [html.escape(token, quote=False) for token in found["tokens"]]
+    labels = [*map(label, found["tokens"])]
     look: dict[str, Any] = {
         "type": "bar",
         "x": [*labels, "all others"],

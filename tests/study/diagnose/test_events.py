@@ -5,10 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from torch.utils.tensorboard import SummaryWriter
 
 from lmtemplate.errors import ConfigError
-from lmtemplate.study.diagnose.events import read_events
+from lmtemplate.study.diagnose.events import read_curves, read_events
 
 Curves = dict[str, dict[int, float]]
 
@@ -50,6 +55,24 @@ def test_values_that_are_not_finite_have_no_row_and_are_listed(tmp_path: Path) -
     assert record.nonfinite_steps == (20, 30)
     assert record.steps.tolist() == [10, 30]
     assert len(record.validations[0]) == 0
+
+
+def test_a_tensor_that_is_no_number_is_no_curve(tmp_path: Path) -> None:
+    """Its shape would take 8 TB, were it unpacked; others have no number, or an unknown type."""
+    huge = TensorShapeProto(dim=[TensorShapeProto.Dim(size=10**12)])
+    tensors = {
+        "huge": TensorProto(dtype=1, tensor_shape=huge, float_val=[1.0]),
+        "nothing": TensorProto(dtype=1),
+        "unknown": TensorProto(dtype=99),
+        "cut": TensorProto(dtype=2, tensor_content=b"abc"),
+    }
+    folder = write_events(tmp_path, {"train/loss": {1: 2.0}, "val/loss": {1: 2.5}})
+    writer = EventFileWriter(str(folder))
+    for tag, tensor in tensors.items():
+        values = [Summary.Value(tag=tag, tensor=tensor)]
+        writer.add_event(Event(step=1, summary=Summary(value=values)))
+    writer.close()
+    assert read_curves(folder).keys() == {"train/loss", "val/loss"}
 
 
 def test_any_names_of_tags_will_do(tmp_path: Path) -> None:

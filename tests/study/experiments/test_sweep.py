@@ -90,7 +90,6 @@ def test_a_folder_that_holds_another_sweep_is_refused_and_more_trials_are_not(
 @pytest.mark.parametrize(
     "line",
     [
-        {"number": 0, "settings": {"lr": "1"}},  # of another sweep
         {"number": 0, "settings": {"lr": "1", "seed": "1"}, "colour": "red"},
         {"number": "first", "settings": {"lr": "1", "seed": "1"}},
         {"settings": {"lr": "1", "seed": "1"}},
@@ -102,7 +101,7 @@ def test_a_folder_that_holds_another_sweep_is_refused_and_more_trials_are_not(
 def test_a_file_of_trials_with_other_keys_is_one_line(tmp_path: Path, line: object) -> None:
     (tmp_path / "trials.jsonl").write_text(json.dumps(line) + "\n")
     with pytest.raises(ConfigError, match=r"trials.jsonl is damaged; name another --run_dir"):
-        Book(tmp_path, plan_of(tmp_path).space)
+        Book(tmp_path)
 
 
 def test_a_trial_that_would_start_after_the_end_does_not(

@@ -214,3 +214,7 @@ def test_a_browser_opens_a_page_without_a_complaint(run: page.RunFiles, tmp_path
     written.write_text(built(run), encoding="utf-8")
     assert open_offline(written, tmp_path / "page.png") == []
     assert (tmp_path / "page.png").stat().st_size > 10_000
+
+
+def test_a_text_on_a_figure_is_no_markup_of_plotly() -> None:
+    assert page.label("<a href='x'>\n&amp;") == "&lt;a href='x'&gt;⏎&amp;amp;"

@@ -146,6 +146,7 @@ def test_without_its_corpus_a_run_needs_a_text(
 
 HOSTILE: dict[str, Any] = {
     "a function": {"class_path": "torch.hub.load"},
+    "a module that acts when imported": {"class_path": "torch.utils.model_dump.__main__.X"},
     "another package": {"class_path": "os.system"},
     "through ours": {"class_path": "lmtemplate.checkpoint.files.os.system"},
     "no text": {"class_path": None},
@@ -163,6 +164,23 @@ def test_a_checkpoint_cannot_name_an_optimizer_of_its_choice(
 
     run = changed(rename, 12)
     check_line(command("explain", run, "--text", "the cat"), 2, 3)
+
+
+STATES: dict[str, Callable[[Any], Any]] = {
+    "betas in words": lambda state: state["param_groups"][0].update(betas="xx"),
+    "no eps": lambda state: state["param_groups"][0].pop("eps"),
+    "many steps": lambda state: state["state"][0].update(step=torch.zeros(9)),
+    "a short moment": lambda state: state["state"][0].update(exp_avg=torch.zeros(3)),
+    "half of its moments": lambda state: state["state"][0].pop("exp_avg"),
+}
+
+
+@pytest.mark.parametrize("change", STATES.values(), ids=STATES)
+def test_a_state_that_no_step_can_be_made_with_is_one_line(
+    command: Command, changed: Callable[..., Path], change: Callable[[Any], Any]
+) -> None:
+    run = changed(lambda state: change(state["optimizer_states"][0]), 12)
+    check_line(command("explain", run, "--text", "the cat"), 3)
 
 
 @pytest.mark.parametrize("states", [[], [{}], [{"param_groups": 3}], [1, 2], "x"], ids=str)

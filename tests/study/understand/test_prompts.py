@@ -1,5 +1,9 @@
 """A text -> prompts, and what follows them: counts that one can make by hand."""
 
+from typing import Any
+
+import pytest
+
 from lmtemplate.study.understand.prompts import (
     as_in,
     choose_prompts,
@@ -44,3 +48,13 @@ def test_a_given_prompt_stands_alone_and_those_of_the_run_come_first() -> None:
     assert chosen[:2] == ["The people", "you"]
     assert "" not in chosen
     assert choose_prompts("", "", {"samples": None})[0] == "You"
+
+
+@pytest.mark.parametrize(
+    "said", [None, "x", [1], {}, {"init_args": 1}, {"init_args": {"prompts": 1}}]
+)
+def test_prompts_of_a_config_that_are_none_are_left_out(said: Any) -> None:
+    lessons = choose_prompts("You are", "", {})
+    assert choose_prompts("You are", "", {"samples": said}) == lessons
+    listed = {"init_args": {"prompts": [None, 5, " ", "You may"]}}
+    assert choose_prompts("You are", "", {"samples": listed}) == ["You may", *lessons]
