@@ -22,7 +22,7 @@ from lmtemplate.callbacks.progress import ProgressBar
 from lmtemplate.callbacks.run_end import RunEnd
 from lmtemplate.callbacks.run_summary import RunSummary
 from lmtemplate.checkpoint import compatibility, files
-from lmtemplate.checkpoint.resume import ResumeMode, resolve, resume_from
+from lmtemplate.checkpoint.resume import ResumeMode, clear_leftovers, resolve, resume_from
 from lmtemplate.cli import TrainingCLI, check_settings
 from lmtemplate.cli_classes import to_yaml
 from lmtemplate.errors import INTERRUPTED, SIGNALS, ConfigError, NumbersError, SignalError
@@ -188,6 +188,8 @@ def check_and_assemble(
     tensors do not stay in memory while training.
     """
     resumed = resume_from(run, resume)
+    if cli.machine.is_first:
+        clear_leftovers(run)
     before = resumed.checkpoint if resumed else None
     if before is not None:
         compatibility.check_described(before)

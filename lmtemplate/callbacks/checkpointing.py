@@ -179,7 +179,6 @@ class Checkpoint(callbacks.Checkpoint):
         self.run = Path(trainer.default_root_dir)
         if not trainer.is_global_zero:
             return
-        resume.clear_leftovers(self.run)
         if self._point_at_best() is None:
             if self.best is not None:
                 gone = f"the best checkpoint, step {self.best[1]:,}, is gone"

@@ -282,6 +282,8 @@ def test_auto_on_a_finished_run_changes_nothing(
     run: Path, go_on: Command, steps: int, code: int, says: str
 ) -> None:
     before = contents(run)
+    for folder in (run, run / "checkpoints"):
+        (folder / ".half-written.tmp").write_text("a kill in the last write of a run leaves this")
     shown = go_on(run, f"--trainer.max_steps={steps}")
     assert shown.code == code
     assert says in shown.out + shown.error
