@@ -133,7 +133,8 @@ def test_a_checkpoint_describes_its_run(run: Path, corpus: Path) -> None:
     assert (checkpoint["vocab_size"], checkpoint["block_size"]) == (257, 16)
     assert checkpoint["tokenizer"] == (corpus / "tokenizer.json").read_text()
     assert checkpoint["config"]["trainer"]["max_steps"] == 30
-    assert checkpoint["length"] == {"limit": "trainer.max_steps", "value": 30, "steps": 30}
+    length = {"limit": "trainer.max_steps", "value": 30, "steps": 30, "accumulate": 1}
+    assert checkpoint["length"] == length
 
 
 @pytest.mark.slow
