@@ -142,7 +142,9 @@ class TrainingCLI(LightningCLI):
                 root = root.__cause__  # jsonargparse wraps what a constructor raised
             if isinstance(root, UserError):
                 raise root from error
-            raise ConfigError(" ".join(str(root).split())[:400]) from error
+            told = cli_errors.BROKEN.search(" ".join(str(error).split()))
+            says = f"{told[1]}: {told[2]}" if told else " ".join(str(root).split())
+            raise ConfigError(says[:400]) from error
         self.model, self.datamodule = self.config_init.model, self.config_init.data
 
     @property

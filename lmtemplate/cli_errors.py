@@ -60,6 +60,7 @@ MOST_SETTINGS = 10_000  # in one config, with what its anchors repeat
 KEY = re.compile(r'Parser key "([\w.]+)": ')
 NEEDS = re.compile(r"arguments are required: ([\w, ]+?)(?= - | Given|$).*?class_path='(\S+?)'")
 DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
+GOT = re.compile(r".*Given value: (.*)|Got value: ?(.*)|: (\S+) does not conform|base 10: '(.*?)'")
 BROKEN = re.compile(r"class_path '(\S+?)': (?!Importing|Parser key|module \S+ has)(.+?)(?= - |$)")
 UNFIT = re.compile(
     r"import path string: (\S+)|class_path '(\S+?)': module \S+ has|Expected '(\S+)' to be a subc"
@@ -270,13 +271,12 @@ def wrong_value(message: str, keys: list[str], made: list[Place]) -> str:
     if len(keys) > 1:  # inside a class that might have been null instead
         problem = problem.partition(" - Type ")[0]  # or a function
         problem = problem.rpartition(" - Expected a <class 'NoneType'>")[0] or problem
-    said = re.search(r".*Given value: (.*)|Got value: ?(.*)|: (\S+) does not conform", problem)
+    said = GOT.search(problem)
     got = next(filter(None, said.groups()), "nothing") if said else ""
-    place = find(keys[-1], made, got)
     types = [name or f"one of {words}".replace("'", "") for name, words in TYPE.findall(problem)]
     expected = " or ".join(dict.fromkeys(SPOKEN.get(name, name) for name in types))
     says = f"expected {expected}, got {got[:100]}" if expected and got else problem[:400]
-    return f"{place}: {says}"
+    return f"{find(keys[-1], made, got)}: {says}"
 
 
 def one_line(message: str, prog: str, defaults: Mapping[str, Any], made: list[Place]) -> str:

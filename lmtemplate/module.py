@@ -13,21 +13,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
-from lmtemplate import hardware, metric_names
+from lmtemplate import hardware, metric_names, optimizers
 from lmtemplate.data.datamodule import Batch, LanguageData
 from lmtemplate.errors import NumbersError
 from lmtemplate.loss import Loss, LossFunction, cross_entropy, training_loss
 from lmtemplate.metrics import Measures
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.muon import MuonAdamWOptimizer
-from lmtemplate.optimizers import (
-    Group,
-    OptimizerCallable,
-    OptimizerRecipe,
-    clip_gradients,
-    gradient_norm,
-    recipe_of,
-)
 from lmtemplate.schedules import Schedule
 
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
@@ -46,26 +38,24 @@ def is_logged(trainer: Trainer, step: int) -> bool:
 
 
 def is_log_step(trainer: Trainer) -> bool:
-    """Whether this micro-batch ended an optimizer step whose training values are logged."""
-    is_last = trainer.should_stop  # by Ctrl-C or the clock, at a step that nobody planned
-    return is_step_end(trainer) and (is_last or is_logged(trainer, trainer.global_step))
-
-
-def monitored(values: Mapping[str, float]) -> dict[str, Tensor]:
-    """Values as Lightning's callbacks read them, without a loss of digits."""
-    return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+    """Whether this micro-batch ended a step that is logged, or the last one (Ctrl-C, the clock)."""
+    return is_step_end(trainer) and (trainer.should_stop or is_logged(trainer, trainer.global_step))
 
 
 def log_values(module: "LitLanguageModel", values: Mapping[str, Tensor | float]) -> None:
     """Log at the optimizer step just made, for loggers and for callbacks that monitor a value.
 
     This is how lmtemplate itself logs (`self.log` ends at the same step, but costs 0.3 ms a key).
-    Loggers get all values of a step as one row, when each callback's `on_train_batch_end` is over.
+    Loggers get a step's values as one row, after `on_train_batch_end` or `on_validation_end`.
     """
     plain = {name: float(value) for name, value in values.items()}
+    if module.row_step != module.global_step:
+        module.write_row()
+        module.row_step = module.global_step
     module.latest.update(plain)
     module.row.update(plain)
-    module.trainer.callback_metrics.update(monitored(plain))
+    exact = {name: torch.tensor(value, dtype=torch.float64) for name, value in plain.items()}
+    module.trainer.callback_metrics.update(exact)
 
 
 class LitLanguageModel(LightningModule):
@@ -87,7 +77,7 @@ class LitLanguageModel(LightningModule):
     def __init__(
         self,
         net: LanguageModel,
-        optimizer: OptimizerRecipe | OptimizerCallable,
+        optimizer: optimizers.OptimizerRecipe | optimizers.OptimizerCallable,
         schedule: Schedule | LRSchedulerCallable,
         loss: LossFunction | None = None,
         label_smoothing: float = 0.0,
@@ -98,7 +88,7 @@ class LitLanguageModel(LightningModule):
     ) -> None:
         super().__init__()
         self.net = net
-        self.recipe = recipe_of(optimizer)
+        self.recipe = optimizers.recipe_of(optimizer)
         self.schedule = schedule
         self.loss = loss
         self.regularisers = {"label_smoothing": label_smoothing, "z_loss": z_loss}
@@ -108,10 +98,11 @@ class LitLanguageModel(LightningModule):
         self._uses_log = False
         self.metrics = Measures(metrics or [])
         self.latest: dict[str, float] = {}  # the newest value of all that was logged
-        self.row: dict[str, float] = {}  # logged at the step just made, and not handed to loggers
+        self.row: dict[str, float] = {}  # logged at `row_step`, and not handed to loggers yet
+        self.row_step = 0
         self.grad_norm: Tensor | None = None  # of the latest step that measured it, before clipping
-        self._settings: list[Group] = []  # of the optimizer's parameter groups, as given now
-        self._settings_before: list[Group] | None = None  # and in the start before
+        self._settings: list[dict[str, Any]] = []  # of parameter groups, as given now
+        self._settings_before: list[dict[str, Any]] | None = None  # and in the start before
         self.train_sums = torch.zeros(4)  # since the last row: nats, tokens, clipped steps, steps
 
     def setup(self, stage: str) -> None:
@@ -120,9 +111,8 @@ class LitLanguageModel(LightningModule):
 
     def compiles(self, device: torch.device, steps: int) -> bool:
         """Whether a run of so many optimizer steps is compiled on this device."""
-        if self.compile_net == "auto":
-            return hardware.auto_compile(device, steps)
-        return self.compile_net
+        is_auto = self.compile_net == "auto"
+        return hardware.auto_compile(device, steps) if is_auto else bool(self.compile_net)
 
     def configure_model(self) -> None:
         device = self.trainer.strategy.root_device
@@ -156,7 +146,8 @@ class LitLanguageModel(LightningModule):
 
     def on_train_start(self) -> None:
         self.train_sums = self.train_sums.to(self.device)
-        self.trainer.callback_metrics.update(monitored(self.latest))
+        latest = {k: torch.tensor(v, dtype=torch.float64) for k, v in self.latest.items()}
+        self.trainer.callback_metrics.update(latest)
         self._apply_settings()
         self._switch_optimizer("train")
 
@@ -212,12 +203,12 @@ class LitLanguageModel(LightningModule):
             self.measure_gradient(optimizer)
         if gradient_clip_val:
             norm = self.grad_norm if by_norm else None
-            clipped = clip_gradients(optimizer, gradient_clip_val, norm).to(self.train_sums)
+            clipped = optimizers.clip_gradients(optimizer, gradient_clip_val, norm)
             self.train_sums[2:] += torch.stack((clipped, torch.ones_like(clipped)))
 
     def measure_gradient(self, optimizer: Optimizer) -> Tensor:
         """Norm of the gradient over all parameters, before clipping; kept for the log."""
-        self.grad_norm = gradient_norm(optimizer)
+        self.grad_norm = optimizers.gradient_norm(optimizer)
         return self.grad_norm
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -238,29 +229,37 @@ class LitLanguageModel(LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, LanguageData):
             values[metric_names.TOKENS] = float(data.sequences * data.block_size)
-            values |= {} if data.epochs is None else {metric_names.EPOCH: data.epochs}
+            if data.epochs is not None:
+                values[metric_names.EPOCH] = data.epochs
         if tokens:  # 0 where every loss since the last log was NaN or inf
             log_values(self, values)
         self.train_sums.zero_()
+        self._log_step()
 
     def write_row(self) -> None:
-        """Hand the step's values to the loggers. Raises NumbersError where a loss is not finite."""
+        """Hand a step's values to the loggers. Raises NumbersError where a loss is not finite."""
         row, self.row = self.row, {}
-        if row and self._uses_log:  # what arrives through `self.log`, where Lightning counts from 0
-            self.log("step", torch.tensor(float(self.global_step), dtype=torch.float64))
-        for logger in self.loggers if row else ():
-            logger.log_metrics(row, step=self.global_step)
+        if not row:
+            return
+        for logger in self.loggers:
+            logger.log_metrics(row, step=self.row_step)
         for name, value in row.items():
             if name.endswith("/loss") and not math.isfinite(value):
-                raise NumbersError(f"{name} is {value} at step {self.global_step:,}")
+                raise NumbersError(f"{name} is {value} at step {self.row_step:,}")
+
+    def _log_step(self) -> None:
+        """Log what arrives through `self.log` at the step just made; Lightning counts from 0."""
+        if self._uses_log:
+            self.log("step", torch.tensor(float(self.global_step), dtype=torch.float64))
 
     def _all_train_sums(self) -> Tensor:
         return self.trainer.strategy.reduce(self.train_sums.clone(), reduce_op="sum")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.write_row()
         checkpoint["train_sums"] = self._all_train_sums().tolist()
         checkpoint["optimizer_settings"] = self._settings
-        checkpoint["latest"] = {k: v for k, v in self.latest.items() if "speed/" not in k}
+        checkpoint["latest"] = {k: v for k, v in self.latest.items() if not k.startswith("speed/")}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.trainer.is_global_zero:
@@ -279,6 +278,7 @@ class LitLanguageModel(LightningModule):
 
     def on_validation_end(self) -> None:
         self._switch_optimizer("train")
+        self.write_row()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         inputs, targets = batch
@@ -287,9 +287,9 @@ class LitLanguageModel(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val")
+        self._log_step()
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
+    test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")

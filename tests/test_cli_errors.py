@@ -292,6 +292,10 @@ VALUES = [
         "trainer: {gradient_clip_val: 0}",
         "trainer.gradient_clip_val (HERE:2): expected a number above 0 or null, got 0",
     ),
+    (
+        "trainer: {val_check_interval: 0.5}",
+        "trainer.val_check_interval (HERE:2): expected a whole number above 0, got 0.5",
+    ),
     ("trainer: 5", "trainer (HERE:2): expected settings below it"),
     ("data:\n  # path: x", "data (HERE:2): expected settings below it"),
     ("checkpoint: 3", "checkpoint (HERE:2): expected Checkpoint or null, got 3"),

@@ -329,7 +329,7 @@ def test_resumed_means_contain_what_was_not_logged_yet(world_size: int) -> None:
 
 def log_at(step: int, values: dict[str, float]) -> None:
     trainer = SimpleNamespace(callback_metrics={})
-    state: dict[str, Any] = {"latest": {}, "row": {}, "loggers": [], "_uses_log": False}
+    state: dict[str, Any] = {"latest": {}, "row": {}, "loggers": [], "row_step": step}
     module: Any = SimpleNamespace(**state, trainer=trainer, global_step=step)
     log_values(module, values)
     LitLanguageModel.write_row(module)

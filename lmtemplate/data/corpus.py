@@ -96,13 +96,15 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _identity(path: str | Path) -> tuple[int, ...]:
-    return os.stat(path)[1:3]  # inode and device, whatever its name is
+def _identity(path: str | Path) -> tuple[int, int]:
+    """What a file or folder is, whatever its name."""
+    state = os.stat(path)
+    return state.st_dev, state.st_ino
 
 
 def _folders(root: str, left_out: Counter[str]) -> Iterator[str]:
-    """A folder and the visible ones below. Links are followed at last; none comes twice."""
-    tops, seen = [root], set[tuple[int, ...]]()
+    """A folder and the visible ones below. Links are followed last; none comes twice."""
+    tops, seen = [root], set[tuple[int, int]]()
     for top in tops:
         for folder, folders, names in os.walk(top, onerror=_raise):
             if (key := _identity(folder)) in seen:
@@ -134,7 +136,7 @@ def _find_files(source: str, suffixes: Sequence[str], left_out: Counter[str]) ->
     suffixes, all visible files of a folder are taken. A file comes once, whatever names it has.
     Raises OSError, DataError.
     """
-    root, taken, seen = Path(source).expanduser(), dict[str, Path](), set[tuple[int, ...]]()
+    root, taken, seen = Path(source).expanduser(), dict[str, Path](), set[tuple[int, int]]()
     if root.is_file():
         return {root.name: root}
     in_folder = root.is_dir()

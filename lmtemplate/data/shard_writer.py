@@ -100,10 +100,13 @@ def name_sources(entries: dict[str, Entry], everything: str) -> None:
     """
     names = {name for entry in entries.values() for name in entry["sources"]}
     folders = {name: name.split("/")[0] if "/" in name else everything for name in names}
-    ways = ({name: name for name in names}, folders, dict.fromkeys(names, everything))
-    kept = next(way for way in ways if way is ways[-1] or len({*way.values()}) <= MOST_SOURCES)
+    kept = {name: name for name in names}
+    if len(names) > MOST_SOURCES:
+        kept = folders
+    if len({*kept.values()}) > MOST_SOURCES:
+        kept = dict.fromkeys(names, everything)
     for entry in entries.values():
-        runs = groupby(entry["sources"].items(), key=lambda count: kept[count[0]])
+        runs = groupby(entry["sources"].items(), key=lambda counted: kept[counted[0]])
         entry["sources"] = [[name, sum(count for _, count in run)] for name, run in runs]
 
 
@@ -117,7 +120,8 @@ def write_splits(
 ) -> dict[str, Entry]:
     """Write the shards of all splits, end-of-text after each document; returns their entries.
 
-    `source` is a name for the whole text, `size` its bytes for a progress bar. Raises DataError for an empty split.
+    `source` is a name for the whole text, `size` its bytes, for a progress bar. Raises DataError
+    for an empty split.
     """
     from tqdm import tqdm
 
@@ -138,9 +142,10 @@ def write_splits(
                     entry["documents"] += 1
                     entry["sources"][name] += 1
                 else:
-                    entry["bytes"] += (size := len(piece.encode()))
+                    length = len(piece.encode())
+                    entry["bytes"] += length
                     entry["unknown"] += int(np.count_nonzero(ids == tokenizer.unknown_id))
-                    bar.update(size)
+                    bar.update(length)
                 entry["tokens"] += len(ids)
     finally:
         bar.close()

@@ -1,5 +1,6 @@
 """The bricks of a transformer: (B, T, C) -> (B, T, C)."""
 
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -161,15 +162,21 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, dropout: flo
     There may be more keys than queries: the queries then belong to the last positions.
     """
     new, known = queries.size(2), keys.size(2)
-    mask, attend = None, F.scaled_dot_product_attention
+    mask = None
     if 1 < new < known:
         mask = torch.ones(new, known, dtype=torch.bool, device=queries.device).tril(known - new)
-    how = (mask, dropout, 1 < new == known)  # the last: causal
+    attend = partial(
+        F.scaled_dot_product_attention,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=1 < new == known,
+    )
     narrow = torch.is_autocast_enabled("cpu") or queries.dtype.itemsize < 4
     if queries.device.type != "cpu" or not narrow:
-        return attend(queries, keys, values, *how)
+        return attend(queries, keys, values)
     with torch.autocast("cpu", enabled=False):  # bf16 attention on CPU is up to 4 times slower
-        return attend(queries.float(), keys.float(), values.float(), *how).to(queries.dtype)
+        wide = (part.float() for part in (queries, keys, values))
+        return attend(*wide).to(queries.dtype)
 
 
 class Attention(nn.Module):

@@ -8,14 +8,18 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from lightning.pytorch import Trainer
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from lmtemplate.callbacks.early_stopping import EarlyStopping
 from lmtemplate.callbacks.loggers import BOTH_LOSSES, VALIDATION, RecordLogger, TensorBoard
+from lmtemplate.module import LitLanguageModel, log_values
 from lmtemplate.record import LINES, from_lines, read_lines, read_record
 from tests.conftest import TINY, Command
 from tests.runs import curve, events, load, steps, train
@@ -252,3 +256,23 @@ def test_a_kill_leaves_whole_lines_and_strict_json(corpus: Path, tmp_path: Path)
     assert lines == list(read_lines(run))
     steps, content = from_lines(lines).steps.tolist(), arrays(run)
     assert content["steps"] == steps[: len(content["steps"])]
+
+
+def test_a_callback_may_log_at_any_time_and_its_values_stand_at_their_step(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def log_as(name: str) -> Callable[..., None]:
+        def hook(_: EarlyStopping, trainer: Trainer, module: LitLanguageModel, *__: object) -> None:
+            log_values(module, {name: trainer.global_step})
+
+        return hook
+
+    for name in ("on_train_batch_start", "on_validation_end"):
+        monkeypatch.setattr(EarlyStopping, name, log_as(name), raising=False)
+    run = train(tmp_path / "run", corpus, "--trainer.log_every_n_steps=4")
+    for name, expected in (
+        ("on_train_batch_start", range(12)),
+        ("on_validation_end", (0, 4, 8, 12)),
+    ):
+        logged = [(line["step"], line[name]) for line in read_lines(run) if name in line]
+        assert logged == [(step, step) for step in expected]

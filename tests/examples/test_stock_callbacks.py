@@ -92,9 +92,13 @@ def test_it_is_refused_with_a_reason_before_anything_is_written(
 def test_a_package_that_is_missing_is_named(fit: Command, config: Path, name: str) -> None:
     if find_spec(NEEDS[name]):
         pytest.skip(f"{NEEDS[name]} is installed")
-    said = check_line(fit(Path("run"), *name_in(config, name, {})), 2)
-    assert "pip install -U" in said
-    assert NEEDS[name].replace("_", "-") in said
+    kind = "logger" if name in loggers.__all__ else "callbacks"
+    beside = f"--trainer.{kind}+=lightning.pytorch.{kind.removesuffix('s')}s.{name}"
+    ways = {"alone": name_in(config, name, {}), "beside": [beside, "--trainer.max_steps=4"]}
+    for way, words in ways.items():
+        said = check_line(fit(Path(way), *words), 2)
+        assert "pip install -U" in said
+        assert NEEDS[name].replace("_", "-") in said
 
 
 @pytest.mark.parametrize("name", NOT_A_LOGGER)
