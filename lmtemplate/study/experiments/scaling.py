@@ -27,10 +27,10 @@ from lmtemplate.study.diagnose.evidence import (
     write_samples,
 )
 from lmtemplate.study.diagnose.ngrams import longest_copy
+from lmtemplate.study.experiments.flags import Flags, split_words
 from lmtemplate.study.experiments.law import fit_law
 from lmtemplate.study.experiments.scaling_results import Point, Scaling, write_page
 from lmtemplate.study.experiments.sweep import Runner, SweepPlan, end
-from lmtemplate.study.experiments.trial_steps import Flags, split_words
 from lmtemplate.study.experiments.trials import Book
 from lmtemplate.study.run_files import read_checked
 from lmtemplate.study.show.page import read_run
