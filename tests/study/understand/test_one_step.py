@@ -75,7 +75,7 @@ def test_a_token_that_was_thought_impossible_has_a_finite_loss() -> None:
     assert found["largest_difference"] < 1e-5
 
 
-def test_the_gradient_is_shown_where_the_loss_is_largest_and_adds_up_to_nothing() -> None:
+def test_the_gradient_is_shown_where_the_loss_is_largest_and_adds_up_to_0() -> None:
     found = explained(trained("GPT"), AdamW(), steps=1)
     gradient, losses = found["logit_gradient"], [row["loss"] for row in found["predictions"]]
     assert losses[gradient["place"]] == max(losses)
