@@ -184,8 +184,10 @@ def scaling(words: list[str], allowed: list[str]) -> None:
         asked = {"budget": seconds, "words": rest}
         known = read_ladder(folder / "ladder.json")
         if known and {name: known.get(name) for name in asked} != asked:
-            says = f"{folder} holds a ladder of another budget or config"
-            raise ConfigError(f"{says}; name another folder with --run_dir")
+            raise ConfigError(
+                f"{folder} holds a ladder of another budget or config; name another folder with "
+                "--run_dir"
+            )
         steps = known or {**asked, **ladder(rest, allowed, seconds)}
         run_dir.write_json(folder / "ladder.json", steps)
         words = ["--report=false", *rest]
