@@ -211,7 +211,7 @@ class LanguageData(LightningDataModule):
         One Lightning epoch is the run; without a true length, a resume would drop a batch.
         """
         blocks = len(self.blocks("train"))
-        batches = blocks // self.batch_size  # without a Trainer: one epoch
+        batches = max(1, blocks // self.batch_size)  # without a Trainer: one epoch
         if self.trainer is not None:
             self._batches_before = _processed(self.trainer)
             batches = self.trainer.max_steps * self.trainer.accumulate_grad_batches

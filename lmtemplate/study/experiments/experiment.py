@@ -21,8 +21,8 @@ from lmtemplate.study.experiments.arms import (
     scores_of,
 )
 from lmtemplate.study.experiments.comparison import compare_all
+from lmtemplate.study.experiments.flags import SEEDS, split_words
 from lmtemplate.study.experiments.seeds import first_of, train_arm
-from lmtemplate.study.experiments.trial_steps import SEEDS, split_words
 from lmtemplate.study.experiments.uncommitted import uncommitted_changes
 from lmtemplate.study.run_files import open_no_link
 from lmtemplate.study.show.compare import UNITS

@@ -7,6 +7,7 @@ at the sizes before. Nothing is written.
 
 import gc
 import json
+import math
 import resource
 import sys
 import textwrap
@@ -19,7 +20,8 @@ from pathlib import Path
 import torch
 
 from lmtemplate.errors import ConfigError, OutOfMemoryError
-from lmtemplate.study.experiments.trial_steps import Flags, TrialSteps, split_words
+from lmtemplate.study.experiments.flags import Flags, split_words
+from lmtemplate.study.experiments.trial_steps import TrialSteps
 from lmtemplate.study.plan.memory import USABLE, free_memory, number_in
 from lmtemplate.study.show.page import table_lines
 from lmtemplate.study.understand.noise_scale import QUARTERS, advice, measure_noise
@@ -68,7 +70,14 @@ class Search:
 def search_sizes(
     try_size: Callable[[int], SizeTried | None], *, limit: float, most: int, most_seconds: float
 ) -> Search:
-    """Try sizes; None says that one does not fit, and a peak is foreseen to stay below the limit."""
+    """Try sizes of at most `most` sequences, and find the largest that fits.
+
+    Args:
+        try_size: returns None where a size does not fit.
+        limit: bytes; a size whose foreseen peak is above it is not tried.
+        most: sequences.
+        most_seconds: a step that takes longer ends the search.
+    """
     found, size = Search(), 1
     while size <= most:
         has_room = len(found.tried) < 2 or found.foreseen(size) <= limit
@@ -132,13 +141,16 @@ def time_steps(trial: TrialSteps, size: int) -> SizeTried | None:
 def memory_limit(trial: TrialSteps, asked: float | None) -> float:
     """Bytes that the process may hold. Raises OutOfMemoryError where the net alone takes more."""
     free = free_memory(trial.device)
-    limit = USABLE * free + peak_memory(trial.device) if asked is None else asked
+    held = peak_memory(trial.device)
     if trial.device.type == "cuda":
-        return limit
+        return free + held if asked is None else asked
+    limit = USABLE * free + held if asked is None else asked
     weights = sum(p.nbytes for p in trial.net.parameters())
-    if peak_memory(trial.device) + 3 * weights > limit:  # gradients, two moments
-        says = f"weights, gradients and moments take {4 * weights / 1e9:.3g} GB or more, and only"
-        raise OutOfMemoryError(f"{says} {limit / 1e9:.3g} GB may be held; lower model.net's sizes")
+    if held + 3 * weights > limit:  # gradients, two moments
+        raise OutOfMemoryError(
+            f"weights, gradients and moments take {4 * weights / 1e9:.3g} GB or more, and only "
+            f"{limit / 1e9:.3g} GB may be held; lower model.net's sizes"
+        )
     return limit
 
 
@@ -150,22 +162,22 @@ def noise_advice(trial: TrialSteps, per_step: int) -> str:
     trial.net.eval()
     found = measure_noise(trial.net, inputs, targets)
     trial.net.train()
-    begun = trial.cli.config.init_from
-    weights = (
-        f"with the weights of {begun}"
-        if begun
-        else ("with the first weights, where noise is least; --init_from RUN measures trained ones")
-    )
-    return f"{advice(found, per_step, trial.data.block_size)} Measured {weights}."
+    weights = "the first weights, where noise is least; --init_from RUN measures trained ones"
+    if begun := trial.cli.config.init_from:
+        weights = f"the weights of {begun}"
+    return f"{advice(found, per_step, trial.data.block_size)} Measured with {weights}."
 
 
 def suggestion(found: Search, per_step: int) -> str:
-    """The smallest size that is nearly as fast as any, for steps of so many sequences a device."""
-    fastest = max(one.tokens_per_second for one in found.tried)
-    fast = (one for one in found.tried if one.tokens_per_second >= NEARLY * fastest)
-    size = min(per_step, *(one.batch_size for one in fast), per_step)
-    times = -(-per_step // size)
-    size = -(-per_step // times)
+    """The smallest size that is nearly as fast as any and divides a step of so many sequences.
+
+    If no such size fits, it is the largest one that divides the step.
+    """
+    highest = NEARLY * max(one.tokens_per_second for one in found.tried)
+    fast = min(one.batch_size for one in found.tried if one.tokens_per_second >= highest)
+    divisors = [size for size in range(1, found.largest + 1) if per_step % size == 0]
+    size = next((size for size in divisors if size >= fast), divisors[-1])
+    times = per_step // size
     parts = f"{times} times accumulated, " if times > 1 else ""
     return (
         f"suggestion: data.batch_size {size}, {parts}for the config's {per_step} sequences a step"
@@ -201,7 +213,7 @@ def find_batch(words: list[str], allowed: list[str]) -> None:
     flags: Flags = {
         "most": {"type": int, "default": 4096, "help": "sequences that are tried at most"},
         "seconds": {"type": float, "default": 5.0, "help": "a slower step ends the search"},
-        "memory_gb": {"type": float, "help": "limit; 90 %% of what is free if not given"},
+        "memory_gb": {"type": float, "help": "limit; else 90 %% of what is free, on a GPU all"},
     }
     given, rest = split_words("find-batch", words, flags)
     if not (given.most >= 1 and given.seconds > 0 and (given.memory_gb or 1) > 0):
@@ -210,26 +222,26 @@ def find_batch(words: list[str], allowed: list[str]) -> None:
     limit = memory_limit(trial, given.memory_gb and given.memory_gb * 1e9)
     per_step = trial.length.accumulate * trial.data.batch_size
     noise = noise_advice(trial, per_step)
+    until_it_is_out = trial.device.type == "cuda" and given.memory_gb is None
     found = search_sizes(
         lambda size: time_steps(trial, size),
-        limit=limit,
+        limit=math.inf if until_it_is_out else limit,
         most=given.most,
         most_seconds=given.seconds,
     )
     if not found.tried:
-        says = f"one sequence of {trial.data.block_size} tokens does not fit into memory"
-        raise OutOfMemoryError(f"{says}; lower data.block_size, or set gradient_checkpointing")
+        raise OutOfMemoryError(
+            f"one sequence of {trial.data.block_size} tokens does not fit into memory; lower "
+            "data.block_size, or set gradient_checkpointing"
+        )
     found.tried.sort(key=lambda one: one.batch_size)
     why = ended_by(found, limit, given.seconds)
     advised = suggestion(found, per_step)
     if given.json:
-        told = {"largest": found.largest, "too_large": found.too_large, "limit_bytes": limit}
+        told: dict[str, object] = {"largest": found.largest, "too_large": found.too_large}
         tried = [asdict(one) for one in found.tried]
-        print(
-            json.dumps(
-                {**told, "ended": why, "tried": tried, "suggestion": advised, "noise": noise}
-            )
-        )
+        told |= {"limit_bytes": limit, "ended": why, "tried": tried, "suggestion": advised}
+        print(json.dumps({**told, "noise": noise}))
         return
     rows = [["sequences", "tokens/s", "seconds", "peak memory"]]
     for one in found.tried:

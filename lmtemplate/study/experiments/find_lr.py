@@ -12,7 +12,8 @@ import numpy as np
 
 from lmtemplate.errors import ConfigError
 from lmtemplate.record import Floats
-from lmtemplate.study.experiments.trial_steps import Flags, TrialSteps, split_words
+from lmtemplate.study.experiments.flags import Flags, split_words
+from lmtemplate.study.experiments.trial_steps import TrialSteps
 from lmtemplate.study.show.plots import text_plot
 
 SMOOTHING = 0.9  # share of the mean so far in the mean of losses

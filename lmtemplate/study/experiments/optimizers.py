@@ -17,9 +17,9 @@ import numpy as np
 from lmtemplate.errors import NumbersError
 from lmtemplate.study.experiments.arms import Arm, named_arm, positions, runs_in, scores_of
 from lmtemplate.study.experiments.comparison import compare_all
+from lmtemplate.study.experiments.flags import SEEDS, split_words
 from lmtemplate.study.experiments.seeds import first_of, train_seed
 from lmtemplate.study.experiments.statistics import pool
-from lmtemplate.study.experiments.trial_steps import SEEDS, split_words
 from lmtemplate.study.run_files import duration, open_no_link, read_summary
 from lmtemplate.study.show.compare import UNITS, Rows, as_text, write_comparison
 from lmtemplate.study.show.page import BITS, RunFiles, number, read_run

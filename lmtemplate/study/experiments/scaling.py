@@ -27,10 +27,10 @@ from lmtemplate.study.diagnose.evidence import (
     write_samples,
 )
 from lmtemplate.study.diagnose.ngrams import longest_copy
+from lmtemplate.study.experiments.flags import Flags, split_words
 from lmtemplate.study.experiments.law import fit_law
 from lmtemplate.study.experiments.scaling_results import Point, Scaling, write_page
 from lmtemplate.study.experiments.sweep import Runner, SweepPlan, end
-from lmtemplate.study.experiments.trial_steps import Flags, split_words
 from lmtemplate.study.experiments.trials import Book
 from lmtemplate.study.run_files import read_checked
 from lmtemplate.study.show.page import read_run
@@ -184,8 +184,10 @@ def scaling(words: list[str], allowed: list[str]) -> None:
         asked = {"budget": seconds, "words": rest}
         known = read_ladder(folder / "ladder.json")
         if known and {name: known.get(name) for name in asked} != asked:
-            says = f"{folder} holds a ladder of another budget or config"
-            raise ConfigError(f"{says}; name another folder with --run_dir")
+            raise ConfigError(
+                f"{folder} holds a ladder of another budget or config; name another folder with "
+                "--run_dir"
+            )
         steps = known or {**asked, **ladder(rest, allowed, seconds)}
         run_dir.write_json(folder / "ladder.json", steps)
         words = ["--report=false", *rest]

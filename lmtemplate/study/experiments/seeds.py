@@ -12,7 +12,7 @@ from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.fit import fit
 from lmtemplate.record import is_recorded
 from lmtemplate.run_dir import refuse_link
-from lmtemplate.study.experiments.trial_steps import SEEDS, split_words
+from lmtemplate.study.experiments.flags import SEEDS, split_words
 
 
 def first_of(words: list[str], allowed: list[str], verb: str = "fit") -> tuple[Path, int]:

@@ -95,8 +95,9 @@ def load_optuna() -> Any:
     try:
         import optuna
     except ModuleNotFoundError as error:
-        says = "random and tpe sampling, --prune and importances need Optuna: pip install -e"
-        raise ConfigError(f"{says} '.[sweep]'") from error
+        raise ConfigError(
+            "random and tpe sampling, --prune and importances need Optuna: pip install -e '.[sweep]'"
+        ) from error
     optuna.logging.set_verbosity(logging.WARNING)
     return optuna
 

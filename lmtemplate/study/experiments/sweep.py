@@ -20,9 +20,9 @@ from lmtemplate import metric_names, run_dir
 from lmtemplate.errors import SIGNALS, ConfigError, LockedError, NumbersError
 from lmtemplate.record import read_lines
 from lmtemplate.study.experiments import space as spaces
+from lmtemplate.study.experiments.flags import Flags, split_words
 from lmtemplate.study.experiments.space import Sampler, Space
 from lmtemplate.study.experiments.sweep_results import finish
-from lmtemplate.study.experiments.trial_steps import Flags, split_words
 from lmtemplate.study.experiments.trials import Book, Trial
 from lmtemplate.study.run_files import command, open_no_link
 
@@ -102,8 +102,10 @@ def check_same(plan: SweepPlan) -> None:
     before = run_dir.read_json(path)
     changed = sorted(name for name in now if before and before.get(name) != now[name])
     if changed:
-        says = f"{plan.folder} holds a sweep with another {' and '.join(changed)}"
-        raise ConfigError(f"{says}; name another folder with --run_dir")
+        raise ConfigError(
+            f"{plan.folder} holds a sweep with another {' and '.join(changed)}; name another folder "
+            "with --run_dir"
+        )
     run_dir.write_json(path, now)
 
 
@@ -154,11 +156,11 @@ class Runner:
         with open(log, "a+", encoding="utf-8", errors="replace", opener=open_no_link) as file:
             allow = [word for name in self.plan.allowed for word in ("--allow", name)]
             words = command("fit", *fit_words(self.plan, trial), *allow)
-            how = {"stdout": file, "stderr": file, "env": self.environment(slot)}
+            options = {"stdout": file, "stderr": file, "env": self.environment(slot)}
             with self.starting:  # so that `stop` sees every child
                 if self.is_over:
                     return SIGNALS["SIGTERM"], "", False
-                child = self.children[slot] = subprocess.Popen(words, **how)  # type: ignore[call-overload]
+                child = self.children[slot] = subprocess.Popen(words, **options)  # type: ignore[call-overload]
             while child.poll() is None:
                 time.sleep(POLL_SECONDS)
                 losses = validations(run) if self.plan.prune and not pruned else {}
@@ -237,8 +239,6 @@ def sweep(words: list[str], allowed: list[str]) -> None:
         words: of the command line, after the verb.
         allowed: packages outside lmtemplate whose classes a config may name.
     """
-    if {"-h", "--help"} & set(words):
-        read_plan(["--help"], [])
     plan, as_json = read_plan(words, allowed)
     with run_dir.lock(plan.folder):
         check_first(plan)

@@ -1,47 +1,13 @@
 """Words after a verb -> a config's net and optimizer, ready for steps that no run directory sees."""
 
-import argparse
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from lmtemplate.cli import TrainingCLI, check_settings
 from lmtemplate.data.datamodule import Batch, LanguageData
-from lmtemplate.errors import ConfigError
 from lmtemplate.fit import load_first_weights, make_plan
+from lmtemplate.optimizers import clip_gradients, gradient_norm
 from lmtemplate.trainer import quieten
-
-Flags = dict[str, dict[str, Any]]  # name -> what argparse takes
-
-
-def whole(text: str) -> int:
-    """A whole number from 1 on, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text}")
-    return int(text)
-
-
-SEEDS: Flags = {
-    "seeds": {
-        "type": whole,
-        "metavar": "N",
-        "help": "as many runs, in RUN/seed-S; the first has seed_everything, then + 1",
-    }
-}
-
-
-def split_words(verb: str, words: list[str], flags: Flags) -> tuple[argparse.Namespace, list[str]]:
-    """The values of a verb's own flags, and the words of fit. Raises ConfigError."""
-    parser = argparse.ArgumentParser(f"lmtemplate {verb}", exit_on_error=False, allow_abbrev=False)
-    parser.epilog = "All other flags are those of lmtemplate fit."
-    for name, how in flags.items():
-        parser.add_argument(f"--{name}", **how)
-    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
-    try:
-        return parser.parse_known_args(words)
-    except argparse.ArgumentError as error:
-        raise ConfigError(f"{verb}: {error}") from error
 
 
 class TrialSteps:
@@ -76,8 +42,11 @@ class TrialSteps:
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
             loss, _ = self.module.objectives(inputs.to(self.device), targets.to(self.device))
         loss.objective.backward()
-        if clip := self.cli.config.trainer.gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.net.parameters(), clip)
+        trainer = self.cli.config.trainer
+        if limit := trainer.gradient_clip_val:
+            by_value = trainer.gradient_clip_algorithm == "value"
+            norm = None if by_value else gradient_norm(self.optimizer)
+            clip_gradients(self.optimizer, limit, norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return float(loss.nats / loss.tokens)

@@ -50,7 +50,8 @@ class Book:
         self.lock = threading.Lock()
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
         if text and not text.endswith("\n"):  # a kill has cut the last line
-            run_dir.write_text(self.path, text := text[: text.rfind("\n") + 1])
+            text = text[: text.rfind("\n") + 1]
+            run_dir.write_text(self.path, text)
         found = (Trial.from_line(line, self.path) for line in text.splitlines())
         self.trials = [*{trial.number: trial for trial in found}.values()]
         if any(trial.number != place for place, trial in enumerate(self.trials)):

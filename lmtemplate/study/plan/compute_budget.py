@@ -81,6 +81,8 @@ def measure(
 
     Net and batch are smaller where a step would take long.
     """
+    from lmtemplate.trainer import Machine
+
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     largest, most = (1e7, 1e11) if device.type == "cpu" else (3e8, 2e13)  # parameters, FLOPs
     if parameters > largest:
@@ -88,7 +90,7 @@ def measure(
     net = GPT(vocab_size, block_size, **net_sizes(parameters, vocab_size))
     flops = training_flops(net.parameter_count(), block_size)  # of one sequence
     batch_size = max(1, min(batch_size, int(most / flops)))
-    autocast = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(auto_precision(device))
+    autocast = Machine(device, 1, auto_precision(device)).autocast
     recipe = MuonAdamW()
     seconds = measure_step(net, recipe, device, batch_size=batch_size, autocast=autocast, steps=5)
     where = f"{device_name(device)}, in a net of {short(net.parameter_count())} parameters"

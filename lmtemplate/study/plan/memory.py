@@ -77,22 +77,17 @@ class MicroBatch:
     def split(self, sequences: int, memory: float) -> "MicroBatch | None":
         """So many sequences in equal parts that fit into a device, recomputing only if need be."""
         for recomputing in (False, True):
-            parts = (
-                replace(self, batch_size=-(-sequences // count), gradient_checkpointing=recomputing)
-                for count in range(1, sequences + 1)
-            )
-            if fitting := next(
-                (part for part in parts if part.memory.total <= USABLE * memory), None
-            ):
-                return fitting
+            for count in range(1, sequences + 1):
+                size = -(-sequences // count)
+                part = replace(self, batch_size=size, gradient_checkpointing=recomputing)
+                if part.memory.total <= USABLE * memory:
+                    return part
         return None
 
     def largest_net(self, memory: float) -> float:
         """Parameters, within a tenth, of a smaller net of which one sequence fits."""
-        parameters, net = (
-            float(parameter_count(self.vocab_size, self.net["n_layer"], self.net["n_embd"])),
-            self.net,
-        )
+        net = self.net
+        parameters = float(parameter_count(self.vocab_size, net["n_layer"], net["n_embd"]))
         while not replace(self, net=net).split(1, memory):
             parameters *= 0.9
             net = net_sizes(parameters, self.vocab_size)

@@ -111,14 +111,17 @@ def plan_here(flags: Figures, corpus: budgets.CorpusSize) -> Figures:
     """The plan for the device that is asked for; the speed of this machine is measured."""
     device = budgets.find_device(flags["gpu"], flags["speed"])
     made = plan_training(flags, corpus, device)
-    for _ in range(0 if device.speed_how else 3):  # the net depends on the speed, and vice versa
-        before = made["net"]
-        sizes = made["net_parameters"], made["vocab_size"], made["block_size"], made["batch_size"]
-        speed, how = budgets.measure(*sizes)
-        device = replace(device, speed=speed, speed_how=how)
-        made = plan_training(flags, corpus, device)
-        if made["net"] == before:
-            break
+    if not device.speed_how:
+        for _ in range(3):  # the net depends on the speed, and vice versa
+            before = made["net"]
+            sizes = (
+                made[key] for key in ("net_parameters", "vocab_size", "block_size", "batch_size")
+            )
+            speed, how = budgets.measure(*sizes)
+            device = replace(device, speed=speed, speed_how=how)
+            made = plan_training(flags, corpus, device)
+            if made["net"] == before:
+                break
     if made["fits"] and made["net"]["gradient_checkpointing"]:
         how = f"{device.speed_how}, less a quarter for computing each block twice"
         slower = replace(device, speed=RECOMPUTING * device.speed, speed_how=how)
@@ -152,11 +155,7 @@ def config_of(made: Figures, said: list[str], output: Path, data: Path) -> str:
     """The run as a config that `lmtemplate fit` takes, the reasons in its comments."""
     ratio, best, net = made["tokens"] / made["parameters"], budgets.RATIO, made["net"]
     judged = "undertrained" if 2 * ratio < best else "overtrained" if ratio > 2 * best else "near"
-    loss, epochs, by_law = (
-        made["val_loss"],
-        made["epochs"],
-        "nats per token of web text (equation 10)",
-    )
+    loss, epochs = made["val_loss"], made["epochs"]
     texts = {
         **{name: short(made[name]) for name in ("parameters", "tokens", "net_parameters")},
         **{name: made[name] / 1e9 for name in ("memory", "state_memory")},
@@ -165,7 +164,9 @@ def config_of(made: Figures, said: list[str], output: Path, data: Path) -> str:
         if epochs
         else "",
         "time": duration(made["hours"] * 3600),
-        "loss": f"{loss:.2f} {by_law}" if loss else "not known below 70M parameters",
+        "loss": f"{loss:.2f} nats per token of web text (equation 10)"
+        if loss
+        else "not known below 70M parameters",
         "remarks": textwrap.fill("\n".join(said), 110, initial_indent="# ", subsequent_indent="# "),
         "output": shlex.quote(str(output)),
         "command": shlex.join(["lmtemplate", *sys.argv[1:]]),

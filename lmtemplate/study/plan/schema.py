@@ -8,7 +8,7 @@ import inspect
 import json
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from lmtemplate.schedules import Schedule
 Schema = dict[str, Any]
 JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
 JSON_TYPES |= {Path: "string"}
+UNIONS = (typing.Union, types.UnionType)
 LINKED = {"model.net": ("vocab_size", "block_size"), "data": ("seed",)}  # stated elsewhere
 ANY_CLASS: Schema = {
     "type": "object",
@@ -43,7 +44,7 @@ def of_type(kind: Any) -> Schema:
             return {"type": JSON_TYPES[one]}
     if origin is Literal:
         return {"enum": list(inner)}
-    if origin in (typing.Union, types.UnionType):
+    if origin in UNIONS:
         choices = [of_type(one) for one in inner]
         return {} if {} in choices else {"anyOf": choices}
     if origin in (list, tuple, Sequence):
@@ -70,20 +71,29 @@ def constructor_parameters(kind: type) -> dict[str, tuple[inspect.Parameter, Any
 
 def described(schema: Schema, default: Any, says: str) -> Schema:
     """With its explanation, and its default where that is plain."""
-    plain = isinstance(default, bool | int | float | str) or default is None
-    more = {"description": says} if says else {}
-    return {**schema, **more, **({"default": default} if plain else {})}
+    found = dict(schema)
+    if says:
+        found["description"] = says
+    if isinstance(default, bool | int | float | str | None):
+        found["default"] = default
+    return found
+
+
+def takes_list(kind: Any) -> bool:
+    """Whether a setting of this type may be a list, so that `name+` in a config appends to it."""
+    choices = typing.get_args(kind) if typing.get_origin(kind) in UNIONS else (kind,)
+    return any(typing.get_origin(one) in (list, Iterable, Sequence) for one in choices)
 
 
 def of_class(kind: type, left_out: Sequence[str] = ()) -> Schema:
     """The settings of a constructor."""
-    settings = {
-        name: described(of_type(hint), taken.default, says)
-        for name, (taken, hint, says) in constructor_parameters(kind).items()
-        if name not in left_out
-    }
-    lists = {f"{name}+": of for name, of in settings.items() if "callbacks" in name}  # appends
-    return {"type": "object", "properties": settings | lists, "additionalProperties": False}
+    settings = dict[str, Schema]()
+    for name, (taken, hint, says) in constructor_parameters(kind).items():
+        if name not in left_out:
+            settings[name] = described(of_type(hint), taken.default, says)
+            if takes_list(hint):
+                settings[f"{name}+"] = {"description": "appends one, or a list"}
+    return {"type": "object", "properties": settings, "additionalProperties": False}
 
 
 def of_table(table: Mapping[str, tuple[Any, Any, str]]) -> Schema:
@@ -103,8 +113,10 @@ def public_subclasses(base: Any) -> list[type]:
     """Those of lmtemplate that can be made, by name."""
     found = list[type]()
     for one in base.__subclasses__():
-        is_own = one.__module__.startswith("lmtemplate.") and not one.__name__.startswith("_")
-        found += [one] * (is_own and not inspect.isabstract(one)) + public_subclasses(one)
+        is_ours = one.__module__.startswith("lmtemplate.") and not one.__name__.startswith("_")
+        if is_ours and not inspect.isabstract(one):
+            found.append(one)
+        found += public_subclasses(one)
     return sorted(found, key=lambda one: one.__name__)
 
 
@@ -127,10 +139,10 @@ def config_schema() -> Schema:
     settings["trainer"] = of_class(Trainer, [*cli_errors.OWNED, *TRAINER_SETTINGS])
     settings["trainer"]["properties"] |= of_table(TRAINER_SETTINGS)
     for key, kind in callback_classes().items():
-        own = of_class(kind)
-        own["properties"] |= ANY_CLASS["properties"]
+        callback = of_class(kind)
+        callback["properties"] |= ANY_CLASS["properties"]
         says = (kind.__doc__ or "").partition("\n")[0] + " null: off"
-        settings[key] = {"anyOf": [{"type": "null"}, own], "description": says}
+        settings[key] = {"anyOf": [{"type": "null"}, callback], "description": says}
     for group, (_, default) in OPEN.items():
         settings[group] = {"anyOf": [of_class(default, LINKED.get(group, ())), ANY_CLASS]}
     parts = settings["model"]["anyOf"][0]["properties"]

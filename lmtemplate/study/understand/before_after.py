@@ -94,8 +94,10 @@ def film_notes(
         f"snapshot; by chance one in {len(words) - 3} does."
     )
     if 2 * last.count(1) < len(last):
-        says = "they need a text that says much of these words, and longer training."
-        notes.append(f"So analogies do not work here: {says}")
+        notes.append(
+            "So analogies do not work here: they need a text that says much of these words, and "
+            "longer training."
+        )
     return notes
 
 

@@ -52,8 +52,9 @@ def newest_that_steps(run: Path) -> tuple[CheckpointDict, Path]:
             if any(float(group["lr"]) for group in optimizer["param_groups"]):
                 return state, path
         except (KeyError, TypeError, ValueError) as error:
-            says = f"{path} holds no state of one optimizer; use another run"
-            raise CheckpointError(says) from error
+            raise CheckpointError(
+                f"{path} holds no state of one optimizer; use another run"
+            ) from error
     state = read(newest)
     for group in state["optimizer_states"][0]["param_groups"]:
         group["lr"] = group.get("initial_lr", 0.0)
@@ -72,24 +73,29 @@ def build_optimizer(
         described = state["config"]["model"]["optimizer"]
         name, settings = str(described["class_path"]), dict(described.get("init_args") or {})
         # no other module of torch: some of them act when they are imported
-        of_torch = ["torch"] * name.startswith("torch.optim.")
-        kind = load_named(name, "the checkpoint's optimizer", [*of_torch, *allow])
+        if name.startswith("torch.optim."):
+            allow = ["torch", *allow]
+        kind = load_named(name, "the checkpoint's optimizer", allow)
         if not issubclass(kind, OptimizerRecipe | torch.optim.Optimizer):
             raise TypeError(f"{name} is not an optimizer")
         own = issubclass(kind, OptimizerRecipe)
         recipe = kind(**settings) if own else recipe_of(partial(kind, **settings))
-        optimizer: torch.optim.Optimizer = recipe.build(net)
-        optimizer.load_state_dict(state["optimizer_states"][0])
-        check_moments(optimizer)
-        trial_net, trial = copy.deepcopy((net, optimizer))
+        saved, trial_net = state["optimizer_states"][0], copy.deepcopy(net)
+        trial = recipe.build(trial_net)
+        trial.load_state_dict(copy.deepcopy(saved))
+        check_moments(trial)
         for parameter in trial_net.parameters():
             parameter.grad = torch.zeros_like(parameter)
         trial.step()  # shows whether its state fits
+        optimizer: torch.optim.Optimizer = recipe.build(net)
+        optimizer.load_state_dict(saved)
     except UserError:
         raise
     except Exception as error:  # a constructor may raise anything for settings of another class
-        says = f"the checkpoint's optimizer cannot be built here: {str(error)[:200]}"
-        raise CheckpointError(f"{says}; use the version of the code that trained it") from error
+        raise CheckpointError(
+            f"the checkpoint's optimizer cannot be built here: {str(error)[:200]}; use the version "
+            "of the code that trained it"
+        ) from error
     if isinstance(optimizer, MuonAdamWOptimizer):
         optimizer.matmul_dtype = torch.float32
     if hasattr(optimizer, "train"):  # schedule-free: the weights that it trains

@@ -20,8 +20,13 @@ Text = tuple[Tensor, Tensor]  # ids (T,) and the ids that follow them (T,)
 
 
 class Stage(NamedTuple):
-    """One step of the forward pass: its name, which is that of the module that puts it out (some
-    lie inside of a module), how it is computed, what comes out."""
+    """One step of the forward pass.
+
+    Attributes:
+        name: that of the module whose output it is, or, of a step inside a module, one of its own.
+        formula: how it is computed.
+        value: what comes out.
+    """
 
     name: str
     formula: str

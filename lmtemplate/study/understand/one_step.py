@@ -76,10 +76,8 @@ def forward_part(
     Where they do not, the stages are what its modules put out, and so are the logits by hand.
     """
     modules, by_torch = forward.stages_of_modules(net, tokens)
-    stages, outputs = (
-        forward.stages_by_hand(net, tokens),
-        {stage.name: stage.value for stage in modules},
-    )
+    stages = forward.stages_by_hand(net, tokens)
+    outputs = {stage.name: stage.value for stage in modules}
     # formulas that give other logits are those of another net by now
     by_hand = bool(stages) and Comparisons().hold("", stages[-1].value, by_torch) < OTHER_NET
     stages = stages if by_hand else modules
@@ -196,8 +194,7 @@ def explain_step(
     by_torch.retain_grad()
     loss = cross_entropy(by_torch, targets).objective
     loss.backward()
-    # in float32, a p below 1e-45 would be 0
-    probabilities = predictions.softmax_of(logits.double())
+    probabilities = predictions.softmax_of(logits.double())  # float32 has no p below 1e-45
     nats = predictions.target_nats(probabilities, targets)
     compared.hold("probabilities", probabilities, by_torch.softmax(-1))
     compared.hold("loss", nats.mean(), loss)

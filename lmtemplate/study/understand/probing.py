@@ -135,8 +135,9 @@ def losses_of(model: Model, corpus: RunCorpus) -> dict[str, Any]:
     starts, tokenizer = document_starts(held_out, model.tokenizer.eot_id), model.tokenizer
     places = chosen[:, None] * size + np.arange(1, size + 1)  # (N, T) of the targets
     numbers = starts.searchsorted(places, side="right") - 1
-    found = by_document(nats, targets, numbers, tokenizer.token_bytes(), held_out.sources)
-    documents, sources = found
+    documents, sources = by_document(
+        nats, targets, numbers, tokenizer.token_bytes(), held_out.sources
+    )
     for row in documents:
         first = starts[row["document"]]
         ids = held_out.gather(np.arange(first, min(first + BEGINNING, held_out.tokens)))

@@ -38,8 +38,9 @@ def heat_prompt(model: Model, prompt: str, max_new_tokens: int, seed: int) -> Fo
     net, tokenizer = model.net, model.tokenizer
     start = encode_prompt(tokenizer, prompt)
     if len(start) > net.block_size:
-        says = f"--prompt has {len(start):,} tokens, and the net reads {net.block_size:,}"
-        raise ConfigError(f"{says}; shorten it")
+        raise ConfigError(
+            f"--prompt has {len(start):,} tokens, and the net reads {net.block_size:,}; shorten it"
+        )
     with torch.no_grad():
         logits = net(torch.tensor([start], device=next(net.parameters()).device))[0, -1].cpu()
     listed, rows = logits.topk(min(LISTED, len(logits))).indices, list[Found]()

@@ -53,17 +53,25 @@ FORMULAS = {
     "largest": "largest singular value of O",
 }
 SHOWN_SETTINGS = ("lr", "betas", "momentum", "weight_decay", "eps")
+NEWTON_SCHULZ, ITERATIONS = (3.4445, -4.7750, 2.0315), 5  # a, b, c (Jordan et al. 2024)
 
 
 def nearly_orthogonal(matrix: Tensor) -> Tensor:
-    """The matrix with all its singular values near 1 (Jordan et al. 2024), in float64."""
-    if matrix.size(0) > matrix.size(1):  # the same, in less time
-        return nearly_orthogonal(matrix.mT).mT
+    """U S V' -> U f(S) V' through the eigenvectors of the matrix times its transpose, in float64.
+
+    Five times each singular value s becomes a s + b s^3 + c s^5 (Jordan et al. 2024), as by the
+    iteration of `muon.py`, but computed in another way: the two can be held against each other.
+    """
     x = matrix.double() / (matrix.double().norm() + 1e-7)
-    for _ in range(5):
-        square = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    return x.to(matrix.dtype)
+    wide = x if x.size(0) <= x.size(1) else x.mT
+    squares, basis = torch.linalg.eigh(wide @ wide.mT)
+    before = values = squares.clamp(min=0).sqrt()
+    a, b, c = NEWTON_SCHULZ
+    for _ in range(ITERATIONS):
+        values = a * values + b * values**3 + c * values**5
+    factor = torch.where(before > 0, values / before, a**ITERATIONS)
+    result = basis @ (factor[:, None] * (basis.mT @ wide))
+    return (result if x.size(0) <= x.size(1) else result.mT).to(matrix.dtype)
 
 
 def adam_formula(w: Tensor, g: Tensor, state: Settings, group: Settings) -> Tensors:
@@ -169,7 +177,8 @@ def show_update(name: str, values: Tensors, group: Settings, state: Settings) ->
     numbers = {key: value[place].item() for key, value in values.items()}
     if "muon_ahead" in values:
         ahead, made = values["muon_ahead"].double(), values["muon_update"].double()
-        spectra = [*map(torch.linalg.svdvals, (ahead / ahead.norm(), made))]
+        ahead = ahead / (ahead.norm() or 1.0)
+        spectra = [*map(torch.linalg.svdvals, (ahead, made))]
         ends = [spectrum[end].item() for spectrum in spectra for end in (-1, 0)]
         numbers |= zip(
             ("ahead_smallest", "ahead_largest", "smallest", "largest"), ends, strict=True

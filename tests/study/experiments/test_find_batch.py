@@ -55,6 +55,12 @@ def test_the_smallest_of_the_fast_sizes_is_suggested_in_equal_parts_of_a_step() 
     found = Search([SizeTried(size, 0.1, speed, 1e9) for size, speed in speeds.items()])
     assert suggestion(found, 24).startswith("suggestion: data.batch_size 8, 3 times")
     assert suggestion(found, 6).startswith("suggestion: data.batch_size 6, for")
+    assert suggestion(found, 30).startswith("suggestion: data.batch_size 10, 3 times")
+
+
+def test_a_suggestion_leaves_the_step_as_large_as_it_is() -> None:
+    found = Search([SizeTried(size, 0.1, 100.0 * size, 1e9) for size in (1, 2, 4)])
+    assert suggestion(found, 10).startswith("suggestion: data.batch_size 2, 5 times")
 
 
 def test_a_real_net_is_tried_and_nothing_is_written(

@@ -7,7 +7,7 @@ import pytest
 
 from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.study.experiments import seeds
-from lmtemplate.study.experiments.trial_steps import SEEDS, split_words
+from lmtemplate.study.experiments.flags import SEEDS, split_words
 from tests.conftest import Command
 from tests.runs import equal, load
 from tests.study.experiments.seeded import write_arm, write_seed

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonargparse._typehints import ActionTypeHint
 
 from lmtemplate.cli import make_parser
 from lmtemplate.cli_classes import OPEN, load_yaml
@@ -79,6 +80,18 @@ def test_it_has_the_keys_of_the_parser_and_no_others(stored: Schema) -> None:
         assert listed == taken.keys() - {"seed"}, name  # of data: linked to seed_everything
         defaults = {k: of["default"] for k, of in schema["properties"].items() if "default" in of}
         assert all(taken[key] == default for key, default in defaults.items() if key in taken)
+
+
+def test_what_the_parser_can_append_to_has_a_plus(stored: Schema) -> None:
+    parser = make_parser("lmtemplate fit", {group: kind for group, (_, kind) in OPEN.items()})
+    for name in ("trainer", "model", "data"):
+        schema = stored["properties"][name]
+        listed = (schema if name == "trainer" else schema["anyOf"][0])["properties"]
+        for action in parser._actions:
+            group, _, key = action.dest.partition(".")
+            if group == name and key in listed:
+                appends = isinstance(action, ActionTypeHint) and action.supports_append(action)
+                assert (f"{key}+" in listed) == bool(appends), action.dest
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)

@@ -3,6 +3,8 @@
 import json
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,14 @@ import torch
 
 from lmtemplate.checkpoint.files import read, write
 from lmtemplate.errors import CheckpointError
-from lmtemplate.study.understand.explain import newest_that_steps, step_of_run
+from lmtemplate.models.base import LanguageModel
+from lmtemplate.optimizers import recipe_of
+from lmtemplate.plug import load_named
+from lmtemplate.study.understand.explain import build_optimizer, newest_that_steps, step_of_run
 from tests.conftest import Command
 from tests.runs import check_line, contents
+from tests.study.understand.test_forward import trained
+from tests.study.understand.test_one_step import built
 
 NUMBERS = (
     "tokens stages predictions loss perplexity logit_gradient gradient_norms gradient_norm updates "
@@ -64,6 +71,42 @@ def test_moments_and_rate_are_those_that_the_run_saved(run: Path) -> None:
     assert row["values"]["first_before"] in {one[row["place"]].item() for one in alike}
     assert row["settings"]["t"] == 13
     assert row["settings"]["lr"] in {group["lr"] for group in saved["param_groups"]}
+
+
+RECIPES: list[tuple[str, dict[str, float]]] = [
+    ("lmtemplate.optimizers.MuonAdamW", {"weight_decay": 0.1}),
+    ("lmtemplate.optimizers.AdamW", {"lr": 0.01}),
+    ("lmtemplate.optimizers.SGD", {}),
+    ("torch.optim.NAdam", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), RECIPES, ids=[name for name, _ in RECIPES])
+def test_the_optimizer_goes_on_where_the_saved_one_stood(
+    name: str, settings: dict[str, float]
+) -> None:
+    net = trained("GPT")
+    kind = load_named(name, "", ["torch"])
+    made = kind(**settings) if name.startswith("lmtemplate") else partial(kind, **settings)
+    optimizer = built(recipe_of(made), net)
+
+    def step(net: LanguageModel, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in net.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+
+    step(net, optimizer, 1)
+    described = {"class_path": name, "init_args": settings}
+    saved = {
+        "config": {"model": {"optimizer": described}},
+        "optimizer_states": [deepcopy(optimizer.state_dict())],
+    }
+    other = deepcopy(net)
+    step(other, build_optimizer(saved, other, ()), 2)
+    step(net, optimizer, 2)
+    for one, same in zip(other.parameters(), net.parameters(), strict=True):
+        torch.testing.assert_close(one, same)
 
 
 def test_without_a_text_the_run_s_validation_text_is_taken(run: Path, corpus: Path) -> None:

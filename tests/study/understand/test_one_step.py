@@ -48,6 +48,16 @@ def test_every_number_by_hand_is_the_one_of_torch(name: str, recipe: str) -> Non
     assert found["largest_difference"] == max(found["differences"].values()) < 1e-5
 
 
+def test_matrices_without_a_gradient_are_shown_too() -> None:
+    net: Any = trained("GPT")
+    with torch.no_grad():  # as in a new net: nothing comes back through it
+        net.head.weight.zero_()
+    found = explained(net, RECIPES["MuonAdamW"], steps=1)
+    numbers = found["updates"][0]["values"]
+    assert numbers["ahead_largest"] == numbers["largest"] == 0
+    assert found["largest_difference"] < 1e-5
+
+
 def test_the_loss_is_the_mean_over_the_places_and_perplexity_its_power() -> None:
     found = explained(trained("GPT"), AdamW(), steps=1)
     losses = [-math.log(row["p"]) for row in found["predictions"]]
@@ -65,7 +75,7 @@ def test_a_token_that_was_thought_impossible_has_a_finite_loss() -> None:
     assert found["largest_difference"] < 1e-5
 
 
-def test_the_gradient_is_shown_where_the_loss_is_largest_and_adds_up_to_nothing() -> None:
+def test_the_gradient_is_shown_where_the_loss_is_largest_and_adds_up_to_0() -> None:
     found = explained(trained("GPT"), AdamW(), steps=1)
     gradient, losses = found["logit_gradient"], [row["loss"] for row in found["predictions"]]
     assert losses[gradient["place"]] == max(losses)
