@@ -14,7 +14,7 @@ from lmtemplate.study.diagnose import vitals
 from lmtemplate.study.diagnose.finding import Facts, Finding, conclude
 from lmtemplate.study.diagnose.trend import Trend, spread
 
-CLIP = "trainer.gradient_clip_val"
+CLIP, CLIP_ALGORITHM = "trainer.gradient_clip_val", "trainer.gradient_clip_algorithm"
 OPTIMIZER_KEY, NET_KEY = "model.optimizer.init_args.", "model.net.init_args."
 # Key -> the bound from which it explains, by itself, that little is learned; what it does then.
 EXTREME = {
@@ -180,11 +180,18 @@ def _number(value: object) -> float:
 
 
 def clip_far_below(trend: Trend, facts: Facts) -> Finding | None:
-    """Nearly all gradients are far longer than the clip: little of them, or their direction, is left."""
+    """Nearly all gradients are far longer than what the clip leaves: their direction, or little.
+
+    A clip by value holds for each element, so that it leaves a gradient of N of them sqrt(N) times
+    as long; where N is unknown, nothing is said of it.
+    """
     norms, shares = trend.logged(metric_names.GRAD_NORM), trend.logged(metric_names.CLIPPED_SHARE)
     clip, usual = _number(facts.settings.get(CLIP)), float(np.median(norms)) if len(norms) else 0.0
     share = float(shares.mean()) if len(shares) else 1.0
-    if not usual > limit.CLIPPED * clip or share < limit.CLIPPED_STEPS:
+    longest = clip
+    if facts.settings.get(CLIP_ALGORITHM) == "value":
+        longest = clip * math.sqrt(facts.parameters or math.inf)
+    if not usual > limit.CLIPPED * longest or share < limit.CLIPPED_STEPS:
         return None
     in_steps = f" in {share:.0%} of the steps" if len(shares) else ""
     says = (

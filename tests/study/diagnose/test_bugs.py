@@ -129,6 +129,24 @@ def test_gradients_clipped_far_below_their_norm_are_told(
     assert [of.name for of in found.findings if of.name in ("clipped", *FAULTS)] == said
 
 
+@pytest.mark.parametrize(
+    ("clip", "parameters", "said"),
+    [
+        (0.01, 10_000, []),  # 10,000 elements of 0.01 are a gradient of norm 1
+        (1e-7, 10_000, ["clipped"]),
+        (1e-7, None, []),
+    ],
+)
+def test_a_clip_by_value_is_measured_by_the_longest_gradient_that_it_leaves(
+    clip: float, parameters: int | None, said: list[str]
+) -> None:
+    settings = {"trainer.gradient_clip_val": clip, "trainer.gradient_clip_algorithm": "value"}
+    facts = replace(FACTS, parameters=parameters, settings=settings)
+    logged = {"optim__grad_norm": 0.9, "optim__clipped_share": 1.0}
+    found = judge(record(power_law(), **logged), facts)  # type: ignore[arg-type]
+    assert [of.name for of in found.findings if of.name in ("clipped", *FAULTS)] == said
+
+
 @pytest.mark.parametrize("value", [None, "x", [], [None], {}, True])
 def test_a_setting_of_another_type_is_left_alone(value: object) -> None:
     settings = {"model.optimizer.init_args.eps": value} if value is not True else {}
