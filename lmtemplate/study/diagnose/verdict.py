@@ -8,9 +8,10 @@ import numpy as np
 from lmtemplate.record import Record
 from lmtemplate.study.diagnose import data, learning_rate, spikes, vitals
 from lmtemplate.study.diagnose import thresholds as limit
-from lmtemplate.study.diagnose.bugs import bugs, clip_far_below, extreme_setting
+from lmtemplate.study.diagnose.bugs import bugs
 from lmtemplate.study.diagnose.finding import Facts, Finding, Phase, conclude
 from lmtemplate.study.diagnose.phases import phases_of, rereading
+from lmtemplate.study.diagnose.settings import clip_far_below, extreme_setting
 from lmtemplate.study.diagnose.trend import Trend, trend_of
 
 VerdictRule = Callable[[Trend, Facts], Finding | None]
