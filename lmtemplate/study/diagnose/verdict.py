@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmtemplate.record import Record
-from lmtemplate.study.diagnose import data, learning_rate, spikes, vitals
+from lmtemplate.study.diagnose import data, learning_rate, loss_values, spikes, vitals
 from lmtemplate.study.diagnose import thresholds as limit
 from lmtemplate.study.diagnose.bugs import bugs
 from lmtemplate.study.diagnose.finding import Facts, Finding, Phase, conclude
@@ -35,11 +35,11 @@ AT_ANY_LENGTH = (data.memorising, data.validation_lost)
 # Said beside it, and beside each other.
 OTHERS: tuple[VerdictRule, ...] = (
     data.repeated_text,
-    spikes.too_short,
+    loss_values.too_short,
     rereading,
     data.gap,
     spikes.spike_recovered,
-    spikes.noise,
+    loss_values.noise,
     clip_far_below,
 )
 # Finding -> others that follow from it, and are not said after it.
@@ -100,7 +100,7 @@ def _causes(trend: Trend, facts: Facts) -> list[Finding | None]:
 def judge(record: Record, facts: Facts) -> Verdict:
     """Look at a run with every rule. Of the faults, the first is what matters most."""
     trend = trend_of(record, facts)
-    found = [spikes.nonfinite(record), spikes.unusual_start(record, facts)]
+    found = [loss_values.nonfinite(record), loss_values.unusual_start(record, facts)]
     if trend is not None:
         found[1:1] = _causes(trend, facts)
         found += [rule(trend, facts) for rule in OTHERS]
