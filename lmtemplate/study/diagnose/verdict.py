@@ -10,6 +10,7 @@ from lmtemplate.study.diagnose import data, learning_rate, loss_values, spikes, 
 from lmtemplate.study.diagnose import thresholds as limit
 from lmtemplate.study.diagnose.bugs import bugs
 from lmtemplate.study.diagnose.finding import Facts, Finding, Phase, conclude
+from lmtemplate.study.diagnose.pace import model_too_small, pace
 from lmtemplate.study.diagnose.phases import phases_of, rereading
 from lmtemplate.study.diagnose.settings import clip_far_below, extreme_setting
 from lmtemplate.study.diagnose.trend import Trend, trend_of
@@ -28,7 +29,7 @@ CURVE: tuple[VerdictRule, ...] = (
     learning_rate.flat_at_unigram,
     learning_rate.oscillating,
     learning_rate.too_low,
-    learning_rate.model_too_small,
+    model_too_small,
     data.turned_early,
 )
 AT_ANY_LENGTH = (data.memorising, data.validation_lost)
@@ -110,8 +111,9 @@ def judge(record: Record, facts: Facts) -> Verdict:
             said.setdefault(finding.name, finding)
     is_sound = not any(finding.fault for finding in said.values())
     if trend is not None and is_sound and not {"gap", "rereading"} & said.keys():
-        pace = learning_rate.pace(trend, facts)
-        said |= {pace.name: pace} if pace else {}
+        ending = pace(trend, facts)
+        if ending is not None:
+            said[ending.name] = ending
     is_judged = trend is not None and is_sound and trend.rows >= limit.ROWS
     findings = sorted(said.values(), key=lambda finding: not finding.fault)
     return Verdict((*findings,), phases_of(trend) if trend and is_judged else ())
