@@ -12,7 +12,7 @@ from torch import Tensor
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.study.check.environment import Check, judged
-from lmtemplate.study.diagnose.evidence import change_from_later_tokens
+from lmtemplate.study.diagnose.probes import change_from_later_tokens
 
 SEQUENCES, LONGEST = 2, 64  # sequences, and tokens of each at most
 ROUNDING = 1e-5  # logits that ought to be equal may differ by this share of the largest, or of 10

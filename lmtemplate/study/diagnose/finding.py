@@ -5,31 +5,46 @@ from typing import Any
 
 # Name of a fault -> what to try. A fault makes a run unhealthy.
 FAULTS = {
-    "nonfinite": "lower the learning rate, warm up, clip at 1.0, or compute in bf16 or fp32.",
-    "standstill": "look at the schedule, at what the optimizer has, and whether its steps are made.",
-    "wrong_targets": "look whether each target is the token after its input; then at the rate.",
-    "other_tokens": "look at what changes ids on their way: another tokenizer, a clip, a callback.",
+    "nonfinite": "lower the learning rate, add warmup, clip gradients at 1.0, or compute in bf16 "
+    "or fp32.",
+    "standstill": "look at the learning rate and its schedule, at which parameters the optimizer "
+    "has, and whether its steps are made.",
+    "wrong_targets": "look whether each target is the token after its input; if it is, look "
+    "whether all parameters are trained, and try another learning rate.",
+    "other_tokens": "look at what changes ids between the prepared text and the model: another "
+    "tokenizer, a clip, a callback.",
     "padding": "pack documents one after the other instead of filling each sequence up.",
-    "reads_ahead": "look at the attention mask, and at all else that mixes positions.",
+    "reads_ahead": "look at the attention mask, and at all else that mixes positions: the tokens "
+    "to predict are among the inputs.",
     "double_softmax": "return logits from the net: the loss makes probabilities of them itself.",
-    "reload_differs": "look at what is not saved, at eval mode, at the text that validation reads.",
-    "too_good": "look for a leak: validation text in training, targets among the inputs.",
+    "reload_differs": "look whether the checkpoint holds all state of the net, whether the net is "
+    "in eval mode during validation, and whether validation reads the validation text.",
+    "too_good": "look for validation text in the training text, and for inputs that hold what is "
+    "to be predicted (lmtemplate doctor --config checks the net).",
     "initial_loss": "initialise the output layer smaller, or with zeros.",
     "overlap": "remove duplicate documents before the split.",
     "repeated_data": "remove duplicates from the training text, and from its batches.",
-    "parameters_not_trained": "look whether they are optimized and used (lmtemplate doctor --config).",
+    "parameters_not_trained": "look whether they are in the optimizer, require gradients, and are "
+    "used (lmtemplate doctor --config checks the net).",
     "extreme_setting": "set it back to its default.",
     "gradients_pile_up": "set gradients to zero after each step.",
     "overfitting": "stop earlier, use more text, fewer epochs, dropout, or a smaller model.",
     "memorising": "use more text, fewer epochs, dropout, or a smaller model.",
-    "training_text_changes": "shuffle the training text: what stands together is read together.",
-    "spike_not_recovered": "go back to a checkpoint before it, with a lower rate or clipping at 1.0.",
-    "missing_warmup": "set model.schedule.warmup_steps to 5 to 20 % of the run; then lower the rate.",
-    "learning_rate_too_high": "lower the learning rate by 3 to 10 times, warm up, or clip at 1.0.",
-    "learning_rate_too_low": "raise the learning rate by 10 times; then look what is trained.",
-    "not_learning": "look at loss, mask and inputs; memorise one batch (lmtemplate doctor --config).",
+    "training_text_changes": "shuffle the training text: texts of one kind are read one after the "
+    "other.",
+    "spike_not_recovered": "go back to a checkpoint before the jump, with a lower learning rate "
+    "or with gradients clipped at 1.0.",
+    "missing_warmup": "set model.schedule.warmup_steps to 5 to 20 % of the run; if that changes "
+    "nothing, lower the learning rate.",
+    "learning_rate_too_high": "lower the learning rate by 3 to 10 times, add warmup, or clip "
+    "gradients at 1.0.",
+    "learning_rate_too_low": "raise the learning rate by 10 times; if that changes nothing, look "
+    "whether all parameters are trained.",
+    "not_learning": "look at the loss, the mask and the inputs rather than at the learning rate; "
+    "let the model memorise one batch (lmtemplate doctor --config does so).",
     "model_too_small": "use a wider or deeper model.",
-    "validation_lost": "look whether validation reads such text, with this tokenizer, in eval mode.",
+    "validation_lost": "look whether validation reads text of the same kind as training, with the "
+    "same tokenizer, and with the net in eval mode.",
     "training_differs": "look at the loss, at dropout, and at what changes the training batches.",
 }
 # Name of a note -> what to try; empty where there is nothing to do.
@@ -37,13 +52,13 @@ NOTES = {
     "too_short": "log more often, or train longer.",
     "trained_before": "",
     "rereading": "",
-    "gap": "more text, a smaller model, dropout or early stopping, if validation stops falling.",
+    "gap": "if validation stops falling, use more text, a smaller model, dropout or early stopping.",
     "spike_recovered": "nothing, if it stays rare; otherwise clip gradients at 1.0.",
     "noise": "",
-    "plateau": "stop earlier; a larger model or more text would go lower.",
+    "plateau": "stop earlier; to go lower, use a larger model or more text.",
     "too_slow": "train longer, or raise the learning rate or the batch size.",
-    "clipped": "clip at 1.0, if the run could go lower.",
-    "overtrained": "a larger model, if it may cost more to use.",
+    "clipped": "clip gradients at 1.0, and look whether the loss ends lower.",
+    "overtrained": "use a larger model, if it may cost more to use.",
 }
 
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmtemplate.record import Record
-from lmtemplate.study.diagnose import data, learning_rate, spikes, vitals
+from lmtemplate.study.diagnose import data, learning_rate, loss_values, spikes, vitals
 from lmtemplate.study.diagnose import thresholds as limit
-from lmtemplate.study.diagnose.bugs import bugs, clip_far_below, extreme_setting
+from lmtemplate.study.diagnose.bugs import bugs
 from lmtemplate.study.diagnose.finding import Facts, Finding, Phase, conclude
+from lmtemplate.study.diagnose.pace import model_too_small, pace
 from lmtemplate.study.diagnose.phases import phases_of, rereading
+from lmtemplate.study.diagnose.settings import clip_far_below, extreme_setting
 from lmtemplate.study.diagnose.trend import Trend, trend_of
 
 VerdictRule = Callable[[Trend, Facts], Finding | None]
@@ -27,18 +29,18 @@ CURVE: tuple[VerdictRule, ...] = (
     learning_rate.flat_at_unigram,
     learning_rate.oscillating,
     learning_rate.too_low,
-    learning_rate.model_too_small,
+    model_too_small,
     data.turned_early,
 )
 AT_ANY_LENGTH = (data.memorising, data.validation_lost)
 # Said beside it, and beside each other.
 OTHERS: tuple[VerdictRule, ...] = (
     data.repeated_text,
-    spikes.too_short,
+    loss_values.too_short,
     rereading,
     data.gap,
     spikes.spike_recovered,
-    spikes.noise,
+    loss_values.noise,
     clip_far_below,
 )
 # Finding -> others that follow from it, and are not said after it.
@@ -99,7 +101,7 @@ def _causes(trend: Trend, facts: Facts) -> list[Finding | None]:
 def judge(record: Record, facts: Facts) -> Verdict:
     """Look at a run with every rule. Of the faults, the first is what matters most."""
     trend = trend_of(record, facts)
-    found = [spikes.nonfinite(record), spikes.unusual_start(record, facts)]
+    found = [loss_values.nonfinite(record), loss_values.unusual_start(record, facts)]
     if trend is not None:
         found[1:1] = _causes(trend, facts)
         found += [rule(trend, facts) for rule in OTHERS]
@@ -109,8 +111,9 @@ def judge(record: Record, facts: Facts) -> Verdict:
             said.setdefault(finding.name, finding)
     is_sound = not any(finding.fault for finding in said.values())
     if trend is not None and is_sound and not {"gap", "rereading"} & said.keys():
-        pace = learning_rate.pace(trend, facts)
-        said |= {pace.name: pace} if pace else {}
+        ending = pace(trend, facts)
+        if ending is not None:
+            said[ending.name] = ending
     is_judged = trend is not None and is_sound and trend.rows >= limit.ROWS
     findings = sorted(said.values(), key=lambda finding: not finding.fault)
     return Verdict((*findings,), phases_of(trend) if trend and is_judged else ())

@@ -20,13 +20,9 @@ from lmtemplate.data import IGNORED
 from lmtemplate.errors import CheckpointError, ConfigError
 from lmtemplate.fit import make_plan, measured_seconds
 from lmtemplate.study.diagnose.artifacts import Model, RunCorpus, open_artifacts
-from lmtemplate.study.diagnose.evidence import (
-    AT_ONCE,
-    SAMPLE_TOKENS,
-    TRAINING_TOKENS,
-    write_samples,
-)
+from lmtemplate.study.diagnose.evidence import SAMPLE_TOKENS, TRAINING_TOKENS, write_samples
 from lmtemplate.study.diagnose.ngrams import longest_copy
+from lmtemplate.study.diagnose.probes import AT_ONCE
 from lmtemplate.study.experiments.flags import Flags, split_words
 from lmtemplate.study.experiments.law import fit_law
 from lmtemplate.study.experiments.scaling_results import Point, Scaling, write_page

@@ -1,4 +1,4 @@
-"""NaN, a first loss beside ln V; jumps of known size -> where they are, whether the loss came back."""
+"""Jumps of known size -> where they are, and whether the loss came back."""
 
 import numpy as np
 import pytest
@@ -7,14 +7,11 @@ from lmtemplate.record import Floats
 from lmtemplate.study.diagnose.finding import Facts
 from lmtemplate.study.diagnose.spikes import (
     jumps,
-    noise,
-    nonfinite,
     recovery,
     spike_not_recovered,
     spike_recovered,
-    unusual_start,
 )
-from tests.study.records import FACTS, power_law, record, trend
+from tests.study.records import FACTS, power_law, trend
 
 
 def spiked(at: int, size: float, last: int) -> Floats:
@@ -68,34 +65,3 @@ def test_in_a_noisy_curve_a_loss_is_back_where_it_is_within_the_noise() -> None:
     found = trend(loss)
     assert found.noise > 0.4
     assert recovery(found, 50) is not None
-
-
-def test_nan_is_named_with_its_step_and_the_last_finite_loss() -> None:
-    finding = nonfinite(record(np.array([4.0, 3.0]), nonfinite=(505,)))
-    assert finding is not None
-    assert finding.says == "the loss was NaN or inf at step 505; the last finite one was 3.00 nats."
-    assert nonfinite(record(power_law())) is None
-
-
-def test_a_run_that_begins_with_nan_has_no_last_finite_loss() -> None:
-    finding = nonfinite(record(np.array([]), nonfinite=(5,)))
-    assert finding is not None
-    assert "last finite" not in finding.says
-
-
-def test_without_a_vocabulary_or_a_first_loss_the_start_is_not_judged() -> None:
-    assert unusual_start(record(power_law(), initial=None), FACTS) is None
-    assert unusual_start(record(power_law(), initial=20.0), Facts()) is None
-    assert unusual_start(record(power_law(), initial=1.0), Facts()) is None
-
-
-def test_a_rise_that_is_only_noise_is_normal() -> None:
-    finding = noise(trend(np.array([3.0, 2.8, 2.9, 2.7, 2.8, 2.6])), Facts())
-    assert finding is not None
-    assert not finding.fault
-    assert "2 of 5" in finding.says
-
-
-@pytest.mark.parametrize("loss", [[3.0, 2.0, 1.0], [3.0, 3.1, 3.2]])
-def test_a_loss_that_only_falls_or_only_rises_is_not_called_noise(loss: list[float]) -> None:
-    assert noise(trend(np.array(loss)), Facts()) is None
