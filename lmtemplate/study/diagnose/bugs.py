@@ -124,8 +124,8 @@ def of_checkpoint(trend: Trend, facts: Facts) -> Iterator[Finding]:
     near = record.train_loss[max(0, place - 2) : place + 3]
     dropout = facts.settings.get("model.net.init_args.dropout") or 0.0
     room = max(limit.TRAINING_DIFFERS + dropout, limit.ERRORS * (facts.train_error or 0.0))
-    # text that was read before is partly known by heart: by at most what validation lies above
-    known = max(0.0, val - float(np.median(near))) if len(near) else 0.0
+    # text that was read before is partly known by heart: by what validation lies above it
+    known = max(0.0, val - train)
     if len(near) and not near.min() - room - known <= train <= near.max() + room:
         says = (
             f"about step {step:,} the run recorded a training loss of {np.median(near):.2f} nats; "
