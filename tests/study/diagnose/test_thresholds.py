@@ -354,7 +354,7 @@ CASES: list[tuple[str, Draw, str, Any, Any]] = [
     ("ERRORS", lambda x: measured(val_measured=2.7, val_error=x), "reload_differs", 0.26, 0.24),
     (
         "TRAINING_DIFFERS",
-        lambda x: measured(495, train_measured=SMOOTH[-1] - x, val_measured=SMOOTH[-1]),
+        lambda x: measured(495, train_measured=SMOOTH[-1] - x, val_measured=SMOOTH[-1] - x),
         "training_differs",
         0.29,
         0.31,
@@ -418,3 +418,9 @@ def test_what_was_learned_by_heart_is_no_other_training() -> None:
     """As quickstart's run of 3.7 passes: 3.40 recorded, 3.06 of the checkpoint, 4.13 validated."""
     gap = measured(train_measured=SMOOTH[-1] - 0.34, val_measured=SMOOTH[-1] + 0.73)
     assert "training_differs" not in gap
+
+
+def test_what_was_read_a_moment_ago_is_known_within_the_first_pass() -> None:
+    """As 150 steps of quickstart: 4.68 recorded of unread text, 4.16 of it now, 4.57 validated."""
+    early = measured(train_measured=SMOOTH[-1] - 0.52, val_measured=SMOOTH[-1] - 0.11)
+    assert "training_differs" not in early
