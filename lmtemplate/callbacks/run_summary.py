@@ -135,7 +135,8 @@ class RunSummary(Callback):
             sample = shlex.join(["make", "sample", f"RUN={run}", "PROMPT=The", *args])
             generate = shlex.join(["lmtemplate", "generate", str(run), *self.allowed])
             rows["next"] = f"{sample} (or {generate})"
-        print(card("done", rows), flush=True)
+        title = "interrupted" if summary["stop_reason"] == "interrupted" else "done"
+        print(card(title, rows), flush=True)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

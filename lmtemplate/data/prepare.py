@@ -158,6 +158,13 @@ def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
             f"{split:<6}{entry['documents']:>11,}{entry['bytes']:>16,}{entry['tokens']:>16,}"
             f"{entry['bytes'] / entry['tokens']:>13.2f}{entry['unknown']:>9,}"
         )
+    names = {name for entry in splits.values() for name, _ in entry["sources"]}
+    for split, entry in splits.items() if len(names) > 1 else ():
+        if entry["documents"] == 1:
+            print(
+                f"note: {split} is one document alone, {entry['sources'][0][0]}; give more "
+                "documents, or all text as one file, which is cut into the splits"
+            )
     if left_out:
         print("left out:", ", ".join(f"{count:,} {what}" for what, count in left_out.items()))
     if corpus.copies:

@@ -197,7 +197,9 @@ def test_an_interrupted_run_says_so_and_can_be_continued(
 
     with monkeypatch.context() as patch:
         patch.setattr(LitLanguageModel, "on_train_batch_start", interrupt)
-        assert fit(tmp_path / "run").code != 0
+        stopped = fit(tmp_path / "run")
+    assert stopped.code != 0
+    assert "\ninterrupted\n" in stopped.out
     assert summary(tmp_path)["stop_reason"] == "interrupted"
     assert fit(tmp_path / "run", "--resume=must").code == 0
     assert summary(tmp_path)["stop_reason"] == "trainer.max_steps"

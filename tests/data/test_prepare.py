@@ -516,6 +516,18 @@ def test_the_report_adds_up(
     assert rows["val"] == ["val", "2", f"{size:,}", f"{size + 2:,}", ratio, "0"]
 
 
+def test_a_split_of_one_document_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two files of different kinds: one is trained on, and the other alone validates."""
+    for name in ("prose", "code"):
+        (tmp_path / f"{name}.txt").write_text(name * 100)
+    prepare(str(tmp_path), tmp_path / "two", "byte")
+    assert capsys.readouterr().out.count("is one document alone") == 2
+    prepare(str(tmp_path / "prose.txt"), tmp_path / "one", "byte")  # which is cut
+    assert "is one document alone" not in capsys.readouterr().out
+
+
 def test_the_index_is_plain_json(books: Path, tmp_path: Path) -> None:
     prepare(str(books), tmp_path / "data", "byte")
     source = json.loads((tmp_path / "data" / "index.json").read_text())["source"]

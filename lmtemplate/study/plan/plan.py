@@ -50,7 +50,7 @@ model:
 planned:  # for the card at the end
   class_path: lmtemplate.study.plan.planned.Planned
   init_args: {{tokens_per_second: {tokens_per_second:.4g}, val_loss: {val_loss}}}
-tokens_per_step: {tokens_per_step}  # 0.2920 FLOPs^0.3271 (Bi et al. 2024), in {fewest} steps or more
+tokens_per_step: {tokens_per_step}  # 0.2920 FLOPs^0.3271 (Bi et al. 2024), or less, so that there are about {fewest} steps
 trainer: {{max_steps: {max_steps}, val_check_interval: {interval}, gradient_clip_val: 1.0, devices: {devices}}}
 """
 

@@ -95,8 +95,8 @@ def film_notes(
     )
     if 2 * last.count(1) < len(last):
         notes.append(
-            "So analogies do not work here: they need a text that says much of these words, and "
-            "longer training."
+            "Fewer than half of them come out: analogies need a text that says much of these "
+            "words, and longer training."
         )
     return notes
 

@@ -45,10 +45,14 @@ def sentences_of(found: Found) -> Iterator[str]:
     yield f"Loss by tokens of context: {shown} nats."
     ordered = sorted(found["documents"], key=lambda one: one["loss"])
     if len(ordered) > 1:
-        ends = (f"{ordered[n]['loss']:.2f} nats “{ordered[n]['beginning']} ...”" for n in (0, -1))
-        first, last = ends
+        first, last = (f"{one['loss']:.2f} nats, {named(one)}" for one in (ordered[0], ordered[-1]))
         yield f"Of {len(ordered):,} validation documents, the easiest is {first}, the hardest {last}."
     yield found["advice"]
+
+
+def named(document: Mapping[str, Any]) -> str:
+    """Its source, where that is known, and its first words."""
+    return f"{document['source']} “{document['beginning']} ...”".strip()
 
 
 def attention_figure(maps: Mapping[str, Tensor], words: Sequence[str]) -> Any:
@@ -114,7 +118,7 @@ def curves_figure(found: Found) -> Any:
     figure.add_bar(
         x0=1,
         y=[one["loss"] for one in documents],
-        customdata=[[label(one["beginning"]), one["tokens"]] for one in documents],
+        customdata=[[label(named(one)), one["tokens"]] for one in documents],
         hovertemplate="%{customdata[0]}<br>%{y:.3f} nats, %{customdata[1]:,} tokens",
         marker_color=SERIES[0],
         row=2,

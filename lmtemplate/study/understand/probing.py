@@ -138,7 +138,9 @@ def losses_of(model: Model, corpus: RunCorpus) -> dict[str, Any]:
     documents, sources = by_document(
         nats, targets, numbers, tokenizer.token_bytes(), held_out.sources
     )
+    names = [name for name, count in held_out.sources for _ in range(count)]
     for row in documents:
+        row["source"] = names[row["document"]] if names else ""
         first = starts[row["document"]]
         ids = held_out.gather(np.arange(first, min(first + BEGINNING, held_out.tokens)))
         row["beginning"] = " ".join(tokenizer.decode(ids.tolist()).split())
