@@ -60,7 +60,7 @@ MOST_SETTINGS = 10_000  # in one config, with what its anchors repeat
 KEY = re.compile(r'Parser key "([\w.]+)": ')
 NEEDS = re.compile(r"arguments are required: ([\w, ]+?)(?= - | Given|$).*?class_path='(\S+?)'")
 DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
-GOT = re.compile(r".*Given value: (.*)|Got value: ?(.*)|: (\S+) does not conform|base 10: '(.*?)'")
+GOT = re.compile(r".*Given value: (.*)|Got value: ?(.*)|: (\S+) (?:does )?not |base 10: '(.*?)'")
 BROKEN = re.compile(r"class_path '(\S+?)': (?!Importing|Parser key|module \S+ has)(.+?)(?= - |$)")
 UNFIT = re.compile(
     r"import path string: (\S+)|class_path '(\S+?)': module \S+ has|Expected '(\S+)' to be a subc"
