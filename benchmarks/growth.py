@@ -11,6 +11,7 @@ what else the machine does. Memory is what the process holds, at the ends of tho
 import argparse
 import contextlib
 import io
+import itertools
 import json
 import shutil
 import subprocess
@@ -22,12 +23,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.overhead import watched_fit
 from lmtemplate.__main__ import run
-from lmtemplate.callbacks.throughput import Throughput
 
 EVERY = 100  # steps of a stretch
 WINDOW = 50  # stretches compared: steps 1,000 to 6,000 with the last 5,000
-SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 32}
 
 
 def resident() -> float:
@@ -39,24 +39,14 @@ def resident() -> float:
 def train(corpus: Path, folder: Path, steps: int) -> np.ndarray:
     """One `fit`; returns (seconds of the processor, megabytes) after each stretch, (N, 2)."""
     seen: list[tuple[float, float]] = []
+    started = itertools.count()
 
-    def remember(self: Throughput, trainer: object, module: object, batch: object, at: int) -> None:
-        if at % EVERY == 0:
+    def watch() -> None:
+        if next(started) % EVERY == 0:
             seen.append((time.process_time(), resident()))
-        start(self, trainer, module, batch, at)  # type: ignore[arg-type]
 
-    start = Throughput.on_train_batch_start
-    Throughput.on_train_batch_start = remember  # type: ignore[method-assign]
-    words = [
-        *("fit", "--data.path", str(corpus), "--run_dir", str(folder)),
-        *(f"--model.net.{name}={value}" for name, value in SHAPE.items()),
-        *("--data.block_size=32", "--data.batch_size=4", "--data.max_val_blocks=4"),
-        *(f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps // 10}"),
-        *("--trainer.precision=32-true", "--trainer.accelerator=cpu", "--early_stopping=null"),
-    ]
-    with contextlib.redirect_stdout(io.StringIO()):
-        run(words)
-    Throughput.on_train_batch_start = start  # type: ignore[method-assign]
+    length = (f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps // 10}")
+    watched_fit(corpus, folder, watch, *length, "--early_stopping=null")
     return np.array(seen)
 
 

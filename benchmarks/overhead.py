@@ -10,6 +10,7 @@ import contextlib
 import io
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -49,12 +50,11 @@ def plain_loop(corpus: Path) -> float:
     return 1000 * float(np.median(np.diff(times)))
 
 
-def lightning(corpus: Path, folder: Path, *flags: str) -> tuple[float, float]:
-    """Median milliseconds of the steps of `lmtemplate fit` that log nothing, and of those that do."""
-    starts: list[float] = []
+def watched_fit(corpus: Path, folder: Path, watch: Callable[[], object], *flags: str) -> None:
+    """A silent `lmtemplate fit` of the small net on a CPU; `watch` is called as each step starts."""
 
     def remember(self: Throughput, *values: object) -> None:
-        starts.append(time.perf_counter())
+        watch()
         start(self, *values)
 
     start = Throughput.on_train_batch_start
@@ -63,14 +63,24 @@ def lightning(corpus: Path, folder: Path, *flags: str) -> tuple[float, float]:
         *("fit", "--data.path", str(corpus), "--run_dir", str(folder)),
         *(f"--model.net.{name}={value}" for name, value in SHAPE.items()),
         *(f"--data.block_size={BLOCK}", f"--data.batch_size={BATCH}", "--data.max_val_blocks=4"),
-        *(f"--trainer.max_steps={STEPS}", f"--trainer.val_check_interval={STEPS}"),
-        *("--trainer.precision=32-true", "--trainer.gradient_clip_val=1.0", "--samples=null"),
-        *("--trainer.accelerator=cpu", "--checkpoint.milestones=null", "--report=false"),
-        *(f"--trainer.log_every_n_steps={EVERY}", *flags),
+        *("--trainer.precision=32-true", "--trainer.accelerator=cpu", *flags),
     ]
     with contextlib.redirect_stdout(io.StringIO()):
         run(words)
     Throughput.on_train_batch_start = start  # type: ignore[method-assign]
+
+
+def lightning(corpus: Path, folder: Path, *flags: str) -> tuple[float, float]:
+    """Median milliseconds of the steps of `lmtemplate fit` that log nothing, and of those that do."""
+    starts: list[float] = []
+    watched_fit(
+        corpus,
+        folder,
+        lambda: starts.append(time.perf_counter()),
+        *(f"--trainer.max_steps={STEPS}", f"--trainer.val_check_interval={STEPS}"),
+        *("--trainer.gradient_clip_val=1.0", "--samples=null", "--report=false"),
+        *("--checkpoint.milestones=null", f"--trainer.log_every_n_steps={EVERY}", *flags),
+    )
     times = 1000 * np.diff(starts)  # of steps 1 to STEPS - 1
     logged = np.arange(1, STEPS) % EVERY == 0
     return float(np.median(times[~logged])), float(np.median(times[logged]))

@@ -175,10 +175,14 @@ class SGD(OptimizerRecipe):
         return unscaled(torch.optim.SGD(groups, **self.settings, fused=True))
 
 
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """All that it updates."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
 def gradient_norm(optimizer: torch.optim.Optimizer, order: float = 2.0) -> Tensor:
     """Norm of all gradients that there are, as one vector."""
-    parameters = (p for group in optimizer.param_groups for p in group["params"])
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    gradients = [p.grad for p in parameters_of(optimizer) if p.grad is not None]
     return nn.utils.get_total_norm(gradients, order)
 
 
@@ -187,12 +191,11 @@ def clip_gradients(optimizer: torch.optim.Optimizer, limit: float, norm: Tensor 
 
     A gradient that is not finite does not count: its step is skipped.
     """
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     largest = gradient_norm(optimizer, math.inf) if norm is None else norm
     if norm is None:
-        nn.utils.clip_grad_value_(parameters, limit)
+        nn.utils.clip_grad_value_(parameters_of(optimizer), limit)
     else:
-        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+        nn.utils.clip_grads_with_norm_(parameters_of(optimizer), limit, norm)
     return (largest > limit) & largest.isfinite()
 
 

@@ -7,7 +7,6 @@ from lmtemplate.cli import TrainingCLI, check_settings
 from lmtemplate.data.datamodule import Batch, LanguageData
 from lmtemplate.fit import load_first_weights, make_plan
 from lmtemplate.optimizers import clip_gradients, gradient_norm
-from lmtemplate.trainer import quieten
 
 
 class TrialSteps:
@@ -15,7 +14,6 @@ class TrialSteps:
 
     def __init__(self, verb: str, words: list[str], allowed: list[str]) -> None:
         """Raises what a config that cannot train raises."""
-        quieten()
         self.cli = TrainingCLI(words, allowed, verb)
         self.cli.datamodule.setup("fit")
         self.length = make_plan(self.cli)
