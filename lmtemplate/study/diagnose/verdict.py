@@ -58,6 +58,7 @@ class Verdict:
 
     findings: tuple[Finding, ...]
     phases: tuple[Phase, ...] = ()
+    unseen: str = ""  # what no rule could look at, and what to do about it
 
     @property
     def healthy(self) -> bool:
@@ -66,11 +67,11 @@ class Verdict:
     @property
     def headline(self) -> str:
         """The verdict in a few words: no rule can say that a run is healthy, only what it saw."""
-        faults = sum(finding.fault for finding in self.findings)
+        faults, unseen = sum(one.fault for one in self.findings), self.unseen and f"; {self.unseen}"
         if faults:
-            return f"not healthy: {faults} fault{'s' if faults > 1 else ''}"
+            return f"not healthy: {faults} fault{'s' if faults > 1 else ''}{unseen}"
         is_short = any(finding.name == "too_short" for finding in self.findings)
-        return "too short to judge, and no fault seen" if is_short else "no fault seen"
+        return f"{'too short to judge, and ' if is_short else ''}no fault seen{unseen}"
 
 
 def _without_blame(found: Finding | None, trend: Trend) -> Finding | None:
