@@ -213,7 +213,7 @@ def test_a_class_is_named_where_a_setting_takes_a_function_as_well(
 OWN = [
     (
         "model: {loss: {class_path: torch.nn.CrossEntropyLoss}}",
-        "model.loss (HERE:2): 'torch.nn.CrossEntropyLoss' is no LossFunction",
+        "model.loss (HERE:2): 'torch.nn.CrossEntropyLoss' is no LossFunction; write its __call__(",
     ),
     (
         "trainer: {callbacks: [lightning.pytorch.callbacks.ModelSumary]}",

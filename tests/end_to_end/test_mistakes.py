@@ -91,6 +91,30 @@ def test_a_monitor_that_is_never_logged_is_refused(refused: Refused) -> None:
     assert "val/loss" in message
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--early_stopping.mode=up", "mode (command line): expected one of min, max, got up"),
+        ("--early_stopping.monitor=val/accuracy", "val/accuracy is the higher the better"),
+        (
+            "--early_stopping.monitor=val/multiclass_accuracy "
+            '--model.metrics=[{"class_path":"torchmetrics.classification.MulticlassAccuracy",'
+            '"init_args":{"num_classes":4}}]',
+            "val/multiclass_accuracy is the higher the better",
+        ),
+        (
+            "--model.schedule=torch.optim.lr_scheduler.OneCycleLR --model.schedule.max_lr=0.1 "
+            "--model.schedule.total_steps=11",
+            "model.schedule.total_steps=11 is shorter than the run of 12 steps",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(
+    refused: Refused, flags: str, says: str
+) -> None:
+    assert says in refused(2, *flags.split())
+
+
 @pytest.mark.slow
 def test_the_best_checkpoint_is_that_of_the_lowest_val_loss_and_nothing_else(
     refused: Refused,
