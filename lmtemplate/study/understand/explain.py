@@ -15,7 +15,7 @@ from lmtemplate.checkpoint.files import CheckpointDict, file_name, read
 from lmtemplate.checkpoint.resume import resolve, steps_saved
 from lmtemplate.data.tokenizer import Tokenizer, parse_tokenizer
 from lmtemplate.errors import CheckpointError, ConfigError, UserError
-from lmtemplate.models.base import LanguageModel
+from lmtemplate.models.base import LanguageModel, copy_of
 from lmtemplate.muon import MuonAdamWOptimizer
 from lmtemplate.optimizers import OptimizerRecipe, check_moments, recipe_of
 from lmtemplate.plug import load_named
@@ -80,7 +80,7 @@ def build_optimizer(
             raise TypeError(f"{name} is not an optimizer")
         own = issubclass(kind, OptimizerRecipe)
         recipe = kind(**settings) if own else recipe_of(partial(kind, **settings))
-        saved, trial_net = state["optimizer_states"][0], copy.deepcopy(net)
+        saved, trial_net = state["optimizer_states"][0], copy_of(net)
         trial = recipe.build(trial_net)
         trial.load_state_dict(copy.deepcopy(saved))
         check_moments(trial)

@@ -139,6 +139,17 @@ def test_another_net_is_shown_by_its_modules_and_by_hand_from_the_logits_on() ->
     assert found["largest_difference"] < 1e-5
 
 
+def test_a_net_that_keeps_tensors_of_its_forward_pass_is_explained() -> None:
+    def keep(module: nn.Module, _: Any, output: Tensor) -> None:
+        module.hidden = output  # type: ignore[assignment]
+
+    net: Any = trained("GPT")
+    net.blocks[0].register_forward_hook(keep)
+    found = explained(net, AdamW())
+    assert found["by_hand"]
+    assert found["largest_difference"] < 1e-5
+
+
 def test_formulas_of_a_net_that_was_changed_since_are_not_believed() -> None:
     class Doubled(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
