@@ -266,7 +266,7 @@ class LitLanguageModel(LightningModule):
             saved = checkpoint["train_sums"]  # two sums before clipped steps were counted
             self.train_sums[: len(saved)] = torch.tensor(saved)
         self._settings_before = checkpoint["optimizer_settings"]
-        self.latest = checkpoint["latest"]
+        self.latest = {name: float(value) for name, value in checkpoint["latest"].items()}
 
     def log(self, *args: Any, **kwargs: Any) -> None:
         """Lightning's own, of module and callbacks; each logged row takes it 3.5 ms once it is used."""
