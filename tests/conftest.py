@@ -1,6 +1,8 @@
-"""A tiny prepared corpus, and the command line called in-process."""
+"""A tiny prepared corpus, runs that many tests look at, and the command line called in-process."""
 
-from collections.abc import Callable
+import gc
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +34,24 @@ class Result:
 
 
 Command = Callable[..., Result]
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays until the end: the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unsynced() -> Iterator[None]:
+    """No test cuts the power: wait for no disk, only see that the file is open.
+
+    tests/faults/test_write_order.py looks at what another process really syncs.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)
+        yield
+
 
 TINY = [
     "--model.net.n_layer=2",
