@@ -254,7 +254,7 @@ def test_the_board_is_served_to_this_machine_alone() -> None:
 
 
 def test_only_test_all_runs_the_slow_tests() -> None:
-    assert 'pytest -m "not slow and not browser"' in make("-n", "test").stdout
+    assert '-m "not slow and not browser"' in make("-n", "test").stdout
     assert "slow" not in make("-n", "test-all").stdout
 
 
