@@ -69,6 +69,15 @@ TINY = [
     "--report=false",
 ]
 
+DIVERGING = [
+    "--model.optimizer=lmtemplate.optimizers.Adam",
+    "--model.optimizer.lr=30",
+    "--model.schedule.warmup_steps=30",
+    "--trainer.max_steps=30",
+    "--trainer.val_check_interval=3",
+    "--early_stopping=null",
+]
+
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Command:
@@ -95,6 +104,25 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "grammar"
     run(["prepare", "--input", "grammar:300", "--output", str(folder), "--tokenizer", "byte"])
     return folder
+
+
+def train(folder: Path, corpus: Path, *flags: object) -> Path:
+    """`lmtemplate fit` of a tiny model, for fixtures that outlive one test. Returns the run."""
+    words = ["fit", "--data.path", corpus, *TINY, "--run_dir", folder, *flags]
+    run([str(word) for word in words])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    """A run of 12 steps; copy it before changing anything in it."""
+    return train(tmp_path_factory.mktemp("runs") / "run", corpus)
+
+
+@pytest.fixture(scope="session")
+def diverged(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    """30 steps with a learning rate that grows until it diverges: its best is not its last."""
+    return train(tmp_path_factory.mktemp("runs") / "run", corpus, *DIVERGING)
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ TOKENS = np.tile([1e7, 1e8, 1e9, 1e10], 4)
 
 
 @pytest.fixture(autouse=True)
-def few_resampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(law_module, "RESAMPLED", 20)  # each is a fit of its own
+def none_resampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(law_module, "RESAMPLED", 0)  # each is a fit of its own
 
 
 def test_the_law_that_made_losses_is_found_again() -> None:
@@ -30,7 +30,10 @@ def test_a_run_gone_wrong_moves_the_law_little() -> None:
     assert float(law.loss(1e8, 1e11)) == pytest.approx(float(HOFFMANN.loss(1e8, 1e11)), rel=0.02)
 
 
-def test_intervals_hold_the_truth_and_shrink_with_the_noise() -> None:
+def test_intervals_hold_the_truth_and_shrink_with_the_noise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(law_module, "RESAMPLED", 8)
     widths = []
     for noise in (0.01, 0.001):
         errors = np.random.default_rng(1).normal(0, noise, len(SIZES))
