@@ -12,7 +12,7 @@ import torch
 
 from lmtemplate.__main__ import run as run_words
 from tests.conftest import TINY, Command, Result
-from tests.runs import contents, train
+from tests.runs import contents
 
 Refused = Callable[..., str]
 

@@ -68,11 +68,11 @@ def test_a_real_net_is_tried_and_nothing_is_written(
 ) -> None:
     run = tmp_path / "run"
     words = ["--data.path", corpus, *TINY, "--run_dir", run, "--json"]
-    told = json.loads(command("find-batch", *words, "--most=8").out.splitlines()[-1])
-    assert [one["batch_size"] for one in told["tried"]] == [1, 2, 4, 8]
+    told = json.loads(command("find-batch", *words, "--most=4").out.splitlines()[-1])
+    assert [one["batch_size"] for one in told["tried"]] == [1, 2, 4]
     for one in told["tried"]:
         assert one["tokens_per_second"] == pytest.approx(16 * one["batch_size"] / one["seconds"])
-    assert told["largest"] == 8
+    assert told["largest"] == 4
     assert "noise" in told["noise"]
     assert not run.exists()
     refused = command("find-batch", *words, "--memory_gb=0.01")
