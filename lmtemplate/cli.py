@@ -189,6 +189,12 @@ def check_settings(cli: TrainingCLI, steps: int) -> None:
     if warmup > steps:
         says = f"is longer than the run of {steps} steps; lower it"
         raise ConfigError(f"model.schedule.warmup_steps={warmup} {says}")
+    planned = getattr(cli.model.schedule, "keywords", {}).get(
+        "total_steps"
+    )  # of torch's OneCycleLR
+    if planned and planned < steps:
+        says = f"is shorter than the run of {steps} steps; give both the same"
+        raise ConfigError(f"model.schedule.total_steps={planned} {says}")
     if cli.model.compile_net is True and (missing := missing_compiler(cli.machine.device)):
         raise ConfigError(f"model.compile: true needs {missing}; give auto or false")
     interval, batches = trainer.val_check_interval, trainer.limit_val_batches
@@ -205,14 +211,20 @@ def check_settings(cli: TrainingCLI, steps: int) -> None:
 
 
 def check_monitor(cli: TrainingCLI) -> None:
-    """Raises ConfigError where early stopping waits for a value that nothing logs."""
+    """Raises ConfigError where early stopping waits for what nothing logs, or for the worse value."""
     stopping = cli.config_init.get("early_stopping")
     if type(cli.model) is not LitLanguageModel or cli.config.trainer.callbacks or not stopping:
         return  # a module or a callback of the user's own may log any value
-    logged = [f"val/{name}" for name in (*NAMES, *cli.model.metrics.more)]
+    rises: dict[str, bool | None] = {f"val/{name}": name == "accuracy" for name in NAMES}
+    more = cli.model.metrics.more.items()
+    rises |= {f"val/{name}": metric.higher_is_better for name, metric in more}
     others = (metric_names.TRAIN_LOSS, metric_names.LEARNING_RATE, metric_names.GRAD_NORM)
-    if stopping.monitor not in (*logged, *others):
+    if stopping.monitor not in (*rises, *others):
         raise ConfigError(
             f"early_stopping.monitor: {stopping.monitor!r} is never logged; validation logs "
-            f"{', '.join(logged)}"
+            f"{', '.join(rises)}"
         )
+    better = rises.get(stopping.monitor)  # None where a metric does not say
+    if better is not None and better != (stopping.mode == "max"):
+        says = "the higher the better; give max" if better else "the lower the better; give min"
+        raise ConfigError(f"early_stopping.mode={stopping.mode}: {stopping.monitor} is {says}")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lmtemplate import hardware
 from lmtemplate.data.datamodule import TokenData
 from lmtemplate.data.sampler import block_at
-from lmtemplate.errors import NumbersError
+from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models import GPT, LanguageModel
 from lmtemplate.module import LitLanguageModel, log_values
@@ -278,6 +278,15 @@ def test_compilation_is_chosen_for_the_device(
     module = LitLanguageModel(build_net(), SGD(), Constant(), compile=setting)
     assert module.compiles(torch.device("cpu"), 1000) == on_cpu
     assert module.compiles(torch.device("cuda"), 1000) == on_cuda
+
+
+@pytest.mark.parametrize("terms", [torch.ones(()), {"balance": torch.ones(2)}])
+def test_extra_objectives_that_are_no_scalars_are_refused(terms: Any) -> None:
+    net = build_net()
+    net.extra_objectives = lambda targets: terms  # type: ignore[method-assign]
+    tokens = torch.zeros(1, 4, dtype=torch.long)
+    with pytest.raises(ConfigError, match="extra_objectives has to return a dict of scalar"):
+        LitLanguageModel(net, SGD(), Constant()).objectives(tokens, tokens)
 
 
 @pytest.mark.slow

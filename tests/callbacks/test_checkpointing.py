@@ -22,20 +22,16 @@ from lmtemplate.checkpoint import files, resume
 from lmtemplate.errors import ConfigError
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.record import read_record
+from tests.conftest import DIVERGING
 from tests.runs import contents, curve, equal, load, save, train
 
 IMPROVING = ["--model.optimizer.lr=0.01", "--trainer.val_check_interval=2"]
-BLOWING_UP = [
-    *("--model.optimizer=lmtemplate.optimizers.Adam", "--model.optimizer.lr=30"),
-    *("--model.schedule.warmup_steps=30", "--trainer.max_steps=30"),
-    *("--trainer.val_check_interval=3", "--early_stopping=null"),
-]
 
 
-@pytest.fixture(scope="module")
-def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose growing learning rate soon blows it up: its second validation is the best."""
-    return train(tmp_path_factory.mktemp("runs") / "run", corpus, *BLOWING_UP)
+@pytest.fixture
+def run(diverged: Path) -> Path:
+    """Its second validation is the best."""
+    return diverged
 
 
 def kept(run: Path) -> list[int]:
@@ -224,7 +220,7 @@ def test_a_best_checkpoint_that_is_lost_gives_way_to_the_next(
     best = resume.read_best(copy)
     assert best is not None
     (copy / "checkpoints" / best["file"]).unlink()
-    train(copy, corpus, *BLOWING_UP, "--trainer.max_steps=33", "--resume=auto")
+    train(copy, corpus, *DIVERGING, "--trainer.max_steps=33", "--resume=auto")
     assert f"the best checkpoint, step {best['step']}, is gone" in capsys.readouterr().out
     now = resume.read_best(copy)
     assert now is not None

@@ -21,18 +21,9 @@ V = 257  # ids of the byte tokenizer
 DIGIT = 1.5e-6  # one unit of the last digit that validate prints, and a rounding error
 
 
-@pytest.fixture(scope="module")
-def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose learning rate grows until it diverges: its best is not its last."""
-    flags = [
-        "--trainer.max_steps=30",
-        "--trainer.val_check_interval=3",
-        "--model.optimizer=lmtemplate.optimizers.Adam",
-        "--model.optimizer.lr=30",
-        "--model.schedule.warmup_steps=30",
-        "--early_stopping=null",
-    ]
-    return train(tmp_path_factory.mktemp("runs") / "run", corpus, *flags)
+@pytest.fixture
+def run(diverged: Path) -> Path:
+    return diverged
 
 
 def printed(shown: str) -> dict[str, float]:

@@ -16,7 +16,9 @@ from lmtemplate.study.experiments.trials import Trial
 from lmtemplate.study.run_files import duration, read_checked
 from lmtemplate.study.show import page
 from lmtemplate.study.show.compare import verdict_of
+from lmtemplate.study.show.plots import SERIES
 
+PALE = "#b4b4b4"  # of the worst trial's line
 FEWEST_TRIALS = 4  # complete trials, for importances to mean anything
 
 
@@ -116,7 +118,7 @@ def heights(values: Sequence[float], is_log: bool = False) -> list[float]:
 
 
 def parallel_coordinates(space: Space, rows: Sequence[TrialRow]) -> Any:
-    """A line for each trial through its settings to its loss, in the colour of its rank.
+    """A line for each trial through its settings to its loss, in the colour of its rank: blue to grey.
 
     Plotly's own figure of this name needs WebGL, which not every browser has.
     """
@@ -133,8 +135,8 @@ def parallel_coordinates(space: Space, rows: Sequence[TrialRow]) -> Any:
     texts.append([page.number(row.val_loss, ".4f") for row in rows])
     texts = [[page.label(text) for text in shown] for shown in texts]
     names = [*(page.label(key.rpartition(".")[2]) for key in space), "val/loss"]
-    figure, ranks = go.Figure(), np.linspace(0, 0.9, len(rows)).tolist()
-    for index, color in enumerate(sample_colorscale("Viridis", ranks)):
+    figure, ranks = go.Figure(), np.linspace(0, 1, len(rows)).tolist()
+    for index, color in enumerate(sample_colorscale([SERIES[0], PALE], ranks)):
         figure.add_scatter(
             x=list(range(len(axes))),
             y=[axis[index] for axis in axes],
@@ -150,7 +152,7 @@ def parallel_coordinates(space: Space, rows: Sequence[TrialRow]) -> Any:
             figure.add_annotation(text=text, showarrow=False, **where)
     page.style_figure(figure, 450)
     figure.update_xaxes(
-        tickvals=list(range(len(axes))), ticktext=names, side="top", range=[-0.1, len(axes) - 0.5]
+        tickvals=list(range(len(axes))), ticktext=names, side="top", range=[-0.1, len(axes) - 0.7]
     )
     figure.update_yaxes(visible=False)
     return figure

@@ -113,6 +113,7 @@ def style_figure(figure: Any, height: int) -> None:
         font={"color": INK, "family": "system-ui, sans-serif", "size": 13},
         hoverlabel={"bgcolor": "white", "font": {"color": "black"}},
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": INK, "activecolor": "#0072B2"},
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
     )
     figure.update_xaxes(gridcolor=GRID, zeroline=False, linecolor=GRID)
     figure.update_yaxes(gridcolor=GRID, zeroline=False, linecolor=GRID)
@@ -157,7 +158,7 @@ def curve_figure(run: RunFiles, shaded: Iterable[tuple[int, int]] = ()) -> Any:
         yaxis3=log,
         hovermode="x unified",
         hoversubplots="axis",
-        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"},
+        legend={"x": 1, "xanchor": "right", "yref": "paper", "y": 1, "yanchor": "bottom"},
     )
     return figure
 

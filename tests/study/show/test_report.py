@@ -95,7 +95,7 @@ def test_the_verdict_stands_in_sentences(run: Path, examination: Examination) ->
     assert said in text
     assert "<b>note: undertrained.</b> 4 tokens per parameter.</li>" in text
     assert "<b>descent</b>, steps 0 to 20: fast" in text
-    row = r"Loss decreasing</th><td>✓</td><td>4 -&gt; 0.5</td>"
+    row = r"Loss decreasing</div></th><td>✓</td><td>4 -&gt; 0.5</td>"
     assert re.search(row, text)
 
 
