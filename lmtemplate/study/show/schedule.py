@@ -1,16 +1,15 @@
 """Schedule, peak rates and length -> the learning rate over the run, drawn before it starts."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lmtemplate.cli import TrainingCLI, check_settings
 from lmtemplate.errors import ConfigError
 from lmtemplate.fit import make_plan
-from lmtemplate.module import LRSchedulerCallable
 from lmtemplate.record import Floats, Ints
 from lmtemplate.schedules import Schedule
 from lmtemplate.study.show.plots import rate_in_terminal
@@ -58,7 +57,9 @@ def drawing(schedule: Schedule, steps: int, peaks: Mapping[str, float]) -> str:
     )
 
 
-def drawing_of_torch(make: LRSchedulerCallable, optimizer: Optimizer, steps: int) -> str:
+def drawing_of_torch(
+    make: Callable[[Optimizer], LRScheduler], optimizer: Optimizer, steps: int
+) -> str:
     """The same of a schedule of torch, which says no more than a rate at each step.
 
     Raises ConfigError for one that cannot go so far, or not with this optimizer.
