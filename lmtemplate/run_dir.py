@@ -177,6 +177,6 @@ def write_manifest(run: Path, content: dict[str, Any], start: dict[str, Any] | N
     first = read_json(run / "manifest.json")
     before = first.get("resumed", [])
     if start is not None and first and isinstance(before, list):
-        resumed = {**start, "started": content["started"], "git": content["git"]}
+        resumed = {**start, **{key: content[key] for key in ("started", "command", "git")}}
         content = {**first, "resumed": [*before, resumed]}
     write_json(run / "manifest.json", content)
