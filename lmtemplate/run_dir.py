@@ -81,7 +81,8 @@ def write_json(path: Path, content: dict[str, Any], indent: int | None = 2) -> N
 def read_json(path: Path) -> dict[str, Any]:
     """What a JSON file of a run holds; {} where it is missing or damaged."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        # a link could lead to a device, which never ends
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return content if isinstance(content, dict) else {}
     return {}
 
