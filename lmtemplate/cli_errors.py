@@ -107,6 +107,8 @@ def _settings(root: yaml.MappingNode, path: Path) -> Iterator[Place]:
 def read_config(path: Path) -> list[Place]:
     """Every setting of a config, with its line. Raises ConfigError where there is none."""
     try:
+        if path.is_char_device():  # it never ends
+            raise ConfigError(f"{path} is a device, and no config")
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}") from error

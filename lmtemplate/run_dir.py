@@ -81,7 +81,8 @@ def write_json(path: Path, content: dict[str, Any], indent: int | None = 2) -> N
 def read_json(path: Path) -> dict[str, Any]:
     """What a JSON file of a run holds; {} where it is missing or damaged."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        # a link could lead to a device, which never ends
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return content if isinstance(content, dict) else {}
     return {}
 
@@ -177,6 +178,6 @@ def write_manifest(run: Path, content: dict[str, Any], start: dict[str, Any] | N
     first = read_json(run / "manifest.json")
     before = first.get("resumed", [])
     if start is not None and first and isinstance(before, list):
-        resumed = {**start, "started": content["started"], "git": content["git"]}
+        resumed = {**start, **{key: content[key] for key in ("started", "command", "git")}}
         content = {**first, "resumed": [*before, resumed]}
     write_json(run / "manifest.json", content)

@@ -1,5 +1,6 @@
 """What a run may cost (steps, epochs, tokens, FLOPs, seconds) -> optimizer steps."""
 
+import copy
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 
 from lmtemplate.errors import ConfigError
 from lmtemplate.loss import training_loss
-from lmtemplate.models.base import LanguageModel, copy_of
+from lmtemplate.models.base import LanguageModel
 from lmtemplate.optimizers import OptimizerRecipe
 
 # Key -> the unit that it gives a run its length in.
@@ -116,7 +117,7 @@ def measure_step(
 ) -> float:
     """Seconds that one forward, backward and update take (the median), on a copy of the net."""
     with torch.random.fork_rng():
-        trial = copy_of(net).to(device).train()
+        trial = copy.deepcopy(net).to(device).train()
         optimizer = recipe.build(trial)
         tokens = torch.randint(net.vocab_size, (batch_size, net.block_size), device=device)
         seconds = []

@@ -202,7 +202,7 @@ def mistake_in(error: BaseException, trainer: lightning.Trainer) -> UserError | 
     names = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
     first = tuple(file_name(trainer.global_step - made) for made in (0, 1))
     # what optimizer and schedule have restored shows in their first step, whose closure is the loss
-    users = {"on_train_start", "step", "_update_learning_rates"}
+    users = {"on_train_start", "step", "update_lr_schedulers"}
     is_used = names & users and "closure" not in names and str(trainer.ckpt_path).endswith(first)
     if is_used or any(name.startswith("restore_") for name in names):
         problem = f"holds a state that cannot be restored: {error!r:.200}"

@@ -71,9 +71,9 @@ TINY = [
 
 DIVERGING = [
     "--model.optimizer=lmtemplate.optimizers.Adam",
-    "--model.optimizer.lr=30",
-    "--model.schedule.warmup_steps=30",
-    "--trainer.max_steps=30",
+    "--model.optimizer.lr=60",
+    "--model.schedule.warmup_steps=18",
+    "--trainer.max_steps=18",
     "--trainer.val_check_interval=3",
     "--early_stopping=null",
 ]
@@ -121,7 +121,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def diverged(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
-    """30 steps with a learning rate that grows until it diverges: its best is not its last."""
+    """18 steps with a learning rate that grows until it diverges: its best is not its last."""
     return train(tmp_path_factory.mktemp("runs") / "run", corpus, *DIVERGING)
 
 

@@ -169,16 +169,7 @@ def test_a_missing_name_is_said_in_one_line(words: list[str]) -> None:
     assert f"make {words[0]} NAME=" in refused.stderr
 
 
-TEXTS = [
-    "two  words",
-    "it's",
-    'a "b"',
-    "costs $5 or $(HOME)",
-    "a, b; #c",
-    "--x",
-    "a\\",
-    "$(shell id)",
-]
+TEXTS = ["two  words, it's", 'a "b"; #c $5 $(HOME)', "--x", "$(shell id) a\\"]
 
 
 @pytest.mark.parametrize("text", TEXTS)

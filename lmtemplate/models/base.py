@@ -3,35 +3,16 @@
 Axes, everywhere: B batch, T time, H heads, D head size, C width, V vocabulary.
 """
 
-import copy
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-
-Net = TypeVar("Net", bound=nn.Module)
 
 
 def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
     """Squash logits smoothly into (-cap, cap), as Gemma 2 does; None leaves them alone."""
     return logits if cap is None else cap * torch.tanh(logits / cap)
-
-
-class ValuesOnly(TorchFunctionMode):
-    """While this is entered, a deep copy of a tensor with a gradient history is its values."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
-            return args[0].detach().clone()
-        return func(*args, **(kwargs or {}))
-
-
-def copy_of(net: Net) -> Net:
-    """A deep copy, also of a net that keeps tensors of its forward pass, which torch refuses."""
-    with ValuesOnly():
-        return copy.deepcopy(net)
 
 
 class LanguageModel(nn.Module):

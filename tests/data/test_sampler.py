@@ -14,7 +14,7 @@ seeds = st.integers(0, 2**32)
 epochs = st.integers(0, 2**40)
 ranks = st.integers(1, 8)
 batch_sizes = st.integers(1, 17)
-few = settings(max_examples=25, deadline=None, derandomize=True)
+few = settings(max_examples=15, deadline=None, derandomize=True)
 
 
 @given(sizes, seeds, epochs)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from lmtemplate.errors import ConfigError
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models import GPT, GPT2, LanguageModel
-from lmtemplate.models.base import copy_of
 from lmtemplate.models.layers import KVCache
 
 VOCABULARY, BLOCK = 37, 16
@@ -26,16 +25,14 @@ def of(architecture: type[LanguageModel], **settings: object) -> Build:
 
 ARCHITECTURES = {
     "relu2": of(GPT),
-    "swiglu": of(GPT, mlp="swiglu"),
-    "gelu": of(GPT, mlp="gelu"),
-    "grouped": of(GPT, n_kv_head=2),
+    "grouped": of(GPT, n_kv_head=2, mlp="gelu"),
     "one_kv_head": of(GPT, n_kv_head=1, mlp="swiglu"),
     "tied": of(GPT, tied=True),
     "plain": of(GPT, qk_norm=False, logit_cap=None, token_shift=False),
     "gpt2": of(GPT2),
 }
 
-kinds = ["relu2", "swiglu", "grouped", "gpt2"]
+kinds = ["relu2", "one_kv_head", "gpt2"]
 some_architectures = pytest.mark.parametrize("build", map(ARCHITECTURES.get, kinds), ids=kinds)
 every_architecture = pytest.mark.parametrize("build", ARCHITECTURES.values(), ids=ARCHITECTURES)
 
@@ -227,16 +224,3 @@ def test_flops_are_six_per_parameter_unless_a_subclass_says_otherwise() -> None:
 def test_the_base_class_alone_computes_nothing() -> None:
     with pytest.raises(NotImplementedError):
         LanguageModel(VOCABULARY, BLOCK)(random_tokens(1, 2))
-
-
-def test_a_net_that_keeps_tensors_of_its_forward_pass_is_copied_whole() -> None:
-    net = ARCHITECTURES["tied"]()
-    tokens = torch.arange(5)[None]
-    kept = net(tokens)
-    net.kept = [kept]  # as `extra_objectives` may need it; torch copies no such tensor
-    copy = copy_of(net)
-    assert torch.equal(copy(tokens), kept)
-    assert torch.equal(copy.kept[0], kept)
-    assert not {*map(id, copy.parameters())} & {*map(id, net.parameters())}
-    assert len([*copy.parameters()]) == len([*net.parameters()])  # what was tied is tied
-    assert all(p.requires_grad for p in copy.parameters())

@@ -15,7 +15,7 @@ from lmtemplate.checkpoint.files import CheckpointDict, file_name, read
 from lmtemplate.checkpoint.resume import resolve, steps_saved
 from lmtemplate.data.tokenizer import Tokenizer, parse_tokenizer
 from lmtemplate.errors import CheckpointError, ConfigError, UserError
-from lmtemplate.models.base import LanguageModel, copy_of
+from lmtemplate.models.base import LanguageModel
 from lmtemplate.muon import MuonAdamWOptimizer
 from lmtemplate.optimizers import OptimizerRecipe, check_moments, recipe_of
 from lmtemplate.plug import load_named
@@ -24,6 +24,7 @@ from lmtemplate.study.diagnose.artifacts import open_run_corpus
 from lmtemplate.study.run_files import check_kinds
 from lmtemplate.study.understand.before_after import film_of
 from lmtemplate.study.understand.film import film_text, write_film
+from lmtemplate.study.understand.forward import copy_of
 from lmtemplate.study.understand.one_step import explain_step
 from lmtemplate.study.understand.story import walk_through, write_story
 

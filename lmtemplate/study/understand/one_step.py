@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from lmtemplate.loss import cross_entropy
-from lmtemplate.models.base import LanguageModel, copy_of
+from lmtemplate.models.base import LanguageModel
 from lmtemplate.study.understand import forward, predictions
-from lmtemplate.study.understand.forward import Stage, Text, text_loss
+from lmtemplate.study.understand.forward import Stage, Text, copy_of, text_loss
 from lmtemplate.study.understand.inside import parameters_by_part
 from lmtemplate.study.understand.predictions import Spell
 from lmtemplate.study.understand.update import (

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmtemplate.study.experiments.find_lr import has_exploded, judge_rates, smooth
+from lmtemplate.study.experiments.find_lr import describe_test, has_exploded, judge_rates, smooth
 from tests.conftest import TINY, Command
 
 RATES = np.geomspace(1e-5, 10, 121)
@@ -41,6 +41,19 @@ def test_a_loss_explodes_when_it_rises_by_several_times_its_fall() -> None:
     assert not has_exploded(np.append(fallen, 13.9))
     assert has_exploded(np.append(fallen, 14.1))
     assert has_exploded(np.append(fallen, np.nan))
+
+
+def test_the_words_name_the_rate_from_which_on_the_drawn_loss_is_above_its_start() -> None:
+    losses = curve(1e-3, 1.0)
+    test = judge_rates(RATES, losses, exploded=False)
+    means = smooth(losses)
+    higher = RATES[(means > means[0]) & (test.lowest < RATES)]
+    assert test.rises == pytest.approx(higher[0])
+    told = describe_test(test, "lr")
+    assert f"above its start from {higher[0]:.2g} on" in told
+    assert "explodes" not in told
+    falling = judge_rates(RATES, 8 - np.arange(121) / 100, exploded=False)
+    assert "never above its start" in describe_test(falling, "lr")
 
 
 def test_rates_are_tried_on_the_real_net_and_nothing_is_written(
