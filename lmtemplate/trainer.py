@@ -196,6 +196,8 @@ def mistake_in(error: BaseException, trainer: lightning.Trainer) -> UserError | 
         return ConfigError(f"model.compile: torch.compile fails; give false. It says: {what}")
     if says.startswith("Early stopping conditioned on metric"):
         return ConfigError(f"early_stopping.monitor: {error}")
+    if "cycle_momentum" in says:  # OneCycleLR, with an optimizer that has no such setting
+        return ConfigError(f"model.schedule: {error}; give it cycle_momentum: false")
     is_lightnings = isinstance(error, (ModuleNotFoundError, MisconfigurationException))
     if is_lightnings and not getattr(error, "name", None):  # it says what to install, or to set
         return ConfigError(f"trainer: {says[:300]}")

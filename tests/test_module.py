@@ -1,6 +1,7 @@
 """A step in Lightning's own loop: what is minimised, logged, clipped and scheduled."""
 
 import math
+import re
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from lmtemplate.models import GPT, LanguageModel
 from lmtemplate.module import LitLanguageModel, log_values
 from lmtemplate.optimizers import SGD, MuonAdamW, OptimizerRecipe
 from lmtemplate.schedules import Constant, Schedule, WarmupCosine
+from lmtemplate.trainer import mistake_in
 
 BLOCK = 16
 
@@ -359,5 +361,7 @@ def test_only_losses_have_to_be_finite() -> None:
 def test_a_schedule_that_needs_another_optimizer_is_refused_by_its_key() -> None:
     cycle = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=9)
     module = LitLanguageModel(build_net(), MuonAdamW(), cycle)
-    with pytest.raises(ConfigError, match=r"^model\.schedule: .*cycle_momentum"):
+    with pytest.raises(ValueError, match="cycle_momentum") as caught:
         module.configure_optimizers()
+    mistake = mistake_in(caught.value, lightning.Trainer(accelerator="cpu", logger=False))
+    assert re.fullmatch(r"model\.schedule: .*; give it cycle_momentum: false", str(mistake))
