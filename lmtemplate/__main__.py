@@ -28,6 +28,9 @@ CORE = {
     "generate": Verb("lmtemplate.generate", "generate", "RUN: continue a prompt"),
 }
 
+# What others call a verb -> what to type.
+MEANT = {"train": "fit", "resume": "fit --config RUN/config.yaml --run_dir RUN --resume must"}
+
 
 def verbs() -> dict[str, Verb]:
     """The verbs of the core and of study/."""
@@ -60,7 +63,7 @@ def call_with_flags(
     """Call a verb's function with what follows the verb; raises ConfigError.
 
     Its parameters `run` and `runs` are words, `allow` takes the allowed packages, the others are
-    flags.
+    flags, of which `config` may stand several times.
     """
     from jsonargparse import ArgumentParser
 
@@ -74,7 +77,7 @@ def call_with_flags(
     if "runs" in taken:
         parser.add_argument("runs", type=Path, nargs="+", help="run directories")
     parser.add_function_arguments(function, skip={"allow", "run", "runs"}, sub_configs=False)
-    given = [place.key for place in flags_in(words)]
+    given = [place.key for place in flags_in(words) if place.key != "config"]
     if twice := [f"--{key}" for key in given if given.count(key) > 1]:
         raise ConfigError(f"{twice[0]} (command line) is there twice; keep one")
     for place, word in enumerate(words):  # --train-loss is --train_loss, --json is --json=true
@@ -83,7 +86,8 @@ def call_with_flags(
         if word.startswith("--") and flag in taken:
             is_switch = taken[flag].default is False and not equals
             is_switch &= words[place + 1 : place + 2] not in (["true"], ["false"])
-            words[place] = f"--{flag}=true" if is_switch else f"--{flag}{equals}{value}"
+            name = f"--{flag}+" if flag == "config" else f"--{flag}"  # one more of a list
+            words[place] = f"{name}=true" if is_switch else f"{name}{equals}{value}"
     settings = parser.instantiate(parse_words(parser, words, flags_in(words))).as_dict()
     if "allow" in taken:
         settings["allow"] = allowed
@@ -98,8 +102,8 @@ def run(words: list[str]) -> None:
         return
     known = verbs()
     if name not in known:
-        close = get_close_matches(name.lower(), [*known, "train"], n=1)
-        meant = f"; did you mean {close[0].replace('train', 'fit')}?" if close else ""
+        close = get_close_matches(name.lower(), [*known, *MEANT], n=1)
+        meant = f"; did you mean {MEANT.get(close[0], close[0])}?" if close else ""
         raise ConfigError(f"no verb {name!r}{meant} (there are: {', '.join(known)})")
     verb = known[name]
     for rank in ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE") if verb.reads_configs else ():
@@ -188,4 +192,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.argv[0] = "lmtemplate"  # for help and manifest; Lightning starts other ranks with -m
     main()

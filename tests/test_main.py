@@ -77,6 +77,7 @@ def test_an_unknown_verb_names_those_that_exist(command: Command) -> None:
         ("trian", "fit"),
         ("Fit", "fit"),
         ("prepair", "prepare"),
+        ("resume", "fit --config RUN/config.yaml --run_dir RUN --resume must"),
     ],
 )
 def test_a_misspelt_verb_is_answered_with_the_one_meant(
@@ -148,6 +149,13 @@ def test_a_reader_that_goes_away_ends_it_as_it_ends_other_programs() -> None:
     ended = subprocess.run(words, stdout=mouth, stderr=subprocess.PIPE, check=False)
     os.close(mouth)
     assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+@pytest.mark.slow
+def test_help_of_a_module_that_is_run_names_the_program() -> None:
+    words = [sys.executable, "-m", "lmtemplate", "fit", "--model.net.help"]
+    shown = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert shown.stdout.startswith("usage: lmtemplate ")
 
 
 @pytest.mark.parametrize("closed", ["1", "2", "1 2"])
@@ -278,8 +286,8 @@ def test_a_file_that_the_system_refuses_is_named(
 
 
 def test_a_flag_that_is_there_twice_is_not_half_forgotten(command: Command) -> None:
-    told = command("doctor", "--config", "a.yaml", "--config=b.yaml")
-    assert (told.code, told.error) == (2, "--config (command line) is there twice; keep one")
+    told = command("doctor", "--data", "a", "--data=b")
+    assert (told.code, told.error) == (2, "--data (command line) is there twice; keep one")
 
 
 @pytest.mark.parametrize("has_folder", [False, True])

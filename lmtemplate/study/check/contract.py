@@ -19,6 +19,7 @@ ROUNDING = 1e-5  # logits that ought to be equal may differ by this share of the
 NATS = 0.5  # difference of the first loss from ln V
 SHARE = 0.1  # of its first value, below which the loss of a memorised batch falls
 MEMORISING_STEPS, SECONDS, LR = 400, 60.0, 2e-3  # for memorising, with AdamW
+OTHERS_NEED = ("net", "extra terms")  # where one of these fails, the others would name it wrongly
 
 Build = Callable[[], LanguageModel]
 
@@ -36,6 +37,27 @@ def _same(subject: str, what: str, change: float, largest: float, cause: str) ->
 
 def _distance(logits: Tensor, others: Tensor) -> tuple[float, float]:
     return (logits - others).abs().max().item(), logits.abs().max().item()
+
+
+@torch.no_grad()
+def shape_of_logits(net: LanguageModel, tokens: Tensor) -> Check:
+    """Which net it is, and whether there is a logit for each token of the vocabulary."""
+    name = f"{type(net).__module__}.{type(net).__qualname__}"
+    found, wanted = tuple(net(tokens).shape), (*tokens.shape, net.vocab_size)
+    text = f"{name}, {net.parameter_count():,} parameters: tokens {tuple(tokens.shape)} -> {found}"
+    return judged(found == wanted, "net", text, f"forward has to return (B, T, V), here {wanted}")
+
+
+@torch.no_grad()
+def extra_terms(net: LanguageModel, tokens: Tensor) -> list[Check]:
+    """Whether the terms that the net adds to the loss are scalars."""
+    net.train()(tokens[:, :-1])
+    terms = net.extra_objectives(tokens[:, 1:])
+    net.eval()
+    wrong = [name for name, term in terms.items() if getattr(term, "shape", None) != ()]
+    cause = f"each has to be a scalar tensor, and these are not: {', '.join(wrong)}"
+    text = f"extra_objectives: {', '.join(terms)}"
+    return [judged(not wrong, "extra terms", text, cause)] if terms else []
 
 
 @torch.no_grad()
@@ -120,7 +142,7 @@ def reloaded(net: LanguageModel, build: Build, tokens: Tensor) -> Check:
 
 
 def check_net(build: Build) -> list[Check]:
-    """The contract of a net: causal, initial loss, one batch, gradients, caches, save and load.
+    """The contract of a net: shape, initial loss, one batch, gradients, causal, caches, save and load.
 
     Args:
         build: makes the net as a config does. Called twice: what one has saved, the other loads.
@@ -131,8 +153,10 @@ def check_net(build: Build) -> list[Check]:
         length = min(net.block_size, LONGEST)
         tokens = torch.randint(net.vocab_size, (SEQUENCES, length + 1))
         inputs, done = tokens[:, :-1], list[Check]()
-        # the others look at the trained net: a new one may have logits of zero, which hide all
+        # the last three look at the trained net: a new one may have logits of zero, which hide all
         checks: dict[str, Callable[[], list[Check]]] = {
+            "net": lambda: [shape_of_logits(net, inputs)],
+            "extra terms": lambda: extra_terms(net, tokens),
             "first loss": lambda: [first_loss(net, tokens)],
             "one batch": lambda: memorised(net, tokens),
             "causal": lambda: [causal(net, inputs)],
@@ -145,4 +169,6 @@ def check_net(build: Build) -> list[Check]:
             except Exception as error:  # whatever the code of a net may raise
                 text = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 done.append(Check("problem", subject, text))
+            if subject in OTHERS_NEED and done[-1].status == "problem":
+                break
     return done

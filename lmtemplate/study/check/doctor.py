@@ -22,13 +22,24 @@ class Config(NamedTuple):
     build: Callable[[], LanguageModel]
 
 
-def parse_config(path: Path, allow: list[str]) -> Config:
-    """Parse and check a config as `fit` does, and build nothing that writes. Raises UserError."""
+def look_for_overlay(paths: list[Path]) -> Iterator[Check]:
+    """Whether the configs leave out what a whole one names. Raises ConfigError."""
+    from lmtemplate.cli_errors import read_config
+
+    if not {"data.path", "data.class_path"} & {one.key for p in paths for one in read_config(p)}:
+        flags = " ".join(f"--config {path}" for path in paths)
+        text = f"{flags} names no data: an overlay? name the config that it changes first, as in: "
+        text += f"lmtemplate doctor --config configs/quickstart.yaml {flags}"
+        yield Check("warning", "config", text)
+
+
+def parse_config(paths: list[Path], allow: list[str]) -> Config:
+    """Parse and check configs as `fit` does, and build nothing that writes. Raises UserError."""
     from lmtemplate.cli import TrainingCLI, check_settings
     from lmtemplate.data.datamodule import TokenData
     from lmtemplate.fit import make_plan
 
-    cli = TrainingCLI(["--config", str(path)], allow, "doctor")
+    cli = TrainingCLI([f"--config={path}" for path in paths], allow, "doctor")
     cli.datamodule.setup("fit")
     steps = make_plan(cli).steps
     check_settings(cli, steps)
@@ -68,7 +79,7 @@ def corpus(run: Path | None, data: Path | None) -> Iterator[Check]:
 
 
 def default_checkpoint_bytes() -> int:
-    """Size of a checkpoint of the default model: weights and two moments, in float32."""
+    """Size of a checkpoint of the default GPT: weights and two moments, in float32."""
     import torch
 
     from lmtemplate.models.gpt import GPT
@@ -99,7 +110,7 @@ def run_directory(run: Path | None) -> Iterator[Check]:
         yield Check("ok", "run", f"{run} can be written")
     except LockedError as error:
         yield Check("problem", "run", str(error))
-    size, what = default_checkpoint_bytes(), "a checkpoint of the default model"
+    size, what = default_checkpoint_bytes(), "a checkpoint of the default GPT"
     if steps := steps_saved(run):
         newest = folder_of(run) / file_name(steps[-1])
         size, what = newest.stat().st_size, "its last checkpoint"
@@ -122,7 +133,10 @@ def guarded(name: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
 
 
 def checks(
-    run: Path | None, data: Path | None, config: Path | None = None, allow: list[str] | None = None
+    run: Path | None,
+    data: Path | None,
+    config: list[Path] | None = None,
+    allow: list[str] | None = None,
 ) -> Iterator[Check]:
     """The results of all checks, of those that need least first."""
     from lmtemplate.study.check.contract import check_net
@@ -133,13 +147,17 @@ def checks(
     if config:
 
         def parse() -> Iterator[Check]:
+            yield from look_for_overlay(config)
             read.append(parse_config(config, allow or []))
-            yield Check("ok", "config", f"{config}: a run of {read[0].steps:,} steps")
+            names = ", ".join(map(str, config))
+            yield Check("ok", "config", f"{names}: a run of {read[0].steps:,} steps")
 
         yield from guarded("config", parse)
+        if not read:
+            yield Check("warning", "net", "neither it nor its data is checked: see config")
     if read:
         run, data = run or read[0].run, data or read[0].data
-    if data or not read:
+    if data or not config:
         yield from guarded("data", lambda: corpus(run, data))
     yield from guarded("run", lambda: run_directory(run))
     if read:
@@ -149,7 +167,7 @@ def checks(
 def doctor(
     run: Path | None = None,
     data: Path | None = None,
-    config: Path | None = None,
+    config: list[Path] | None = None,
     allow: list[str] | None = None,
 ) -> None:
     """Check what a run needs before it starts: one line per check.
@@ -159,8 +177,8 @@ def doctor(
     Args:
         run: run directory to begin or continue.
         data: folder of a prepared corpus; without it, the one that the run was trained on.
-        config: config of a run: it is parsed as `fit` does, its net is built and trained for
-            seconds, and its corpus and run directory are checked.
+        config: configs of a run: they are parsed as `fit` does, the net is built and trained for
+            seconds, and corpus and run directory are checked.
         allow: packages outside lmtemplate whose classes the config names.
     """
     done = list[Check]()

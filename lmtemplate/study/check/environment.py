@@ -135,7 +135,7 @@ def temporary() -> Iterator[Check]:
 
 
 def trial_step() -> Iterator[Check]:
-    """One forward and backward of the default model: the first is slow, the second is timed."""
+    """One forward and backward of the default GPT: the first is slow, the second is timed."""
     import torch
     from torch.nn import functional as F
 
@@ -152,7 +152,8 @@ def trial_step() -> Iterator[Check]:
         value = loss.item()  # waits for the device
         seconds = time.perf_counter() - start
     finite = all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
-    text = f"{TRIAL_BATCH} x {BLOCK} tokens on {device}: {seconds:.3f} s, loss {value:.3f}"
+    text = f"the default GPT, {TRIAL_BATCH} x {BLOCK} tokens on {device}: {seconds:.3f} s, "
+    text += f"loss {value:.3f}"
     sound = finite and 0 < value < 100
     yield judged(sound, "step", text, "NaN or inf: the device or torch is broken")
 

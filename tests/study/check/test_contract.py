@@ -33,10 +33,11 @@ def problems(build: Callable[[], LanguageModel]) -> dict[str, str]:
 def test_our_nets_keep_the_contract(build: Callable[[], LanguageModel]) -> None:
     checks = check_net(build)
     assert [check.subject for check in checks] == [
-        *("first loss", "one batch", "gradient", "causal", "cache", "saved")
+        *("net", "first loss", "one batch", "gradient", "causal", "cache", "saved")
     ]
     assert {check.status for check in checks} == {"ok"}
-    assert "ln V = 4.11" in checks[0].text  # ln 61
+    assert f"models.{build.__name__}.{type(build()).__qualname__}, " in checks[0].text
+    assert "ln V = 4.11" in checks[1].text  # ln 61
 
 
 def test_a_missing_causal_mask_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,6 +107,40 @@ def test_a_cache_that_is_one_position_off_is_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(KVCache, "extend", one_short)
     assert problems(gpt2).keys() == {"cache"}
     assert problems(gpt).keys() == {"cache"}
+
+
+class Turned(GPT):
+    """Its logits are (B, V, T), as torch's cross-entropy takes them."""
+
+    def forward(self, tokens: Tensor, caches: object = None) -> Tensor:
+        return super().forward(tokens).mT
+
+
+class Vectors(GPT):
+    """Keeps what it has computed, and returns a term for each token."""
+
+    def forward(self, tokens: Tensor, caches: object = None) -> Tensor:
+        self.seen = super().forward(tokens)
+        return self.seen
+
+    def extra_objectives(self, targets: Tensor) -> dict[str, Tensor]:
+        return {"mean": self.seen.mean(), "size": self.seen.square().mean(-1)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "subject", "says"),
+    [
+        (Turned, "net", "Turned, 28,512 parameters: tokens (2, 16) -> (2, 61, 16); forward has to "
+        "return (B, T, V), here (2, 16, 61)"),
+        (Vectors, "extra terms", "scalar tensor, and these are not: size"),
+    ],
+)  # fmt: skip
+def test_what_all_other_checks_need_is_named_alone(
+    kind: type[GPT], subject: str, says: str
+) -> None:
+    found = problems(lambda: kind(61, 16, n_layer=2, n_head=2, n_embd=32))
+    assert found.keys() == {subject}
+    assert found[subject].endswith(says)
 
 
 class RandomFeatures(GPT):

@@ -216,6 +216,28 @@ def test_data_of_ones_own_is_not_asked_for_an_index(
         f"val: {tmp_path}/val.bin, vocab_size: 2000, block_size: 16, batch_size: 2}}\n"
         f"run_dir: {tmp_path}/run\ntrainer: {{max_steps: 100}}"
     )
-    doctor(config=tmp_path / "own.yaml", allow=["examples"])
+    doctor(config=[tmp_path / "own.yaml"], allow=["examples"])
     (line,) = capsys.readouterr().out.splitlines()[:-1]
     assert "a run of 100 steps" in line
+
+
+def test_an_overlay_is_named_with_what_to_type_and_then_read_with_its_base(
+    corpus: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    only(monkeypatch, "config")
+    base, more = tmp_path / "base.yaml", tmp_path / "more.yaml"
+    base.write_text(f"data: {{path: {corpus}, block_size: 16, batch_size: 2}}")
+    more.write_text("trainer: {max_steps: 100}\nmodel: {optimizer: {init_args: {betas: [0.9, 2]}}}")
+    with pytest.raises(UserError):
+        doctor(config=[more])
+    hint, problem, net, *_ = capsys.readouterr().out.splitlines()
+    assert hint.startswith(f"! config      --config {more} names no data: an overlay?")
+    assert hint.endswith(f"doctor --config configs/quickstart.yaml --config {more}")
+    assert (problem[:8], net[:5]) == ("✗ config", "! net")
+    more.write_text("trainer: {max_steps: 100}")
+    doctor(config=[base, more])
+    (line, _) = capsys.readouterr().out.splitlines()
+    assert line == f"✓ config      {base}, {more}: a run of 100 steps"
