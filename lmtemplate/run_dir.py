@@ -43,8 +43,6 @@ def say_once(text: str) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make renames in a folder survive a power cut, where its file system can."""
-    if os.name == "nt":  # Windows cannot open folders
-        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -83,7 +81,8 @@ def write_json(path: Path, content: dict[str, Any], indent: int | None = 2) -> N
 def read_json(path: Path) -> dict[str, Any]:
     """What a JSON file of a run holds; {} where it is missing or damaged."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        # a link could lead to a device, which never ends
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return content if isinstance(content, dict) else {}
     return {}
 
@@ -128,9 +127,9 @@ def lock(folder: Path, path: Path | None = None, flag: str = "--run_dir") -> Ite
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # Windows removes no file that is open
+        with contextlib.suppress(OSError):  # the folder was removed, or is not empty
             path.unlink()
-            if made_folder:  # for the lock alone, if it is empty
+            if made_folder:  # for the lock alone
                 path.parent.rmdir()
         held.release()
 

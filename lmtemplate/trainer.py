@@ -21,6 +21,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 from lightning.pytorch.utilities import rank_zero_only
 from torch.distributed import DistError
 
+from lmtemplate.checkpoint.files import file_name
 from lmtemplate.errors import (
     CheckpointError,
     ConfigError,
@@ -184,7 +185,7 @@ def mistake_in(error: BaseException, trainer: lightning.Trainer) -> UserError | 
     """What a user can do about an error of Lightning or torch, where that is known."""
     says = " ".join(str(error).split())
     what = re.sub(r"^\[.*?\] ", "", says).partition(". ")[0][:200]
-    if isinstance(error, UserError):
+    if isinstance(error, (UserError, OSError, MemoryError, torch.OutOfMemoryError)):
         return None
     if worker := re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)", says):
         return OutOfMemoryError(
@@ -198,7 +199,12 @@ def mistake_in(error: BaseException, trainer: lightning.Trainer) -> UserError | 
     is_lightnings = isinstance(error, (ModuleNotFoundError, MisconfigurationException))
     if is_lightnings and not getattr(error, "name", None):  # it says what to install, or to set
         return ConfigError(f"trainer: {says[:300]}")
-    if any("restore_" in frame.name for frame in traceback.extract_tb(error.__traceback__)):
+    names = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+    first = tuple(file_name(trainer.global_step - made) for made in (0, 1))
+    # what optimizer and schedule have restored shows in their first step, whose closure is the loss
+    users = {"on_train_start", "step", "update_lr_schedulers"}
+    is_used = names & users and "closure" not in names and str(trainer.ckpt_path).endswith(first)
+    if is_used or any(name.startswith("restore_") for name in names):
         problem = f"holds a state that cannot be restored: {error!r:.200}"
         return CheckpointError(f"{trainer.ckpt_path} {problem}")
     if trainer.world_size > 1 and (isinstance(error, DistError) or "gloo" in says):

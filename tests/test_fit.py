@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from lmtemplate.checkpoint.compatibility import differences
@@ -107,10 +108,17 @@ def test_only_what_fails_while_restoring_is_a_state_that_cannot_be_restored(
         fit(tmp_path / "a", "--trainer.max_steps=4")
     monkeypatch.undo()
     assert fit(tmp_path / "b", "--trainer.max_steps=4").code == 0
-    monkeypatch.setattr(LitLanguageModel, "on_load_checkpoint", fail)
-    refused = fit(tmp_path / "b", "--resume=must", "--trainer.max_steps=8")
-    assert refused.code == 3
-    assert "step-000000004.ckpt holds a state that cannot be restored" in refused.error
+    again = ("--resume=must", "--trainer.max_steps=8")
+    monkeypatch.setattr(LitLanguageModel, "training_step", fail)  # inside of the optimizer's step
+    with pytest.raises(TypeError):
+        fit(tmp_path / "b", *again)
+    monkeypatch.undo()
+    for where, name in ((LitLanguageModel, "on_load_checkpoint"), (torch.optim.AdamW, "step")):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, fail)
+            refused = fit(tmp_path / "b", *again)
+        assert refused.code == 3
+        assert "step-000000004.ckpt holds a state that cannot be restored" in refused.error
 
 
 def test_training_from_python_goes_on_where_it_stopped(corpus: Path, tmp_path: Path) -> None:

@@ -221,4 +221,6 @@ class Checkpoint(callbacks.Checkpoint):
         return {"best": self.best, "initial": self.initial}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.initial = state_dict["best"], state_dict.get("initial")
+        best, initial = state_dict["best"], state_dict.get("initial")
+        self.best = best and (float(best[0]), int(best[1]))
+        self.initial = None if initial is None else float(initial)

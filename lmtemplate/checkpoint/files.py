@@ -138,6 +138,8 @@ def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint file, in words; None if it is sound."""
     expected = _read_sums(path.parent).get(path.name)
     try:
+        if path.exists() and not path.is_file():  # a link may lead to a device, which never ends
+            return "it is no file"
         if expected is not None:
             found = file_sha256(path)
             same = found == expected

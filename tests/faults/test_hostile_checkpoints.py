@@ -130,6 +130,16 @@ STATES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "moments that are too short": lambda saved: saved["optimizer_states"][0]["state"][0].update(
         exp_avg=torch.zeros(3)
     ),
+    "a moment that is missing": lambda saved: saved["optimizer_states"][0]["state"][0].pop(
+        "exp_avg_sq"
+    ),
+    "rates of moments in words": lambda saved: saved["optimizer_states"][0]["param_groups"][
+        0
+    ].update(betas="xy"),
+    "random states in words": lambda saved: saved["random_states"][0].update(numpy="x"),
+    "a schedule's step in words": lambda saved: saved["lr_schedulers"][0].update(last_epoch="x"),
+    "a best loss of no kind": lambda saved: saved["callbacks"]["Checkpoint"].update(best=5),
+    "a value in words": lambda saved: saved["latest"].update({"val/loss": "x"}),
     "a best score without a tensor": lambda saved: saved["callbacks"]["early_stopping"].update(
         best_score=None
     ),

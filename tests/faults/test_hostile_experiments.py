@@ -3,13 +3,18 @@
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from lmtemplate.checkpoint.files import damage
+from lmtemplate.cli_errors import read_config
+from lmtemplate.data.tokenizer import load_tokenizer
 from lmtemplate.errors import CheckpointError, ConfigError, UserError
-from lmtemplate.run_dir import refuse_link
+from lmtemplate.run_dir import read_json, refuse_link
 from tests.conftest import needs_study
 
 pytestmark = needs_study
@@ -22,9 +27,11 @@ from lmtemplate.study.experiments.scaling import read_ladder  # noqa: E402
 from lmtemplate.study.experiments.seeds import train_seed  # noqa: E402
 from lmtemplate.study.experiments.space import Trial  # noqa: E402
 from lmtemplate.study.experiments.sweep import Book, Runner, read_plan  # noqa: E402
+from lmtemplate.study.experiments.uncommitted import Uncommitted  # noqa: E402
 from lmtemplate.study.run_files import DIFF, append_line, check_kinds, read_checked  # noqa: E402
 from lmtemplate.study.show import page  # noqa: E402
 from lmtemplate.study.show.plots import save  # noqa: E402
+from lmtemplate.study.understand.snapshots import snapshot_files  # noqa: E402
 from tests.study.experiments.seeded import write_seed  # noqa: E402
 
 SOUND = {"number": 0, "settings": {"lr": "1"}, "state": None, "loss": None, "losses": {}}
@@ -154,6 +161,41 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
         train_seed([], [], tmp_path / "arm", 1)
     with pytest.raises(ConfigError, match="link is a link"):
         refuse_link(tmp_path / "link")
+
+
+READS: dict[str, Callable[[Path], object]] = {
+    "a JSON file": read_json,
+    "a config": read_config,
+    "a tokenizer": load_tokenizer,
+    "trials": lambda path: Book(path.parent),
+    "a checkpoint": lambda path: (damage(path), snapshot_files(path.parents[1])),
+}
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="no such device here")
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_a_link_to_a_device_which_never_ends_is_not_read(
+    tmp_path: Path, read: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("pathlib.Path.open", "pathlib.Path.read_text", "zipfile.ZipFile"):
+        monkeypatch.setattr(place, lambda *_, **__: pytest.fail("it was read"))
+    names = {"trials": "trials.jsonl", "a checkpoint": "checkpoints/step-000000004.ckpt"}
+    path = tmp_path / names.get(next(k for k, v in READS.items() if v is read), "file.json")
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to("/dev/zero")
+    with suppress(UserError):
+        read(path)
+
+
+def test_text_that_is_no_utf_8_ends_neither_a_resume_nor_a_sweep(tmp_path: Path) -> None:
+    for name in (DIFF, "trials.jsonl"):
+        (tmp_path / name).write_bytes(b"\xff\n")
+    trainer: Any = SimpleNamespace(
+        is_global_zero=True, default_root_dir=str(tmp_path), global_step=4
+    )
+    Uncommitted(most_bytes=0).on_train_start(trainer, trainer)
+    with pytest.raises(ConfigError, match=r"trials\.jsonl is damaged"):
+        Book(tmp_path)
 
 
 LEDGER_LINES = [

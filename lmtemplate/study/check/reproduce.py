@@ -132,7 +132,7 @@ def reproduce(run: Path, output: Path | None = None, allow: list[str] | None = N
     """
     settings, last_step = recorded_settings(run)
     check_data(run, settings)
-    again = output or run.with_name(f"{run.name}-again")
+    again = output or run.resolve().with_name(f"{run.resolve().name}-again")
     if again.exists():
         raise ConfigError(f"{again} is there already; remove it, or name another with --output")
     before = read_manifest(run)

@@ -189,7 +189,8 @@ class Runner:
         trial.state = "pruned" if pruned else "failed" if failed or diverged else "complete"
         self.book.write(trial)
         shown = ", ".join(f"{key}={value}" for key, value in trial.settings.items())
-        result = said.removeprefix("error: ") or f"val/loss {trial.loss:.4f}"
+        loss = f"exit code {code}" if trial.loss is None else f"val/loss {trial.loss:.4f}"
+        result = said.removeprefix("error: ") or loss
         count = f"{trial.number + 1}/{self.plan.trials}"
         print(f"trial {count} {shown}: {trial.state}, {result}", file=sys.stderr, flush=True)
 

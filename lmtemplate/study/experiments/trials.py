@@ -48,7 +48,7 @@ class Book:
         """Raises ConfigError where the folder holds no trials of a sweep."""
         self.path = folder / "trials.jsonl"
         self.lock = threading.Lock()
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        text = self.path.read_text("utf-8", "replace") if self.path.is_file() else ""
         if text and not text.endswith("\n"):  # a kill has cut the last line
             text = text[: text.rfind("\n") + 1]
             run_dir.write_text(self.path, text)

@@ -77,7 +77,7 @@ class Uncommitted(Callback):
             return
         path, changes = Path(trainer.default_root_dir) / DIFF, uncommitted_changes()
         if trainer.global_step:
-            before = path.read_text(encoding="utf-8") if path.is_file() else ""
+            before = path.read_text("utf-8", "replace") if path.is_file() else ""
             path = path.with_name(f"uncommitted-{trainer.global_step}.diff")
             changes = changes if changes != before else ""
         size = len(changes.encode())

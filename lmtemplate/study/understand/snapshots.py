@@ -14,9 +14,9 @@ from lmtemplate.run_dir import folder_of
 def snapshot_files(run: Path) -> dict[int, Path]:
     """Step -> file: milestones, the newest checkpoint, the best. Raises CheckpointError for one."""
     best, folder = resolve(run, "best"), folder_of(run)
-    newest = folder / file_name(steps_saved(run)[-1])
-    found = [*folder.glob("milestones/step-*.ckpt"), newest, best]
-    files = {int(path.stem[5:]): path for path in found if path.stem[5:].isdecimal()}
+    newest = [folder / file_name(step) for step in steps_saved(run)[-1:]]
+    found = [p for p in (*folder.glob("milestones/step-*.ckpt"), *newest) if p.is_file()]
+    files = {int(path.stem[5:]): path for path in (*found, best) if path.stem[5:].isdecimal()}
     if len(files) < 2:
         raise CheckpointError(
             f"{run} keeps one snapshot of its weights, and this needs two; train with milestones "

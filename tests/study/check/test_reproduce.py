@@ -152,10 +152,19 @@ def test_a_folder_without_a_manifest_is_one_line(tmp_path: Path) -> None:
 def test_the_exit_code_of_a_failed_run_is_passed_on(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "repeat", lambda *_: 4)
-    with pytest.raises(SystemExit) as end:
-        reproduce(run, output=tmp_path / "again")
-    assert end.value.code == 4
+    given = list[Path]()
+
+    def failing(_: object, again: Path, *__: object) -> int:
+        given.append(again)
+        return 4
+
+    monkeypatch.setattr(module, "repeat", failing)
+    monkeypatch.chdir(run)
+    for output in (tmp_path / "again", None):
+        with pytest.raises(SystemExit) as end:
+            reproduce(Path(), output)
+        assert end.value.code == 4
+    assert given == [tmp_path / "again", run.with_name(f"{run.name}-again")]
 
 
 @pytest.mark.slow

@@ -61,7 +61,7 @@ def test_rates_are_tried_on_the_real_net_and_nothing_is_written(
 ) -> None:
     run = tmp_path / "run"
     words = ["--data.path", corpus, *TINY, "--run_dir", run, "--low=1e-4", "--high=1e3"]
-    done = command("find-lr", *words, "--steps=60", "--json")
+    done = command("find-lr", *words, "--steps=40", "--json")
     test = json.loads(done.out[done.out.index("{") :])
     assert test["losses"][0] == pytest.approx(np.log(257), abs=0.5)  # bytes, and end of text
     assert 1e-3 < test["steepest"] < test["lowest"] < (test["diverged"] or 1e3)

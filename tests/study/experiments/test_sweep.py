@@ -97,6 +97,14 @@ def test_failed_and_diverged_trials_stay_and_stopped_ones_are_tried_again(tmp_pa
     assert states == ["failed", "failed", *["complete"] * 4]
 
 
+def test_a_trial_that_ends_without_a_word_is_told_by_its_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Runner, "attempt", lambda *_: (1, "", False))
+    Runner(plan_of(tmp_path), Book(tmp_path)).run()
+    assert "failed, exit code 1\n" in capsys.readouterr().err
+
+
 def test_a_folder_that_holds_another_sweep_is_refused_and_more_trials_are_not(
     tmp_path: Path,
 ) -> None:

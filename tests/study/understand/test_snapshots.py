@@ -17,6 +17,14 @@ def test_the_snapshots_are_in_their_order_and_the_best_is_one(finished: Path) ->
     assert all(path.stem == f"step-{step:09d}" for step, path in files.items())
 
 
+def test_a_run_without_its_checkpoints_has_its_milestones(tmp_path: Path) -> None:
+    milestone = tmp_path / "checkpoints/milestones/step-000000000.ckpt"
+    milestone.parent.mkdir(parents=True)
+    milestone.touch()
+    (tmp_path / "checkpoints/best.json").write_text('{"step": 4, "val_loss": 1.0}')
+    assert [*snapshot_files(tmp_path)] == [0, 4]  # whoever reads step 4 says that it is gone
+
+
 def test_a_text_ends_where_its_document_does() -> None:
     net, letters = Pairs().eval(), CharTokenizer("abc")
     with torch.no_grad():
