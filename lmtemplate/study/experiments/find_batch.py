@@ -187,11 +187,11 @@ def suggestion(found: Search, per_step: int) -> str:
 def ended_by(found: Search, limit: float, seconds: float) -> str:
     """Why no larger size was tried."""
     if found.too_large is not None:
-        return f"{found.largest} sequences fit, {found.too_large} do not into {limit / 1e9:.3g} GB"
+        return f"{found.largest:,} sequences fit, {found.too_large:,} do not ({limit / 1e9:.3g} GB)"
     if found.too_slow:
         room = f"; by its growth, {limit / 1e9:.3g} GB last for about {room_for(found, limit):,}"
-        return f"{found.largest} sequences fit; a step takes more than {seconds:g} s{room}"
-    return f"{found.largest} sequences fit, the most that were to be tried (--most)"
+        return f"{found.largest:,} sequences fit; a step takes more than {seconds:g} s{room}"
+    return f"{found.largest:,} sequences fit, the most that were to be tried (--most)"
 
 
 def room_for(found: Search, limit: float) -> int:

@@ -96,6 +96,7 @@ def describe_test(test: RangeTest, key: str) -> str:
     shown = losses > 0
     top = losses[0] + 0.3 * (losses[0] - losses[shown].min() + 0.1)
     drawn = (rates[shown], np.minimum(losses[shown], top))
+    cut = f", cut off at {top:.3g}" if losses.max() > top else ""
     ends = {"x_min": float(rates[0]), "x_max": float(rates[-1])}
     plot = text_plot([drawn], "*", 72, height=12, **ends)
     says = f"falls fastest at {test.steepest:.2g}, lowest at {test.lowest:.2g}, "
@@ -103,7 +104,7 @@ def describe_test(test: RangeTest, key: str) -> str:
     says += f", explodes at {test.diverged:.2g}" if test.diverged else ""
     return "\n".join(
         [
-            f"smoothed loss against learning rate (10^x), cut off at {top:.3g}",
+            f"smoothed loss against learning rate (10^x){cut}",
             plot,
             says,
             f"suggestion: {key} {test.suggestion:g}, for a long run rather less; to be sure:",

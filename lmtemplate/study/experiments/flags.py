@@ -29,7 +29,8 @@ def split_words(verb: str, words: list[str], flags: Flags) -> tuple[argparse.Nam
     parser = argparse.ArgumentParser(f"lmtemplate {verb}", exit_on_error=False, allow_abbrev=False)
     parser.epilog = "All other flags are those of lmtemplate fit."
     for name, options in flags.items():
-        parser.add_argument(f"--{name}", **options)
+        says = options["help"] + " (default: %(default)s)" * bool(options.get("default"))
+        parser.add_argument(f"--{name}", **{**options, "help": says})
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     try:
         return parser.parse_known_args(words)

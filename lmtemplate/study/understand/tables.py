@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from lmtemplate.study.show.page import NONE
+from lmtemplate.study.show.page import NONE, table_lines
 
 LINE_WIDTH = 110  # characters of a sentence in the terminal
 Row = Mapping[str, Any]  # head of a column -> value
@@ -61,18 +61,12 @@ def pairs(values: Row) -> TextTable:
     return TextTable((), [(name.replace("_", " "), cell(value)) for name, value in values.items()])
 
 
-def aligned(table: TextTable) -> list[str]:
-    """Columns, two spaces apart."""
-    rows = [table.head, *table.rows] if table.head else table.rows
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-
-
 def as_lines(title: str, notes: Iterable[str], tables: Mapping[str, TextTable]) -> str:
     """What a terminal shows: a title, sentences, tables under their titles."""
     lines, indent = [title], "  "
     for note in notes:
         lines += textwrap.wrap(note, LINE_WIDTH, initial_indent=indent, subsequent_indent=indent)
     for name, table in tables.items():
-        lines += [f"\n{name}", *aligned(table)]
+        rows = [table.head, *table.rows] if table.head else table.rows
+        lines += [f"\n{name}", *(f"  {line}" for line in table_lines(rows))]
     return "\n".join(lines)

@@ -68,6 +68,12 @@ def test_rates_are_tried_on_the_real_net_and_nothing_is_written(
     assert not run.exists()
 
 
+def test_help_tells_what_a_flag_is_where_it_is_not_given(command: Command) -> None:
+    shown = command("find-lr", "--help").out
+    assert "first rate (default: 1e-05)" in shown
+    assert "(default: None)" not in command("sweep", "--help").out
+
+
 @pytest.mark.parametrize("words", [["--low=0"], ["--low=1", "--high=0.1"], ["--steps=3"]])
 def test_rates_that_do_not_grow_are_one_line(command: Command, words: list[str]) -> None:
     result = command("find-lr", *words)
