@@ -65,6 +65,23 @@ def test_precision_is_chosen_for_the_device_and_said(fit: Command, tmp_path: Pat
     assert load(tmp_path / "b", 4)["state_dict"]["net.head.weight"].dtype == torch.float64
 
 
+@pytest.mark.parametrize(
+    ("flag", "says"),
+    [
+        ("--model.optimizer=torch.optim.Muon", "Muon only supports 2D parameters"),
+        ("--model.schedule=torch.optim.lr_scheduler.LRScheduler", "NotImplementedError"),
+        ("--data.class_path=lmtemplate.data.datamodule.LanguageData", "needs open_split"),
+    ],
+)
+def test_a_class_that_cannot_do_its_part_here_is_a_wrong_setting(
+    fit: Command, tmp_path: Path, flag: str, says: str
+) -> None:
+    more = ["--data.vocab_size=9"] if "data" in flag else []
+    refused = fit(tmp_path / "run", flag, *more)
+    assert refused.code == 2
+    assert says in refused.error
+
+
 @pytest.mark.slow
 def test_a_run_without_logger_checkpoints_and_samples_still_trains(
     fit: Command, tmp_path: Path

@@ -125,7 +125,7 @@ class LanguageData(LightningDataModule):
 
     def open_split(self, split: str) -> TokenStream:
         """The tokens of "train", "val" or "test". Raises DataError where there are none."""
-        raise NotImplementedError(f"{type(self).__name__} needs open_split, or its own dataloaders")
+        raise ConfigError(f"{type(self).__name__} needs open_split, or its own dataloaders")
 
     @property
     def tokenizer(self) -> Tokenizer | None:
