@@ -136,11 +136,14 @@ board: install ## all of runs/ in TensorBoard, on 127.0.0.1:PORT
 course: install ## the pictures of docs/course
 	PYTHONPATH=. $(PY) docs/course/draw.py $(args)
 
-test: install ## the tests of a minute and a half
-	$(PY) -m pytest -m "not slow and not browser" $(args)
+# A file's tests stay in one process, which shares what is trained once for them. ARGS=-n0 is one process for all.
+PARALLEL := -n auto --maxprocesses=4 --dist=loadfile
+
+test: install ## the tests of a minute
+	$(PY) -m pytest $(PARALLEL) -m "not slow and not browser" $(args)
 
 test-all: install ## all the tests
-	$(PY) -m pytest $(args)
+	$(PY) -m pytest $(PARALLEL) $(args)
 
 lint: install ## style and types
 	$(PY) -m ruff check .

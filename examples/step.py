@@ -5,10 +5,11 @@
 """
 
 import torch
+from lightning.pytorch.cli import LRSchedulerCallable
 from torch import Tensor
 
 from lmtemplate.models import LanguageModel
-from lmtemplate.module import Batch, LitLanguageModel, LRSchedulerCallable
+from lmtemplate.module import Batch, LitLanguageModel
 from lmtemplate.optimizers import OptimizerCallable, OptimizerRecipe
 from lmtemplate.schedules import Schedule
 

@@ -3,7 +3,7 @@
 import argparse
 import inspect
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -59,8 +59,9 @@ TRAINER_SETTINGS: dict[str, tuple[Any, Any, str]] = {
 }
 
 
-def make_parser(prog: str, classes: dict[str, type]) -> LightningArgumentParser:
-    """What parses every key of a config; `classes` are those of model and data."""
+@cache  # a third of what reading a config takes, and some verbs read several
+def make_parser(prog: str, model: type, data: type) -> LightningArgumentParser:
+    """What parses every key of a config of these classes."""
     parser = LightningArgumentParser(prog, description="", allow_abbrev=False, exit_on_error=False)
     says = "YAML file with settings; several may be given, and the last one wins"
     parser.add_argument("-c", "--config", action="config", help=says)
@@ -70,7 +71,7 @@ def make_parser(prog: str, classes: dict[str, type]) -> LightningArgumentParser:
     skip = {*cli_errors.OWNED, *TRAINER_SETTINGS}
     how = {"skip": skip, "instantiate": False, "fail_untyped": False}
     parser.add_class_arguments(Trainer, "trainer", **how)
-    for group, kind in classes.items():
+    for group, kind in (("model", model), ("data", data)):
         name, says = f"--{group}.class_path", f"a subclass of {OPEN[group][0].__name__}"
         parser.add_argument(name, type=str, default=argparse.SUPPRESS, help=says)
         parser.add_class_arguments(kind, group, fail_untyped=False)
@@ -85,7 +86,7 @@ def make_parser(prog: str, classes: dict[str, type]) -> LightningArgumentParser:
     for name in ("block_size", "vocab_size"):
         target = f"model.net.init_args.{name}"
         parser.link_arguments(f"data.{name}", target, apply_on="instantiate")
-    if "seed" in inspect.signature(classes["data"]).parameters:
+    if "seed" in inspect.signature(data).parameters:
         parser.link_arguments("seed_everything", "data.seed")
     return parser
 
@@ -119,7 +120,7 @@ class TrainingCLI(LightningCLI):
         )
 
     def setup_parser(self, *_: Any) -> None:
-        self.parser = make_parser(f"lmtemplate {self.verb}", self.classes)
+        self.parser = make_parser(f"lmtemplate {self.verb}", **self.classes)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = cli_errors.parse_words(parser, args, self.made)
@@ -189,6 +190,12 @@ def check_settings(cli: TrainingCLI, steps: int) -> None:
     if warmup > steps:
         says = f"is longer than the run of {steps} steps; lower it"
         raise ConfigError(f"model.schedule.warmup_steps={warmup} {says}")
+    planned = getattr(cli.model.schedule, "keywords", {}).get(
+        "total_steps"
+    )  # of torch's OneCycleLR
+    if planned and planned < steps:
+        says = f"is shorter than the run of {steps} steps; give both the same"
+        raise ConfigError(f"model.schedule.total_steps={planned} {says}")
     if cli.model.compile_net is True and (missing := missing_compiler(cli.machine.device)):
         raise ConfigError(f"model.compile: true needs {missing}; give auto or false")
     interval, batches = trainer.val_check_interval, trainer.limit_val_batches
@@ -205,14 +212,20 @@ def check_settings(cli: TrainingCLI, steps: int) -> None:
 
 
 def check_monitor(cli: TrainingCLI) -> None:
-    """Raises ConfigError where early stopping waits for a value that nothing logs."""
+    """Raises ConfigError where early stopping waits for what nothing logs, or for the worse value."""
     stopping = cli.config_init.get("early_stopping")
     if type(cli.model) is not LitLanguageModel or cli.config.trainer.callbacks or not stopping:
         return  # a module or a callback of the user's own may log any value
-    logged = [f"val/{name}" for name in (*NAMES, *cli.model.metrics.more)]
+    rises: dict[str, bool | None] = {f"val/{name}": name == "accuracy" for name in NAMES}
+    more = cli.model.metrics.more.items()
+    rises |= {f"val/{name}": metric.higher_is_better for name, metric in more}
     others = (metric_names.TRAIN_LOSS, metric_names.LEARNING_RATE, metric_names.GRAD_NORM)
-    if stopping.monitor not in (*logged, *others):
+    if stopping.monitor not in (*rises, *others):
         raise ConfigError(
             f"early_stopping.monitor: {stopping.monitor!r} is never logged; validation logs "
-            f"{', '.join(logged)}"
+            f"{', '.join(rises)}"
         )
+    better = rises.get(stopping.monitor)  # None where a metric does not say
+    if better is not None and better != (stopping.mode == "max"):
+        says = "the higher the better; give max" if better else "the lower the better; give min"
+        raise ConfigError(f"early_stopping.mode={stopping.mode}: {stopping.monitor} is {says}")

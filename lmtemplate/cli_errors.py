@@ -1,8 +1,6 @@
 """A mistake in words or YAML -> one line: what, where (file:line), what was probably meant."""
 
-import importlib
 import inspect
-import itertools
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -147,7 +145,7 @@ def take_flag(words: list[str], *names: str) -> tuple[list[str], list[str]]:
 def flags_in(words: list[str]) -> list[Place]:
     """Every setting that flags make, the last first, since it wins."""
     made = list[Place]()
-    for word, following in itertools.pairwise([*words, ""]):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         if word.startswith("--"):
             flag, equals, value = word[2:].partition("=")
             key = flag.replace(".init_args", "").removesuffix(".class_path")
@@ -178,11 +176,11 @@ def find(key: str, made: list[Place], value: str | None = None) -> Place:
 def choices(class_path: str) -> tuple[str, dict[str, type]]:
     """Path of a setting's default class -> what kind it is, and all of that kind by name."""
     module, _, default = class_path.rpartition(".")
-    kinds = dict(inspect.getmembers(importlib.import_module(module), inspect.isclass))
+    kinds = dict(inspect.getmembers(sys.modules[module], inspect.isclass))
     base: type = kinds[default].mro()[1]
     if base.__module__.partition(".")[0] != __package__:
         return default, {default: kinds[default]}
-    return base.__name__, {n: k for n, k in kinds.items() if k.__base__ is base and n[0] != "_"}
+    return base.__name__, {n: k for n, k in kinds.items() if base in k.__mro__[1:] and n[0] != "_"}
 
 
 def known_settings(defaults: Mapping[str, Any], made: list[Place]) -> list[str]:
@@ -262,6 +260,8 @@ def wrong_class(
     lower = {known.lower(): known for known in there}
     close = [] if last in there else get_close_matches(last.lower(), lower, n=1)
     meant = f"; did you mean {lower[close[0]]}?" if close else ""
+    if unfit["kind"] == "LossFunction":
+        meant = "; write its __call__(logits: Tensor, targets: Tensor) -> Loss, with these types"
     off = "" if "." in key else "; null turns it off"
     there_are = f" (there are: {', '.join(kinds)}{off})" if kinds else ""
     return f"{at(name)}: {name!r} is no {kind}{meant}{there_are}"

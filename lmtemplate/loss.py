@@ -9,6 +9,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from lmtemplate.data import IGNORED
+from lmtemplate.errors import ConfigError
 from lmtemplate.models.base import LanguageModel
 
 CHUNK_LOGITS = 2**27  # logits that are widened to float32 at once
@@ -24,7 +25,10 @@ class Loss(NamedTuple):
 
 
 class LossFunction(Protocol):
-    """What `model.loss` can name in a config: logits (B, T, V) and targets (B, T) -> Loss."""
+    """What `model.loss` can name in a config: logits (B, T, V) and targets (B, T) -> Loss.
+
+    jsonargparse knows it by the types of `__call__`, which have to be written as here.
+    """
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Loss: ...
 
@@ -58,12 +62,15 @@ def cross_entropy(
             2016, section 7).
         z_loss: weight of (log Z)^2, which keeps logits from drifting (PaLM, section 5).
     """
-    rows, wanted = logits.flatten(0, -2), targets.flatten()
+    if logits.shape[:-1] != targets.shape:
+        found, wanted = tuple(logits.shape), f"({', '.join(map(str, targets.shape))}, V)"
+        raise ConfigError(f"model.net: forward returns logits of shape {found}, not {wanted}")
+    rows, ids = logits.flatten(0, -2), targets.flatten()
     if rows.numel() <= CHUNK_LOGITS:
-        sums = _sums(rows, wanted, label_smoothing, z_loss)
+        sums = _sums(rows, ids, label_smoothing, z_loss)
     else:
         size = max(1, CHUNK_LOGITS // rows.size(1))
-        parts = zip(torch.split(rows, size), torch.split(wanted, size), strict=True)
+        parts = zip(torch.split(rows, size), torch.split(ids, size), strict=True)
         sums = torch.stack(
             [checkpoint(_sums, *p, label_smoothing, z_loss, use_reentrant=False) for p in parts]
         ).sum(0)
@@ -153,7 +160,12 @@ def training_loss(
 ) -> Loss:
     """What a batch (B, T) costs: by `loss`, or by cross-entropy with both regularisers."""
     if loss is not None:
-        return loss(net(inputs), targets)
+        own = loss(net(inputs), targets)
+        if not isinstance(own, Loss):
+            raise ConfigError(
+                f"model.loss returns {type(own).__name__}, not Loss(objective, nats, tokens)"
+            )
+        return own
     kind, own_forward = inputs.device.type, type(net).forward is not LanguageModel.forward
     # float16 gradients have to be scaled first
     narrow = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16

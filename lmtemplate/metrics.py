@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lmtemplate.errors import ConfigError
+
 NAMES = ("loss", "perplexity", "accuracy", "bits_per_byte")  # what TokenMetrics computes
 
 
@@ -81,6 +83,9 @@ class Measures:
     def compute(self) -> dict[str, Tensor]:
         """Name -> value over all batches since the last time, on all ranks."""
         more = {name: metric.compute() for name, metric in self.more.items()}
+        for name, value in more.items():
+            if not torch.is_tensor(value) or value.numel() != 1:
+                raise ConfigError(f"model.metrics: {name} computes {value!s:.60}, not one number")
         values = {**self.tokens.compute(), **more}
         for metric in (self.tokens, *self.more.values()):
             metric.reset()

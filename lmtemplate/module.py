@@ -15,14 +15,12 @@ from torchmetrics import Metric
 
 from lmtemplate import hardware, metric_names, optimizers
 from lmtemplate.data.datamodule import Batch, LanguageData
-from lmtemplate.errors import NumbersError
+from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.loss import Loss, LossFunction, cross_entropy, training_loss
 from lmtemplate.metrics import Measures
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.muon import MuonAdamWOptimizer
 from lmtemplate.schedules import Schedule
-
-LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
 
 
 def is_step_end(trainer: Trainer) -> bool:
@@ -78,7 +76,7 @@ class LitLanguageModel(LightningModule):
         self,
         net: LanguageModel,
         optimizer: optimizers.OptimizerRecipe | optimizers.OptimizerCallable,
-        schedule: Schedule | LRSchedulerCallable,
+        schedule: Schedule | Callable[[Optimizer], LRScheduler],
         loss: LossFunction | None = None,
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
@@ -136,9 +134,11 @@ class LitLanguageModel(LightningModule):
             factor = partial(self.schedule.factor, total=self.trainer.max_steps)
             scheduler: Any = LambdaLR(optimizer, factor)
         else:
-            scheduler = self.schedule(optimizer)
-        name = metric_names.LEARNING_RATE
-        plan: dict[str, Any] = {"scheduler": scheduler, "interval": "step", "name": name}
+            try:
+                scheduler = self.schedule(optimizer)
+            except (TypeError, ValueError) as error:  # as of one that needs another optimizer
+                raise ConfigError(f"model.schedule: {error}") from error
+        plan: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
         if isinstance(scheduler, ReduceLROnPlateau):  # Lightning counts micro-batches here
             interval = int(self.trainer.val_check_interval or 1)
             plan.update(monitor=metric_names.VAL_LOSS, frequency=interval)
@@ -177,7 +177,10 @@ class LitLanguageModel(LightningModule):
     def objectives(self, inputs: Tensor, targets: Tensor) -> tuple[Loss, dict[str, Tensor]]:
         """The loss of a batch (B, T), and the net's own terms; `compile` compiles all of this."""
         loss = training_loss(self.net, inputs, targets, self.loss, **self.regularisers)
-        return loss, self.net.extra_objectives(targets)
+        terms = self.net.extra_objectives(targets)
+        if not isinstance(terms, dict) or any(term.dim() for term in terms.values()):
+            raise ConfigError("model.net: extra_objectives has to return a dict of scalar tensors")
+        return loss, terms
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss, terms = self._objectives(*batch)

@@ -43,8 +43,6 @@ def say_once(text: str) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make renames in a folder survive a power cut, where its file system can."""
-    if os.name == "nt":  # Windows cannot open folders
-        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -129,9 +127,9 @@ def lock(folder: Path, path: Path | None = None, flag: str = "--run_dir") -> Ite
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # Windows removes no file that is open
+        with contextlib.suppress(OSError):  # the folder was removed, or is not empty
             path.unlink()
-            if made_folder:  # for the lock alone, if it is empty
+            if made_folder:  # for the lock alone
                 path.parent.rmdir()
         held.release()
 
@@ -180,6 +178,6 @@ def write_manifest(run: Path, content: dict[str, Any], start: dict[str, Any] | N
     first = read_json(run / "manifest.json")
     before = first.get("resumed", [])
     if start is not None and first and isinstance(before, list):
-        resumed = {**start, "started": content["started"], "git": content["git"]}
+        resumed = {**start, **{key: content[key] for key in ("started", "command", "git")}}
         content = {**first, "resumed": [*before, resumed]}
     write_json(run / "manifest.json", content)

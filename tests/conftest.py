@@ -1,6 +1,8 @@
-"""A tiny prepared corpus, and the command line called in-process."""
+"""A tiny prepared corpus, runs that many tests look at, and the command line called in-process."""
 
-from collections.abc import Callable
+import gc
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +35,24 @@ class Result:
 
 Command = Callable[..., Result]
 
+
+def pytest_collection_finish() -> None:
+    """What was imported stays until the end: the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unsynced() -> Iterator[None]:
+    """No test cuts the power: wait for no disk, only see that the file is open.
+
+    tests/faults/test_write_order.py looks at what another process really syncs.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)
+        yield
+
+
 TINY = [
     "--model.net.n_layer=2",
     "--model.net.n_head=2",
@@ -47,6 +67,15 @@ TINY = [
     "--trainer.log_every_n_steps=2",
     "--samples.max_new_tokens=5",
     "--report=false",
+]
+
+DIVERGING = [
+    "--model.optimizer=lmtemplate.optimizers.Adam",
+    "--model.optimizer.lr=60",
+    "--model.schedule.warmup_steps=18",
+    "--trainer.max_steps=18",
+    "--trainer.val_check_interval=3",
+    "--early_stopping=null",
 ]
 
 
@@ -75,6 +104,25 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "grammar"
     run(["prepare", "--input", "grammar:300", "--output", str(folder), "--tokenizer", "byte"])
     return folder
+
+
+def train(folder: Path, corpus: Path, *flags: object) -> Path:
+    """`lmtemplate fit` of a tiny model, for fixtures that outlive one test. Returns the run."""
+    words = ["fit", "--data.path", corpus, *TINY, "--run_dir", folder, *flags]
+    run([str(word) for word in words])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    """A run of 12 steps; copy it before changing anything in it."""
+    return train(tmp_path_factory.mktemp("runs") / "run", corpus)
+
+
+@pytest.fixture(scope="session")
+def diverged(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    """18 steps with a learning rate that grows until it diverges: its best is not its last."""
+    return train(tmp_path_factory.mktemp("runs") / "run", corpus, *DIVERGING)
 
 
 @pytest.fixture

@@ -8,18 +8,11 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lmtemplate.__main__ import run as run_words
 from lmtemplate.checkpoint import files
-from tests.conftest import TINY, Result
+from tests.conftest import Result
+from tests.conftest import train as train
 
 CLOCKS = ("Throughput", "RunEnd")  # callbacks whose state tells the time
-
-
-def train(run: Path, corpus: Path, *flags: object) -> Path:
-    """`lmtemplate fit` of a tiny model, for fixtures that outlive one test. Returns the run."""
-    words = ["fit", "--data.path", corpus, *TINY, "--run_dir", run, *flags]
-    run_words([str(word) for word in words])
-    return run
 
 
 def events(run: Path) -> EventAccumulator:

@@ -24,10 +24,16 @@ def tree(path: Path) -> ast.Module:
 
 
 @cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """All of a file's tree, from the top."""
+    return tuple(ast.walk(tree(path)))
+
+
+@cache
 def imports(path: Path) -> frozenset[str]:
     """Dotted names of what a file imports, functions' own imports included."""
     names: set[str] = set()
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -64,11 +70,11 @@ def private_names(path: Path) -> set[str]:
     An attribute of `self`, `cls` or a module of the package is its own. `os._exit` is documented.
     """
     own = {PACKAGE, "self", "cls"}
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(f"{PACKAGE}."):
             own |= {alias.asname or alias.name for alias in node.names}
     found = set()
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         match node:
             case ast.Attribute(value=ast.Name(id=owner)) if owner in own:
                 continue

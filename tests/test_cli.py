@@ -51,7 +51,6 @@ def test_the_command_line_beats_the_config(
     path = write_config("trainer: {max_steps: 7, val_check_interval: 3}")
     for words in (
         ["--config", path, "--trainer.max_steps=9"],
-        ["-c", path, "--trainer.max_steps=9"],
         ["--trainer.max_steps", 9, "--config", path],
     ):
         trainer = settings(*words)["trainer"]

@@ -129,7 +129,7 @@ def test_top_p_keeps_the_fewest_that_reach_it(top_p: float, survivors: int) -> N
     st.none() | st.integers(1, 15),
     st.none() | st.floats(0.05, 0.99),
 )
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 def test_all_filters_together_equal_brute_force(
     thousandths: list[int], temperature: float, top_k: int | None, top_p: float | None
 ) -> None:
@@ -145,7 +145,7 @@ def test_half_precision_logits_are_widened() -> None:
 
 
 def test_tokens_are_drawn_as_often_as_their_probability_says() -> None:
-    total = 4000
+    total = 2000
     drawn = Counter(generate_tokens(FixedLogits(LOGITS), [0], total, temperature=1.5))
     for token, probability in enumerate(softmax(LOGITS, 1.5)):
         deviation = math.sqrt(total * probability * (1 - probability))
@@ -215,8 +215,9 @@ def greedy(net: GPT, prompt: list[int], count: int) -> list[int]:
     return new
 
 
-@pytest.mark.parametrize("use_cache", [True, False])
-@pytest.mark.parametrize("prompt_length", [1, 15, 16, 40])
+@pytest.mark.parametrize(
+    ("prompt_length", "use_cache"), [(1, True), (15, True), (16, True), (40, True), (16, False)]
+)
 def test_generation_past_a_full_context_equals_reading_all_again(
     net: GPT, prompt_length: int, use_cache: bool
 ) -> None:
@@ -385,8 +386,7 @@ def test_any_whole_number_is_a_seed(seed: int) -> None:
     assert list(generate_tokens(FixedLogits(LOGITS), [0], 9, seed=seed))
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize(("temperature", "use_cache"), [(0.0, False), (1.0, True)])
 def test_prompts_of_all_lengths_at_once_come_out_as_each_alone(
     net: GPT, temperature: float, use_cache: bool
 ) -> None:

@@ -3,8 +3,8 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
 from fnmatch import fnmatch
+from functools import cache
 
 import pytest
 
@@ -13,6 +13,7 @@ from tests.source import (
     PACKAGE,
     imports,
     modules,
+    nodes,
     own_imports,
     packages,
     private_names,
@@ -90,7 +91,7 @@ def test_the_core_knows_of_study_at_one_place() -> None:
         if room(name) != "study"
         for text in [
             *imports(path),
-            *(node.value for node in ast.walk(tree(path)) if isinstance(node, ast.Constant)),
+            *(node.value for node in nodes(path) if isinstance(node, ast.Constant)),
         ]
         if isinstance(text, str) and f"{text}.".startswith(f"{study}.")
     }
@@ -164,7 +165,7 @@ def test_a_function_fits_on_a_screen() -> None:
     offenders = [
         f"{name}.{node.name} has {length} lines"
         for name, path in MODULES.items()
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.FunctionDef)
         if (length := (node.end_lineno or 0) - node.lineno + 1) > 60
     ]
@@ -192,13 +193,15 @@ FORBIDDEN = {
 FORBIDDEN_SETTINGS = {("shell", "True"), ("trust_remote_code", "True")}
 
 
-def calls() -> Iterator[tuple[str, str, dict[str | None, str]]]:
+@cache
+def calls() -> list[tuple[str, str, dict[str | None, str]]]:
     """(module, what is called, its keywords) of every call in the package."""
-    for name, path in MODULES.items():
-        for node in ast.walk(tree(path)):
-            if isinstance(node, ast.Call):
-                settings = {word.arg: ast.unparse(word.value) for word in node.keywords}
-                yield name, ast.unparse(node.func), settings
+    return [
+        (name, ast.unparse(node.func), {w.arg: ast.unparse(w.value) for w in node.keywords})
+        for name, path in MODULES.items()
+        for node in nodes(path)
+        if isinstance(node, ast.Call)
+    ]
 
 
 def test_nothing_runs_code_from_data() -> None:
@@ -233,7 +236,7 @@ def test_constructors_take_no_anonymous_settings() -> None:
     offenders = [
         f"{name}.{node.name}"
         for name, path in MODULES.items()
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.ClassDef)
         for function in node.body
         if isinstance(function, ast.FunctionDef) and function.name == "__init__"

@@ -8,6 +8,7 @@ from torch import Tensor
 
 import lmtemplate.loss
 from lmtemplate.data import IGNORED
+from lmtemplate.errors import ConfigError
 from lmtemplate.loss import Loss, cross_entropy, linear_cross_entropy, training_loss
 from lmtemplate.models import GPT, LanguageModel
 from lmtemplate.models.base import soft_cap
@@ -198,3 +199,15 @@ def test_a_net_is_trained_on_the_logits_that_it_returns(kind: type[LanguageModel
     expected = cross_entropy(net(tokens), tokens, 0.1, 0.01)
     loss = training_loss(net, tokens, tokens, None, 0.1, 0.01)
     torch.testing.assert_close(loss, expected)
+
+
+def test_logits_with_swapped_axes_are_named(logits: Tensor, targets: Tensor) -> None:
+    with pytest.raises(ConfigError, match=r"logits of shape \(3, 23, 7\), not \(3, 7, V\)"):
+        cross_entropy(logits.mT, targets)
+
+
+def test_a_loss_that_returns_a_number_alone_is_told_what_to_return(targets: Tensor) -> None:
+    net = GPT(VOCABULARY, 7, n_layer=1, n_head=1, n_embd=8)
+    inputs = targets.clamp(min=0)
+    with pytest.raises(ConfigError, match=r"returns Tensor, not Loss\(objective, nats, tokens\)"):
+        training_loss(net, inputs, targets, lambda logits, _: logits.mean())  # type: ignore[arg-type, return-value]

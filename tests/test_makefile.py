@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ def make(*words: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return run("make", *words, folder=folder)
 
 
+@cache
 def commands(*words: str) -> list[list[str]]:
     """The commands of lmtemplate that `make words` would run, split as the shell would."""
     dry = make("--dry-run", *words)
@@ -128,10 +130,8 @@ def test_flags_in_args_come_last_so_that_they_win() -> None:
     assert fit[-4:] == ["--model.net.init_args.n_layer", "8", "--resume", "never"]
 
 
-@pytest.mark.parametrize("flag", ["--data.path data/mine", "--data.path=data/mine"])
-def test_train_on_data_of_ones_own_prepares_none(flag: str) -> None:
-    verbs = [command[0] for command in commands("train", f"ARGS={flag}")]
-    assert verbs == ["fit"]
+def test_train_on_data_of_ones_own_prepares_none() -> None:
+    assert [words[0] for words in commands("train", "ARGS=--data.path=data/mine")] == ["fit"]
 
 
 @pytest.mark.parametrize("flag", ["--run_dir runs/other", "--config configs/debug.yaml"])
@@ -169,16 +169,7 @@ def test_a_missing_name_is_said_in_one_line(words: list[str]) -> None:
     assert f"make {words[0]} NAME=" in refused.stderr
 
 
-TEXTS = [
-    "two  words",
-    "it's",
-    'a "b"',
-    "costs $5 or $(HOME)",
-    "a, b; #c",
-    "--x",
-    "a\\",
-    "$(shell id)",
-]
+TEXTS = ["two  words, it's", 'a "b"; #c $5 $(HOME)', "--x", "$(shell id) a\\"]
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -231,7 +222,7 @@ def test_no_setting_runs_anything(name: str, tmp_path: Path) -> None:
     environment = ["env", f"{name}={HOSTILE}"]
     for command in (
         *([*words, f"{name}={HOSTILE}"], [*words, f"{name}=x\n{HOSTILE}\n"]),
-        *([*environment, *words], [*environment, *words, "-e"]),
+        [*environment, *words, "-e"],
     ):
         run(*command, folder=tmp_path)
         assert not (tmp_path / "run").exists(), command
@@ -254,7 +245,7 @@ def test_the_board_is_served_to_this_machine_alone() -> None:
 
 
 def test_only_test_all_runs_the_slow_tests() -> None:
-    assert 'pytest -m "not slow and not browser"' in make("-n", "test").stdout
+    assert '-m "not slow and not browser"' in make("-n", "test").stdout
     assert "slow" not in make("-n", "test-all").stdout
 
 
@@ -304,9 +295,14 @@ def test_an_old_python_is_refused_in_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / ".venv").exists()
 
 
-@pytest.mark.parametrize("requirement", requirements(), ids=str)
-def test_every_requirement_has_a_pin_within_its_range(requirement: Requirement) -> None:
-    assert requirement.specifier.contains(pins()[canonicalize_name(requirement.name)])
+def test_every_requirement_has_a_pin_within_its_range() -> None:
+    pinned = pins()
+    outside = [
+        str(requirement)
+        for requirement in requirements()
+        if not requirement.specifier.contains(pinned[canonicalize_name(requirement.name)])
+    ]
+    assert outside == []
 
 
 def test_the_lock_has_hashes_of_just_these_pins_but_torch() -> None:

@@ -11,6 +11,7 @@ from torchmetrics.text import Perplexity
 
 from lmtemplate.data import IGNORED
 from lmtemplate.data.datamodule import TokenData
+from lmtemplate.errors import ConfigError
 from lmtemplate.loss import cross_entropy
 from lmtemplate.metrics import Measures, TokenMetrics, snake_case
 from lmtemplate.models import GPT
@@ -119,6 +120,14 @@ def test_further_metrics_see_the_tokens_that_count_under_names_in_snake_case() -
     assert values["loss"].item() == pytest.approx(nats.objective.item())
     more.update(nats.nats, logits[:1], targets[:1])
     assert more.compute()["multiclass_accuracy"] == 1  # each validation begins anew
+
+
+def test_a_metric_that_computes_no_single_number_is_named() -> None:
+    logits, targets = one_hot_logits([[0, 1]]), torch.tensor([[0, 1]])
+    more = Measures([MulticlassAccuracy(5, average=None)])
+    more.update(cross_entropy(logits, targets).nats, logits, targets)
+    with pytest.raises(ConfigError, match=r"multiclass_accuracy computes .*, not one number"):
+        more.compute()
 
 
 @pytest.mark.parametrize(

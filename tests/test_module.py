@@ -1,6 +1,7 @@
 """A step in Lightning's own loop: what is minimised, logged, clipped and scheduled."""
 
 import math
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from lmtemplate import hardware
 from lmtemplate.data.datamodule import TokenData
 from lmtemplate.data.sampler import block_at
-from lmtemplate.errors import NumbersError
+from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models import GPT, LanguageModel
 from lmtemplate.module import LitLanguageModel, log_values
@@ -280,6 +281,15 @@ def test_compilation_is_chosen_for_the_device(
     assert module.compiles(torch.device("cuda"), 1000) == on_cuda
 
 
+@pytest.mark.parametrize("terms", [torch.ones(()), {"balance": torch.ones(2)}])
+def test_extra_objectives_that_are_no_scalars_are_refused(terms: Any) -> None:
+    net = build_net()
+    net.extra_objectives = lambda targets: terms  # type: ignore[method-assign]
+    tokens = torch.zeros(1, 4, dtype=torch.long)
+    with pytest.raises(ConfigError, match="extra_objectives has to return a dict of scalar"):
+        LitLanguageModel(net, SGD(), Constant()).objectives(tokens, tokens)
+
+
 @pytest.mark.slow
 def test_a_compiled_step_is_the_plain_one_and_leaves_the_names_of_weights(
     corpus: Path, monkeypatch: pytest.MonkeyPatch
@@ -344,3 +354,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(value: float) -> Non
 
 def test_only_losses_have_to_be_finite() -> None:
     log_at(1, {"val/loss": 900.0, "val/perplexity": math.inf, "optim/grad_norm": math.nan})
+
+
+def test_a_schedule_that_needs_another_optimizer_is_refused_by_its_key() -> None:
+    cycle = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=9)
+    module = LitLanguageModel(build_net(), MuonAdamW(), cycle)
+    with pytest.raises(ConfigError, match=r"^model\.schedule: .*cycle_momentum"):
+        module.configure_optimizers()

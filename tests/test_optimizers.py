@@ -241,8 +241,11 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
     return torch.load(file, weights_only=True)
 
 
-@every_net
-@every_recipe
+@pytest.mark.parametrize(
+    ("build", "recipe"),
+    [*((NETS["gpt"], recipe) for recipe in RECIPES), (NETS["tied"], RECIPES[-1])],
+    ids=lambda one: type(one).__name__,
+)
 def test_a_state_restored_from_a_file_goes_on_to_the_bit(
     build: Callable[[], LanguageModel], recipe: OptimizerRecipe
 ) -> None:

@@ -156,12 +156,12 @@ def test_a_resumed_run_keeps_its_first_manifest(tmp_path: Path) -> None:
     write_manifest(tmp_path, {"started": "monday", "git": 1, "seed": 1})
     for day, step in (("tuesday", 5), ("wednesday", 9)):
         start = {"step": step, "changed": {"lr": [1, 2]}}
-        write_manifest(tmp_path, {"started": day, "git": 2, "seed": 3}, start)
+        write_manifest(tmp_path, {"started": day, "command": [day], "git": 2, "seed": 3}, start)
     content = json.loads((tmp_path / "manifest.json").read_text())
     assert (content["started"], content["git"], content["seed"]) == ("monday", 1, 1)
-    assert [(r["started"], r["git"], r["step"]) for r in content["resumed"]] == [
-        ("tuesday", 2, 5),
-        ("wednesday", 2, 9),
+    assert [(r["started"], r["command"], r["step"]) for r in content["resumed"]] == [
+        ("tuesday", ["tuesday"], 5),
+        ("wednesday", ["wednesday"], 9),
     ]
 
 

@@ -1,5 +1,6 @@
 """A config in steps, tokens and `auto` -> Lightning's Trainer: lengths, precision, devices."""
 
+import shutil
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from lmtemplate.run_dir import lock
 from lmtemplate.run_length import RunLength
 from lmtemplate.trainer import Machine, as_list, check_strategy, find_machine, in_lightnings_units
 from tests.conftest import TINY, Command
-from tests.runs import load, steps, train
+from tests.runs import contents, load, steps, train
 
 
 @pytest.mark.slow
@@ -104,34 +105,25 @@ def tiny(corpus: Path, *flags: str) -> TrainingCLI:
     return cli
 
 
-def test_a_length_in_seconds_needs_a_single_device(corpus: Path) -> None:
-    cli = tiny(corpus)
+def test_a_length_in_seconds_is_measured_once_and_on_a_single_device(corpus: Path) -> None:
+    cli = tiny(corpus, "--trainer.max_steps=-1", "--max_seconds=5")
+    known = {"limit": "max_seconds", "value": 5.0, "steps": 77}
+    assert make_plan(cli, {"length": known}).steps == 77
     cli.machine = Machine(torch.device("cpu"), world_size=2, precision="32-true")
     with pytest.raises(ConfigError, match="max_seconds works on one device"):
         measured_seconds(cli)
 
 
-def test_a_resumed_length_in_seconds_is_not_measured_again(corpus: Path) -> None:
-    cli = tiny(corpus, "--trainer.max_steps=-1", "--max_seconds=5")
-    known = {"limit": "max_seconds", "value": 5.0, "steps": 77}
-    assert make_plan(cli, {"length": known}).steps == 77
-
-
-def test_the_machine_is_the_one_that_was_asked_for(corpus: Path) -> None:
-    machine = find_machine(tiny(corpus, "--trainer.precision=64-true").trainer_settings)
-    assert machine == Machine(torch.device("cpu"), 1, "64-true")
+def test_the_machine_is_the_one_that_was_asked_for_and_settings_stay(corpus: Path) -> None:
+    cli = tiny(corpus, "--trainer.precision=64-true")
+    before = cli.settings
+    assert find_machine(cli.trainer_settings) == Machine(torch.device("cpu"), 1, "64-true")
+    assert cli.settings == before
 
 
 def test_a_strategy_whose_checkpoints_nothing_reads_is_refused() -> None:
     with pytest.raises(ConfigError, match="ModelParallelStrategy needs a net that splits itself"):
         check_strategy(ModelParallelStrategy())
-
-
-def test_asking_for_the_machine_leaves_the_settings_as_they_were(corpus: Path) -> None:
-    cli = tiny(corpus)
-    before = cli.settings
-    find_machine(cli.trainer_settings)
-    assert cli.settings == before
 
 
 @pytest.mark.slow
@@ -234,21 +226,19 @@ def test_a_disk_without_room_for_two_checkpoints_is_refused_before_step_1(
 def test_a_rank_left_in_the_environment_neither_writes_nor_skips_the_lock(
     fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert fit(tmp_path / "run").code == 0
-    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     # what Lightning makes of RANK=1 when it is imported
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    assert fit(tmp_path / "run", "--trainer.max_steps=4").code == 0
+    assert (tmp_path / "run" / "summary.json").exists()
+    before = contents(tmp_path / "run")
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     refused = fit(tmp_path / "run", "--resume=never", "--trainer.max_steps=40")
     assert refused.code == 2
     assert "holds a run" in refused.error
-    after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    assert after == before
+    assert contents(tmp_path / "run") == before
     with lock(tmp_path / "other"):
         monkeypatch.setattr(rank_zero_only, "rank", 1)
         assert fit(tmp_path / "other").code == 7
-    monkeypatch.setattr(rank_zero_only, "rank", 1)
-    assert fit(tmp_path / "new").code == 0
-    assert (tmp_path / "new" / "summary.json").exists()
 
 
 def test_a_local_rank_without_a_device_is_named(
@@ -260,9 +250,11 @@ def test_a_local_rank_without_a_device_is_named(
     assert "LOCAL_RANK=3" in refused.error
 
 
-def test_a_run_that_is_further_than_its_length_is_told_so(fit: Command, tmp_path: Path) -> None:
-    assert fit(tmp_path / "run").code == 0  # 12 steps
-    refused = fit(tmp_path / "run", "--resume=auto", "--trainer.max_steps=8")
+def test_a_run_that_is_further_than_its_length_is_told_so(
+    fit: Command, finished: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    refused = fit(run, "--resume=auto", "--trainer.max_steps=8")
     assert refused.code == 2
     assert "trainer.max_steps 8 ends at step 8, and" in refused.error
     assert "is at step 12 already" in refused.error

@@ -1,6 +1,6 @@
 """Validation losses that no longer improve -> the end of the run."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer, callbacks
@@ -24,12 +24,10 @@ class EarlyStopping(callbacks.EarlyStopping):
         monitor: str = metric_names.VAL_LOSS,
         patience: int = 5,
         min_delta: float = 0.0,
-        mode: str = "min",
+        mode: Literal["min", "max"] = "min",
     ) -> None:
         if patience < 0:
             raise ConfigError(f"early_stopping.patience={patience} has to be 0 or more")
-        if mode not in ("min", "max"):
-            raise ConfigError(f"early_stopping.mode={mode} has to be min or max")
         super().__init__(monitor, min_delta=min_delta, patience=patience, mode=mode)
         self._ended_at: int | None = None  # max_steps of the run that this has ended
 

@@ -1,6 +1,7 @@
-"""Running values -> a progress bar on a terminal, a line per validation elsewhere."""
+"""Running values -> a progress bar on a terminal; elsewhere a line per validation and minute."""
 
 import sys
+import time
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -9,6 +10,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lmtemplate import metric_names
 from lmtemplate.module import LitLanguageModel
 
+FIRST_LINE_SECONDS, LINE_SECONDS = 5.0, 60.0  # without a terminal: till the first, between others
 SHOWN = {
     metric_names.TRAIN_LOSS: ("loss", "{:.3f}"),
     metric_names.VAL_LOSS: ("val", "{:.3f}"),
@@ -27,7 +29,7 @@ class ProgressBar(TQDMProgressBar):
     """Loss, validation loss, tokens/s and time left; refreshed rarely, for each refresh costs."""
 
     def __init__(self) -> None:
-        self.on_terminal = sys.stdout.isatty()
+        self.on_terminal, self.next_line = sys.stdout.isatty(), 0.0
         super().__init__(refresh_rate=20 if self.on_terminal else 0)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> Any:
@@ -45,12 +47,22 @@ class ProgressBar(TQDMProgressBar):
         self.train_progress_bar.total = trainer.max_steps * trainer.accumulate_grad_batches
         self.train_progress_bar.n = trainer.global_step * trainer.accumulate_grad_batches
         self.train_progress_bar.initial = self.train_progress_bar.n
+        self.next_line = time.monotonic() + FIRST_LINE_SECONDS
 
     def on_train_epoch_start(self, *_: object) -> None:
         pass  # Lightning would start the bar at 0
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if time.monotonic() > self.next_line and trainer.global_step and not self.on_terminal:
+            self.print_line(trainer, pl_module)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
-        if trainer.is_global_zero and trainer.state.fn == "fit":
+        if trainer.state.fn == "fit":
+            self.print_line(trainer, pl_module)
+
+    def print_line(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.next_line = time.monotonic() + LINE_SECONDS
+        if trainer.is_global_zero:
             values = "  ".join(f"{name} {value}" for name, value in shown(pl_module).items())
             self.print(f"step {trainer.global_step:,}/{trainer.max_steps:,}  {values}")

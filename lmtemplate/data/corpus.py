@@ -201,6 +201,8 @@ def _open_files(
             read = readers.get(path.suffix.lower(), other)
             takes = inspect.signature(read).parameters.keys() & options.keys()
             for document in read(path, **{option: options[option] for option in takes}):
+                if not isinstance(document, Document):
+                    raise ConfigError(f"--format {format} yields no Document(name, [text])")
                 yield Document(name, document.pieces)
         if options["bad_lines"]:
             left_out["lines without text"] = options["bad_lines"].total()

@@ -51,8 +51,8 @@ def ignore_signals_in_worker(_: int) -> None:
 
     A second SIGTERM ends it: so the training process ends a worker that is stuck.
     """
-    for name in {"SIGINT", "SIGHUP", "SIGUSR1"} & {*vars(signal)}:
-        signal.signal(signal.Signals[name], signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 

@@ -22,6 +22,7 @@ SUMMARY = {
     **dict.fromkeys(("flops", "flops_6nd", "passes", "seconds", "tokens_per_second", "mfu"), float),
 }
 MANIFEST = {
+    "started": str,
     "command": [str],
     "git": {"commit": str, "dirty": bool},
     **dict.fromkeys(("python", "platform"), str),
@@ -29,7 +30,9 @@ MANIFEST = {
     "hardware": {"device": str, "name": str, "devices": int, "precision": str, "threads": int},
     "settings": {"data": {"path": str}, "trainer": dict},
     "data": {"path": str, "fingerprint": str, "tokenizer_sha256": str},
-    "resumed": [{"step": int, "changed": dict, "environment": dict}],
+    "resumed": [
+        {"step": int, "started": str, "command": [str], "changed": dict, "environment": dict}
+    ],
 }
 SETTINGS = {
     "data.path": str,

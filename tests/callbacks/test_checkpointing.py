@@ -22,20 +22,16 @@ from lmtemplate.checkpoint import files, resume
 from lmtemplate.errors import ConfigError
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.record import read_record
+from tests.conftest import DIVERGING
 from tests.runs import contents, curve, equal, load, save, train
 
 IMPROVING = ["--model.optimizer.lr=0.01", "--trainer.val_check_interval=2"]
-BLOWING_UP = [
-    *("--model.optimizer=lmtemplate.optimizers.Adam", "--model.optimizer.lr=30"),
-    *("--model.schedule.warmup_steps=30", "--trainer.max_steps=30"),
-    *("--trainer.val_check_interval=3", "--early_stopping=null"),
-]
 
 
-@pytest.fixture(scope="module")
-def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose growing learning rate soon blows it up: its second validation is the best."""
-    return train(tmp_path_factory.mktemp("runs") / "run", corpus, *BLOWING_UP)
+@pytest.fixture
+def run(diverged: Path) -> Path:
+    """Its second validation is the best."""
+    return diverged
 
 
 def kept(run: Path) -> list[int]:
@@ -60,12 +56,12 @@ def test_milestones_are_0_and_log_spaced_up_to_the_end(steps: int) -> None:
 def test_the_best_and_the_newest_two_stay(run: Path) -> None:
     losses = {step: loss for step, loss in curve(run, "val/loss") if step}
     best = min(losses, key=lambda step: losses[step])
-    assert best not in (27, 30)
-    assert kept(run) == [best, 27, 30]
+    assert best not in (15, 18)
+    assert kept(run) == [best, 15, 18]
 
 
 def test_milestones_are_never_pruned(run: Path) -> None:
-    expected = {0, *(round(30 ** (place / 11)) for place in range(12))}
+    expected = {0, *(round(18 ** (place / 11)) for place in range(12))}
     assert milestones(run) == sorted(expected)
 
 
@@ -78,9 +74,9 @@ def test_milestones_hold_weights_alone(run: Path) -> None:
 
 
 def test_the_last_milestone_has_the_weights_of_the_last_checkpoint(run: Path) -> None:
-    path = run / "checkpoints/milestones" / files.file_name(30)
+    path = run / "checkpoints/milestones" / files.file_name(18)
     last = torch.load(path, weights_only=True)["state_dict"]
-    assert equal(last, load(run, 30)["state_dict"])
+    assert equal(last, load(run, 18)["state_dict"])
 
 
 def test_checksums_stand_for_every_file_and_are_right(run: Path) -> None:
@@ -127,13 +123,13 @@ def test_only_a_validation_moves_best(
 
 
 def test_a_checkpoint_describes_its_run(run: Path, corpus: Path) -> None:
-    checkpoint = load(run, 30)
+    checkpoint = load(run, 18)
     index = json.loads((corpus / "index.json").read_text())
     assert checkpoint["fingerprint"] == index["fingerprint"]
     assert (checkpoint["vocab_size"], checkpoint["block_size"]) == (257, 16)
     assert checkpoint["tokenizer"] == (corpus / "tokenizer.json").read_text()
-    assert checkpoint["config"]["trainer"]["max_steps"] == 30
-    length = {"limit": "trainer.max_steps", "value": 30, "steps": 30, "accumulate": 1}
+    assert checkpoint["config"]["trainer"]["max_steps"] == 18
+    length = {"limit": "trainer.max_steps", "value": 18, "steps": 18, "accumulate": 1}
     assert checkpoint["length"] == length
 
 
@@ -224,11 +220,11 @@ def test_a_best_checkpoint_that_is_lost_gives_way_to_the_next(
     best = resume.read_best(copy)
     assert best is not None
     (copy / "checkpoints" / best["file"]).unlink()
-    train(copy, corpus, *BLOWING_UP, "--trainer.max_steps=33", "--resume=auto")
+    train(copy, corpus, *DIVERGING, "--trainer.max_steps=21", "--resume=auto")
     assert f"the best checkpoint, step {best['step']}, is gone" in capsys.readouterr().out
     now = resume.read_best(copy)
     assert now is not None
-    assert now["step"] in {33} & {*kept(copy)}
+    assert now["step"] in {21} & {*kept(copy)}
 
 
 @pytest.mark.slow

@@ -22,9 +22,9 @@ def summary(run: Path) -> dict[str, Any]:
 def test_a_run_that_no_longer_improves_stops_after_its_patience(
     corpus: Path, tmp_path: Path
 ) -> None:
-    run = train(tmp_path / "run", corpus, *STUCK, "--early_stopping.patience=3")
-    assert steps(run, "val/loss") == [0, 2, 4, 6]  # the untrained model is the best so far
-    assert load(run, 6)["global_step"] == 6
+    run = train(tmp_path / "run", corpus, *STUCK, "--early_stopping.patience=2")
+    assert steps(run, "val/loss") == [0, 2, 4]  # the untrained model is the best so far
+    assert load(run, 4)["global_step"] == 4
 
 
 @pytest.mark.slow
@@ -80,13 +80,9 @@ def test_a_run_that_stopped_early_goes_on_when_its_length_or_its_measure_changes
     assert steps(run, "val/loss") == [0, 2, 4, 6, 8]
 
 
-@pytest.mark.parametrize(
-    ("setting", "says"),
-    [({"patience": -1}, "patience=-1 has to be 0 or more"), ({"mode": "up"}, "mode=up has to be")],
-)
-def test_a_setting_that_makes_no_sense_is_refused(setting: dict[str, Any], says: str) -> None:
-    with pytest.raises(ConfigError, match=rf"early_stopping\.{says}"):
-        EarlyStopping(**setting)
+def test_a_patience_below_0_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"early_stopping\.patience=-1 has to be 0 or more"):
+        EarlyStopping(patience=-1)
 
 
 def test_lightning_s_own_early_stopping_may_stand_beside_it(tmp_path: Path) -> None:

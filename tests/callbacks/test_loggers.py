@@ -25,9 +25,9 @@ from tests.conftest import TINY, Command
 from tests.runs import curve, events, load, steps, train
 
 
-@pytest.fixture(scope="module")
-def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(tmp_path_factory.mktemp("runs") / "run", corpus, "--model.optimizer.lr=0.01")
+@pytest.fixture
+def run(finished: Path) -> Path:
+    return finished
 
 
 def hparams(run: Path) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def test_both_losses_stand_in_tensorboards_first_chart_in_two_colours(run: Path)
 
 def test_the_settings_stand_in_the_hparams_tab(run: Path) -> None:
     settings = hparams(run)
-    assert settings["model.optimizer.init_args.lr"] == 0.01
+    assert settings["model.optimizer.init_args.lr"] == 0.001
     assert settings["trainer.max_steps"] == 12
     assert settings["data.block_size"] == 16
     assert settings["model.net.class_path"] == "lmtemplate.models.GPT"
@@ -82,7 +82,7 @@ def test_settings_are_written_once_in_config_yaml(run: Path) -> None:
 @pytest.mark.slow
 def test_a_resumed_run_shows_its_new_best(run: Path, corpus: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
-    train(copy, corpus, "--trainer.max_steps=16", "--model.optimizer.lr=0.01", "--resume=auto")
+    train(copy, corpus, "--trainer.max_steps=16", "--resume=auto")
     best = json.loads((copy / "checkpoints" / "best.json").read_text())
     assert curve(copy, "val/best_loss")[-1] == (16, pytest.approx(best["val_loss"], rel=1e-6))
 
@@ -146,18 +146,19 @@ def arrays(run: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def recorded(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """13 steps, logged every 5, validated every 4."""
-    flags = ["--trainer.log_every_n_steps=5", "--trainer.max_steps=13"]
+    """5 steps, logged every 3, validated every 2."""
+    flags = ["--trainer.log_every_n_steps=3", "--trainer.max_steps=5"]
+    flags += ["--trainer.val_check_interval=2"]
     return train(tmp_path_factory.mktemp("record") / "run", corpus, *flags)
 
 
 def test_there_is_a_row_every_n_steps_at_validations_and_at_the_end(recorded: Path) -> None:
-    assert arrays(recorded)["steps"] == [4, 5, 8, 10, 12, 13]
+    assert arrays(recorded)["steps"] == [2, 3, 4, 5]
 
 
 def test_every_validation_has_its_value(recorded: Path) -> None:
     evaluated = [value is not None for value in arrays(recorded)["val_loss"]]
-    assert evaluated == [True, False, True, False, True, True]
+    assert evaluated == [True, False, True, True]
 
 
 def test_the_record_is_what_tensorboard_shows_to_its_last_bit(recorded: Path) -> None:
@@ -179,7 +180,7 @@ def test_the_last_validation_is_the_checkpoint_s_and_the_summary_s(recorded: Pat
     summary = json.loads((recorded / "summary.json").read_text())
     assert min(v for v in arrays(recorded)["val_loss"] if v is not None) == best["val_loss"]
     assert arrays(recorded)["val_loss"][-1] == summary["last_val_loss"]
-    assert arrays(recorded)["steps"][-1] == summary["step"] == load(recorded, 13)["global_step"]
+    assert arrays(recorded)["steps"][-1] == summary["step"] == load(recorded, 5)["global_step"]
 
 
 @pytest.mark.slow
@@ -208,7 +209,7 @@ def test_a_resumed_run_has_the_record_of_the_uninterrupted_one(
 
 def test_what_the_model_wrote_is_kept_by_step(recorded: Path) -> None:
     samples = read_record(recorded).samples
-    assert list(samples) == [0, 4, 8, 12, 13]
+    assert list(samples) == [0, 2, 4, 5]
     assert all(list(texts) == [""] for texts in samples.values())
 
 
@@ -269,10 +270,8 @@ def test_a_callback_may_log_at_any_time_and_its_values_stand_at_their_step(
 
     for name in ("on_train_batch_start", "on_validation_end"):
         monkeypatch.setattr(EarlyStopping, name, log_as(name), raising=False)
-    run = train(tmp_path / "run", corpus, "--trainer.log_every_n_steps=4")
-    for name, expected in (
-        ("on_train_batch_start", range(12)),
-        ("on_validation_end", (0, 4, 8, 12)),
-    ):
+    flags = ["--trainer.max_steps=4", "--trainer.val_check_interval=2"]
+    run = train(tmp_path / "run", corpus, *flags, "--trainer.log_every_n_steps=3")
+    for name, expected in (("on_train_batch_start", range(4)), ("on_validation_end", (0, 2, 4))):
         logged = [(line["step"], line[name]) for line in read_lines(run) if name in line]
         assert logged == [(step, step) for step in expected]

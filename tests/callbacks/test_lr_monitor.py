@@ -42,9 +42,15 @@ FORMULAS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", ["WarmupCosine", *(pytest.param(n, marks=pytest.mark.slow) for n in [*FORMULAS][1:])]
-)
+def test_a_rate_is_logged_at_the_step_that_was_made_with_it(finished: Path) -> None:
+    steps = range(2, STEPS + 1, 2)
+    assert curve(finished, "optim/lr") == [
+        (step, pytest.approx(0.001 * cosine(step), rel=1e-6)) for step in steps
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FORMULAS)
 def test_the_logged_rate_is_the_schedule_s_formula(corpus: Path, tmp_path: Path, name: str) -> None:
     formula: Callable[[int], float] = FORMULAS[name][0]
     flags = [f"--model.schedule=lmtemplate.schedules.{name}", *FORMULAS[name][1]]

@@ -57,16 +57,16 @@ def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     [pytest.param(name, marks=() if name == "SIGTERM" else pytest.mark.slow) for name in SIGNALS],
 )
 def test_each_signal_has_its_exit_code_and_loses_no_step(
-    fit: Command, send: Send, tmp_path: Path, whole: Path, name: str
+    fit: Command, send: Send, tmp_path: Path, finished: Path, name: str
 ) -> None:
     send(signal.Signals[name], step=7)
-    shown = fit(tmp_path / "run", *FLAGS)
+    shown = fit(tmp_path / "run")
     assert shown.code == SIGNALS[name]
     assert f"stopped  interrupted by {name} at step 7" in shown.out
     assert f"make resume RUN={tmp_path / 'run'}" in shown.out
     assert load(tmp_path / "run", 7)["global_step"] == 7
-    assert fit(tmp_path / "run", *FLAGS, "--resume=auto").code == 0
-    assert different(tmp_path / "run", whole, 12) == []
+    assert fit(tmp_path / "run", "--resume=auto").code == 0
+    assert different(tmp_path / "run", finished, 12) == []
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Running values -> a bar on a terminal, a line per validation elsewhere."""
+"""Running values -> a bar on a terminal; elsewhere a line per validation and minute."""
 
 import re
 import sys
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lmtemplate.callbacks import progress
 from lmtemplate.callbacks.progress import SHOWN, ProgressBar, shown
 from lmtemplate.cli import TrainingCLI
 from tests.conftest import Command
@@ -13,10 +14,23 @@ from tests.runs import events
 
 
 @pytest.mark.slow
-def test_without_a_terminal_each_validation_is_one_line(fit: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("first", "between", "steps"),
+    [(1e9, 1e9, [0, 4, 8, 12]), (0, 1e9, [0, 1, 4, 8, 12]), (0, 0, [0, *range(1, 13)])],
+)
+def test_without_a_terminal_each_validation_is_one_line_and_each_minute_another(
+    fit: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    first: float,
+    between: float,
+    steps: list[int],
+) -> None:
+    monkeypatch.setattr(progress, "FIRST_LINE_SECONDS", first)
+    monkeypatch.setattr(progress, "LINE_SECONDS", between)
     lines = fit(tmp_path / "run").out.splitlines()
     told = [line.split()[1] for line in lines if line.startswith("step ")]
-    assert told == ["0/12", "4/12", "8/12", "12/12"]
+    assert list(dict.fromkeys(told)) == [f"{step}/12" for step in steps]
 
 
 @pytest.mark.slow

@@ -72,13 +72,21 @@ def test_the_last_card_says_why_where_and_what_to_type(
 
 
 def test_a_best_that_is_no_better_than_the_beginning_is_called_so_and_can_be_used(
-    shown: Callable[..., str], command: Command, tmp_path: Path
+    fit: Command, command: Command, tmp_path: Path
 ) -> None:
-    text, run = shown("--model.optimizer.lr=0", "--trainer.max_steps=4"), tmp_path / "run"
+    """By the next command of the card, with the packages and the quotes that it needs."""
+    run = tmp_path / "a run's"
+    flags = ["--model.optimizer.lr=0", "--trainer.max_steps=4", "--allow", "examples"]
+    text = fit(run, *flags).out
     loss = math.log(257)  # the head begins at 0
     expected = f"at step 4; .*; no better than before step 1 \\({loss:.4f}\\)"
-    assert re.search(f"best val/loss {loss:.4f} {expected}", text)
-    assert command("generate", run, "--max_new_tokens=2").code == 0
+    assert re.search(f"best val/loss {loss:.4f} {expected}", " ".join(text.split()))
+    (line,) = re.findall(r"^  next +(.*)$", text, re.M)
+    make, _, generate = line.removesuffix(")").partition(" (or ")
+    words = ["make", "sample", f"RUN={run}", "PROMPT=The", "ARGS=--allow examples"]
+    assert shlex.split(make) == words
+    assert shlex.split(generate) == ["lmtemplate", "generate", str(run), "--allow", "examples"]
+    assert command(*shlex.split(generate)[1:], "--max_new_tokens=2").code == 0
 
 
 @pytest.mark.slow
@@ -88,18 +96,6 @@ def test_the_command_on_the_last_card_works(
     shown()
     for more in ([], ["--prompt", "The"]):
         assert command("generate", tmp_path / "run", *more, "--max_new_tokens=2").code == 0
-
-
-def test_the_next_command_has_the_packages_and_the_quotes_that_it_needs(
-    fit: Command, command: Command, tmp_path: Path
-) -> None:
-    run = tmp_path / "a run's"
-    (line,) = re.findall(r"^  next +(.*)$", fit(run, "--allow", "examples").out, re.M)
-    make, _, generate = line.removesuffix(")").partition(" (or ")
-    words = ["make", "sample", f"RUN={run}", "PROMPT=The", "ARGS=--allow examples"]
-    assert shlex.split(make) == words
-    assert shlex.split(generate) == ["lmtemplate", "generate", str(run), "--allow", "examples"]
-    assert command(*shlex.split(generate)[1:], "--max_new_tokens=2").code == 0
 
 
 @pytest.mark.slow

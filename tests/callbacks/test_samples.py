@@ -13,12 +13,12 @@ from tests.conftest import Command
 from tests.runs import equal, events, load, train
 
 PROMPTS = '--samples.prompts=["", "The "]'
+SHORT = ["--trainer.max_steps=4", "--trainer.val_check_interval=2", "--model.net.dropout=0.2"]
 
 
 @pytest.fixture(scope="module")
 def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    return train(folder, corpus, PROMPTS, "--model.net.dropout=0.2")
+    return train(tmp_path_factory.mktemp("runs") / "run", corpus, PROMPTS, *SHORT)
 
 
 def texts(run: Path, number: int) -> dict[int, str]:
@@ -28,7 +28,7 @@ def texts(run: Path, number: int) -> dict[int, str]:
 
 
 def test_a_sample_is_written_at_every_validation(run: Path) -> None:
-    assert list(texts(run, 1)) == list(texts(run, 2)) == [0, 4, 8, 12]
+    assert list(texts(run, 1)) == list(texts(run, 2)) == [0, 2, 4]
 
 
 def test_a_sample_begins_with_its_prompt(run: Path) -> None:
@@ -39,16 +39,15 @@ def test_a_sample_begins_with_its_prompt(run: Path) -> None:
 def test_the_last_sample_is_what_generate_writes(run: Path, command: Command) -> None:
     words = ["--prompt", "The ", "--max_new_tokens=5", "--temperature=0.8", "--seed=1338"]
     written = command("generate", run, "--checkpoint=latest", *words).out
-    lines = [line.removeprefix("    ") for line in texts(run, 2)[12].splitlines()]
+    lines = [line.removeprefix("    ") for line in texts(run, 2)[4].splitlines()]
     assert lines == written.removesuffix("\n").splitlines()
 
 
 @pytest.mark.slow
 def test_sampling_does_not_change_the_training(run: Path, corpus: Path, tmp_path: Path) -> None:
-    flags = ["--samples=null", "--model.net.dropout=0.2"]
-    silent = train(tmp_path / "run", corpus, *flags)
+    silent = train(tmp_path / "run", corpus, "--samples=null", *SHORT)
     for key in ("state_dict", "optimizer_states", "random_states"):
-        assert equal(load(run, 12)[key], load(silent, 12)[key])
+        assert equal(load(run, 4)[key], load(silent, 4)[key])
 
 
 @pytest.fixture

@@ -76,6 +76,18 @@ def test_a_format_can_be_named_for_files_of_any_suffix(tmp_path: Path) -> None:
     assert len(open_corpus(source, seed=0, format="text").texts) == 1
 
 
+def test_a_reader_that_yields_plain_strings_is_told_what_to_yield(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    write(tmp_path / "strings_alone.py", "def read(path):\n    yield path.read_text()\n")
+    source = write(tmp_path / "text.txt", "text")
+    with pytest.raises(
+        ConfigError, match=r"strings_alone.read yields no Document\(name, \[text\]\)"
+    ):
+        open_corpus(source, seed=0, format="strings_alone.read", allow=["strings_alone"])
+
+
 @pytest.mark.parametrize(
     ("format", "message"),
     [

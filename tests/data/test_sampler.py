@@ -14,7 +14,7 @@ seeds = st.integers(0, 2**32)
 epochs = st.integers(0, 2**40)
 ranks = st.integers(1, 8)
 batch_sizes = st.integers(1, 17)
-few = settings(max_examples=25, deadline=None, derandomize=True)
+few = settings(max_examples=15, deadline=None, derandomize=True)
 
 
 @given(sizes, seeds, epochs)
@@ -94,10 +94,10 @@ def test_the_order_of_version_one_stays_as_it_is() -> None:
     assert block_at(np.arange(797, 803), 800, 1337).tolist() == [528, 27, 62, 382, 54, 373]
 
 
-@pytest.mark.parametrize("size", [5, 6, 17, 40])
+@pytest.mark.parametrize("size", [5, 40])
 def test_few_blocks_are_shuffled_uniformly(size: int) -> None:
     """The second block, given the first: chi squared over the distances of all seeds."""
-    orders = np.array([permute(np.arange(2), size, seed) for seed in range(12_000)])
+    orders = np.array([permute(np.arange(2), size, seed) for seed in range(8_000)])
     counts = np.bincount((orders[:, 1] - orders[:, 0]) % size, minlength=size)[1:]
     degrees = size - 2
     assert chi_squared(counts) < degrees + 4 * (2 * degrees) ** 0.5 + 4

@@ -12,7 +12,7 @@ import torch
 
 from lmtemplate.__main__ import run as run_words
 from tests.conftest import TINY, Command, Result
-from tests.runs import contents, train
+from tests.runs import contents
 
 Refused = Callable[..., str]
 
@@ -89,6 +89,30 @@ def test_a_monitor_that_is_never_logged_is_refused(refused: Refused) -> None:
     message = refused(2, "--early_stopping.monitor=val/los")
     assert "early_stopping.monitor: 'val/los' is never logged" in message
     assert "val/loss" in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--early_stopping.mode=up", "mode (command line): expected one of min, max, got up"),
+        ("--early_stopping.monitor=val/accuracy", "val/accuracy is the higher the better"),
+        (
+            "--early_stopping.monitor=val/multiclass_accuracy "
+            '--model.metrics=[{"class_path":"torchmetrics.classification.MulticlassAccuracy",'
+            '"init_args":{"num_classes":4}}]',
+            "val/multiclass_accuracy is the higher the better",
+        ),
+        (
+            "--model.schedule=torch.optim.lr_scheduler.OneCycleLR --model.schedule.max_lr=0.1 "
+            "--model.schedule.total_steps=11",
+            "model.schedule.total_steps=11 is shorter than the run of 12 steps",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(
+    refused: Refused, flags: str, says: str
+) -> None:
+    assert says in refused(2, *flags.split())
 
 
 @pytest.mark.slow
@@ -238,11 +262,6 @@ def test_a_loss_that_is_not_finite_ends_the_run(
 # ---- verbs that read a run
 
 
-@pytest.fixture(scope="module")
-def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(tmp_path_factory.mktemp("runs") / "run", corpus, "--trainer.max_steps=4")
-
-
 @pytest.mark.parametrize("verb", ["validate", "test", "generate"])
 def test_a_run_that_is_not_there_is_named(command: Command, tmp_path: Path, verb: str) -> None:
     message = check_line(command(verb, tmp_path / "none"), 3)
@@ -257,19 +276,19 @@ def test_a_run_has_to_be_named(command: Command, verb: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", ["validate", "generate"])
 def test_a_checkpoint_that_is_not_there_is_named(
-    command: Command, run: Path, tmp_path: Path, verb: str
+    command: Command, finished: Path, tmp_path: Path, verb: str
 ) -> None:
     path = tmp_path / "none.ckpt"
-    assert str(path) in check_line(command(verb, run, "--checkpoint", path), 3)
+    assert str(path) in check_line(command(verb, finished, "--checkpoint", path), 3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", ["validate", "generate"])
 def test_a_damaged_checkpoint_is_refused(
-    command: Command, run: Path, tmp_path: Path, verb: str
+    command: Command, finished: Path, tmp_path: Path, verb: str
 ) -> None:
-    copy = shutil.copytree(run, tmp_path / "run")
-    path = copy / "checkpoints/step-000000004.ckpt"
+    copy = shutil.copytree(finished, tmp_path / "run")
+    path = copy / "checkpoints/step-000000012.ckpt"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -277,38 +296,38 @@ def test_a_damaged_checkpoint_is_refused(
 
 
 @pytest.mark.slow
-def test_a_misspelt_flag_of_validate_is_one_line(command: Command, run: Path) -> None:
-    assert "batchsize" in check_line(command("validate", run, "--data.batchsize=2"), 2)
+def test_a_misspelt_flag_of_validate_is_one_line(command: Command, finished: Path) -> None:
+    assert "batchsize" in check_line(command("validate", finished, "--data.batchsize=2"), 2)
 
 
 @pytest.mark.slow
 def test_a_run_without_its_config_cannot_be_validated(
-    command: Command, run: Path, tmp_path: Path
+    command: Command, finished: Path, tmp_path: Path
 ) -> None:
-    copy = shutil.copytree(run, tmp_path / "run")
+    copy = shutil.copytree(finished, tmp_path / "run")
     (copy / "config.yaml").unlink()
     assert "config.yaml" in check_line(command("validate", copy), 2)
 
 
 @pytest.mark.slow
-def test_another_architecture_cannot_be_validated(command: Command, run: Path) -> None:
-    message = check_line(command("validate", run, "--model.net.n_embd=64"), 3)
+def test_another_architecture_cannot_be_validated(command: Command, finished: Path) -> None:
+    message = check_line(command("validate", finished, "--model.net.n_embd=64"), 3)
     assert "another architecture" in message
 
 
 @pytest.mark.slow
 def test_text_of_another_tokenizer_cannot_be_validated(
-    command: Command, run: Path, tmp_path: Path
+    command: Command, finished: Path, tmp_path: Path
 ) -> None:
     data = tmp_path / "other"
     run_words(["prepare", "--input", "grammar:300", "--output", str(data), "--tokenizer", "char"])
-    message = check_line(command("validate", run, "--data.path", data), 3)
+    message = check_line(command("validate", finished, "--data.path", data), 3)
     assert f"another tokenizer than the text in {data}" in message
 
 
 @pytest.mark.slow
-def test_a_device_that_is_not_there_is_refused(command: Command, run: Path) -> None:
-    assert "device" in check_line(command("generate", run, "--device=abacus"), 2)
+def test_a_device_that_is_not_there_is_refused(command: Command, finished: Path) -> None:
+    assert "device" in check_line(command("generate", finished, "--device=abacus"), 2)
 
 
 @pytest.mark.slow

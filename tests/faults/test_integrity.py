@@ -13,7 +13,7 @@ from lmtemplate.errors import CheckpointError
 from lmtemplate.run_dir import folder_of
 from tests.conftest import Command
 from tests.faults.experiments import DAMAGES, unnoticed_flips
-from tests.runs import contents, equal, train
+from tests.runs import contents, equal
 
 LIKE_BEFORE = ("a byte more", "twice")  # to whoever has no checksum, all is still there
 
@@ -24,16 +24,10 @@ def resumed_path(run: Path, mode: resume.ResumeMode) -> Path | None:
     return resumed.path if resumed else None
 
 
-@pytest.fixture(scope="module")
-def made(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that has the checkpoints of steps 8 and 12, and is best at 12."""
-    return train(tmp_path_factory.mktemp("integrity") / "run", corpus, "--samples=null")
-
-
 @pytest.fixture
-def run(made: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be damaged."""
-    return shutil.copytree(made, tmp_path / "run")
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A run that has the checkpoints of steps 8 and 12, and is best at 12; to be damaged."""
+    return shutil.copytree(finished, tmp_path / "run")
 
 
 def file_of(run: Path, step: int) -> Path:
@@ -122,9 +116,9 @@ def test_where_all_are_spoilt_nothing_is_touched_and_nothing_begun_anew(
 
 @pytest.mark.slow
 def test_a_run_goes_on_from_the_checkpoint_before_and_ends_the_same(
-    fit: Command, run: Path, made: Path
+    fit: Command, run: Path, finished: Path
 ) -> None:
-    best = resume.read_best(made)
+    best = resume.read_best(finished)
     assert best is not None
     assert best["step"] == 12
     spoil(file_of(run, 12), "90 % left")
@@ -132,7 +126,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_and_ends_the_same(
     assert shown.code == 0
     assert f"continuing {run} at step 8" in shown.out
     assert resume.read_best(run) == best
-    states = [files.read(file_of(folder, 12))["state_dict"] for folder in (run, made)]
+    states = [files.read(file_of(folder, 12))["state_dict"] for folder in (run, finished)]
     assert equal(*states)
 
 

@@ -47,7 +47,7 @@ def test_a_run_killed_after_its_last_checkpoint_is_brought_to_its_end(
     corpus: Path, tmp_path: Path
 ) -> None:
     """Death comes before best.json is renamed at the second, last and best, validation."""
-    configuration = Configuration(steps=8)
+    configuration = Configuration(steps=4, flags=("--trainer.val_check_interval=2",))
     start = functools.partial(harness.start, of_this_process=True)
     whole = configuration.words(corpus, tmp_path / "reference")
     assert start(whole, tmp_path / "log").wait() == 0
@@ -56,6 +56,6 @@ def test_a_run_killed_after_its_last_checkpoint_is_brought_to_its_end(
     assert start(words, tmp_path / "log", die).wait() == -9
     assert leftovers(run)
     assert start(words, tmp_path / "log").wait() == 0
-    assert not different(tmp_path / "reference", run, 8)
+    assert not different(tmp_path / "reference", run, 4)
     assert not leftovers(run)
     assert (run / "summary.json").exists()

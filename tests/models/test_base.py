@@ -25,15 +25,15 @@ def of(architecture: type[LanguageModel], **settings: object) -> Build:
 
 ARCHITECTURES = {
     "relu2": of(GPT),
-    "swiglu": of(GPT, mlp="swiglu"),
-    "gelu": of(GPT, mlp="gelu"),
-    "grouped": of(GPT, n_kv_head=2),
+    "grouped": of(GPT, n_kv_head=2, mlp="gelu"),
     "one_kv_head": of(GPT, n_kv_head=1, mlp="swiglu"),
     "tied": of(GPT, tied=True),
     "plain": of(GPT, qk_norm=False, logit_cap=None, token_shift=False),
     "gpt2": of(GPT2),
 }
 
+kinds = ["relu2", "one_kv_head", "gpt2"]
+some_architectures = pytest.mark.parametrize("build", map(ARCHITECTURES.get, kinds), ids=kinds)
 every_architecture = pytest.mark.parametrize("build", ARCHITECTURES.values(), ids=ARCHITECTURES)
 
 
@@ -56,9 +56,8 @@ def test_logits_have_one_row_per_token(build: Build) -> None:
 
 
 @every_architecture
-@pytest.mark.parametrize("changed", [1, BLOCK - 1])
-def test_future_tokens_cannot_change_past_logits(build: Build, changed: int) -> None:
-    net, tokens = scrambled(build()), random_tokens(2, BLOCK)
+def test_future_tokens_cannot_change_past_logits(build: Build) -> None:
+    net, tokens, changed = scrambled(build()), random_tokens(2, BLOCK), 5
     others = tokens.clone()
     others[:, changed:] = (others[:, changed:] + 1) % VOCABULARY
     before, after = net(tokens), net(others)
@@ -85,7 +84,7 @@ def test_a_sequence_does_not_depend_on_its_neighbours_in_the_batch(build: Build)
 
 
 @every_architecture
-@pytest.mark.parametrize("chunks", [[1] * 16, [7, 1, 1, 7], [15, 1]], ids=str)
+@pytest.mark.parametrize("chunks", [[1] * 16, [7, 1, 8]], ids=str)
 @torch.no_grad()
 def test_a_cache_gives_the_same_logits_as_reading_all_again(
     build: Build, chunks: list[int]
@@ -117,13 +116,13 @@ def test_the_first_loss_is_the_log_of_the_vocabulary(build: Build) -> None:
     assert loss == pytest.approx(math.log(500), rel=0.01)
 
 
-@every_architecture
+@some_architectures
 def test_one_batch_is_memorised(build: Build) -> None:
     torch.manual_seed(0)
     net, tokens = build(), random_tokens(4, BLOCK + 1, seed=3)
     assert len(set(tokens[:, 0].tolist())) == 4  # else the second token could not be known
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
-    for _ in range(40):
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.03, fused=True)
+    for _ in range(25):
         loss = cross_entropy(net(tokens[:, :-1]), tokens[:, 1:]).objective
         optimizer.zero_grad()
         loss.backward()

@@ -65,11 +65,9 @@ def test_a_value_of_another_kind_is_named_with_file_and_key(
         assert f"{run / name} is damaged: {key}" in says
 
 
-@pytest.mark.parametrize("name", ["summary.json", "manifest.json"])
-def test_a_run_goes_on_where_its_own_files_are_damaged(
-    run: Path, command: Command, name: str
-) -> None:
-    (run / name).write_text('{"step": "x", "max_steps": [], "resumed": 7}')
+def test_a_run_goes_on_where_its_own_files_are_damaged(run: Path, command: Command) -> None:
+    for name in ("summary.json", "manifest.json"):
+        (run / name).write_text('{"step": "x", "max_steps": [], "resumed": 7}')
     words = ("--run_dir", run, "--resume=must", "--report=false")
     assert command("fit", "--config", run / "config.yaml", *words).code == 0
 

@@ -126,12 +126,17 @@ def of_checkpoint(trend: Trend, facts: Facts) -> Iterator[Finding]:
     room = max(limit.TRAINING_DIFFERS + dropout, limit.ERRORS * (facts.train_error or 0.0))
     # text that was read before is partly known by heart: by what validation lies above it
     known = max(0.0, val - train)
-    if len(near) and not near.min() - room - known <= train <= near.max() + room:
+    # a row is a mean: while the loss falls, it begins higher than that and ends lower
+    course = np.array([trend.start, *record.train_loss])
+    course = np.append(course, min(course[-1], 2 * course[-1] - course[-2]))
+    around = course[max(0, place - 1) : place + 4]
+    is_far = not around.min() - room - known <= train <= around.max() + room
+    if is_far and trend.rows >= limit.ROWS:
         says = (
             f"about step {step:,} the run recorded a training loss of {np.median(near):.2f} nats; "
             f"its checkpoint has {train:.2f} on the training text: something else was trained."
         )
-        name = "other_tokens" if train > near.max() else "training_differs"
+        name = "other_tokens" if train > around.max() else "training_differs"
         yield conclude(name, says, step, step)
 
 

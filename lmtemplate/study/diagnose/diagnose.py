@@ -2,6 +2,7 @@
 
 import dataclasses
 import json as json_text
+import re
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -40,6 +41,13 @@ class Examination:
     missing: tuple[str, ...] = ()  # what could not be examined, and why
 
 
+def _unseen(missing: Sequence[str]) -> str:
+    """For the headline: that the model could not be loaded, and what helps where it is one flag."""
+    reason = next((reason for reason in missing if reason.startswith("without the model")), "")
+    says, flag = "the model was not checked", re.search(r"add --allow \w+", reason)
+    return f"{says}: {flag[0]}" if flag else reason and says
+
+
 def examine(
     run: Path, deep: bool = True, checkpoint: str = "best", allow: Sequence[str] = ()
 ) -> Examination:
@@ -63,8 +71,8 @@ def examine(
         missing = (*missing, "the weights: whether they read ahead, reload, copy (a quick look)")
     if len(record) and vitals.UPDATE not in record.values:
         missing = (*missing, "batches and steps: nothing was logged of them (watch: null)")
-    checks = check_all(record, facts, known)
-    return Examination(record, facts, judge(record, facts), checks, missing)
+    verdict = dataclasses.replace(judge(record, facts), unseen=_unseen(missing))
+    return Examination(record, facts, verdict, check_all(record, facts, known), missing)
 
 
 def examine_events(

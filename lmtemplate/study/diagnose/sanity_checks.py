@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmtemplate.record import Floats, Record
+from lmtemplate.study.diagnose import thresholds as limit
 from lmtemplate.study.diagnose.artifacts import RunCorpus
 from lmtemplate.study.diagnose.finding import Facts
 
@@ -30,11 +31,25 @@ class SanityCheck:
     says: str
 
 
-def _falls(name: str, losses: Floats, word: str) -> SanityCheck:
-    """Whether losses end below their first, and not far above their lowest."""
+def _falls(name: str, losses: Floats, word: str, rows: int) -> SanityCheck:
+    """Whether losses end below their first, and not far above their lowest.
+
+    In few rows, a rise that leaves the last below the first may be noise.
+    """
     first, lowest, last = losses[0], losses.min(), losses[-1]
-    passed = lowest < first and last - lowest <= LOST * (first - lowest)
-    return SanityCheck(name, bool(passed), f"{first:.2f} -> {last:.2f}{word} {lowest:.2f}")
+    says, fall, rise = (
+        f"{first:.2f} -> {last:.2f}{word} {lowest:.2f}",
+        first - lowest,
+        last - lowest,
+    )
+    if fall <= 0:
+        return SanityCheck(name, False, f"{says}: it has not fallen")
+    if rise <= LOST * fall:
+        return SanityCheck(name, True, says)
+    says += f": of its fall, {rise / fall:.0%} is lost again (more than {LOST:.0%})"
+    is_noise = rows < limit.ROWS and last < first
+    few = f", but {rows} rows are too few to judge" if is_noise else ""
+    return SanityCheck(name, None if is_noise else False, says + few)
 
 
 def loss_check(record: Record) -> SanityCheck:
@@ -44,7 +59,7 @@ def loss_check(record: Record) -> SanityCheck:
         return SanityCheck(name, None, "too few log points")
     parts = np.array_split(record.train_loss, min(10, len(record)))
     tenths = np.array([part.mean() for part in parts])
-    return _falls(name, tenths, " (first and last tenth), lowest")
+    return _falls(name, tenths, " (first and last tenth), lowest", len(record))
 
 
 def validation_check(record: Record) -> SanityCheck:
@@ -55,7 +70,7 @@ def validation_check(record: Record) -> SanityCheck:
         losses = np.insert(losses, 0, record.initial_val_loss)
     if len(losses) < 2:
         return SanityCheck(name, None, "fewer than two validations")
-    return _falls(name, losses, ", best")
+    return _falls(name, losses, ", best", len(record))
 
 
 def baselines(record: Record, facts: Facts) -> dict[str, float | None]:

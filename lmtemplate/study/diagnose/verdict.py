@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmtemplate.record import Record
-from lmtemplate.study.diagnose import data, learning_rate, loss_values, spikes, vitals
+from lmtemplate.study.diagnose import generalisation, learning_rate, loss_values, spikes, vitals
 from lmtemplate.study.diagnose import thresholds as limit
 from lmtemplate.study.diagnose.bugs import bugs
 from lmtemplate.study.diagnose.finding import Facts, Finding, Phase, conclude
@@ -20,9 +20,9 @@ VerdictRule = Callable[[Trend, Facts], Finding | None]
 # Each explains the whole curve, so the first one that holds is the answer.
 CURVE: tuple[VerdictRule, ...] = (
     spikes.spike_not_recovered,
-    data.overfitting,
-    data.memorising,
-    data.validation_lost,
+    generalisation.overfitting,
+    generalisation.memorising,
+    generalisation.validation_lost,
     learning_rate.early_hump,
     learning_rate.rising,
     learning_rate.adam_held_at_unigram,
@@ -30,15 +30,15 @@ CURVE: tuple[VerdictRule, ...] = (
     learning_rate.oscillating,
     learning_rate.too_low,
     model_too_small,
-    data.turned_early,
+    generalisation.turned_early,
 )
-AT_ANY_LENGTH = (data.memorising, data.validation_lost)
+AT_ANY_LENGTH = (generalisation.memorising, generalisation.validation_lost)
 # Said beside it, and beside each other.
 OTHERS: tuple[VerdictRule, ...] = (
-    data.repeated_text,
+    generalisation.repeated_text,
     loss_values.too_short,
     rereading,
-    data.gap,
+    generalisation.gap,
     spikes.spike_recovered,
     loss_values.noise,
     clip_far_below,
@@ -58,6 +58,7 @@ class Verdict:
 
     findings: tuple[Finding, ...]
     phases: tuple[Phase, ...] = ()
+    unseen: str = ""  # what no rule could look at, and what to do about it
 
     @property
     def healthy(self) -> bool:
@@ -66,11 +67,11 @@ class Verdict:
     @property
     def headline(self) -> str:
         """The verdict in a few words: no rule can say that a run is healthy, only what it saw."""
-        faults = sum(finding.fault for finding in self.findings)
+        faults, unseen = sum(one.fault for one in self.findings), self.unseen and f"; {self.unseen}"
         if faults:
-            return f"not healthy: {faults} fault{'s' if faults > 1 else ''}"
+            return f"not healthy: {faults} fault{'s' if faults > 1 else ''}{unseen}"
         is_short = any(finding.name == "too_short" for finding in self.findings)
-        return "too short to judge, and no fault seen" if is_short else "no fault seen"
+        return f"{'too short to judge, and ' if is_short else ''}no fault seen{unseen}"
 
 
 def _without_blame(found: Finding | None, trend: Trend) -> Finding | None:

@@ -30,6 +30,7 @@ class RangeTest:
     smoothed: list[float]
     steepest: float  # rate at which the smoothed loss falls fastest
     lowest: float  # rate at which it is lowest
+    rises: float | None  # lowest rate above that at which it is higher than at the start
     diverged: float | None  # rate at which it exploded
     suggestion: float
 
@@ -58,6 +59,7 @@ def judge_rates(rates: Floats, losses: Floats, exploded: bool) -> RangeTest:
     known = np.where(np.isfinite(smoothed), smoothed, np.inf)
     best = int(known.argmin())
     slopes = np.gradient(known[: best + 1], np.log(rates[: best + 1])) if best > 1 else np.zeros(1)
+    above = rates[best:][known[best:] > known[0]]
     steepest, lowest = float(rates[int(slopes.argmin())]), float(rates[best])
     return RangeTest(
         rates.tolist(),
@@ -65,6 +67,7 @@ def judge_rates(rates: Floats, losses: Floats, exploded: bool) -> RangeTest:
         np.where(np.isfinite(smoothed), smoothed, -1).tolist(),
         steepest,
         lowest,
+        float(above[0]) if len(above) else None,
         float(rates[-1]) if exploded else None,
         float(f"{max(steepest, lowest / BELOW_LOWEST):.2g}"),
     )
@@ -95,12 +98,14 @@ def describe_test(test: RangeTest, key: str) -> str:
     drawn = (rates[shown], np.minimum(losses[shown], top))
     ends = {"x_min": float(rates[0]), "x_max": float(rates[-1])}
     plot = text_plot([drawn], "*", 72, height=12, **ends)
-    where = f"{test.diverged:.2g}" if test.diverged else f"no rate up to {test.rates[-1]:.2g}"
+    says = f"falls fastest at {test.steepest:.2g}, lowest at {test.lowest:.2g}, "
+    says += f"above its start from {test.rises:.2g} on" if test.rises else "never above its start"
+    says += f", explodes at {test.diverged:.2g}" if test.diverged else ""
     return "\n".join(
         [
-            "smoothed loss against learning rate (10^x)",
+            f"smoothed loss against learning rate (10^x), cut off at {top:.3g}",
             plot,
-            f"falls fastest at {test.steepest:.2g}, lowest at {test.lowest:.2g}, explodes at {where}",
+            says,
             f"suggestion: {key} {test.suggestion:g}, for a long run rather less; to be sure:",
             f"  lmtemplate sweep ... --over {key}={test.suggestion / 3:.2g}..{test.suggestion * 3:.2g}:log:5",
         ]

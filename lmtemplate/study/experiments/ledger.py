@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -153,6 +154,15 @@ def ledger_rows(entries: list[LedgerLine]) -> Iterator[tuple[str, ...]]:
         )
 
 
+def below(folder: Path) -> list[str]:
+    """Where more runs are, as the trials of a sweep: they have a ledger of their own."""
+    ledgers = {path.parent: len(read_ledger(path)[0]) for path in folder.glob(f"*/{LEDGER}")}
+    return [
+        f"{ledgers[at]:,} more in {at}: lmtemplate ledger {quote(str(at))}"
+        for at in sorted(ledgers)
+    ]
+
+
 def ledger(run: Path | None = None, sort: str | None = None, json: bool = False) -> None:
     """Show every run that has finished in a folder: result, verdict, cost, and what was changed.
 
@@ -163,8 +173,12 @@ def ledger(run: Path | None = None, sort: str | None = None, json: bool = False)
     """
     path = (run or Path("runs")) / LEDGER
     entries, notes = read_ledger(path)
+    notes += below(path.parent)
     if not entries:
-        raise CheckpointError(f"no run in {path}; `lmtemplate fit` adds each that has finished")
+        others = "".join(f"; {note}" for note in notes)
+        raise CheckpointError(
+            f"no run in {path}; `lmtemplate fit` adds each that has finished{others}"
+        )
     if sort:
         known = sorted(KINDS_OF_LINE.keys() - {"settings", "changed"})
         if sort not in known:

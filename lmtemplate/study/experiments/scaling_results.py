@@ -97,9 +97,9 @@ class Scaling:
 
 
 def with_axes(figure: Any, x: str, y: str) -> Any:
-    page.style_figure(figure, 480)
-    log = {"type": "log", "exponentformat": "power"}
-    return figure.update_layout(xaxis={"title": x, **log}, yaxis_title=y)
+    page.style_figure(figure, 540)
+    log = {"type": "log", "exponentformat": "power", "nticks": 4}
+    return figure.update_layout(xaxis={"title": x, **log}, yaxis_title=y, margin_b=130)
 
 
 def data_figure(found: Scaling) -> Any:

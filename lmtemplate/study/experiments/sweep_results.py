@@ -11,12 +11,15 @@ import numpy as np
 from lmtemplate.cli_classes import to_yaml
 from lmtemplate.errors import CheckpointError
 from lmtemplate.run_dir import write_text
+from lmtemplate.study.experiments.arms import SEED_KEY
 from lmtemplate.study.experiments.space import Range, Space, importances, main_effects
 from lmtemplate.study.experiments.trials import Trial
 from lmtemplate.study.run_files import duration, read_checked
 from lmtemplate.study.show import page
 from lmtemplate.study.show.compare import verdict_of
+from lmtemplate.study.show.plots import SERIES
 
+PALE = "#b4b4b4"  # of the worst trial's line
 FEWEST_TRIALS = 4  # complete trials, for importances to mean anything
 
 
@@ -116,7 +119,7 @@ def heights(values: Sequence[float], is_log: bool = False) -> list[float]:
 
 
 def parallel_coordinates(space: Space, rows: Sequence[TrialRow]) -> Any:
-    """A line for each trial through its settings to its loss, in the colour of its rank.
+    """A line for each trial through its settings to its loss, in the colour of its rank: blue to grey.
 
     Plotly's own figure of this name needs WebGL, which not every browser has.
     """
@@ -133,8 +136,8 @@ def parallel_coordinates(space: Space, rows: Sequence[TrialRow]) -> Any:
     texts.append([page.number(row.val_loss, ".4f") for row in rows])
     texts = [[page.label(text) for text in shown] for shown in texts]
     names = [*(page.label(key.rpartition(".")[2]) for key in space), "val/loss"]
-    figure, ranks = go.Figure(), np.linspace(0, 0.9, len(rows)).tolist()
-    for index, color in enumerate(sample_colorscale("Viridis", ranks)):
+    figure, ranks = go.Figure(), np.linspace(0, 1, len(rows)).tolist()
+    for index, color in enumerate(sample_colorscale([SERIES[0], PALE], ranks)):
         figure.add_scatter(
             x=list(range(len(axes))),
             y=[axis[index] for axis in axes],
@@ -150,24 +153,40 @@ def parallel_coordinates(space: Space, rows: Sequence[TrialRow]) -> Any:
             figure.add_annotation(text=text, showarrow=False, **where)
     page.style_figure(figure, 450)
     figure.update_xaxes(
-        tickvals=list(range(len(axes))), ticktext=names, side="top", range=[-0.1, len(axes) - 0.5]
+        tickvals=list(range(len(axes))), ticktext=names, side="top", range=[-0.1, len(axes) - 0.7]
     )
     figure.update_yaxes(visible=False)
     return figure
+
+
+def edge_notes(rows: Sequence[TrialRow]) -> list[str]:
+    """Numbers whose best value is the lowest or highest of three or more; `rows`, best first."""
+    notes = []
+    for key, best in rows[0].settings.items() if rows else ():
+        try:
+            tried = sorted({float(row.settings[key]) for row in rows})
+        except ValueError:
+            continue
+        if key != SEED_KEY and len(tried) > 2 and float(best) in (tried[0], tried[-1]):
+            end, beyond = ("lowest", "below") if float(best) == tried[0] else ("highest", "above")
+            notes.append(
+                f"the best {key}, {best}, is the {end} that was tried: try some {beyond} it"
+            )
+    return notes
 
 
 def finish(folder: Path, space: Space, trials: Sequence[Trial], allowed: Sequence[str]) -> Results:
     """Read what the trials left, and write best.yaml and sweep.html."""
     rows = [row_of(folder, trial, allowed) for trial in trials]
     rows.sort(key=lambda row: (row.state != "complete", row.val_loss is None, row.val_loss or 0))
-    notes, shares = list[str](), dict[str, float]()
+    notes, shares = edge_notes([row for row in rows if row.state == "complete"]), {}
     complete = [trial for trial in trials if trial.state == "complete"]
     if len(complete) < FEWEST_TRIALS:
         notes.append(f"importances need {FEWEST_TRIALS} complete trials")
     elif len(space) > 1:
         listed = not any(isinstance(of, Range) and not of.points for of in space.values())
         shares = (main_effects if listed else importances)(space, trials)
-    if "seed_everything" not in space:
+    if SEED_KEY not in space:
         notes.append(
             "one seed each: a small difference may be noise; add --over seed_everything=1,2,3"
         )

@@ -19,6 +19,7 @@ from lmtemplate.study.plan.scaling_laws import net_sizes, vocabulary_for
 
 RATIO = 20.0  # tokens per parameter that use FLOPs best: Hoffmann et al. 2022, table 3
 ASSUMED_MFU = 0.4  # large runs reach 0.38 to 0.43 (Llama 3 405B: Llama Team 2024, table 4)
+MEASURED_STEPS = 5  # of which the median counts
 EPOCHS = 4.0  # over one text, before new text is clearly better: Muennighoff et al. 2023
 
 
@@ -84,7 +85,7 @@ def measure(
     from lmtemplate.trainer import Machine
 
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    largest, most = (1e7, 1e11) if device.type == "cpu" else (3e8, 2e13)  # parameters, FLOPs
+    largest, most = (1e7, 2e10) if device.type == "cpu" else (3e8, 2e13)  # parameters, FLOPs
     if parameters > largest:
         parameters, vocab_size = largest, vocabulary_for(largest)
     net = GPT(vocab_size, block_size, **net_sizes(parameters, vocab_size))
@@ -92,8 +93,13 @@ def measure(
     batch_size = max(1, min(batch_size, int(most / flops)))
     autocast = Machine(device, 1, auto_precision(device)).autocast
     recipe = MuonAdamW()
-    seconds = measure_step(net, recipe, device, batch_size=batch_size, autocast=autocast, steps=5)
-    where = f"{device_name(device)}, in a net of {short(net.parameter_count())} parameters"
+    size = short(net.parameter_count())
+    says = f"measuring this machine: {MEASURED_STEPS} steps of a net of {size} parameters"
+    print(f"{says} (--speed or --gpu does without)", file=sys.stderr, flush=True)
+    seconds = measure_step(
+        net, recipe, device, batch_size=batch_size, autocast=autocast, steps=MEASURED_STEPS
+    )
+    where = f"{device_name(device)}, in a net of {size} parameters"
     return batch_size * flops / seconds, f"measured on {where}"
 
 

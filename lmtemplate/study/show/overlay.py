@@ -71,7 +71,6 @@ def overlay(arms: list[Arm], labels: list[str]) -> Any:
     style_figure(figure, 500 + 25 * len(arms))
     figure.update_layout(
         updatemenus=[axis_menu(places)],
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
         margin={"t": 80, "b": 90},
         xaxis_title=AXES["steps"][1],
         yaxis_title="bits per byte" if in_bits else "loss (nats per token)",

@@ -113,6 +113,7 @@ def style_figure(figure: Any, height: int) -> None:
         font={"color": INK, "family": "system-ui, sans-serif", "size": 13},
         hoverlabel={"bgcolor": "white", "font": {"color": "black"}},
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": INK, "activecolor": "#0072B2"},
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
     )
     figure.update_xaxes(gridcolor=GRID, zeroline=False, linecolor=GRID)
     figure.update_yaxes(gridcolor=GRID, zeroline=False, linecolor=GRID)
@@ -145,8 +146,8 @@ def curve_figure(run: RunFiles, shaded: Iterable[tuple[int, int]] = ()) -> Any:
     figure.update_annotations(x=0, xanchor="left", font_size=13)
     for first, last in shaded:
         place = {"x0": first, "x1": last, "xref": "x4", "yref": "paper", "y0": 0, "y1": 1}
-        red = {"fillcolor": COLORS["validation loss"], "opacity": 0.12, "line_width": 1}
-        figure.add_shape(layer="below", **place, **red)
+        line = {"color": COLORS["validation loss"], "width": 1}  # all there is of a single step
+        figure.add_shape(layer="below", **place, line=line, fillcolor="rgba(214, 39, 40, 0.12)")
     style_figure(figure, 900)
     figure.update_yaxes(exponentformat="SI")
     # more ticks would write the digits between powers of 10 over each other
@@ -157,7 +158,7 @@ def curve_figure(run: RunFiles, shaded: Iterable[tuple[int, int]] = ()) -> Any:
         yaxis3=log,
         hovermode="x unified",
         hoversubplots="axis",
-        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"},
+        legend={"x": 1, "xanchor": "right", "yref": "paper", "y": 1, "yanchor": "bottom"},
     )
     return figure
 

@@ -59,21 +59,17 @@ def thin(steps: Ints, values: Floats) -> Curve:
     return steps[kept], values[kept]
 
 
-def positive(rates: Floats) -> Floats:
-    """Rates of 0 as NaN: a log axis cannot show them."""
-    return np.where(rates > 0, rates, np.nan)
-
-
 def curves_of(record: Record) -> dict[str, Curve]:
     """Name -> thinned curve, of all that was logged."""
     initial = np.nan if record.initial_val_loss is None else record.initial_val_loss
     early = record.values.get(metric_names.EARLY_VAL_LOSS, np.full(len(record), np.nan))
     losses = np.insert(np.where(np.isnan(record.val_loss), early, record.val_loss), 0, initial)
     there = ~np.isnan(losses)
+    rates = np.where(record.learning_rate > 0, record.learning_rate, np.nan)  # 0: on no log axis
     curves = {
         "train loss": (record.steps, record.train_loss),
         "validation loss": (np.insert(record.steps, 0, 0)[there], losses[there]),
-        "learning rate": (record.steps, positive(record.learning_rate)),
+        "learning rate": (record.steps, rates),
     }
     return {name: thin(*curve) for name, curve in curves.items() if not np.isnan(curve[1]).all()}
 

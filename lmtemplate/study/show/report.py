@@ -77,6 +77,17 @@ def samples_of(run: RunFiles) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
+def when(manifest: dict[str, Any]) -> str:
+    """When a run began, and when it last went on."""
+    if not (resumed := manifest.get("resumed")):
+        return manifest.get("started") or ""
+    times, last = len(resumed), resumed[-1]
+    place = f"at step {number(last.get('step'))}, {last.get('started') or NONE}"
+    return (
+        f"{manifest.get('started') or NONE}; resumed {times} time{'s' * (times > 1)}, last {place};"
+    )
+
+
 def figure_rows(run: RunFiles) -> Iterator[tuple[str, str]]:
     """The numbers of a run, in the order in which one asks for them."""
     summary, manifest = run.summary, run.manifest
@@ -96,8 +107,9 @@ def figure_rows(run: RunFiles) -> Iterator[tuple[str, str]]:
     yield "precision", str(hardware.get("precision", NONE))
     commit = git.get("commit") or NONE
     yield "git commit", f"{commit} with changes" if git.get("dirty") else commit
-    words = manifest.get("command", [])[1:]  # the first is where Python found the program
-    yield "command", shlex.join(["lmtemplate", *words]) if words else NONE
+    starts = [manifest, *manifest.get("resumed", [])]
+    words = [one["command"][1:] for one in starts if one.get("command")]  # 0: where Python found it
+    yield "command", shlex.join(["lmtemplate", *words[-1]]) if words else NONE
 
 
 def write_report(
@@ -112,6 +124,7 @@ def write_report(
     shaded = [found.steps for found in verdict.findings if found.fault]
     parts = {
         "run": files,
+        "when": when(files.manifest),
         "verdict": headline,
         "found": examination,
         "checks": [(check.name, MARKS[check.passed], check.says) for check in examination.checks],

@@ -26,8 +26,8 @@ def _loss_lines(record: Record) -> Iterator[str]:
     yield f"Reduction percentage: {1 - last / first:.1%}"
     by_step = (first - last) / max(1, steps[-1] - steps[0])
     yield (
-        f"Loss decrease per step: {(first - last) / rows:.6f} by log points, "
-        f"{by_step:.6f} by optimizer steps"
+        f"Loss decrease per step: {(first - last) / rows:.6f} for each log point, "
+        f"{by_step:.6f} for each optimizer step"
     )
     if len(record.validations[0]):
         gap = record.validations[1][-1] - last

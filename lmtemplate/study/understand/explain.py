@@ -24,6 +24,7 @@ from lmtemplate.study.diagnose.artifacts import open_run_corpus
 from lmtemplate.study.run_files import check_kinds
 from lmtemplate.study.understand.before_after import film_of
 from lmtemplate.study.understand.film import film_text, write_film
+from lmtemplate.study.understand.forward import copy_of
 from lmtemplate.study.understand.one_step import explain_step
 from lmtemplate.study.understand.story import walk_through, write_story
 
@@ -80,7 +81,7 @@ def build_optimizer(
             raise TypeError(f"{name} is not an optimizer")
         own = issubclass(kind, OptimizerRecipe)
         recipe = kind(**settings) if own else recipe_of(partial(kind, **settings))
-        saved, trial_net = state["optimizer_states"][0], copy.deepcopy(net)
+        saved, trial_net = state["optimizer_states"][0], copy_of(net)
         trial = recipe.build(trial_net)
         trial.load_state_dict(copy.deepcopy(saved))
         check_moments(trial)

@@ -37,10 +37,20 @@ def prompt_table(found: Found) -> TextTable:
         {
             "prompt": f"“{prompt}”",
             **{f"{name} expects": looks[prompt]["top"][:3] for name, looks in shots.items()},
-            "the training text has": about["in_text"][:3],
+            "the training text has": about["in_text"][:3] or page.NONE,
         }
         for prompt, about in found["prompts"].items()
     )
+
+
+def in_training_text(about: Found) -> str:
+    """How often the training text has a prompt, and what follows it there."""
+    if about["count"] is None:
+        return "the training text is not at hand"
+    if not about["count"]:
+        return "not in the training text in this spelling; what follows is the model's own guess"
+    follow = f", followed by {cell(about['in_text'])}" if about["in_text"] else ""
+    return f"{about['count']:,} times in the training text{follow}"
 
 
 def film_text(found: Found) -> str:
@@ -48,9 +58,8 @@ def film_text(found: Found) -> str:
     shots, tables = spread_over(found["snapshots"], SHOWN_SNAPSHOTS), dict[str, TextTable]()
     first, last = shots[0], shots[-1]
     for prompt, about in found["prompts"].items():
-        follow = f", followed by {cell(about['in_text'])}" if about["in_text"] else ""
         rows = ({"snapshot": shot["name"], **shot["prompts"][prompt]} for shot in shots)
-        tables[f"{prompt!r}: {about['count']:,} times in the training text{follow}"] = as_table(
+        tables[f"{prompt!r}: {in_training_text(about)}"] = as_table(
             {**row, "top": row["top"][:3], "sample": " ".join(row["sample"].split())}
             for row in rows
         )
@@ -75,6 +84,7 @@ def write_film(found: Found, run: Path) -> Path:
         "found": found,
         "name": name,
         "data": {**found, "colors": SERIES},
+        "told": {prompt: in_training_text(about) for prompt, about in found["prompts"].items()},
         "expected": prompt_table(found),
         "analogies": analogy_table(spread_over(found["snapshots"], SHOWN_SNAPSHOTS)),
         "last": found["snapshots"][-1],

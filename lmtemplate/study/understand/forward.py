@@ -4,12 +4,14 @@ The nets of lmtemplate.models are computed anew from their weights, without a ca
 What no formula stands here for, as another architecture, is shown as its modules put it out.
 """
 
+import copy
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
+from torch.overrides import TorchFunctionMode
 
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.models.layers import MLP, Attention, Rotary
@@ -17,6 +19,24 @@ from lmtemplate.study.understand.predictions import softmax_of, target_nats
 
 RMS_EPS = torch.finfo(torch.float32).eps  # what torch adds in an RMS norm of float32
 Text = tuple[Tensor, Tensor]  # ids (T,) and the ids that follow them (T,)
+
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+class ValuesOnly(TorchFunctionMode):
+    """While this is entered, a deep copy of a tensor with a gradient history is its values."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            return args[0].detach().clone()
+        return func(*args, **(kwargs or {}))
+
+
+def copy_of(net: Net) -> Net:
+    """A deep copy, also of a net that keeps tensors of its forward pass, which torch refuses."""
+    with ValuesOnly():
+        return copy.deepcopy(net)
 
 
 class Stage(NamedTuple):

@@ -5,7 +5,6 @@ gradients also against slopes that are measured: the loss in float64, where weig
 little to both sides. `differences` in the result says how far apart they are.
 """
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +17,7 @@ from torch.nn.utils import get_total_norm
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.study.understand import forward, predictions
-from lmtemplate.study.understand.forward import Stage, Text, text_loss
+from lmtemplate.study.understand.forward import Stage, Text, copy_of, text_loss
 from lmtemplate.study.understand.inside import parameters_by_part
 from lmtemplate.study.understand.predictions import Spell
 from lmtemplate.study.understand.update import (
@@ -135,7 +134,7 @@ def make_step(
     weights = {name: p for name, p in net.named_parameters() if p.grad is not None}
     before = {name: p.detach().clone() for name, p in weights.items()}
     raw = {name: p.grad.clone() for name, p in weights.items() if p.grad is not None}
-    exact, loss = copy.deepcopy(net).double(), text_loss(net, text, by_hand)
+    exact, loss = copy_of(net).double(), text_loss(net, text, by_hand)
     norms, directions = part_norms(net, raw, compared)
     gradients = clipped(raw, clip)
     clip_by_torch([*weights.values()], clip)

@@ -70,7 +70,7 @@ def measure_path(
     """
     snapshots, before = list[dict[str, Any]](), Tensor()
     inside = whole = 0.0
-    for step, path in tqdm(files.items(), "sharpness along the path"):
+    for step, path in tqdm(files.items(), "sharpness along the path", disable=None):
         weights = measured.read(path)
         x, y = plane.place(weights)
         nearest = plane.at(x, y)

@@ -137,7 +137,7 @@ def curves_figure(found: Found) -> Any:
         )
     style_figure(figure, 1000)
     log = {"type": "log", "exponentformat": "power", "nticks": 4}
-    figure.update_layout(xaxis=log, xaxis3=log, yaxis3=log, legend={"orientation": "h", "y": -0.05})
+    figure.update_layout(xaxis=log, xaxis3=log, yaxis3=log, margin_b=130)
     return figure
 
 

@@ -71,7 +71,7 @@ def choose_prompts(text: str, given: str, config: dict[str, Any]) -> list[str]:
 def prompts_in(text: str, prompts: list[str]) -> dict[str, Any]:
     """Prompt -> how often the text has it, what follows there, and the words to be compared.
 
-    Those are the lesson's, what follows the whole prompt, and what follows its last word alone.
+    How often is None without a text. The words are the lesson's, what follows the whole prompt, and what follows its last word alone.
     """
     lessons, found = {prompt.lower(): words for prompt, words in LESSONS.items()}, {}
     for prompt in prompts:
@@ -79,5 +79,5 @@ def prompts_in(text: str, prompts: list[str]) -> dict[str, Any]:
         _, after_last = what_follows(text, prompt.split()[-1], FOLLOWERS - 1)
         lesson = lessons.get(prompt.strip().lower(), ())
         words = dict.fromkeys([*lesson, *(word for word, _ in (*follow, *after_last))])
-        found[prompt] = {"count": count, "in_text": follow, "words": [*words]}
+        found[prompt] = {"count": count if text else None, "in_text": follow, "words": [*words]}
     return found

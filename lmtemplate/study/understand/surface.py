@@ -197,7 +197,8 @@ def measure_surface(
     all 0, to which decay pulls; `unit` is the distance between weights behind a distance of 1.
     """
     loss = [[math.nan] * len(x) for _ in y]
-    points = tqdm(coarse_to_fine(len(x)), f"loss on the plane: {name}", mininterval=1)
+    what = f"loss on the plane: {name}"
+    points = tqdm(coarse_to_fine(len(x)), what, mininterval=1, disable=None)
     for count, (row, column) in enumerate(points):
         u, v = x[column], y[row]
         place = f"{name}: {u:.9g}, {v:.9g}"

@@ -116,17 +116,19 @@ def next_figure(found: Found) -> Any:
     labels = [*map(label, found["tokens"])]
     look: dict[str, Any] = {
         "type": "bar",
-        "x": [*labels, "all others"],
+        "orientation": "h",
+        "y": [*labels, "all others"],
         "marker": {"color": [SERIES[0]] * len(labels) + [INK]},
-        "texttemplate": "%{y:.1%}",
+        "texttemplate": "%{x:.1%}",
         "textposition": "outside",
-        "hovertemplate": "%{x} %{y:.3%}<extra></extra>",
+        "hovertemplate": "%{y} %{x:.3%}<extra></extra>",
     }
     shares = (
         [*p, max(0.0, 1 - sum(p))] for p in (row["probabilities"] for row in found["temperatures"])
     )
-    figure = slider_figure([[{**look, "y": y}] for y in shares], 500)
-    figure.update_yaxes(range=[0, 1.08], tickformat=".0%")
+    figure = slider_figure([[{**look, "x": x}] for x in shares], 520)
+    figure.update_xaxes(range=[0, 1.15], tickformat=".0%")
+    figure.update_yaxes(autorange="reversed")
     return figure
 
 

@@ -111,3 +111,26 @@ def test_fine_tuning_that_begins_low_and_noisy_is_not_accused(seed: int) -> None
     assert judge(
         record(2.2 - 0.3 * np.linspace(0, 1, 100) ** 0.5 + noise, initial=None), Facts()
     ).healthy
+
+
+FALL = np.linspace(0, 1, 25) ** 2  # ever faster, as in a long warm-up
+
+
+@pytest.mark.parametrize(
+    ("rows", "step", "measured", "fault"),
+    [
+        (np.array([8.28, 7.88]), 10, 7.51, None),  # a run that stopped after 10 steps
+        (np.array([8.28, 7.88]), 10, 6.0, None),  # too short to judge
+        (8.3 - 6 * FALL, 125, 2.3 - 0.45, None),  # the last row is a mean of 2.8 to 1.85
+        (8.3 - 6 * FALL, 125, 1.2, "training_differs"),
+        (6.5 - FALL, 1, 8.3, None),  # the first row is a mean of 8.3 to 5
+        (6.5 - FALL, 60, 8.3, "other_tokens"),
+    ],
+)
+def test_a_loss_that_falls_within_a_row_is_no_other_training(
+    rows: np.ndarray, step: int, measured: float, fault: str | None
+) -> None:
+    measures = {"checkpoint_step": step, "train_measured": measured, "val_measured": measured}
+    facts = replace(SOUND, shift_loss=measured, ahead=0.0, vocab_size=4096, **measures)  # type: ignore[arg-type]
+    found = bugs(trend(rows, facts, initial=8.3), facts)
+    assert [one.name for one in found] == ([fault] if fault else [])

@@ -18,7 +18,7 @@ from lmtemplate.study.diagnose.ngrams import (
     window_hashes,
 )
 
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=20, deadline=None)
 few_tokens = some.lists(some.integers(0, 3), min_size=8, max_size=60).map(np.array)
 
 

@@ -57,6 +57,15 @@ def test_a_loss_decreases_if_little_of_it_is_lost_again(
     assert loss_check(make_record(losses)).passed is falls
 
 
+def test_a_rise_within_a_fall_is_named_and_judged_only_in_a_run_that_is_long_enough() -> None:
+    losses, lost = [7.83, 6.12, 6.33], "6.12: of its fall, 12% is lost again (more than 10%)"
+    few, many = loss_check(make_record(losses)), loss_check(make_record([*np.repeat(losses, 10)]))
+    assert few.passed is None
+    assert few.says.endswith(f"{lost}, but 3 rows are too few to judge")
+    assert many.passed is False
+    assert many.says.endswith(lost)
+
+
 def test_the_loss_before_step_one_is_where_validation_begins() -> None:
     record = make_record([5.0, 4.0], [None, 4.5], initial_val_loss=8.3)
     check = validation_check(record)

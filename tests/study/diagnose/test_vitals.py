@@ -9,7 +9,7 @@ import torch
 from lmtemplate.data import IGNORED
 from lmtemplate.data.datamodule import TokenData
 from lmtemplate.record import read_record
-from lmtemplate.study.diagnose import vitals
+from lmtemplate.study.diagnose import evidence, vitals
 from lmtemplate.study.diagnose.early_warning import surprises
 from lmtemplate.study.diagnose.evidence import gather
 
@@ -62,7 +62,11 @@ def test_the_size_of_a_step_stands_beside_that_of_the_weights() -> None:
     assert vitals.update_size(np.zeros(3), np.ones(3)) == 0.0
 
 
-def test_a_run_logs_its_batches_and_steps_and_its_checkpoint_agrees(finished: Path) -> None:
+def test_a_run_logs_its_batches_and_steps_and_its_checkpoint_agrees(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence, "ALL_SAMPLES_TOKENS", 100)
+    monkeypatch.setattr(evidence, "FEWEST_SAMPLES", 2)
     record, facts = read_record(finished), gather(finished)
     assert set(record.values[vitals.NEXT]) == {1.0}
     assert (record.values[vitals.UPDATE] > 0).all()

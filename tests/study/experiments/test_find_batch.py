@@ -2,10 +2,21 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
-from lmtemplate.study.experiments.find_batch import Search, SizeTried, search_sizes, suggestion
+from lmtemplate.errors import OutOfMemoryError
+from lmtemplate.study.experiments.find_batch import (
+    Search,
+    SizeTried,
+    memory_limit,
+    search_sizes,
+    suggestion,
+)
 from tests.conftest import TINY, Command
 
 BASE, EACH = 1e9, 3e7  # bytes of a net, and of a sequence
@@ -68,16 +79,19 @@ def test_a_real_net_is_tried_and_nothing_is_written(
 ) -> None:
     run = tmp_path / "run"
     words = ["--data.path", corpus, *TINY, "--run_dir", run, "--json"]
-    told = json.loads(command("find-batch", *words, "--most=8").out.splitlines()[-1])
-    assert [one["batch_size"] for one in told["tried"]] == [1, 2, 4, 8]
+    told = json.loads(command("find-batch", *words, "--most=4").out.splitlines()[-1])
+    assert [one["batch_size"] for one in told["tried"]] == [1, 2, 4]
     for one in told["tried"]:
         assert one["tokens_per_second"] == pytest.approx(16 * one["batch_size"] / one["seconds"])
-    assert told["largest"] == 8
+    assert told["largest"] == 4
     assert "noise" in told["noise"]
     assert not run.exists()
-    refused = command("find-batch", *words, "--memory_gb=0.01")
-    assert refused.code == 6
-    assert "weights, gradients and moments" in refused.error
+
+
+def test_a_net_that_does_not_fit_itself_is_refused() -> None:
+    trial: Any = SimpleNamespace(device=torch.device("cpu"), net=nn.Linear(2, 2))
+    with pytest.raises(OutOfMemoryError, match="weights, gradients and moments"):
+        memory_limit(trial, 1e7)
 
 
 @pytest.mark.parametrize("words", [["--most=0"], ["--seconds=0"], ["--memory_gb=-1"]])

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmtemplate.study.experiments.find_lr import has_exploded, judge_rates, smooth
+from lmtemplate.study.experiments.find_lr import describe_test, has_exploded, judge_rates, smooth
 from tests.conftest import TINY, Command
 
 RATES = np.geomspace(1e-5, 10, 121)
@@ -43,12 +43,25 @@ def test_a_loss_explodes_when_it_rises_by_several_times_its_fall() -> None:
     assert has_exploded(np.append(fallen, np.nan))
 
 
+def test_the_words_name_the_rate_from_which_on_the_drawn_loss_is_above_its_start() -> None:
+    losses = curve(1e-3, 1.0)
+    test = judge_rates(RATES, losses, exploded=False)
+    means = smooth(losses)
+    higher = RATES[(means > means[0]) & (test.lowest < RATES)]
+    assert test.rises == pytest.approx(higher[0])
+    told = describe_test(test, "lr")
+    assert f"above its start from {higher[0]:.2g} on" in told
+    assert "explodes" not in told
+    falling = judge_rates(RATES, 8 - np.arange(121) / 100, exploded=False)
+    assert "never above its start" in describe_test(falling, "lr")
+
+
 def test_rates_are_tried_on_the_real_net_and_nothing_is_written(
     command: Command, corpus: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     words = ["--data.path", corpus, *TINY, "--run_dir", run, "--low=1e-4", "--high=1e3"]
-    done = command("find-lr", *words, "--steps=60", "--json")
+    done = command("find-lr", *words, "--steps=40", "--json")
     test = json.loads(done.out[done.out.index("{") :])
     assert test["losses"][0] == pytest.approx(np.log(257), abs=0.5)  # bytes, and end of text
     assert 1e-3 < test["steepest"] < test["lowest"] < (test["diverged"] or 1e3)

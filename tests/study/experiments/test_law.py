@@ -11,13 +11,23 @@ SIZES = np.repeat([1e6, 3e6, 1e7, 3e7], 4)
 TOKENS = np.tile([1e7, 1e8, 1e9, 1e10], 4)
 
 
-@pytest.fixture(autouse=True)
-def few_resampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(law_module, "RESAMPLED", 20)  # each is a fit of its own
+Fitted = tuple[Law, list[Law]]
 
 
-def test_the_law_that_made_losses_is_found_again() -> None:
-    law, _ = fit_law(SIZES.tolist(), TOKENS.tolist(), HOFFMANN.loss(SIZES, TOKENS).tolist())
+def fitted(losses: np.ndarray, resampled: int = 0) -> Fitted:
+    """The law of these losses of all sizes and tokens; each resampled one is a fit of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(law_module, "RESAMPLED", resampled)
+        return fit_law(SIZES.tolist(), TOKENS.tolist(), losses.tolist())
+
+
+@pytest.fixture(scope="module")
+def exact() -> Fitted:
+    return fitted(HOFFMANN.loss(SIZES, TOKENS), 8)
+
+
+def test_the_law_that_made_losses_is_found_again(exact: Fitted) -> None:
+    law, _ = exact
     found = (law.E, law.A, law.a, law.B, law.b)
     assert found == pytest.approx((1.69, 406.4, 0.34, 410.7, 0.28), rel=1e-3)
 
@@ -26,20 +36,18 @@ def test_a_run_gone_wrong_moves_the_law_little() -> None:
     """Huber's loss: in squares, one loss that is 30 % too high would move it far."""
     losses = HOFFMANN.loss(SIZES, TOKENS)
     losses[5] *= 1.3
-    law, _ = fit_law(SIZES.tolist(), TOKENS.tolist(), losses.tolist())
+    law, _ = fitted(losses)
     assert float(law.loss(1e8, 1e11)) == pytest.approx(float(HOFFMANN.loss(1e8, 1e11)), rel=0.02)
 
 
-def test_intervals_hold_the_truth_and_shrink_with_the_noise() -> None:
-    widths = []
-    for noise in (0.01, 0.001):
-        errors = np.random.default_rng(1).normal(0, noise, len(SIZES))
-        losses = HOFFMANN.loss(SIZES, TOKENS) * np.exp(errors)
-        _, laws = fit_law(SIZES.tolist(), TOKENS.tolist(), losses.tolist())
-        low, high = interval([float(law.loss(1e8, 1e10)) for law in laws])
-        assert low < float(HOFFMANN.loss(1e8, 1e10)) < high
-        widths.append(high - low)
-    assert widths[1] < widths[0] / 3
+def test_intervals_hold_the_truth_and_shrink_with_the_noise(exact: Fitted) -> None:
+    errors = np.random.default_rng(1).normal(0, 0.01, len(SIZES))
+    _, noisy = fitted(HOFFMANN.loss(SIZES, TOKENS) * np.exp(errors), 8)
+    (low, high), (lower, higher) = (
+        interval([float(law.loss(1e8, 1e10)) for law in laws]) for laws in (noisy, exact[1])
+    )
+    assert low < float(HOFFMANN.loss(1e8, 1e10)) < high
+    assert higher - lower < (high - low) / 100
 
 
 def test_the_best_split_has_the_lowest_loss_for_its_flops() -> None:

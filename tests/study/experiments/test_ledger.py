@@ -106,6 +106,19 @@ def test_the_verb_sorts_and_gives_json(runs: Path, capsys: pytest.CaptureFixture
         ledger(runs / "nothing")
 
 
+def test_runs_in_a_ledger_below_are_told_with_the_command_that_shows_them(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("trial-000", "trial-001"):
+        add_to_ledger(write_seed(runs / "a sweep" / name, 1), None)
+    ledger(runs)
+    more = f"2 more in {runs / 'a sweep'}: lmtemplate ledger '{runs / 'a sweep'}'"
+    assert capsys.readouterr().out.splitlines()[-1] == more
+    (runs / "ledger.jsonl").unlink()
+    with pytest.raises(CheckpointError, match="2 more in"):
+        ledger(runs)
+
+
 def test_the_ledger_tells_compare_how_much_seeds_differ(
     runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

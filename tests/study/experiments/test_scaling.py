@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lmtemplate.data import IGNORED
+from lmtemplate.study.experiments import scaling
 from lmtemplate.study.experiments.law import Law
-from lmtemplate.study.experiments.scaling import token_losses
 from lmtemplate.study.experiments.scaling_results import Point, Scaling
 from tests.conftest import TINY, Command
 
@@ -46,7 +46,7 @@ class Text:
 def test_the_rarest_tenth_is_told_from_the_rest_and_padding_counts_for_neither() -> None:
     model: Any = SimpleNamespace(net=Even())
     corpus: Any = Text()
-    assert token_losses(model, corpus) == pytest.approx((np.log(18), np.log(2)))
+    assert scaling.token_losses(model, corpus) == pytest.approx((np.log(18), np.log(2)))
 
 
 def test_the_error_is_the_prediction_less_the_measured_loss() -> None:
@@ -70,12 +70,15 @@ def test_a_mistake_is_one_line(command: Command, words: list[str], says: str) ->
 
 
 def test_a_budget_that_is_too_small_names_one_that_is_not(
-    command: Command, corpus: Path, tmp_path: Path
+    command: Command, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Two widths of three lengths: 60 s to start them, 40 steps and parts of them take 105 s."""
+    monkeypatch.setattr(scaling, "measured_seconds", lambda _: 0.75)
     folder = tmp_path / "ladder"
-    result = command("scaling", "--budget=20s", "--data.path", corpus, *TINY, "--run_dir", folder)
+    words = ["--data.path", corpus, *TINY, "--model.net.n_embd=8", "--run_dir", folder]
+    result = command("scaling", "--budget=160s", *words)
     assert result.code == 2
-    assert "is too short; give --budget 3m or more" in result.error
+    assert "a ladder up to 38 steps is too short; give --budget 4m or more" in result.error
     assert not (folder / "ladder.json").exists()
 
 

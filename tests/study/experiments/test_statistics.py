@@ -44,7 +44,7 @@ def test_quantiles_are_those_of_the_tables(chance: float, degrees: float, table:
     assert student_quantile(chance, degrees) == pytest.approx(table, abs=1e-3)
 
 
-@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("seeds", [2, 3])
 @pytest.mark.parametrize("noise", NOISES)
 def test_arms_that_do_not_differ_are_called_different_in_5_percent_at_most(
     noise: str, seeds: int

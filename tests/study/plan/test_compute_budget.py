@@ -88,9 +88,12 @@ def test_a_net_is_not_below_the_smallest_and_still_keeps_to_the_flops() -> None:
     assert solve(None, None, 6e9, smallest=1e6) == pytest.approx((1e6, 1e3))
 
 
-def test_the_measured_speed_is_6nd_by_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_measured_speed_is_6nd_by_seconds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(compute_budget, "measure_step", lambda *_, **__: 0.5)
     speed, how = measure(2e5, 512, 16, 3)
+    assert "measuring this machine: 5 steps of a net of " in capsys.readouterr().err
     count = GPT(512, 16, **net_sizes(2e5, 512)).parameter_count()
     assert speed == pytest.approx(6 * count * 3 * 16 / 0.5)
     assert how.startswith("measured on")

@@ -166,7 +166,7 @@ def test_a_long_name_of_a_setting_may_break_after_a_dot(run: page.RunFiles) -> N
         "curves": "",
         "sentences": [],
     }
-    assert "model.<wbr>n_<wbr>layer&lt;</th>" in page.render("compare", "title", parts)
+    assert "model.<wbr>n_<wbr>layer&lt;</div></th>" in page.render("compare", "title", parts)
 
 
 def test_all_panels_share_one_x_axis(run: page.RunFiles) -> None:
@@ -214,6 +214,26 @@ def test_a_browser_opens_a_page_without_a_complaint(run: page.RunFiles, tmp_path
     written.write_text(built(run), encoding="utf-8")
     assert open_offline(written, tmp_path / "page.png") == []
     assert (tmp_path / "page.png").stat().st_size > 10_000
+
+
+MEASURE = """<script>addEventListener("load", () => {
+  const [root, box] = [document.documentElement, document.querySelector(".wide")];
+  box.scrollLeft = 200;
+  const first = box.querySelector("tbody th").getBoundingClientRect().left;
+  const lines = new Set([...box.querySelectorAll("tbody td")].map(cell => cell.offsetHeight)).size;
+  console.log("SEEN", root.scrollWidth - root.clientWidth, box.scrollLeft, first, lines);
+})</script>"""
+
+
+@needs_browser
+@pytest.mark.browser
+def test_on_a_phone_a_wide_table_scrolls_beside_its_first_column(tmp_path: Path) -> None:
+    cells = ["-1.234e-05", "some words of text"] * 9
+    parts = {"rows": [("name", *cells)], "head": [""] * 19, "notes": [], "sentences": []}
+    html, path = page.render("compare", "title", {**parts, "curves": ""}), tmp_path / "page.html"
+    path.write_text(html.replace("</body>", f"{MEASURE}</body>"), encoding="utf-8")
+    (line,) = open_offline(path, tmp_path / "page.png", "--window-size=500,900")
+    assert "SEEN 0 200 16 1" in line  # 16 pixels is the page's own margin
 
 
 def test_a_text_on_a_figure_is_no_markup_of_plotly() -> None:

@@ -50,6 +50,17 @@ def test_the_command_that_made_the_run_works_when_typed(run: Path) -> None:
     assert dict(study.figure_rows(replace(files, manifest={})))["command"] == study.NONE
 
 
+def test_a_run_that_went_on_is_told_with_its_last_command_and_time(run: Path) -> None:
+    again = [
+        {"step": 300 * n, "started": f"day {n}", "command": ["/x", "fit", f"{n}"]} for n in (1, 2)
+    ]
+    manifest = {"started": "day 0", "command": ["/x", "fit", "0"], "resumed": again}
+    assert study.when(manifest) == "day 0; resumed 2 times, last at step 600, day 2;"
+    assert study.when({"started": "day 0"}) == "day 0"
+    rows = dict(study.figure_rows(replace(read_run(run), manifest=manifest)))
+    assert rows["command"] == "lmtemplate fit 2"
+
+
 def test_parts_of_the_improvement_lie_on_lines_between_new_bests(run: Path) -> None:
     # 4 -> 2 at step 10, 1 at 20, 0.5 at 30, no better after: 80 % of 3.5 is 2.8, 98 % is 3.43
     expected = [0, 10 + 10 * (2.8 - 2.0) / 1.0, 20 + 10 * (3.43 - 3.0) / 0.5, 30]
@@ -95,7 +106,7 @@ def test_the_verdict_stands_in_sentences(run: Path, examination: Examination) ->
     assert said in text
     assert "<b>note: undertrained.</b> 4 tokens per parameter.</li>" in text
     assert "<b>descent</b>, steps 0 to 20: fast" in text
-    row = r"Loss decreasing</th><td>✓</td><td>4 -&gt; 0.5</td>"
+    row = r"Loss decreasing</div></th><td>✓</td><td>4 -&gt; 0.5</td>"
     assert re.search(row, text)
 
 

@@ -1,13 +1,18 @@
 """A schedule and a length -> a drawing that says what the rate will be."""
 
 import re
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, OneCycleLR, ReduceLROnPlateau
 
+from lmtemplate.errors import ConfigError
 from lmtemplate.schedules import Constant, WarmupCosine, WarmupLinear, WarmupStableDecay
-from lmtemplate.study.show.schedule import drawing, rates
+from lmtemplate.study.show.schedule import drawing, drawing_of_torch, rates
 from tests.conftest import TINY, Command
 
 
@@ -50,6 +55,33 @@ def test_the_rates_of_all_groups_are_told() -> None:
 @pytest.mark.parametrize("schedule", [Constant(), WarmupCosine(2), WarmupStableDecay(0)])
 def test_no_line_is_wider_than_a_terminal(schedule: Constant) -> None:
     assert max(map(len, drawing(schedule, 620, {"muon": 0.02}).splitlines())) <= 100
+
+
+def drawn(kind: Any, steps: int, **settings: Any) -> str:
+    groups = [{"params": [torch.zeros(1)], "lr": rate} for rate in (0.02, 0.01)]
+    return drawing_of_torch(partial(kind, **settings), torch.optim.AdamW(groups), steps)
+
+
+def test_a_schedule_of_torch_is_drawn_by_its_rates() -> None:
+    text = drawn(CosineAnnealingWarmRestarts, 130, T_0=100)
+    assert "CosineAnnealingWarmRestarts over 130 steps" in text
+    assert "peak     0.02, first at step 1 (other groups: 1 0.01)" in text
+    share = (1 + np.cos(np.pi * 29 / 100)) / 2  # 29 steps after the restart
+    assert f"end      {0.02 * share:.3g} at step 130, {share:.2%} of the peak" in text
+    assert "peak     0.05, first at step 300" in drawn(
+        OneCycleLR, 1000, max_lr=0.05, total_steps=1000
+    )
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_schedule_that_waits_for_validations_is_not_drawn() -> None:
+    (line,) = drawn(ReduceLROnPlateau, 100, patience=1).splitlines()
+    assert line.startswith("ReduceLROnPlateau: 0.02 until validations stop falling")
+
+
+def test_a_schedule_of_torch_that_ends_before_the_run_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model.schedule, after 51 steps: .* 50"):
+        drawn(OneCycleLR, 100, max_lr=0.05, total_steps=50)
 
 
 @pytest.mark.slow

@@ -46,7 +46,8 @@ def test_first_and_last_losses_and_rates_are_there(record: Record) -> None:
 def test_log_points_and_steps_are_told_apart(record: Record) -> None:
     text = training_summary(record)
     assert "Total steps: 4 log points, 20 optimizer steps" in text
-    assert f"Loss decrease per step: {2 / 4:.6f} by log points, {2 / 15:.6f} by optimizer" in text
+    each = f"{2 / 4:.6f} for each log point, {2 / 15:.6f} for each optimizer step"
+    assert f"Loss decrease per step: {each}" in text
 
 
 def test_the_rate_is_compared_with_its_peak_besides_its_first_value(record: Record) -> None:

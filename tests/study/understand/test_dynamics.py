@@ -78,9 +78,8 @@ def test_training_is_the_same_as_without_and_so_is_a_resume(
 
 
 def test_a_number_of_steps_that_is_none_is_one_line(fit: Command, tmp_path: Path) -> None:
-    for value in ("0", "often"):
-        answer = fit(tmp_path / "run", f"--dynamics.every_steps={value}")
-        assert "dynamics.every_steps" in check_line(answer, 2)
+    answer = fit(tmp_path / "run", "--dynamics.every_steps=0")
+    assert "dynamics.every_steps" in check_line(answer, 2)
 
 
 def test_it_is_off_until_something_is_set(finished: Path) -> None:

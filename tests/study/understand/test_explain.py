@@ -212,7 +212,6 @@ def test_a_checkpoint_cannot_name_an_optimizer_of_its_choice(
 STATES: dict[str, Callable[[Any], Any]] = {
     "betas in words": lambda state: state["param_groups"][0].update(betas="xx"),
     "no eps": lambda state: state["param_groups"][0].pop("eps"),
-    "many steps": lambda state: state["state"][0].update(step=torch.zeros(9)),
     "a short moment": lambda state: state["state"][0].update(exp_avg=torch.zeros(3)),
     "half of its moments": lambda state: state["state"][0].pop("exp_avg"),
 }
@@ -226,7 +225,7 @@ def test_a_state_that_no_step_can_be_made_with_is_one_line(
     check_line(command("explain", run, "--text", "the cat"), 3)
 
 
-@pytest.mark.parametrize("states", [[], [{}], [{"param_groups": 3}], [1, 2], "x"], ids=str)
+@pytest.mark.parametrize("states", [[], [{"param_groups": 3}], "x"], ids=str)
 def test_a_state_that_is_none_is_one_line(
     command: Command, changed: Callable[..., Path], states: Any
 ) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.models.gpt import GPT
 from lmtemplate.models.gpt2 import GPT2
-from lmtemplate.study.understand.forward import stages_by_hand, stages_of_modules
+from lmtemplate.study.understand.forward import copy_of, stages_by_hand, stages_of_modules
 
 SIZES: Any = {"vocab_size": 50, "block_size": 16, "n_layer": 2, "n_head": 4, "n_embd": 32}
 NETS = {
@@ -65,3 +65,16 @@ def test_another_architecture_has_no_formulas() -> None:
             return 2 * super().forward(tokens)
 
     assert stages_by_hand(Mine(**SIZES), TOKENS) == []
+
+
+def test_a_net_that_keeps_tensors_of_its_forward_pass_is_copied_whole() -> None:
+    net = GPT(**SIZES, tied=True)
+    tokens = torch.arange(5)[None]
+    kept = net(tokens)
+    net.kept = [kept]  # as `extra_objectives` may need it; torch copies no such tensor
+    copy = copy_of(net)
+    assert torch.equal(copy(tokens), kept)
+    assert torch.equal(copy.kept[0], kept)
+    assert not {*map(id, copy.parameters())} & {*map(id, net.parameters())}
+    assert len([*copy.parameters()]) == len([*net.parameters()])  # what was tied is tied
+    assert all(p.requires_grad for p in copy.parameters())

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lmtemplate.study.diagnose.data import (
+from lmtemplate.study.diagnose.finding import Facts
+from lmtemplate.study.diagnose.generalisation import (
     gap,
     memorising,
     overfitting,
@@ -13,7 +14,6 @@ from lmtemplate.study.diagnose.data import (
     turned_early,
     validation_lost,
 )
-from lmtemplate.study.diagnose.finding import Facts
 from tests.study.records import FACTS, START, name, power_law, trend
 
 
