@@ -107,9 +107,8 @@ def _settings(root: yaml.MappingNode, path: Path) -> Iterator[Place]:
 def read_config(path: Path) -> list[Place]:
     """Every setting of a config, with its line. Raises ConfigError where there is none."""
     try:
-        if path.is_char_device():  # it never ends
-            raise ConfigError(f"{path} is a device, and no config")
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        text = "" if path.is_char_device() else path.read_text("utf-8")  # a device never ends
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -167,8 +166,8 @@ def read_words(words: list[str]) -> tuple[list[str], list[Place]]:
 
 def find(key: str, made: list[Place], value: str | None = None) -> Place:
     """Where a key, or the last part of one, was set; to this value if there is a choice."""
-    found = [place for place in made if f".{place.key}".endswith(f".{key}")]
-    found.sort(key=lambda place: place.key != key)
+    same = (place for place in made if f".{place.key}".endswith(f".{key}"))
+    found = sorted(same, key=lambda place: place.key != key)
     exact = (place for place in found if value and place.value == value)
     return next(exact, found[0] if found else Place(key, "command line", ""))
 

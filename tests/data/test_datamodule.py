@@ -259,6 +259,11 @@ def test_the_exit_of_a_program_without_a_trainer_ends_workers_at_once(corpus: Pa
     assert has_ended
 
 
+def test_data_of_no_class_of_its_own_says_what_is_missing() -> None:
+    with pytest.raises(ConfigError, match="LanguageData needs open_split"):
+        datamodule.LanguageData(9, 4, 2).setup("fit")
+
+
 @pytest.mark.parametrize("workers", [-1, 100_000])
 def test_a_number_of_workers_that_no_machine_bears_is_refused(corpus: Path, workers: int) -> None:
     with pytest.raises(ConfigError, match=rf"data\.num_workers={workers} has to be from 0 to \d+"):
