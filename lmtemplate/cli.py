@@ -23,7 +23,7 @@ from lmtemplate.models.gpt import GPT
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.optimizers import AdamW
 from lmtemplate.run_length import RUN_LENGTHS
-from lmtemplate.schedules import WarmupCosine
+from lmtemplate.schedules import Schedule, WarmupCosine
 from lmtemplate.trainer import Machine, Precision, as_list, check_callbacks, find_machine, quieten
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", 2**32 - 1)])  # what NumPy takes
@@ -184,18 +184,28 @@ class TrainingCLI(LightningCLI):
         return redact.settings(settings)
 
 
-def check_settings(cli: TrainingCLI, steps: int) -> None:
-    """Raises ConfigError for settings that contradict each other, before anything is written."""
-    trainer, warmup = cli.config.trainer, getattr(cli.model.schedule, "warmup_steps", 0)
+def check_schedule(model: LitLanguageModel, steps: int) -> None:
+    """Raises ConfigError where the schedule does not suit the run's length, or the optimizer."""
+    schedule: Any = model.schedule
+    if not isinstance(schedule, Schedule):  # one of torch's is made as the run will make it
+        try:
+            schedule = schedule(model.recipe.build(model.net))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"model.schedule: {error}") from error
+    warmup = getattr(schedule, "warmup_steps", 0)
+    planned = getattr(schedule, "total_steps", steps)  # of OneCycleLR
     if warmup > steps:
         says = f"is longer than the run of {steps} steps; lower it"
         raise ConfigError(f"model.schedule.warmup_steps={warmup} {says}")
-    planned = getattr(cli.model.schedule, "keywords", {}).get(
-        "total_steps"
-    )  # of torch's OneCycleLR
-    if planned and planned < steps:
+    if planned < steps:
         says = f"is shorter than the run of {steps} steps; give both the same"
         raise ConfigError(f"model.schedule.total_steps={planned} {says}")
+
+
+def check_settings(cli: TrainingCLI, steps: int) -> None:
+    """Raises ConfigError for settings that contradict each other, before anything is written."""
+    trainer = cli.config.trainer
+    check_schedule(cli.model, steps)
     if cli.model.compile_net is True and (missing := missing_compiler(cli.machine.device)):
         raise ConfigError(f"model.compile: true needs {missing}; give auto or false")
     interval, batches = trainer.val_check_interval, trainer.limit_val_batches

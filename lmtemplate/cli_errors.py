@@ -39,7 +39,6 @@ SYNONYMS = {
     "num_heads": "n_head",
     "num_layers": "n_layer",
     "seq_len": "block_size",
-    "steps": "max_steps",
 }
 
 # A type -> its name in a sentence.
@@ -107,7 +106,7 @@ def _settings(root: yaml.MappingNode, path: Path) -> Iterator[Place]:
 def read_config(path: Path) -> list[Place]:
     """Every setting of a config, with its line. Raises ConfigError where there is none."""
     try:
-        text = "" if path.is_char_device() else path.read_text("utf-8")  # a device never ends
+        text = "" if path.is_char_device() else path.read_text(encoding="utf-8")  # it never ends
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
@@ -166,8 +165,8 @@ def read_words(words: list[str]) -> tuple[list[str], list[Place]]:
 
 def find(key: str, made: list[Place], value: str | None = None) -> Place:
     """Where a key, or the last part of one, was set; to this value if there is a choice."""
-    same = (place for place in made if f".{place.key}".endswith(f".{key}"))
-    found = sorted(same, key=lambda place: place.key != key)
+    found = [place for place in made if f".{place.key}".endswith(f".{key}")]
+    found.sort(key=lambda place: place.key != key)
     exact = (place for place in found if value and place.value == value)
     return next(exact, found[0] if found else Place(key, "command line", ""))
 

@@ -134,10 +134,7 @@ class LitLanguageModel(LightningModule):
             factor = partial(self.schedule.factor, total=self.trainer.max_steps)
             scheduler: Any = LambdaLR(optimizer, factor)
         else:
-            try:
-                scheduler = self.schedule(optimizer)
-            except (TypeError, ValueError) as error:  # as of one that needs another optimizer
-                raise ConfigError(f"model.schedule: {error}") from error
+            scheduler = self.schedule(optimizer)
         plan: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
         if isinstance(scheduler, ReduceLROnPlateau):  # Lightning counts micro-batches here
             interval = int(self.trainer.val_check_interval or 1)

@@ -1,7 +1,6 @@
 """A step in Lightning's own loop: what is minimised, logged, clipped and scheduled."""
 
 import math
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -354,10 +353,3 @@ def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(value: float) -> Non
 
 def test_only_losses_have_to_be_finite() -> None:
     log_at(1, {"val/loss": 900.0, "val/perplexity": math.inf, "optim/grad_norm": math.nan})
-
-
-def test_a_schedule_that_needs_another_optimizer_is_refused_by_its_key() -> None:
-    cycle = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=9)
-    module = LitLanguageModel(build_net(), MuonAdamW(), cycle)
-    with pytest.raises(ConfigError, match=r"^model\.schedule: .*cycle_momentum"):
-        module.configure_optimizers()
