@@ -66,6 +66,21 @@ def test_precision_is_chosen_for_the_device_and_said(fit: Command, tmp_path: Pat
     assert load(tmp_path / "b", 4)["state_dict"]["net.head.weight"].dtype == torch.float64
 
 
+@pytest.mark.parametrize(
+    ("flag", "says"),
+    [
+        ("--model.optimizer=torch.optim.Muon", "Muon only supports 2D parameters"),
+        ("--model.schedule=torch.optim.lr_scheduler.LRScheduler", "NotImplementedError"),
+    ],
+)
+def test_a_class_that_cannot_do_its_part_here_is_a_wrong_setting(
+    fit: Command, tmp_path: Path, flag: str, says: str
+) -> None:
+    refused = fit(tmp_path / "run", flag)
+    assert refused.code == 2
+    assert says in refused.error
+
+
 @pytest.mark.slow
 def test_a_run_without_logger_checkpoints_and_samples_still_trains(
     fit: Command, tmp_path: Path

@@ -125,7 +125,7 @@ class LanguageData(LightningDataModule):
 
     def open_split(self, split: str) -> TokenStream:
         """The tokens of "train", "val" or "test". Raises DataError where there are none."""
-        raise NotImplementedError(f"{type(self).__name__} needs open_split, or its own dataloaders")
+        raise ConfigError(f"{type(self).__name__} needs open_split, or its own dataloaders")
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -201,7 +201,8 @@ class LanguageData(LightningDataModule):
             collate_fn=to_shared_tensors,  # type: ignore[arg-type]
             pin_memory=torch.cuda.is_available(),
             persistent_workers=True,
-            worker_init_fn=ignore_signals_in_worker,
+            # without a Trainer nothing ends a worker twice, and a program's exit would wait for it
+            worker_init_fn=ignore_signals_in_worker if self.trainer else None,
             generator=torch.Generator(),  # else each epoch draws from the RNG that dropout uses
         )
 

@@ -238,12 +238,30 @@ def test_the_data_knows_vocabulary_and_bytes(corpus: Path) -> None:
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_workers_go_on_reading_when_a_signal_stops_the_run(corpus: Path, name: str) -> None:
     """The run needs the rest of its step; a scheduler tells all of its processes to stop."""
-    loader = TokenData(corpus, block_size=16, batch_size=4, num_workers=1).train_dataloader()
+    data: Any = TokenData(corpus, block_size=16, batch_size=4, num_workers=1)
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1)
+    loader = data.val_dataloader()
     batches = iter(loader)
     next(batches)
     (worker,) = batches._workers  # type: ignore[attr-defined]
     os.kill(worker.pid, signal.Signals[name])
     assert len(list(batches)) == len(loader) - 1
+
+
+def test_the_exit_of_a_program_without_a_trainer_ends_workers_at_once(corpus: Path) -> None:
+    batches: Any = iter(token_data(corpus, num_workers=1).val_dataloader())
+    next(batches)
+    (worker,) = batches._workers
+    worker.terminate()  # as multiprocessing does at exit, once, before it waits for the worker
+    worker.join(timeout=20)
+    has_ended = not worker.is_alive()
+    worker.kill()
+    assert has_ended
+
+
+def test_data_of_no_class_of_its_own_says_what_is_missing() -> None:
+    with pytest.raises(ConfigError, match="LanguageData needs open_split"):
+        datamodule.LanguageData(9, 4, 2).setup("fit")
 
 
 @pytest.mark.parametrize("workers", [-1, 100_000])
