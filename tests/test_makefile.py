@@ -113,13 +113,7 @@ def test_train_prepares_the_data_and_then_fits_or_goes_on() -> None:
     ]
 
 
-def test_train_names_the_run_after_the_config() -> None:
-    fit = commands("train", "CONFIG=configs/gpt2_124m.yaml")[-1]
-    assert fit[1] == "--config=configs/gpt2_124m.yaml"
-    assert fit[-1] == "--run_dir=runs/gpt2_124m"
-
-
-def test_a_config_may_have_spaces_in_its_folder_and_its_name() -> None:
+def test_train_names_the_run_after_the_config_which_may_have_spaces() -> None:
     fit = commands("train", "CONFIG=my configs/one  two.yaml")[-1]
     assert fit[1] == "--config=my configs/one  two.yaml"
     assert fit[-1] == "--run_dir=runs/one  two"
