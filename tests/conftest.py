@@ -15,6 +15,7 @@ from lmtemplate.__main__ import run
 from lmtemplate.errors import UserError
 
 torch.set_num_threads(1)
+gc.disable()  # until all is imported
 
 # For tests of verbs of study/, outside its folder: a clone may have deleted it.
 needs_study = pytest.mark.skipif(plug.load() is None, reason="study/ is deleted")
@@ -37,9 +38,10 @@ Command = Callable[..., Result]
 
 
 def pytest_collection_finish() -> None:
-    """What was imported stays until the end: the collector need not look at it again."""
+    """What was imported stays until the end: the collector need not look at it."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -85,7 +85,6 @@ MISSPELT = [
     ("trainer: {max_stepz: 5}", "trainer.max_stepz", "trainer.max_steps"),
     ("modle: {z_loss: 0.1}", "modle.z_loss", "model.z_loss"),
     ("model: {net: {init_args: {n_layers: 3}}}", "model.net.n_layers", "model.net.n_layer"),
-    ("early_stopping: {patiance: 3}", "early_stopping.patiance", "early_stopping.patience"),
     (
         "model: {optimizer: {init_args: {learning_rate: 1}}}",
         "model.optimizer.learning_rate",
@@ -219,10 +218,6 @@ OWN = [
     (
         "trainer: {logger: {class_path: lightning.pytorch.loggers.CSVLogger}}",
         "lightning.pytorch.loggers.CSVLogger needs save_dir; give it in init_args",
-    ),
-    (
-        "model: {schedule: {class_path: torch.optim.lr_scheduler.OneCycleLR}}",
-        "model.schedule (HERE:2): torch.optim.lr_scheduler.OneCycleLR needs max_lr; give it in",
     ),
     (
         "model: {schedule: {class_path: torch.optim.lr_scheduler.StepLR, init_args: {step_siz: 3}}}",

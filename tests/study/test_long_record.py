@@ -41,7 +41,7 @@ def test_of_a_long_record_every_loss_is_read_and_the_rest_is_close(long_run: Pat
     assert set(known) < set(np.flatnonzero(whole.values["x"] == 1.5))
 
 
-@pytest.mark.parametrize("text", ['"a text"', "Infinity", "1e400", "[1, 2]"])
+@pytest.mark.parametrize("text", ['"a text"', "1e400"])
 def test_a_long_record_with_a_stranger_s_line_is_read_line_by_line(
     text: str, long_run: Path
 ) -> None:

@@ -45,6 +45,7 @@ def test_a_missing_causal_mask_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         return F.scaled_dot_product_attention(queries, keys, values)
 
     monkeypatch.setattr("lmtemplate.models.layers.causal_attention", without_mask)
+    monkeypatch.setattr(contract, "MEMORISING_STEPS", 1)
     assert "a causal mask is missing" in problems(gpt2)["causal"]
 
 

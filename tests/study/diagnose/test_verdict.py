@@ -144,16 +144,12 @@ def faulty(kind: str) -> tuple[Record, Facts]:
 
 
 @pytest.mark.parametrize("kind", FAULTS)
-def test_each_fault_is_named(kind: str) -> None:
+def test_each_fault_is_named_with_evidence_and_advice(kind: str) -> None:
     found = judge(*faulty(kind))
     assert faults(found) == [kind]
     assert not found.healthy
     assert found.phases == ()
-
-
-@pytest.mark.parametrize("kind", FAULTS)
-def test_each_fault_has_evidence_and_advice(kind: str) -> None:
-    finding = judge(*faulty(kind)).findings[0]
+    finding = found.findings[0]
     assert finding.advice.endswith(".")
     assert any(letter.isdigit() for letter in finding.says)
     assert finding.steps[0] <= finding.steps[1]

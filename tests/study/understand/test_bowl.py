@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.study.show.test_page import Elements, loads
 STEEP = study.CURVATURES.max().item()
 
 
+@cache
 def way(rate: float, noise: float = 0.0) -> Tensor:
     """(STEPS + 1, 2) distances from the bottom, of plain descent."""
     return study.roll(SGD(rate, momentum=0.0), noise) - study.BOTTOM
