@@ -447,6 +447,12 @@ def test_preparing_again_finds_a_flipped_bit(books: Path, tmp_path: Path) -> Non
         prepare(str(books), output, "byte")
 
 
+def test_a_config_that_nests_without_end_has_no_corpus(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("data: " + "[" * 3000)
+    with pytest.raises(ConfigError, match=r"run\.yaml cannot be read, or has no data\.path"):
+        prepare(for_config=tmp_path / "run.yaml")
+
+
 def test_a_config_gets_the_preset_that_its_data_path_is_named_after(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
