@@ -199,8 +199,7 @@ def mistake_in(error: BaseException, trainer: lightning.Trainer) -> UserError | 
     is_lightnings = isinstance(error, (ModuleNotFoundError, MisconfigurationException))
     if is_lightnings and not getattr(error, "name", None):  # it says what to install, or to set
         return ConfigError(f"trainer: {says[:300]}")
-    frames = traceback.extract_tb(error.__traceback__)
-    names = {frame.name for frame in frames}
+    names = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
     first = tuple(file_name(trainer.global_step - made) for made in (0, 1))
     # what optimizer and schedule have restored shows in their first step, whose closure is the loss
     users = {"on_train_start", "step", "update_lr_schedulers"}
@@ -208,9 +207,6 @@ def mistake_in(error: BaseException, trainer: lightning.Trainer) -> UserError | 
     if is_used or any(name.startswith("restore_") for name in names):
         problem = f"holds a state that cannot be restored: {error!r:.200}"
         return CheckpointError(f"{trainer.ckpt_path} {problem}")
-    misfits = (ValueError, TypeError, LookupError, NotImplementedError)
-    if isinstance(error, misfits) and os.path.join("torch", "optim") in frames[-1].filename:
-        return ConfigError(f"model.optimizer or model.schedule does not fit: {error!r:.200}")
     if trainer.world_size > 1 and (isinstance(error, DistError) or "gloo" in says):
         return LostProcessError(
             f"process {trainer.global_rank} of {trainer.world_size} has lost another one at step "
