@@ -185,13 +185,14 @@ class TrainingCLI(LightningCLI):
 
 
 def check_schedule(model: LitLanguageModel, steps: int) -> None:
-    """Raises ConfigError where the schedule does not suit the run's length, or the optimizer."""
+    """Raises ConfigError where net, optimizer, schedule and the run's length do not fit together."""
     schedule: Any = model.schedule
-    if not isinstance(schedule, Schedule):  # one of torch's is made as the run will make it
-        try:
-            schedule = schedule(model.recipe.build(model.net))
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"model.schedule: {error}") from error
+    try:  # as the run will make them
+        optimizer = model.recipe.build(model.net)
+        schedule = schedule if isinstance(schedule, Schedule) else schedule(optimizer)
+    except (ValueError, TypeError, LookupError, NotImplementedError) as error:
+        says = f"model.optimizer or model.schedule does not fit: {error!r:.200}"
+        raise ConfigError(says) from error
     warmup = getattr(schedule, "warmup_steps", 0)
     planned = getattr(schedule, "total_steps", steps)  # of OneCycleLR
     if warmup > steps:

@@ -199,10 +199,7 @@ def mistake_in(error: BaseException, trainer: lightning.Trainer) -> UserError | 
     is_lightnings = isinstance(error, (ModuleNotFoundError, MisconfigurationException))
     if is_lightnings and not getattr(error, "name", None):  # it says what to install, or to set
         return ConfigError(f"trainer: {says[:300]}")
-    frames = traceback.extract_tb(error.__traceback__)
-    names = {frame.name for frame in frames}
-    if "configure_optimizers" in names and os.path.join("torch", "optim") in frames[-1].filename:
-        return ConfigError(f"model.optimizer or model.schedule: {what}")
+    names = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
     first = tuple(file_name(trainer.global_step - made) for made in (0, 1))
     # what optimizer and schedule have restored shows in their first step, whose closure is the loss
     users = {"on_train_start", "step", "update_lr_schedulers"}

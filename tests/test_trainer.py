@@ -66,12 +66,19 @@ def test_precision_is_chosen_for_the_device_and_said(fit: Command, tmp_path: Pat
     assert load(tmp_path / "b", 4)["state_dict"]["net.head.weight"].dtype == torch.float64
 
 
-def test_an_optimizer_of_torch_that_cannot_train_this_net_is_a_wrong_setting(
-    fit: Command, tmp_path: Path
+@pytest.mark.parametrize(
+    ("flag", "says"),
+    [
+        ("--model.optimizer=torch.optim.Muon", "Muon only supports 2D parameters"),
+        ("--model.schedule=torch.optim.lr_scheduler.LRScheduler", "NotImplementedError"),
+    ],
+)
+def test_a_class_that_cannot_do_its_part_here_is_a_wrong_setting(
+    fit: Command, tmp_path: Path, flag: str, says: str
 ) -> None:
-    refused = fit(tmp_path / "run", "--model.optimizer=torch.optim.Muon")
+    refused = fit(tmp_path / "run", flag)
     assert refused.code == 2
-    assert "model.optimizer or model.schedule: Muon only supports 2D parameters" in refused.error
+    assert says in refused.error
 
 
 @pytest.mark.slow

@@ -110,7 +110,7 @@ def test_a_monitor_that_is_never_logged_is_refused(refused: Refused) -> None:
         (
             "--model.schedule=torch.optim.lr_scheduler.OneCycleLR --model.schedule.max_lr=0.1 "
             "--model.schedule.total_steps=12 --model.optimizer=torch.optim.Adagrad",
-            "model.schedule: optimizer must support momentum or beta1",
+            "model.schedule does not fit: ValueError('optimizer must support momentum or beta1",
         ),
     ],
 )

@@ -190,9 +190,8 @@ class Runner:
         self.book.write(trial)
         shown = ", ".join(f"{key}={value}" for key, value in trial.settings.items())
         loss = f"exit code {code}" if trial.loss is None else f"val/loss {trial.loss:.4f}"
-        result = said.removeprefix("error: ") or loss
-        count = f"{trial.number + 1}/{self.plan.trials}"
-        print(f"trial {count} {shown}: {trial.state}, {result}", file=sys.stderr, flush=True)
+        told = f"trial {trial.number + 1}/{self.plan.trials} {shown}: {trial.state}, "
+        print(told + (said.removeprefix("error: ") or loss), file=sys.stderr, flush=True)
 
     def stop(self) -> None:
         """Let the trials save and end; they go on the next time."""
