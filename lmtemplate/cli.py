@@ -1,7 +1,10 @@
 """Command line and config files -> settings and objects, or one line that says what is wrong."""
 
 import argparse
+import copy
 import inspect
+import os
+import traceback
 from collections.abc import Sequence
 from functools import cache, cached_property
 from typing import Any
@@ -186,11 +189,17 @@ class TrainingCLI(LightningCLI):
 
 def check_schedule(model: LitLanguageModel, steps: int) -> None:
     """Raises ConfigError where net, optimizer, schedule and the run's length do not fit together."""
+    shapes = {
+        id(p): torch.nn.Parameter(p.to("meta"), p.requires_grad) for p in model.net.parameters()
+    }
     schedule: Any = model.schedule
-    try:  # as the run will make them
-        optimizer = model.recipe.build(model.net)
+    try:  # as the run will make them, but for a net without numbers
+        optimizer = model.recipe.build(copy.deepcopy(model.net, shapes))
         schedule = schedule if isinstance(schedule, Schedule) else schedule(optimizer)
     except (ValueError, TypeError, LookupError, NotImplementedError) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1].filename
+        if os.path.join("torch", "optim") not in last:  # but in one's own code
+            raise
         says = f"model.optimizer or model.schedule does not fit: {error!r:.200}"
         raise ConfigError(says) from error
     warmup = getattr(schedule, "warmup_steps", 0)
