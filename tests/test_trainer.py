@@ -228,6 +228,7 @@ def test_a_rank_left_in_the_environment_neither_writes_nor_skips_the_lock(
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     assert fit(tmp_path / "run", "--trainer.max_steps=4").code == 0
     assert (tmp_path / "run" / "summary.json").exists()
+    assert (tmp_path / "run" / "checkpoints" / "training_metrics.jsonl").exists()
     before = contents(tmp_path / "run")
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     refused = fit(tmp_path / "run", "--resume=never", "--trainer.max_steps=40")
