@@ -136,17 +136,6 @@ def log_crash(error: Exception) -> str:
     return "no file: this folder cannot be written"
 
 
-def own_line(error: Exception) -> str | None:
-    """The line of the user's own code that an error comes from, as "file:line", if from any."""
-    homes = (os.path.dirname(__file__), sys.base_prefix, "<")
-    own = [
-        f"{os.path.relpath(frame.filename)}:{frame.lineno}"
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith(homes) and "site-packages" not in frame.filename
-    ]
-    return own[-1] if own else None
-
-
 def explain(error: Exception) -> tuple[str, int]:
     """What a user can do about an error, in one line, and its exit code."""
     if isinstance(error, UserError):
@@ -163,7 +152,7 @@ def explain(error: Exception) -> tuple[str, int]:
         says, code = f"the package {error.name} is missing; type: make install", UserError.exit_code
     elif isinstance(error, OSError) and error.filename is not None:
         says, code = f"{error.strerror}: {error.filename}", DiskError.exit_code
-    elif place := own_line(error):
+    elif place := errors.own_line(error):
         says, code = f"{place}: {message}", UserError.exit_code
     else:
         code = errors.BAD_PROGRAM
@@ -192,5 +181,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[0] = "lmtemplate"  # for help and manifest; Lightning starts other ranks with -m
+    if __spec__:  # python -m; Lightning starts other ranks in the same way
+        sys.argv[0] = "lmtemplate"
     main()

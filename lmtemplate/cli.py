@@ -1,12 +1,9 @@
 """Command line and config files -> settings and objects, or one line that says what is wrong."""
 
 import argparse
-import copy
 import inspect
-import os
-import traceback
 from collections.abc import Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,7 +23,7 @@ from lmtemplate.models.gpt import GPT
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.optimizers import AdamW
 from lmtemplate.run_length import RUN_LENGTHS
-from lmtemplate.schedules import Schedule, WarmupCosine
+from lmtemplate.schedules import WarmupCosine
 from lmtemplate.trainer import Machine, Precision, as_list, check_callbacks, find_machine, quieten
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", 2**32 - 1)])  # what NumPy takes
@@ -62,7 +59,6 @@ TRAINER_SETTINGS: dict[str, tuple[Any, Any, str]] = {
 }
 
 
-@cache  # a third of what reading a config takes, and some verbs read several
 def make_parser(prog: str, model: type, data: type) -> LightningArgumentParser:
     """What parses every key of a config of these classes."""
     parser = LightningArgumentParser(prog, description="", allow_abbrev=False, exit_on_error=False)
@@ -187,35 +183,17 @@ class TrainingCLI(LightningCLI):
         return redact.settings(settings)
 
 
-def check_schedule(model: LitLanguageModel, steps: int) -> None:
-    """Raises ConfigError where net, optimizer, schedule and the run's length do not fit together."""
-    shapes = {
-        id(p): torch.nn.Parameter(p.to("meta"), p.requires_grad) for p in model.net.parameters()
-    }
-    schedule: Any = model.schedule
-    try:  # as the run will make them, but for a net without numbers
-        optimizer = model.recipe.build(copy.deepcopy(model.net, shapes))
-        schedule = schedule if isinstance(schedule, Schedule) else schedule(optimizer)
-    except (ValueError, TypeError, LookupError, NotImplementedError) as error:
-        last = traceback.extract_tb(error.__traceback__)[-1].filename
-        if os.path.join("torch", "optim") not in last:  # but in one's own code
-            raise
-        says = f"model.optimizer or model.schedule does not fit: {error!r:.200}"
-        raise ConfigError(says) from error
+def check_settings(cli: TrainingCLI, steps: int) -> None:
+    """Raises ConfigError for settings that contradict each other, before anything is written."""
+    trainer, schedule = cli.config.trainer, cli.model.schedule
     warmup = getattr(schedule, "warmup_steps", 0)
-    planned = getattr(schedule, "total_steps", steps)  # of OneCycleLR
+    planned = getattr(schedule, "keywords", {}).get("total_steps")  # of torch's OneCycleLR
     if warmup > steps:
         says = f"is longer than the run of {steps} steps; lower it"
         raise ConfigError(f"model.schedule.warmup_steps={warmup} {says}")
-    if planned < steps:
+    if planned and planned < steps:
         says = f"is shorter than the run of {steps} steps; give both the same"
         raise ConfigError(f"model.schedule.total_steps={planned} {says}")
-
-
-def check_settings(cli: TrainingCLI, steps: int) -> None:
-    """Raises ConfigError for settings that contradict each other, before anything is written."""
-    trainer = cli.config.trainer
-    check_schedule(cli.model, steps)
     if cli.model.compile_net is True and (missing := missing_compiler(cli.machine.device)):
         raise ConfigError(f"model.compile: true needs {missing}; give auto or false")
     interval, batches = trainer.val_check_interval, trainer.limit_val_batches
@@ -232,20 +210,20 @@ def check_settings(cli: TrainingCLI, steps: int) -> None:
 
 
 def check_monitor(cli: TrainingCLI) -> None:
-    """Raises ConfigError where early stopping waits for what nothing logs, or for the worse value."""
+    """Raises ConfigError where early stopping waits for what nothing logs, or has the wrong mode."""
     stopping = cli.config_init.get("early_stopping")
     if type(cli.model) is not LitLanguageModel or cli.config.trainer.callbacks or not stopping:
         return  # a module or a callback of the user's own may log any value
-    rises: dict[str, bool | None] = {f"val/{name}": name == "accuracy" for name in NAMES}
+    higher_is_better: dict[str, bool | None] = {f"val/{name}": name == "accuracy" for name in NAMES}
     more = cli.model.metrics.more.items()
-    rises |= {f"val/{name}": metric.higher_is_better for name, metric in more}
+    higher_is_better |= {f"val/{name}": metric.higher_is_better for name, metric in more}
     others = (metric_names.TRAIN_LOSS, metric_names.LEARNING_RATE, metric_names.GRAD_NORM)
-    if stopping.monitor not in (*rises, *others):
+    if stopping.monitor not in (*higher_is_better, *others):
         raise ConfigError(
             f"early_stopping.monitor: {stopping.monitor!r} is never logged; validation logs "
-            f"{', '.join(rises)}"
+            f"{', '.join(higher_is_better)}"
         )
-    better = rises.get(stopping.monitor)  # None where a metric does not say
+    better = higher_is_better.get(stopping.monitor)  # None: a metric that does not say
     if better is not None and better != (stopping.mode == "max"):
         says = "the higher the better; give max" if better else "the lower the better; give min"
         raise ConfigError(f"early_stopping.mode={stopping.mode}: {stopping.monitor} is {says}")

@@ -36,9 +36,8 @@ SYNONYMS = {
     "context_length": "block_size",
     "hidden_size": "n_embd",
     "learning_rate": "lr",
-    "num_heads": "n_head",
-    "num_layers": "n_layer",
     "seq_len": "block_size",
+    "steps": "max_steps",
 }
 
 # A type -> its name in a sentence.
@@ -106,7 +105,7 @@ def _settings(root: yaml.MappingNode, path: Path) -> Iterator[Place]:
 def read_config(path: Path) -> list[Place]:
     """Every setting of a config, with its line. Raises ConfigError where there is none."""
     try:
-        text = "" if path.is_char_device() else path.read_text(encoding="utf-8")  # it never ends
+        text = path.read_text(encoding="utf-8") if not path.is_char_device() else ""
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}") from error

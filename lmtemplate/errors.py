@@ -1,5 +1,9 @@
 """A user's mistake -> one line and an exit code. Every exit code of the program stands here."""
 
+import os
+import sys
+import traceback
+
 BAD_PROGRAM = 70  # an error that nobody expected
 BROKEN_PIPE = 141  # who read the output has left
 INTERRUPTED = 130
@@ -74,3 +78,14 @@ class LostProcessError(UserError):
     """Another process of the same run has died, or does not answer in time."""
 
     exit_code = 9
+
+
+def own_line(error: BaseException) -> str | None:
+    """The line of the user's own code that an error comes from, as "file:line", if from any."""
+    homes = (os.path.dirname(__file__), sys.base_prefix, "<")
+    own = [
+        f"{os.path.relpath(frame.filename)}:{frame.lineno}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(homes) and "site-packages" not in frame.filename
+    ]
+    return own[-1] if own else None

@@ -64,7 +64,7 @@ def cross_entropy(
     """
     if logits.shape[:-1] != targets.shape:
         found, wanted = tuple(logits.shape), f"({', '.join(map(str, targets.shape))}, V)"
-        raise ConfigError(f"model.net: forward returns logits of shape {found}, not {wanted}")
+        raise ConfigError(f"logits (of model.net's forward) have shape {found}, not {wanted}")
     rows, ids = logits.flatten(0, -2), targets.flatten()
     if rows.numel() <= CHUNK_LOGITS:
         sums = _sums(rows, ids, label_smoothing, z_loss)

@@ -85,7 +85,8 @@ class Measures:
         more = {name: metric.compute() for name, metric in self.more.items()}
         for name, value in more.items():
             if not torch.is_tensor(value) or value.numel() != 1:
-                raise ConfigError(f"model.metrics: {name} computes {value!s:.60}, not one number")
+                found = f"shape {tuple(value.shape)}" if torch.is_tensor(value) else type(value)
+                raise ConfigError(f"model.metrics: {name} computes {found}, not one number")
         values = {**self.tokens.compute(), **more}
         for metric in (self.tokens, *self.more.values()):
             metric.reset()

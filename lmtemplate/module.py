@@ -175,7 +175,7 @@ class LitLanguageModel(LightningModule):
         """The loss of a batch (B, T), and the net's own terms; `compile` compiles all of this."""
         loss = training_loss(self.net, inputs, targets, self.loss, **self.regularisers)
         terms = self.net.extra_objectives(targets)
-        if not isinstance(terms, dict) or any(term.dim() for term in terms.values()):
+        if not isinstance(terms, dict) or any(getattr(t, "shape", 0) != () for t in terms.values()):
             raise ConfigError("model.net: extra_objectives has to return a dict of scalar tensors")
         return loss, terms
 

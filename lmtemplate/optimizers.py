@@ -129,8 +129,8 @@ class AdamW(OptimizerRecipe):
         return unscaled(torch.optim.AdamW(groups, **self.settings))
 
 
-class Adam(AdamW):
-    """Adam (Kingma and Ba 2015): AdamW without decay.
+class Adam(OptimizerRecipe):
+    """Adam without decay (Kingma and Ba 2015).
 
     Args:
         lr: peak learning rate.
@@ -141,7 +141,12 @@ class Adam(AdamW):
     def __init__(
         self, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
     ) -> None:
-        super().__init__(lr, betas, eps, weight_decay=0.0)
+        check_rates(lr=lr)
+        self.settings: dict[str, Any] = {"lr": lr, "betas": betas, "eps": eps, "fused": True}
+
+    def build(self, net: nn.Module) -> torch.optim.Optimizer:
+        group = {"params": trainable(net), "name": "all"}
+        return unscaled(torch.optim.Adam([group], **self.settings))
 
 
 class SGD(OptimizerRecipe):

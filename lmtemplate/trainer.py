@@ -28,11 +28,14 @@ from lmtemplate.errors import (
     LostProcessError,
     OutOfMemoryError,
     UserError,
+    own_line,
 )
 from lmtemplate.hardware import auto_precision
 from lmtemplate.run_length import RunLength
 
 Precision = Literal["auto", "bf16-mixed", "16-mixed", "32-true", "bf16-true", "16-true", "64-true"]
+
+OF_DEVICE = (torch.OutOfMemoryError, torch.AcceleratorError)
 
 # Longer than a sound run waits for its first process to save; Lightning's own limit is 30 minutes.
 LONGEST_WAIT = timedelta(minutes=10)
@@ -185,7 +188,7 @@ def mistake_in(error: BaseException, trainer: lightning.Trainer) -> UserError | 
     """What a user can do about an error of Lightning or torch, where that is known."""
     says = " ".join(str(error).split())
     what = re.sub(r"^\[.*?\] ", "", says).partition(". ")[0][:200]
-    if isinstance(error, (UserError, OSError, MemoryError, torch.OutOfMemoryError)):
+    if isinstance(error, (UserError, OSError, MemoryError, *OF_DEVICE)):
         return None
     if worker := re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)", says):
         return OutOfMemoryError(
@@ -199,18 +202,24 @@ def mistake_in(error: BaseException, trainer: lightning.Trainer) -> UserError | 
     is_lightnings = isinstance(error, (ModuleNotFoundError, MisconfigurationException))
     if is_lightnings and not getattr(error, "name", None):  # it says what to install, or to set
         return ConfigError(f"trainer: {says[:300]}")
-    names = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
-    first = tuple(file_name(trainer.global_step - made) for made in (0, 1))
-    # what optimizer and schedule have restored shows in their first step, whose closure is the loss
-    users = {"on_train_start", "step", "update_lr_schedulers"}
-    is_used = names & users and "closure" not in names and str(trainer.ckpt_path).endswith(first)
-    if is_used or any(name.startswith("restore_") for name in names):
-        problem = f"holds a state that cannot be restored: {error!r:.200}"
-        return CheckpointError(f"{trainer.ckpt_path} {problem}")
     if trainer.world_size > 1 and (isinstance(error, DistError) or "gloo" in says):
         return LostProcessError(
             f"process {trainer.global_rank} of {trainer.world_size} has lost another one at step "
             f"{trainer.global_step:,}, which died or stands still (see what that one said); go on "
             f"with --resume auto. {what}"
         )
+    names = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+    misfits = (ValueError, TypeError, LookupError, NotImplementedError)
+    is_misfit = isinstance(error, misfits) and "configure_optimizers" in names
+    if is_misfit and not own_line(error):
+        return ConfigError(f"model.optimizer or model.schedule does not fit: {error!r:.200}")
+    # a damaged state of optimizer or schedule may fail in the first step only; what fails in its
+    # closure is the loss
+    users = {"on_train_start", "step", "update_lr_schedulers"}
+    first = tuple(file_name(trainer.global_step - made) for made in (0, 1))
+    is_first_use = names & users and "closure" not in names and not own_line(error)
+    is_first_use = is_first_use and str(trainer.ckpt_path).endswith(first)
+    if is_first_use or any(name.startswith("restore_") for name in names):
+        problem = f"holds a state that cannot be restored: {error!r:.200}"
+        return CheckpointError(f"{trainer.ckpt_path} {problem}")
     return None

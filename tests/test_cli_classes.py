@@ -154,6 +154,7 @@ def named(key: str, text: str) -> str:
 TRUSTED = {
     "of an allowed package": (named("setup", "own_classes.function"), []),
     "in the same flag": ("{}", [f"--trainer.callbacks+={named('setup', 'torch.compile')[22:-2]}"]),
+    "a layer": (named("setup", "torch.nn.ReLU"), []),
 }
 
 

@@ -112,10 +112,14 @@ def test_only_what_fails_while_restoring_is_a_state_that_cannot_be_restored(
     monkeypatch.setattr(LitLanguageModel, "training_step", fail)  # inside of the optimizer's step
     with pytest.raises(TypeError):
         fit(tmp_path / "b", *again)
+    monkeypatch.setattr(LitLanguageModel, "on_train_start", fail)  # a line of one's own code
+    with pytest.raises(TypeError):
+        fit(tmp_path / "b", *again)
     monkeypatch.undo()
+    of_a_library = eval("lambda *_: None + 1")  # of no file of the user's
     for where, name in ((LitLanguageModel, "on_load_checkpoint"), (torch.optim.AdamW, "step")):
         with monkeypatch.context() as patch:
-            patch.setattr(where, name, fail)
+            patch.setattr(where, name, of_a_library)
             refused = fit(tmp_path / "b", *again)
         assert refused.code == 3
         assert "step-000000004.ckpt holds a state that cannot be restored" in refused.error

@@ -194,7 +194,7 @@ def test_a_full_disk_behind_standard_output_is_named(tmp_path: Path, buffered: s
 def no_own_code(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The errors that these tests raise are not of a user's own code."""
     if "own_code" not in request.node.name:
-        monkeypatch.setattr("lmtemplate.__main__.own_line", lambda _: None)
+        monkeypatch.setattr("lmtemplate.errors.own_line", lambda _: None)
 
 
 def test_an_error_of_own_code_names_its_line(

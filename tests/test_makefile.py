@@ -125,7 +125,8 @@ def test_flags_in_args_come_last_so_that_they_win() -> None:
 
 
 def test_train_on_data_of_ones_own_prepares_none() -> None:
-    assert [words[0] for words in commands("train", "ARGS=--data.path=data/mine")] == ["fit"]
+    for flag in ("--data.path=data/mine", "--data.path data/mine"):
+        assert [words[0] for words in commands("train", f"ARGS={flag}")] == ["fit"]
 
 
 @pytest.mark.parametrize("flag", ["--run_dir runs/other", "--config configs/debug.yaml"])

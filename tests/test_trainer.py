@@ -71,12 +71,16 @@ def test_precision_is_chosen_for_the_device_and_said(fit: Command, tmp_path: Pat
     [
         ("--model.optimizer=torch.optim.Muon", "Muon only supports 2D parameters"),
         ("--model.schedule=torch.optim.lr_scheduler.LRScheduler", "NotImplementedError"),
+        (
+            "--allow=prodigyopt --model.optimizer=prodigyopt.Prodigy --model.optimizer.lr=-1",
+            "Invalid learning rate",
+        ),
     ],
 )
 def test_a_class_that_cannot_do_its_part_here_is_a_wrong_setting(
     fit: Command, tmp_path: Path, flag: str, says: str
 ) -> None:
-    refused = fit(tmp_path / "run", flag)
+    refused = fit(tmp_path / "run", *flag.split())
     assert refused.code == 2
     assert says in refused.error
 

@@ -44,11 +44,9 @@ class Preemption(Callback):
             yield  # only the main thread may set handlers
             return
         self.received = None
-        handlers = {
-            signal.Signals[name]: signal.getsignal(signal.Signals[name]) for name in SIGNALS
-        }
+        numbers = (signal.Signals[name] for name in SIGNALS)
         # nohup and a shell's & tell a program to ignore some
-        heard = {n: handler for n, handler in handlers.items() if handler != signal.SIG_IGN}
+        heard = {n: old for n in numbers if (old := signal.getsignal(n)) != signal.SIG_IGN}
         self._ignores_term = signal.SIGTERM not in heard
         for number in heard:
             signal.signal(number, self._note)

@@ -10,7 +10,8 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lmtemplate import metric_names
 from lmtemplate.module import LitLanguageModel
 
-FIRST_LINE_SECONDS, LINE_SECONDS = 5.0, 60.0  # without a terminal: till the first, between others
+FIRST_LINE_SECONDS = 5.0  # of training without a terminal, until the first line
+LINE_SECONDS = 60.0  # between lines there
 SHOWN = {
     metric_names.TRAIN_LOSS: ("loss", "{:.3f}"),
     metric_names.VAL_LOSS: ("val", "{:.3f}"),
@@ -53,7 +54,8 @@ class ProgressBar(TQDMProgressBar):
         pass  # Lightning would start the bar at 0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if time.monotonic() > self.next_line and trainer.global_step and not self.on_terminal:
+        is_due = time.monotonic() > self.next_line and not self.on_terminal
+        if is_due and metric_names.TRAIN_LOSS in getattr(pl_module, "latest", ()):
             self.print_line(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

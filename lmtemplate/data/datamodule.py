@@ -201,7 +201,7 @@ class LanguageData(LightningDataModule):
             collate_fn=to_shared_tensors,  # type: ignore[arg-type]
             pin_memory=torch.cuda.is_available(),
             persistent_workers=True,
-            # without a Trainer nothing ends a worker twice, and a program's exit would wait for it
+            # at exit, multiprocessing sends one SIGTERM and waits: without a Trainer, it has to end them
             worker_init_fn=ignore_signals_in_worker if self.trainer else None,
             generator=torch.Generator(),  # else each epoch draws from the RNG that dropout uses
         )

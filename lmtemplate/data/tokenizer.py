@@ -268,7 +268,7 @@ def parse_tokenizer(json_text: str) -> Tokenizer:
 def load_tokenizer(path: Path, sha256: str | None = None) -> Tokenizer:
     """Read a tokenizer.json; DataError, with the path, if it is unusable or has another digest."""
     try:
-        if path.is_char_device():  # it never ends
+        if path.is_char_device():  # reading it would never end
             raise DataError("it is a device")
         tokenizer = parse_tokenizer(path.read_text(encoding="utf-8"))
         if sha256 in (None, tokenizer.digest):

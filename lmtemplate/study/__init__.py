@@ -72,7 +72,7 @@ CALLBACKS = {
     "early_validation": f"{_HERE}.show.early_validation.EarlyValidation",
     "pictures": f"{_HERE}.show.pictures.Pictures",
     "dynamics": f"{_HERE}.understand.dynamics.Dynamics",  # off: it cannot do without a setting
-    "planned": f"{_HERE}.plan.planned.Planned",  # off without what `plan` has foretold
+    "planned": f"{_HERE}.plan.planned.Planned",  # off without what `plan` has predicted
     "uncommitted": f"{_HERE}.experiments.uncommitted.Uncommitted",
 }
 

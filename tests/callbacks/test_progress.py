@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.runs import events
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "between", "steps"),
-    [(1e9, 1e9, [0, 4, 8, 12]), (0, 1e9, [0, 1, 4, 8, 12]), (0, 0, [0, *range(1, 13)])],
+    [(1e9, 1e9, [0, 4, 8, 12]), (0, 1e9, [0, 2, 4, 8, 12]), (0, 0, [0, *range(2, 13)])],
 )
 def test_without_a_terminal_each_validation_is_one_line_and_each_minute_another(
     fit: Command,
@@ -86,6 +87,15 @@ def test_on_a_terminal_a_resumed_bar_goes_on_where_it_was(
 
 
 @pytest.mark.slow
+def test_on_a_terminal_no_line_stands_between_validations(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bar, module = progress.ProgressBar(), SimpleNamespace(latest={"train/loss": 1.0})
+    bar.on_terminal, bar.next_line = True, 0.0
+    bar.on_train_batch_start(SimpleNamespace(), module)  # type: ignore[arg-type]
+    assert capsys.readouterr().out == ""
+
+
 def test_the_bar_can_be_turned_off(fit: Command, tmp_path: Path) -> None:
     result = fit(tmp_path / "run", "--trainer.enable_progress_bar=false")
     assert result.code == 0

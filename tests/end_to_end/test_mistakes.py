@@ -107,11 +107,6 @@ def test_a_monitor_that_is_never_logged_is_refused(refused: Refused) -> None:
             "--model.schedule.total_steps=11",
             "model.schedule.total_steps=11 is shorter than the run of 12 steps",
         ),
-        (
-            "--model.schedule=torch.optim.lr_scheduler.OneCycleLR --model.schedule.max_lr=0.1 "
-            "--model.schedule.total_steps=12 --model.optimizer=torch.optim.Adagrad",
-            "model.schedule does not fit: ValueError('optimizer must support momentum or beta1",
-        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(

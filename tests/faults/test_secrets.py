@@ -131,7 +131,7 @@ def test_a_crash_log_holds_no_secret(
         raise RuntimeError(f"401 for {words[-1]} with {SECRETS['a']} at {SECRETS['f']}")
 
     monkeypatch.setattr(program, "run", crash)
-    monkeypatch.setattr(program, "own_line", lambda _: None)
+    monkeypatch.setattr("lmtemplate.errors.own_line", lambda _: None)
     monkeypatch.setattr(sys, "argv", ["lmtemplate", "fit", "--x.api_key", SECRETS["api_key"]])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:

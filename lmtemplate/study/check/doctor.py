@@ -154,7 +154,7 @@ def checks(
 
         yield from guarded("config", parse)
         if not read:
-            yield Check("warning", "net", "neither it nor its data is checked: see config")
+            yield Check("warning", "net", "net and data were not checked: the config was refused")
     if read:
         run, data = run or read[0].run, data or read[0].data
     if data or not config:

@@ -37,11 +37,8 @@ def _falls(name: str, losses: Floats, word: str, rows: int) -> SanityCheck:
     In few rows, a rise that leaves the last below the first may be noise.
     """
     first, lowest, last = losses[0], losses.min(), losses[-1]
-    says, fall, rise = (
-        f"{first:.2f} -> {last:.2f}{word} {lowest:.2f}",
-        first - lowest,
-        last - lowest,
-    )
+    says = f"{first:.2f} -> {last:.2f}{word} {lowest:.2f}"
+    fall, rise = first - lowest, last - lowest
     if fall <= 0:
         return SanityCheck(name, False, f"{says}: it has not fallen")
     if rise <= LOST * fall:

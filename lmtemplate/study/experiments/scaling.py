@@ -136,7 +136,7 @@ def measure_run(run: Path, n_embd: int, steps: int, allowed: Sequence[str]) -> P
 
 
 def climb(plan: SweepPlan, parameters: int, tokens: int) -> Scaling:
-    """Train the ladder; the loss of the largest run is foretold, and written, before it begins."""
+    """Train the ladder; the loss of the largest run is predicted, and written, before it begins."""
     book = Book(plan.folder)
 
     def train_to(count: int) -> list[Point]:
@@ -156,7 +156,7 @@ def climb(plan: SweepPlan, parameters: int, tokens: int) -> Scaling:
     law, laws = fit_law(*zip(*((p.parameters, p.tokens, p.loss) for p in made), strict=True))
     predicted = float(law.loss(parameters, tokens))
     run_dir.write_json(plan.folder / "prediction.json", {"val_loss": predicted, **asdict(law)})
-    print(f"foretold for the largest run: val/loss {predicted:.4f}", file=sys.stderr, flush=True)
+    print(f"predicted for the largest run: val/loss {predicted:.4f}", file=sys.stderr, flush=True)
     made += train_to(plan.trials)
     return Scaling(made, law, laws, predicted)
 

@@ -34,7 +34,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Scaling:
-    """The runs, their law, and how well it foretold the largest."""
+    """The runs, their law, and how well it predicted the largest."""
 
     points: list[Point]  # the largest last
     law: Law
@@ -121,8 +121,8 @@ def data_figure(found: Scaling) -> Any:
         figure.add_scatter(mode="markers", marker=marker, showlegend=False, **marks, **look)
     last = found.points[-1]
     star = {"symbol": "star", "size": 14, "color": INK}
-    foretold = {"x": [last.tokens], "y": [found.predicted], "name": "foretold"}
-    figure.add_scatter(mode="markers", marker=star, **foretold)
+    star_point = {"x": [last.tokens], "y": [found.predicted], "name": "predicted"}
+    figure.add_scatter(mode="markers", marker=star, **star_point)
     return with_axes(figure, "tokens trained on", "val/loss (nats)")
 
 

@@ -95,7 +95,7 @@ def measure(
     recipe = MuonAdamW()
     size = short(net.parameter_count())
     says = f"measuring this machine: {MEASURED_STEPS} steps of a net of {size} parameters"
-    print(f"{says} (--speed or --gpu does without)", file=sys.stderr, flush=True)
+    print(f"{says} (skip with --speed or --gpu)", file=sys.stderr, flush=True)
     seconds = measure_step(
         net, recipe, device, batch_size=batch_size, autocast=autocast, steps=MEASURED_STEPS
     )

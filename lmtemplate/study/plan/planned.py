@@ -1,4 +1,4 @@
-"""What `plan` foretold of a run, kept in its config for the card at its end (`show/summary.py`)."""
+"""What `plan` predicted of a run, kept in its config for the card at its end (`show/summary.py`)."""
 
 from lightning.pytorch import Callback
 

@@ -90,7 +90,7 @@ def before_and_after(record: Record) -> str:
 
 
 def plan_and_result(settings: dict[str, Any], summary: dict[str, Any]) -> str:
-    """What `plan` foretold, from config.yaml, beside what came of it; "" for a run without a plan."""
+    """What `plan` predicted, from config.yaml, beside what came of it; "" for a run without a plan."""
     planned = settings.get("planned.init_args.tokens_per_second")
     measured, tokens = summary.get("tokens_per_second"), summary.get("tokens")
     if not (planned and measured and tokens):

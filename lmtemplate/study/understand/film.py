@@ -46,7 +46,7 @@ def prompt_table(found: Found) -> TextTable:
 def in_training_text(about: Found) -> str:
     """How often the training text has a prompt, and what follows it there."""
     if about["count"] is None:
-        return "the training text is not at hand"
+        return "the training text is not available"
     if not about["count"]:
         return "not in the training text in this spelling; what follows is the model's own guess"
     follow = f", followed by {cell(about['in_text'])}" if about["in_text"] else ""

@@ -71,7 +71,8 @@ def choose_prompts(text: str, given: str, config: dict[str, Any]) -> list[str]:
 def prompts_in(text: str, prompts: list[str]) -> dict[str, Any]:
     """Prompt -> how often the text has it, what follows there, and the words to be compared.
 
-    How often is None without a text. The words are the lesson's, what follows the whole prompt, and what follows its last word alone.
+    How often is None without a text. The words are the lesson's, what follows the whole prompt, and
+    what follows its last word alone.
     """
     lessons, found = {prompt.lower(): words for prompt, words in LESSONS.items()}, {}
     for prompt in prompts:

@@ -99,3 +99,17 @@ def test_a_search_without_room_is_one_line(command: Command, words: list[str]) -
     result = command("find-batch", *words)
     assert (result.code, "\n" in result.error) == (2, False)
     assert result.error.startswith("find-batch needs")
+
+
+def test_the_limit_that_is_typed_is_the_one_that_counts(
+    command: Command, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[float | None]()
+
+    def refuse(_: Any, limit: float | None) -> float:
+        asked.append(limit)
+        raise OutOfMemoryError("refused")
+
+    monkeypatch.setattr("lmtemplate.study.experiments.find_batch.memory_limit", refuse)
+    refused = command("find-batch", "--data.path", corpus, *TINY, "--memory_gb=0.5")
+    assert (refused.code, asked) == (6, [5e8])

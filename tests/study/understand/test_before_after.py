@@ -79,7 +79,7 @@ def test_prompts_of_the_lesson_that_are_too_long_are_left_out(finished: Path) ->
     [
         ("you are. you were. you are", "3 times in the training text, followed by ·are 66.7%"),
         ("we are", "not in the training text in this spelling"),
-        ("", "the training text is not at hand"),
+        ("", "the training text is not available"),
     ],
 )
 def test_a_prompt_that_is_not_in_the_text_is_told_as_that(text: str, says: str) -> None:
