@@ -185,7 +185,7 @@ class TrainingCLI(LightningCLI):
 
 def check_settings(cli: TrainingCLI, steps: int) -> None:
     """Raises ConfigError for settings that contradict each other, before anything is written."""
-    trainer, schedule = cli.config.trainer, cli.model.schedule
+    schedule = cli.model.schedule
     warmup = getattr(schedule, "warmup_steps", 0)
     planned = getattr(schedule, "keywords", {}).get("total_steps")  # of torch's OneCycleLR
     if warmup > steps:
@@ -196,14 +196,13 @@ def check_settings(cli: TrainingCLI, steps: int) -> None:
         raise ConfigError(f"model.schedule.total_steps={planned} {says}")
     if cli.model.compile_net is True and (missing := missing_compiler(cli.machine.device)):
         raise ConfigError(f"model.compile: true needs {missing}; give auto or false")
-    interval, batches = trainer.val_check_interval, trainer.limit_val_batches
+    batches = cli.config.trainer.limit_val_batches
     if isinstance(batches, float) and batches < 1:  # a share of all
         batches *= len(cli.datamodule.val_dataloader())
-    if interval > steps or (batches is not None and batches < 1):
+    if batches is not None and batches < 1:
         raise ConfigError(
-            f"validation would never happen: trainer.val_check_interval={interval} in a run of "
-            f"{steps} steps, trainer.limit_val_batches={trainer.limit_val_batches}; lower the "
-            "first, or for a short validation set data.max_val_blocks instead of the second"
+            f"trainer.limit_val_batches={cli.config.trainer.limit_val_batches}: validation would "
+            "never happen; for a short one set data.max_val_blocks"
         )
     check_callbacks(as_list(cli.trainer_settings["callbacks"]))
     check_monitor(cli)

@@ -175,7 +175,8 @@ def in_lightnings_units(
         "max_steps": length.steps,
         "max_epochs": -1,
         "accumulate_grad_batches": length.accumulate,
-        "val_check_interval": settings["val_check_interval"] * length.accumulate,
+        # a run that is shorter is validated at its end
+        "val_check_interval": min(settings["val_check_interval"], length.steps) * length.accumulate,
         "check_val_every_n_epoch": None,  # one Lightning epoch is the whole run
         "use_distributed_sampler": False,  # the data shards itself over ranks
         "enable_model_summary": bool(settings["enable_model_summary"]),

@@ -57,6 +57,15 @@ def test_every_length_comes_to_steps(
     assert f"reached {name} {float(value):,.10g} at step {expected}" in shown
 
 
+def test_a_run_shorter_than_the_interval_of_validations_is_validated_at_its_end(
+    fit: Command, tmp_path: Path
+) -> None:
+    assert (
+        fit(tmp_path / "run", "--trainer.max_steps=3", "--trainer.val_check_interval=9").code == 0
+    )
+    assert steps(tmp_path / "run", "val/loss") == [0, 3]
+
+
 @pytest.mark.slow
 def test_precision_is_chosen_for_the_device_and_said(fit: Command, tmp_path: Path) -> None:
     chosen = auto_precision(torch.device("cpu"))

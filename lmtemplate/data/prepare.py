@@ -96,8 +96,10 @@ def _asked_by(config: Path) -> tuple[str, Path]:
     """
     try:
         folder = Path(yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["path"])
-    except (LookupError, TypeError, OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        says = "cannot be read, or has no data.path; give --input and --output"
+    except OSError as error:
+        raise ConfigError(f"cannot read config {config}: {error.strerror}") from error
+    except (LookupError, TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
+        says = "is not YAML, or has no data.path; give --input and --output"
         raise ConfigError(f"{config} {says}") from error
     if not (folder / "index.json").exists() and folder.name not in PRESETS:
         tokenizer = "char" if folder.name.endswith("char") else "bpe"

@@ -78,11 +78,9 @@ def test_a_warmup_longer_than_the_run_is_refused(refused: Refused) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flag", ["trainer.val_check_interval=13", "trainer.limit_val_batches=0"])
-def test_a_validation_that_would_never_happen_is_refused(refused: Refused, flag: str) -> None:
-    message = refused(2, f"--{flag}")
-    assert "validation would never happen: " in message
-    assert flag in message
+def test_a_validation_that_would_never_happen_is_refused(refused: Refused) -> None:
+    message = refused(2, "--trainer.limit_val_batches=0")
+    assert "trainer.limit_val_batches=0: validation would never happen" in message
 
 
 def test_a_monitor_that_is_never_logged_is_refused(refused: Refused) -> None:

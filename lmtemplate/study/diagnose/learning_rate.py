@@ -7,7 +7,7 @@ import numpy as np
 from lmtemplate.study.diagnose import thresholds as limit
 from lmtemplate.study.diagnose import vitals
 from lmtemplate.study.diagnose.finding import Facts, Finding, conclude
-from lmtemplate.study.diagnose.trend import Trend, merged, swings
+from lmtemplate.study.diagnose.trend import SHARE_OF_END, Trend, merged, swings
 
 BLOCKS = 12  # medians of training rows that stand in for validations where there are few
 
@@ -93,10 +93,12 @@ def rising(trend: Trend, facts: Facts) -> Finding | None:
     """The loss ends far above its best level, or above its start."""
     lowest = int(np.argmin(trend.smooth))
     best = min(float(trend.smooth[lowest]), trend.start)
-    if trend.final - best <= max(limit.RISE, limit.RISE_NOISE * trend.noise):
+    is_late = lowest >= len(trend.loss) * (1 - SHARE_OF_END)  # among the rows of `final`
+    end = float(trend.smooth[-1]) if is_late else trend.final
+    if end - best <= max(limit.RISE, limit.RISE_NOISE * trend.noise):
         return None
     says = f"the training loss rises, from {best:.2f} nats at step {trend.steps[lowest]:,} to"
-    says += f" {trend.final:.2f} at step {trend.last_step:,}; it began at {trend.start:.2f}."
+    says += f" {end:.2f} at step {trend.last_step:,}; it began at {trend.start:.2f}."
     return conclude(TOO_HIGH, says, trend.steps[lowest], trend.last_step)
 
 

@@ -130,8 +130,7 @@ class Runner:
             raise ConfigError(f"{book.path} has settings of another sweep; name another --run_dir")
         self.plan, self.book = plan, book
         self.children: dict[int, subprocess.Popen[bytes]] = {}  # slot -> process
-        self.is_over, self.starting = False, threading.Lock()
-        self.gpus = 0
+        self.is_over, self.starting, self.gpus = False, threading.Lock(), 0
         if plan.jobs > 1:
             import torch
 
@@ -178,8 +177,8 @@ class Runner:
             code, said, pruned = self.attempt(trial, slot)
             if code != LockedError.exit_code or self.is_over:
                 break
-            print(f"{run_of(self.plan, trial).name}: {said.removeprefix('error: ')}", flush=True)
-            time.sleep(10 * POLL_SECONDS)  # a process of a killed sweep may still train it
+            print(f"trial {trial.number + 1}: waiting for a process that trains it", flush=True)
+            time.sleep(10 * POLL_SECONDS)
         if self.is_over or (code in SIGNALS.values() and not pruned) or code < 0:
             return  # stopped from outside: it goes on the next time
         trial.losses = validations(run_of(self.plan, trial))
@@ -190,8 +189,9 @@ class Runner:
         self.book.write(trial)
         shown = ", ".join(f"{key}={value}" for key, value in trial.settings.items())
         loss = f"exit code {code}" if trial.loss is None else f"val/loss {trial.loss:.4f}"
-        told = f"trial {trial.number + 1}/{self.plan.trials} {shown}: {trial.state}, "
-        print(told + (said.removeprefix("error: ") or loss), file=sys.stderr, flush=True)
+        why = said.removeprefix("error: ") if said and trial.state == "failed" else loss
+        told = f"trial {trial.number + 1}/{self.plan.trials} {shown}: {trial.state}, {why}"
+        print(told, file=sys.stderr, flush=True)
 
     def stop(self) -> None:
         """Let the trials save and end; they go on the next time."""

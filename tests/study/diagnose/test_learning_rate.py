@@ -90,6 +90,11 @@ def test_a_diverged_run_is_rising() -> None:
     assert name(finding) == "learning_rate_too_high"
 
 
+def test_a_fall_in_the_last_rows_is_no_rise() -> None:
+    losses = np.append(np.linspace(START, 3.25, 134), np.full(6, 3.0))  # a pass begins near the end
+    assert rising(trend(losses), FACTS) is None
+
+
 @pytest.mark.parametrize(("height", "found"), [(0.0, False), (1.0, True)])
 def test_without_validation_the_training_loss_may_oscillate(height: float, found: bool) -> None:
     loss = power_law() + height * np.sin(np.arange(100) / 6)
