@@ -36,6 +36,7 @@ USED = {  # of a checkpoint, beside what every reader checks
         "trainer": {"gradient_clip_val": float, "gradient_clip_algorithm": str},
     },
 }
+PEAK_RATE = "peak_rate"  # in a checkpoint whose rate is no longer 0
 OWN_TOKENS = 12  # of the run's own text that the step is made on, where none is given
 
 
@@ -59,7 +60,7 @@ def newest_that_steps(run: Path) -> tuple[CheckpointDict, Path]:
     state = read(newest)
     for group in state["optimizer_states"][0]["param_groups"]:
         group["lr"] = group.get("initial_lr", 0.0)
-    return state, newest
+    return {**state, PEAK_RATE: True}, newest
 
 
 def build_optimizer(
@@ -134,7 +135,9 @@ def step_notes(state: CheckpointDict, net: LanguageModel, found: dict[str, Any])
     if type(net).extra_objectives is not LanguageModel.extra_objectives:
         others.append("extra_objectives")
     notes = {
-        f"The batch of this step is one text of {len(found['predictions'])} tokens"
+        "All checkpoints have a rate of 0, so the step is made with the peak rate.": PEAK_RATE
+        in state,
+        f"The batch of this step is one text, {len(found['predictions'])} tokens to predict"
         f"{sizes and f', where the run has {sizes}'}; all in float32, without dropout.": True,
         "The weights are those that are trained, not their running average.": "current_model_state"
         in state,

@@ -16,7 +16,12 @@ from lmtemplate.errors import CheckpointError
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.optimizers import recipe_of
 from lmtemplate.plug import load_named
-from lmtemplate.study.understand.explain import build_optimizer, newest_that_steps, step_of_run
+from lmtemplate.study.understand.explain import (
+    PEAK_RATE,
+    build_optimizer,
+    newest_that_steps,
+    step_of_run,
+)
 from tests.conftest import Command
 from tests.runs import check_line, contents
 from tests.study.understand.test_forward import trained
@@ -128,6 +133,7 @@ def test_the_newest_checkpoint_with_a_rate_is_taken(changed: Callable[..., Path]
     assert path.name == "step-000000012.ckpt"
     groups = state["optimizer_states"][0]["param_groups"]
     assert all(group["lr"] == group["initial_lr"] > 0 for group in groups)
+    assert state[PEAK_RATE]  # and the page says so
 
 
 def test_the_text_walks_through_all_parts_and_the_page_is_the_one_new_file(
