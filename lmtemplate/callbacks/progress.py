@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -18,12 +19,14 @@ SHOWN = {
     metric_names.VAL_BITS_PER_BYTE: ("bits/byte", "{:.3f}"),
     metric_names.TOKENS_PER_SECOND: ("tokens/s", "{:,.0f}"),
 }
+NEW_AT_STEPS = (metric_names.TRAIN_LOSS, metric_names.TOKENS_PER_SECOND)  # between validations
 
 
-def shown(pl_module: LightningModule) -> dict[str, str]:
-    """The newest values that a person wants to see, formatted."""
+def shown(pl_module: LightningModule, names: Iterable[str] = SHOWN) -> dict[str, str]:
+    """The newest of these values that a person wants to see, formatted."""
     latest = pl_module.latest if isinstance(pl_module, LitLanguageModel) else {}
-    return {short: form.format(latest[k]) for k, (short, form) in SHOWN.items() if k in latest}
+    forms = {name: SHOWN[name] for name in names if name in latest}
+    return {short: form.format(latest[name]) for name, (short, form) in forms.items()}
 
 
 class ProgressBar(TQDMProgressBar):
@@ -56,15 +59,17 @@ class ProgressBar(TQDMProgressBar):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         is_due = time.monotonic() > self.next_line and not self.on_terminal
         if is_due and metric_names.TRAIN_LOSS in getattr(pl_module, "latest", ()):
-            self.print_line(trainer, pl_module)
+            self.print_line(trainer, pl_module, NEW_AT_STEPS)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
         if trainer.state.fn == "fit":
-            self.print_line(trainer, pl_module)
+            self.print_line(trainer, pl_module, SHOWN)
 
-    def print_line(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def print_line(
+        self, trainer: Trainer, pl_module: LightningModule, names: Iterable[str]
+    ) -> None:
         self.next_line = time.monotonic() + LINE_SECONDS
         if trainer.is_global_zero:
-            values = "  ".join(f"{name} {value}" for name, value in shown(pl_module).items())
+            values = "  ".join(f"{k} {value}" for k, value in shown(pl_module, names).items())
             self.print(f"step {trainer.global_step:,}/{trainer.max_steps:,}  {values}")
