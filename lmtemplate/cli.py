@@ -59,8 +59,8 @@ TRAINER_SETTINGS: dict[str, tuple[Any, Any, str]] = {
 }
 
 
-def make_parser(prog: str, model: type, data: type) -> LightningArgumentParser:
-    """What parses every key of a config of these classes."""
+def make_parser(prog: str, classes: dict[str, type]) -> LightningArgumentParser:
+    """What parses every key of a config; `classes` are those of model and data."""
     parser = LightningArgumentParser(prog, description="", allow_abbrev=False, exit_on_error=False)
     says = "YAML file with settings; several may be given, and the last one wins"
     parser.add_argument("-c", "--config", action="config", help=says)
@@ -70,7 +70,7 @@ def make_parser(prog: str, model: type, data: type) -> LightningArgumentParser:
     skip = {*cli_errors.OWNED, *TRAINER_SETTINGS}
     how = {"skip": skip, "instantiate": False, "fail_untyped": False}
     parser.add_class_arguments(Trainer, "trainer", **how)
-    for group, kind in (("model", model), ("data", data)):
+    for group, kind in classes.items():
         name, says = f"--{group}.class_path", f"a subclass of {OPEN[group][0].__name__}"
         parser.add_argument(name, type=str, default=argparse.SUPPRESS, help=says)
         parser.add_class_arguments(kind, group, fail_untyped=False)
@@ -85,7 +85,7 @@ def make_parser(prog: str, model: type, data: type) -> LightningArgumentParser:
     for name in ("block_size", "vocab_size"):
         target = f"model.net.init_args.{name}"
         parser.link_arguments(f"data.{name}", target, apply_on="instantiate")
-    if "seed" in inspect.signature(data).parameters:
+    if "seed" in inspect.signature(classes["data"]).parameters:
         parser.link_arguments("seed_everything", "data.seed")
     return parser
 
@@ -119,7 +119,7 @@ class TrainingCLI(LightningCLI):
         )
 
     def setup_parser(self, *_: Any) -> None:
-        self.parser = make_parser(f"lmtemplate {self.verb}", **self.classes)
+        self.parser = make_parser(f"lmtemplate {self.verb}", self.classes)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = cli_errors.parse_words(parser, args, self.made)
@@ -185,9 +185,8 @@ class TrainingCLI(LightningCLI):
 
 def check_settings(cli: TrainingCLI, steps: int) -> None:
     """Raises ConfigError for settings that contradict each other, before anything is written."""
-    schedule = cli.model.schedule
-    warmup = getattr(schedule, "warmup_steps", 0)
-    planned = getattr(schedule, "keywords", {}).get("total_steps")  # of torch's OneCycleLR
+    warmup = getattr(cli.model.schedule, "warmup_steps", 0)
+    planned = getattr(cli.model.schedule, "keywords", {}).get("total_steps")  # of OneCycleLR
     if warmup > steps:
         says = f"is longer than the run of {steps} steps; lower it"
         raise ConfigError(f"model.schedule.warmup_steps={warmup} {says}")

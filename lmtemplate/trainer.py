@@ -35,7 +35,7 @@ from lmtemplate.run_length import RunLength
 
 Precision = Literal["auto", "bf16-mixed", "16-mixed", "32-true", "bf16-true", "16-true", "64-true"]
 
-OF_DEVICE = (torch.OutOfMemoryError, torch.AcceleratorError)
+DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError)  # never a checkpoint's fault
 
 # Longer than a sound run waits for its first process to save; Lightning's own limit is 30 minutes.
 LONGEST_WAIT = timedelta(minutes=10)
@@ -189,7 +189,7 @@ def mistake_in(error: BaseException, trainer: lightning.Trainer) -> UserError | 
     """What a user can do about an error of Lightning or torch, where that is known."""
     says = " ".join(str(error).split())
     what = re.sub(r"^\[.*?\] ", "", says).partition(". ")[0][:200]
-    if isinstance(error, (UserError, OSError, MemoryError, *OF_DEVICE)):
+    if isinstance(error, (UserError, OSError, MemoryError, *DEVICE_ERRORS)):
         return None
     if worker := re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)", says):
         return OutOfMemoryError(
@@ -214,12 +214,12 @@ def mistake_in(error: BaseException, trainer: lightning.Trainer) -> UserError | 
     is_misfit = isinstance(error, misfits) and "configure_optimizers" in names
     if is_misfit and not own_line(error):
         return ConfigError(f"model.optimizer or model.schedule does not fit: {error!r:.200}")
-    # a damaged state of optimizer or schedule may fail in the first step only; what fails in its
-    # closure is the loss
-    users = {"on_train_start", "step", "update_lr_schedulers"}
-    first = tuple(file_name(trainer.global_step - made) for made in (0, 1))
-    is_first_use = names & users and "closure" not in names and not own_line(error)
-    is_first_use = is_first_use and str(trainer.ckpt_path).endswith(first)
+    # A damaged state of optimizer or schedule may fail in the first step only. An error inside of
+    # that step's closure comes from the loss.
+    uses_state = names & {"on_train_start", "step", "update_lr_schedulers"}
+    resumed_from = tuple(file_name(trainer.global_step - made) for made in (0, 1))
+    is_first_use = uses_state and str(trainer.ckpt_path).endswith(resumed_from)
+    is_first_use = is_first_use and "closure" not in names and not own_line(error)
     if is_first_use or any(name.startswith("restore_") for name in names):
         problem = f"holds a state that cannot be restored: {error!r:.200}"
         return CheckpointError(f"{trainer.ckpt_path} {problem}")

@@ -70,7 +70,7 @@ def test_the_file_is_what_the_constructors_say_now(stored: Schema) -> None:
 
 def test_it_has_the_keys_of_the_parser_and_no_others(stored: Schema) -> None:
     classes = {group: kind for group, (_, kind) in OPEN.items()}
-    parsed = make_parser("lmtemplate fit", **classes).get_defaults().as_dict()
+    parsed = make_parser("lmtemplate fit", classes).get_defaults().as_dict()
     groups = {name: parsed[name] for name in ("trainer", "model", "data")}
     own = stored["properties"]
     assert own.keys() == parsed.keys() - {"config"}
@@ -83,7 +83,7 @@ def test_it_has_the_keys_of_the_parser_and_no_others(stored: Schema) -> None:
 
 
 def test_what_the_parser_can_append_to_has_a_plus(stored: Schema) -> None:
-    parser = make_parser("lmtemplate fit", **{group: kind for group, (_, kind) in OPEN.items()})
+    parser = make_parser("lmtemplate fit", {group: kind for group, (_, kind) in OPEN.items()})
     for name in ("trainer", "model", "data"):
         schema = stored["properties"][name]
         listed = (schema if name == "trainer" else schema["anyOf"][0])["properties"]
