@@ -12,6 +12,7 @@ import jsonargparse
 import yaml
 
 from lmtemplate.errors import ConfigError
+from lmtemplate.plain_file import LARGEST_YAML, read_plain
 from lmtemplate.plug import not_allowed
 
 # Trainer arguments that no config may set -> what to do instead, or why there is none.
@@ -105,8 +106,7 @@ def _settings(root: yaml.MappingNode, path: Path) -> Iterator[Place]:
 def read_config(path: Path) -> list[Place]:
     """Every setting of a config, with its line. Raises ConfigError where there is none."""
     try:
-        text = path.read_text(encoding="utf-8") if not path.is_char_device() else ""
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(read_plain(path, LARGEST_YAML), Loader=yaml.SafeLoader)
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -14,6 +14,7 @@ from lmtemplate.checkpoint.resume import resolve
 from lmtemplate.data.tokenizer import Tokenizer, parse_tokenizer
 from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.models.base import LanguageModel
+from lmtemplate.plain_file import read_plain
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 COLDEST = 1e-6  # temperature; logits divided by less can be infinite
@@ -149,7 +150,7 @@ def read_prompts(prompt: str, path: Path | None) -> list[str]:
     if prompt:
         raise ConfigError(f"--prompts {path} and --prompt are two things; give one")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_plain(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--prompts {path} cannot be read: {error}") from error
     if not lines:

@@ -17,6 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lmtemplate.errors import ConfigError, DiskError, LockedError
+from lmtemplate.plain_file import read_plain
 
 LOCK = ".lock"
 YAML_NUMBERS = {"NaN": ".nan", "Infinity": ".inf", "-Infinity": "-.inf"}  # JSON has none of these
@@ -81,8 +82,7 @@ def write_json(path: Path, content: dict[str, Any], indent: int | None = 2) -> N
 def read_json(path: Path) -> dict[str, Any]:
     """What a JSON file of a run holds; {} where it is missing or damaged."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        # a link could lead to a device, which never ends
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        content = json.loads(read_plain(path))
         return content if isinstance(content, dict) else {}
     return {}
 
@@ -100,7 +100,7 @@ def lock(folder: Path, path: Path | None = None, flag: str = "--run_dir") -> Ite
     def holder() -> str:
         with contextlib.suppress(OSError, ValueError):
             if not path.is_symlink():  # which the library refuses to open
-                return path.read_text(encoding="utf-8")[:200]
+                return read_plain(path)[:200]
         return ""
 
     held = FileLock(path, timeout=0.2, fallback_to_soft=False)

@@ -220,7 +220,7 @@ def mistake_in(error: BaseException, trainer: lightning.Trainer) -> UserError | 
     resumed_from = tuple(file_name(trainer.global_step - made) for made in (0, 1))
     is_first_use = uses_state and str(trainer.ckpt_path).endswith(resumed_from)
     is_first_use = is_first_use and "closure" not in names and not own_line(error)
-    if is_first_use or any(name.startswith("restore_") for name in names):
+    if is_first_use or any(name.startswith(("restore_", "resume_")) for name in names):
         problem = f"holds a state that cannot be restored: {error!r:.200}"
         return CheckpointError(f"{trainer.ckpt_path} {problem}")
     return None

@@ -35,7 +35,7 @@ ROWS = (
     "models models.gpt* loss data.corpus data.tokenizer data.shards data.sampler metrics optimizers "
     "schedules run_dir cli_errors",
     "data.content",
-    "models.* muon hardware plug redact terminal metric_names data.formats data",
+    "models.* muon hardware plain_file plug redact terminal metric_names data.formats data",
     "errors",
 )
 # These import a neighbour of their row.

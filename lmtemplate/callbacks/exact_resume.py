@@ -1,12 +1,15 @@
 """A checkpoint -> the random states and the place in Lightning's loop that it was saved at."""
 
+import copy
 import random
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torchmetrics import Metric
 
+from lmtemplate.checkpoint.compatibility import check_state
 from lmtemplate.optimizers import check_moments
 
 
@@ -66,6 +69,7 @@ class ExactResume(Callback):
 
     def __init__(self) -> None:
         self._random_states: list[dict[str, Any]] = []  # of each rank, from the loaded checkpoint
+        self._schedules: list[dict[str, Any]] = []  # their states, also from there
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -80,7 +84,19 @@ class ExactResume(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._random_states = checkpoint["random_states"]
+        self._schedules = checkpoint["lr_schedulers"]
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            fresh = callback.state_dict()
+            check_state(callback, fresh, checkpoint["callbacks"].get(callback.state_key, fresh))
+        for metric in (one for one in pl_module.modules() if isinstance(one, Metric)):
+            fresh = copy.deepcopy(metric)
+            fresh.reset()
+            check_state(metric, fresh.metric_state, metric.metric_state)
         checkpoint["loops"]["fit_loop"] = loops_at(trainer, checkpoint["global_step"])
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for one, saved in zip(trainer.lr_scheduler_configs, self._schedules, strict=False):
+            check_state(one.scheduler, one.scheduler.state_dict(), saved)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for optimizer in trainer.optimizers:

@@ -72,4 +72,4 @@ class NonFiniteGuard(Callback):
         if self.went_back:
             return
         self.in_a_row = int(state_dict["in_a_row"])
-        self.norms = [torch.tensor(norm) for norm in state_dict["norms"]]
+        self.norms = [torch.tensor(float(norm)) for norm in state_dict["norms"]]

@@ -40,14 +40,12 @@ class RunEnd(Callback):
         self.max_seconds = max_seconds  # of training and validation, over all restarts
         self.seconds_before = 0.0
         self.out_of_time = False
+        self.started = time.monotonic()
 
     @property
     def run_seconds(self) -> float:
         """All seconds of the run so far."""
         return self.seconds_before + time.monotonic() - self.started
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.started = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.max_seconds is not None and self.seconds_before >= self.max_seconds:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lmtemplate import run_dir
 from lmtemplate.checkpoint.files import CheckpointDict
@@ -13,6 +13,7 @@ from lmtemplate.errors import CheckpointError, UserError
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.plug import load_named
 
+LIBRARIES = ("lmtemplate", "lightning", "torch", "torchmetrics")
 NET = "net."  # prefix of the net's weights in the LightningModule's state_dict
 
 
@@ -73,6 +74,28 @@ def announce(
         listed = ", ".join(f"{key}: {old} -> {new}" for key, (old, new) in other.items())
         print(f"  not bit for bit as it would have gone on before: {listed}")
     return {"step": before["global_step"], "changed": changed, "environment": other}
+
+
+def check_state(owner: Any, fresh: Any, saved: Any) -> None:
+    """Raises CheckpointError where a saved state is not of the types and shapes of a fresh one.
+
+    Of what is still empty, anything may have come, and so of classes of the user's own.
+    """
+    if type(owner).__module__.partition(".")[0] not in LIBRARIES:
+        return
+    number = isinstance(fresh, int | float)
+    fits = fresh is None or isinstance(saved, int | float if number else type(fresh))
+    if isinstance(fresh, Tensor) and fits:
+        fits = (fresh.shape, fresh.is_complex()) == (saved.shape, saved.is_complex())
+    if not fits:
+        says = f"{saved!s:.40} is not of the kind of {fresh!s:.40}"
+        raise CheckpointError(f"the checkpoint's state of {type(owner).__name__} is wrong: {says}")
+    if isinstance(fresh, dict):
+        for key in fresh.keys() & saved.keys():
+            check_state(owner, fresh[key], saved[key])
+    elif isinstance(fresh, list | tuple):
+        for one, other in zip(fresh, saved, strict=False):
+            check_state(owner, one, other)
 
 
 def check_same_model_and_data(checkpoint: CheckpointDict, description: dict[str, Any]) -> None:

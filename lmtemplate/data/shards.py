@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from lmtemplate.data import IGNORED, LFS_POINTER, Ints
 from lmtemplate.errors import DataError
+from lmtemplate.plain_file import read_plain
 
 Index = dict[str, Any]  # the content of index.json
 
@@ -120,8 +121,8 @@ def read_index(folder: Path) -> Index:
     try:
         if not path.is_file():
             raise _not_prepared(folder)
-        content = path.read_bytes()
-        if content.startswith(LFS_POINTER):
+        content = read_plain(path)
+        if content.startswith(LFS_POINTER.decode()):
             raise ValueError(f"it {POINTER}")
         index: Index = json.loads(content)
         if index["format"] != FORMAT or index["fingerprint"] != fingerprint(index):

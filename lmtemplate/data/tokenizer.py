@@ -16,6 +16,7 @@ import tokenizers
 
 from lmtemplate.data import Ints
 from lmtemplate.errors import DataError
+from lmtemplate.plain_file import read_plain
 
 REPLACEMENT = "\ufffd"
 END_OF_TEXT = "<|endoftext|>"
@@ -268,9 +269,7 @@ def parse_tokenizer(json_text: str) -> Tokenizer:
 def load_tokenizer(path: Path, sha256: str | None = None) -> Tokenizer:
     """Read a tokenizer.json; DataError, with the path, if it is unusable or has another digest."""
     try:
-        if path.is_char_device():  # reading it would never end
-            raise DataError("it is a device")
-        tokenizer = parse_tokenizer(path.read_text(encoding="utf-8"))
+        tokenizer = parse_tokenizer(read_plain(path))
         if sha256 in (None, tokenizer.digest):
             return tokenizer
         says = f"is not the tokenizer that made the shards in {path.parent}; prepare it again"

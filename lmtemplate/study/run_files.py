@@ -12,6 +12,7 @@ import yaml
 
 from lmtemplate.checkpoint.compatibility import flatten
 from lmtemplate.errors import CheckpointError
+from lmtemplate.plain_file import LARGEST, LARGEST_YAML, read_plain
 
 DIFF = "uncommitted.diff"  # what the code had beyond its commit
 MOST_VALUES = 100_000  # in a YAML file
@@ -107,9 +108,11 @@ def parse_yaml(text: str) -> Any:
 
 def read_checked(path: Path, kinds: dict[str, Any]) -> dict[str, Any]:
     """A JSON or YAML file of a run, checked; {} where there is none. Raises CheckpointError."""
-    parse = parse_yaml if path.suffix == ".yaml" else json.loads
+    is_yaml = path.suffix == ".yaml"
+    parse = parse_yaml if is_yaml else json.loads
     try:
-        content = parse(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        text = read_plain(path, LARGEST_YAML if is_yaml else LARGEST) if path.exists() else "{}"
+        content = parse(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:200]
         says = f"{path} cannot be read ({reason}); restore it, or move it away"
@@ -137,8 +140,9 @@ def read_settings(run: Path) -> dict[str, Any]:
 
 
 def open_no_link(path: str, flags: int) -> int:
-    """For `open`: a link of a stranger could lead what is written to any file of the user."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o644)
+    """For `open`: a stranger's link leads to no file of the user, a pipe is not waited for."""
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    return os.open(path, flags, 0o644)
 
 
 def append_line(path: Path, text: str) -> None:

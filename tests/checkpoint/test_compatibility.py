@@ -1,18 +1,21 @@
 """A checkpoint -> the net it describes; what does not fit is named."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from lmtemplate.checkpoint.compatibility import (
     announce,
     build_net,
     check_same_model_and_data,
     check_same_tokenizer,
+    check_state,
     differences,
     flatten,
     load_net,
@@ -194,3 +197,25 @@ def test_weights_that_are_no_plain_tensors_are_one_line(change: Callable[[Tensor
     weights = {f"net.{name}": change(value) for name, value in net.state_dict().items()}
     with pytest.raises(CheckpointError, match="no plain tensors"):
         load_net(net, {"state_dict": weights})
+
+
+class Own:
+    """A callback of the user, which may keep a number as a tensor later."""
+
+
+@pytest.mark.parametrize(
+    ("owner", "fresh", "saved", "fits"),
+    [
+        (MeanMetric(), {"value": torch.tensor(0.0)}, {"value": torch.zeros(3)}, False),
+        (MeanMetric(), {"value": torch.tensor(0.0)}, {"value": torch.tensor(2)}, True),
+        (MeanMetric(), {"count": 0, "best": None, "all": []}, {"best": "x", "all": ["x"]}, True),
+        (MeanMetric(), {"count": 0}, {"count": 1.5}, True),
+        (MeanMetric(), {"count": 0}, {"count": "1"}, False),
+        (Own(), {"count": 0}, {"count": torch.zeros(3)}, True),
+    ],
+)
+def test_a_state_has_the_types_and_shapes_of_a_fresh_one(
+    owner: Any, fresh: Any, saved: Any, fits: bool
+) -> None:
+    with nullcontext() if fits else pytest.raises(CheckpointError, match="MeanMetric"):
+        check_state(owner, fresh, saved)

@@ -140,6 +140,15 @@ STATES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a schedule's step in words": lambda saved: saved["lr_schedulers"][0].update(last_epoch="x"),
     "a best loss of no kind": lambda saved: saved["callbacks"]["Checkpoint"].update(best=5),
     "a value in words": lambda saved: saved["latest"].update({"val/loss": "x"}),
+    "steps of a guard in words": lambda saved: saved["callbacks"]["NonFiniteGuard"].update(
+        norms=[[1.0, 2.0]]
+    ),
+    "a count in words": lambda saved: saved["callbacks"]["early_stopping"].update(
+        stopped_epoch="x", wait_count="x"
+    ),
+    "a best score of two": lambda saved: saved["callbacks"]["early_stopping"].update(
+        best_score=torch.zeros(2)
+    ),
     "a best score without a tensor": lambda saved: saved["callbacks"]["early_stopping"].update(
         best_score=None
     ),

@@ -179,6 +179,7 @@ MANIFESTS: dict[str, Any] = {
     "settings in words": {"settings": "os.system"},
     "no hardware": {"hardware": None},
     "threads of an attacker": {"hardware": {"threads": "1 LD_PRELOAD=canary"}},
+    "more threads than there are": {"hardware": {"threads": 10**6}},
     "a class of a stranger": {"net": "canary_module.Thing"},
     "a callback of a stranger": {"callbacks": [{"class_path": "canary_module.Thing"}]},
     "another corpus": {"path": "../../canary"},

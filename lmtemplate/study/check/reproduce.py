@@ -19,6 +19,7 @@ from lmtemplate.study.run_files import DIFF, command, read_manifest, read_summar
 
 # Settings that no loss depends on.
 HARMLESS = ("run_dir", "report", "checkpoint", "samples", "signals", "throughput", "watch")
+MOST_THREADS = 4096  # that a manifest of a stranger may ask for
 
 
 def recorded_settings(run: Path) -> tuple[dict[str, Any], int]:
@@ -141,6 +142,8 @@ def reproduce(run: Path, output: Path | None = None, allow: list[str] | None = N
     if before.get("git", {}).get("dirty"):
         print(*other_changes(run, before["git"].get("commit")), sep="\n", end="")
     threads = before["hardware"].get("threads") or 1
+    if not 0 < threads <= MOST_THREADS:
+        raise CheckpointError(f"{run / 'manifest.json'}: no machine has {threads:,} threads")
     code = repeat(settings, again, threads, allow or [])
     if code:
         sys.exit(code)

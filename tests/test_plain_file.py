@@ -1,0 +1,68 @@
+"""Pipes, devices and endless files -> one line in no time, wherever a plain file is expected."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lmtemplate.cli_errors import read_config
+from lmtemplate.data.prepare import prepare
+from lmtemplate.data.tokenizer import load_tokenizer
+from lmtemplate.errors import ConfigError, DataError, UserError
+from lmtemplate.generate import read_prompts
+from lmtemplate.plain_file import read_plain
+from lmtemplate.run_dir import lock, read_json
+from tests.faults.spy import within
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "config": read_config,
+    "config to prepare": lambda path: prepare(for_config=path),
+    "tokenizer": load_tokenizer,
+    "prompts": lambda path: read_prompts("", path),
+}
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def zeros(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(2**40)
+
+
+@pytest.mark.parametrize("make", [pipe, zeros, sparse])
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_what_never_ends_is_not_read(
+    tmp_path: Path, read: Callable[[Path], object], make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / "file")
+    with within(20), pytest.raises(UserError, match=r"plain file|more than"):
+        read(tmp_path / "file")
+
+
+def test_a_pipe_where_a_run_has_its_files_is_no_file(tmp_path: Path) -> None:
+    pipe(tmp_path / "best.json")
+    pipe(tmp_path / ".lock")
+    with within(20):
+        assert read_json(tmp_path / "best.json") == {}
+        with lock(tmp_path):
+            assert (tmp_path / ".lock").exists()
+
+
+def test_text_comes_whole_with_its_line_ends_as_python_reads_them(tmp_path: Path) -> None:
+    text = "ü" * 1000 + "\r\n"
+    (tmp_path / "file").write_bytes(text.encode())
+    assert read_plain(tmp_path / "file", most=2002) == text.replace("\r\n", "\n")
+    with pytest.raises(OSError, match="more than 500") as large:
+        read_plain(tmp_path / "file", most=500)
+    assert large.value.errno == errno.EFBIG
+    for mistake, read in ((ConfigError, read_config), (DataError, load_tokenizer)):
+        with pytest.raises(mistake, match=r"No such file|Is a directory"):
+            read(tmp_path)
