@@ -78,7 +78,8 @@ def prepare_streams() -> None:
         if stream is None:  # it was closed at the start
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal of ASCII cannot show every text
+            # a terminal of ASCII cannot show every text; a log is read while the run goes on
+            stream.reconfigure(errors="replace", line_buffering=True)
         setattr(sys, name, _Stream(stream, forgives=False) if stream.isatty() else stream)
 
 

@@ -145,7 +145,7 @@ class Checkpoint(callbacks.Checkpoint):
         self.failures += 1
         last = f"last good: step {self.saved_step:,}" if self.saved_step else "none is saved yet"
         count = f"{self.failures}/{MOST_FAILURES}"
-        trainer.lightning_module.print(f"save failed ({count}): {problem}; {last}", flush=True)
+        trainer.lightning_module.print(f"save failed ({count}): {problem}; {last}")
         if self.failures == MOST_FAILURES or trainer.should_stop:
             go_on = "resume" if self.saved_step else "train"
             raise DiskError(
@@ -172,7 +172,7 @@ class Checkpoint(callbacks.Checkpoint):
                 raise DiskError("checkpoints need the space that is left on the disk")
             self._write(trainer, path, weights_only=True)
         except DiskError as error:
-            trainer.lightning_module.print(f"milestone not saved: {error}", flush=True)
+            trainer.lightning_module.print(f"milestone not saved: {error}")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finish what a kill interrupted."""

@@ -113,7 +113,7 @@ class RunSummary(Callback):
         try:
             write_json(run / "summary.json", summary)
         except DiskError as error:  # the run is safe, and its exit code says what ended it
-            module.print(f"no summary: {error}", flush=True)
+            module.print(f"no summary: {error}")
         if summary["stop_reason"] == "numbers":
             return  # the run may go back and continue; if not, the error says more
         rows = {"stopped": f"{summary['stop_message']} at step {summary['step']:,}"}

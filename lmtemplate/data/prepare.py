@@ -16,7 +16,7 @@ from lmtemplate.data.shards import Shards, dtype_for, file_sha256, read_index
 from lmtemplate.data.tokenizer import to_bytes
 from lmtemplate.data.train_tokenizer import MOST_BYTES, automatic_vocab_size, train_tokenizer
 from lmtemplate.errors import ConfigError, DataError, DiskError
-from lmtemplate.plain_file import LARGEST_YAML, read_plain
+from lmtemplate.plain_file import read_yaml
 from lmtemplate.run_dir import lock, write_text
 
 
@@ -96,8 +96,7 @@ def _asked_by(config: Path) -> tuple[str, Path]:
     Raises ConfigError without data.path, DataError, with what to type, for any other name.
     """
     try:
-        text = read_plain(config, LARGEST_YAML)
-        folder = Path(yaml.safe_load(text)["data"]["path"])
+        folder = Path(read_yaml(config)["data"]["path"])
     except OSError as error:
         raise ConfigError(f"cannot read config {config}: {error.strerror}") from error
     except (LookupError, TypeError, ValueError, RecursionError, yaml.YAMLError) as error:

@@ -1,6 +1,5 @@
 """Run directory -> what its plain files say, each key that is read checked for its type."""
 
-import functools
 import json
 import os
 import sys
@@ -12,10 +11,9 @@ import yaml
 
 from lmtemplate.checkpoint.compatibility import flatten
 from lmtemplate.errors import CheckpointError
-from lmtemplate.plain_file import LARGEST, LARGEST_YAML, read_plain
+from lmtemplate.plain_file import read_plain, read_yaml
 
 DIFF = "uncommitted.diff"  # what the code had beyond its commit
-MOST_VALUES = 100_000  # in a YAML file
 DEEPEST = 50  # levels of lists and mappings in each other
 SUMMARY = {
     **dict.fromkeys(("stop_reason", "stop_message"), str),
@@ -92,27 +90,12 @@ def check_kinds(content: Any, kinds: Any, path: Path) -> None:
         raise CheckpointError(f"{path} is damaged: {problem}; restore it, or move it away")
 
 
-@functools.lru_cache(maxsize=1)  # several parts of a report read the same config
-def parse_yaml(text: str) -> Any:
-    """Raises ValueError where anchors make a few lines into more than anyone can read."""
-    content = yaml.safe_load(text)
-    waiting = [content]
-    for _ in range(MOST_VALUES):
-        if not waiting:
-            return content
-        item = waiting.pop()
-        if isinstance(item, dict | list):
-            waiting += item.values() if isinstance(item, dict) else item
-    raise ValueError(f"it has more than {MOST_VALUES:,} values, counting what anchors repeat")
-
-
 def read_checked(path: Path, kinds: dict[str, Any]) -> dict[str, Any]:
     """A JSON or YAML file of a run, checked; {} where there is none. Raises CheckpointError."""
-    is_yaml = path.suffix == ".yaml"
-    parse = parse_yaml if is_yaml else json.loads
+    if not path.exists():
+        return {}
     try:
-        text = read_plain(path, LARGEST_YAML if is_yaml else LARGEST) if path.exists() else "{}"
-        content = parse(text)
+        content = read_yaml(path) if path.suffix == ".yaml" else json.loads(read_plain(path))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:200]
         says = f"{path} cannot be read ({reason}); restore it, or move it away"

@@ -1,6 +1,7 @@
 """Running values -> a bar on a terminal; elsewhere a line per validation and minute."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -82,7 +83,11 @@ def test_on_a_terminal_a_resumed_bar_goes_on_where_it_was(
     monkeypatch.setattr("lmtemplate.fit.ProgressBar", Noted)
     flag = f"--trainer.accumulate_grad_batches={accumulate}"
     fit(tmp_path / "run", flag, "--trainer.max_steps=6")
-    fit(tmp_path / "run", flag, "--resume=must")
+    milestones = tmp_path / "run" / "checkpoints" / "milestones"
+    shutil.rmtree(milestones)
+    milestones.touch()  # in the way of the next ones, which is told above the bar
+    result = fit(tmp_path / "run", flag, "--resume=must")
+    assert "milestone not saved" in result.out
     assert bars == [(0, 6 * accumulate), (6 * accumulate, 12 * accumulate)]
 
 

@@ -23,7 +23,10 @@ def read_curves(folder: Path) -> dict[str, StepValues]:
     from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
     from tensorboard.util import tensor_util  # type: ignore[import-untyped]
 
-    if not list(folder.glob("*tfevents*")):
+    found = [*folder.glob("*tfevents*")]
+    if endless := [path for path in found if not path.is_file()]:
+        raise ConfigError(f"--events: {endless[0]} is no plain file; remove it")
+    if not found:
         below = sorted({str(path.parent) for path in folder.glob("**/*tfevents*")})
         hint = f"; there are some in {', '.join(below[:3])}" if below else ""
         raise ConfigError(f"--events {folder}: no TensorBoard event files there{hint}")
@@ -34,10 +37,10 @@ def read_curves(folder: Path) -> dict[str, StepValues]:
     tags = board.Tags()
     curves = {tag: {e.step: float(e.value) for e in board.Scalars(tag)} for tag in tags["scalars"]}
     for tag in tags["tensors"]:  # TensorFlow 2 and others write numbers as tensors
-        found = [(e.step, e.tensor_proto) for e in board.Tensors(tag)]
-        if all(tensor.dtype in NUMBERS and not tensor.tensor_shape.dim for _, tensor in found):
+        points = [(e.step, e.tensor_proto) for e in board.Tensors(tag)]
+        if all(tensor.dtype in NUMBERS and not tensor.tensor_shape.dim for _, tensor in points):
             with suppress(ValueError, TypeError):  # what only says that it is a number
-                curves[tag] = {s: float(tensor_util.make_ndarray(tensor)) for s, tensor in found}
+                curves[tag] = {s: float(tensor_util.make_ndarray(tensor)) for s, tensor in points}
     return curves
 
 

@@ -176,19 +176,19 @@ def text_plot(
     """Curves over steps from 0 on, each with its own mark: the first a line, the others points."""
     from uniplot import plot_to_string  # plotext is compiled, and draws on one global figure
 
-    xs, ys = zip(*curves, strict=True)
+    drawable = ((x, np.clip(y, -1e50, 1e50)) for x, y in curves)  # uniplot takes no more than 1e59
+    xs, ys = zip(*drawable, strict=True)
     options = {"x_min": 0, "x_max": 1.001 * max(steps[-1] for steps in xs), **options}
-    options["color"] = False
     options |= {"lines": [True, False][: len(xs)], "force_ascii_characters": list(marks)}
     options |= {"width": width - 11, "line_length_hard_cap": width}  # labels have 8 characters
-    options |= {"x_gridlines": [], "y_gridlines": [], "character_set": "ascii"}
+    options |= {"x_gridlines": [], "y_gridlines": [], "character_set": "ascii", "color": False}
     boxes = str.maketrans("┌┐└┘─│", "++++-|")  # a log file may be ASCII only
     return plot_to_string(xs=xs, ys=ys, **options).translate(boxes)
 
 
 def rate_in_terminal(steps: Ints, rates: Floats, width: int = 72, height: int = 6) -> str:
     """(N,) steps and their learning rates on a linear axis from 0, in ASCII."""
-    highest = float(np.nanmax(rates)) or 1.0
+    highest = min(float(np.nanmax(rates)), 1e50) or 1.0
     return text_plot([thin(steps, rates)], "#", width, height=height, y_min=0, y_max=highest)
 
 

@@ -1,6 +1,7 @@
 """TensorBoard's files as anyone writes them, read as a record."""
 
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +110,9 @@ def test_a_folder_without_event_files_names_folders_below_that_have_some(tmp_pat
     write_events(tmp_path / "version_0", CURVES)
     with pytest.raises(ConfigError, match="version_0"):
         read_events(tmp_path)
+
+
+def test_an_event_file_that_never_ends_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "events.out.tfevents.1")
+    with pytest.raises(ConfigError, match="is no plain file"):
+        read_curves(tmp_path)

@@ -360,6 +360,14 @@ def test_a_rate_of_0_is_said_in_the_terminal() -> None:
     assert "#" not in in_terminal(replace(record(), learning_rate=np.zeros(40)))
 
 
+def test_numbers_that_no_terminal_could_draw_are_drawn_at_its_edge() -> None:
+    one = record()
+    losses, rates = one.train_loss.copy(), one.learning_rate.copy()
+    losses[5], losses[6], rates[7] = 1e149, -1e149, 1e149
+    text = in_terminal(replace(one, train_loss=losses, learning_rate=rates))
+    assert "highest 1e+149" in text
+
+
 def test_drawing_in_the_terminal_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     in_terminal(record())
     assert capsys.readouterr() == ("", "")
