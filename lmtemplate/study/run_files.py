@@ -20,6 +20,7 @@ SUMMARY = {
     **dict.fromkeys(("step", "max_steps", "tokens", "parameters", "devices"), int),
     **dict.fromkeys(("flops", "flops_6nd", "passes", "seconds", "tokens_per_second", "mfu"), float),
 }
+BEST = {"best": {"val_loss": float}}  # null in a run without a validation
 MANIFEST = {
     "started": str,
     "command": [str],
@@ -106,7 +107,9 @@ def read_checked(path: Path, kinds: dict[str, Any]) -> dict[str, Any]:
 
 def read_summary(run: Path) -> dict[str, Any]:
     """summary.json; {} where there is none. Raises CheckpointError where it is damaged."""
-    return read_checked(run / "summary.json", SUMMARY)
+    summary = read_checked(run / "summary.json", SUMMARY)
+    check_kinds({"best": summary.get("best") or {}}, BEST, run / "summary.json")
+    return summary
 
 
 def read_manifest(run: Path) -> dict[str, Any]:

@@ -174,6 +174,16 @@ def test_a_page_shows_what_a_run_says_and_runs_none_of_it(ask: Command, run: Pat
     assert "<img src=x" not in page
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "manifest.json", "summary.json"])
+def test_a_page_shows_no_file_that_a_link_leads_to(ask: Command, run: Path, name: str) -> None:
+    secret = run.with_name("secret")
+    secret.write_text('{"password": "canary of a secret"}')
+    (run / name).unlink()
+    (run / name).symlink_to(secret)
+    check_line(ask("report", run), 0)
+    assert "canary of a secret" not in (run / "report.html").read_text()
+
+
 MANIFESTS: dict[str, Any] = {
     "a list": [1],
     "settings in words": {"settings": "os.system"},

@@ -38,6 +38,8 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("summary.json", "flops", float("nan"), "summary diagnose"),
     ("summary.json", "tokens", 10**400, "summary diagnose"),
     ("summary.json", "max_steps", [1], "diagnose reproduce"),
+    ("summary.json", "best", "x", "summary diagnose"),
+    ("summary.json", "best.val_loss", "x", "summary"),
     ("manifest.json", "hardware", None, "report reproduce"),
     ("manifest.json", "command", [1], "report reproduce"),
     ("manifest.json", "resumed", [{"step": "x"}], "reproduce"),

@@ -112,6 +112,12 @@ def figure_rows(run: RunFiles) -> Iterator[tuple[str, str]]:
     yield "command", shlex.join(["lmtemplate", *words[-1]]) if words else NONE
 
 
+def shown_text(path: Path) -> str:
+    """A file of the run; a stranger's link could lead to any file of the user."""
+    there = path.is_file() and not path.is_symlink()
+    return path.read_text("utf-8", "replace") if there else "not there, or a link"
+
+
 def write_report(
     run: Path,
     examination: Examination,
@@ -134,11 +140,7 @@ def write_report(
         "figures": list(figure_rows(files)),
         "costs": costs_of(files, price_per_hour),
         "samples": samples_of(files),
-        "files": [
-            (name, says, path.read_text("utf-8", "replace") if path.is_file() else "not there")
-            for name, says in FILES.items()
-            for path in [run / name]
-        ],
+        "files": [(name, says, shown_text(run / name)) for name, says in FILES.items()],
     }
     target = output or run / "report.html"
     write_text(target, page.render("report", f"{files.name}: report", parts))

@@ -111,8 +111,8 @@ def costs(summary: dict[str, Any]) -> str:
     rows, seconds, flops = [], summary.get("seconds"), summary.get("flops")
     if seconds:
         rows.append(f"  time     {duration(seconds)}, over all starts")
-    if flops and summary.get("flops_6nd"):
-        by_6nd, tokens = summary["flops_6nd"], summary["tokens"]
+    by_6nd, tokens = summary.get("flops_6nd"), summary.get("tokens")
+    if flops and by_6nd and tokens:
         count = f"{flops:.3g} FLOPs by the model's own count ({by_6nd:.3g} by 6ND)"
         rows.append(f"  cost     {count}, {tokens:,} tokens")
     if seconds and summary.get("devices"):
