@@ -9,6 +9,7 @@ beside the files has their checksums, in the format of `sha256sum -c`.
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -157,8 +158,9 @@ def damage(path: Path) -> str | None:
 
 
 # Key of a checkpoint -> type that its value has.
+DESCRIPTION = ("config", "length", "environment")  # plain types, without tensors
 TYPES: dict[str, type] = {
-    **dict.fromkeys(("state_dict", "config", "length", "environment"), dict),
+    **dict.fromkeys(("state_dict", *DESCRIPTION), dict),
     **dict.fromkeys(("global_step", "vocab_size", "block_size", "format"), int),
     **dict.fromkeys(("tokenizer", "fingerprint", "version"), str),
 }
@@ -173,12 +175,13 @@ def load_sound(path: Path) -> CheckpointDict:
                 raise ValueError("it is not a torch checkpoint")
         with warnings.catch_warnings(action="ignore"):  # the error says it better
             loaded = torch.load(path, map_location="cpu", weights_only=True)
+        content = loaded if isinstance(loaded, dict) else {}
+        json.dumps([content.get(key) for key in DESCRIPTION])  # raises TypeError for a tensor
     except Exception as error:  # a hostile file can raise any error in these parsers
         evil = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"it contains the global {evil[1]}" if evil else "it is not a torch checkpoint"
         text = f"{path} is refused: {what}; only tensors and plain types load"
         raise CheckpointError(text) from error
-    content = loaded if isinstance(loaded, dict) else {}
     found = {**dict.fromkeys(("state_dict", "global_step")), **content}
     wrong = [k for k, kind in TYPES.items() if k in found and not isinstance(found[k], kind)]
     weights = {} if wrong else content["state_dict"].items()

@@ -16,7 +16,7 @@ from lmtemplate.data.shards import Shards, dtype_for, file_sha256, read_index
 from lmtemplate.data.tokenizer import to_bytes
 from lmtemplate.data.train_tokenizer import MOST_BYTES, automatic_vocab_size, train_tokenizer
 from lmtemplate.errors import ConfigError, DataError, DiskError
-from lmtemplate.plain_file import read_yaml
+from lmtemplate.plain_file import LARGEST_YAML, read_plain
 from lmtemplate.run_dir import lock, write_text
 
 
@@ -96,10 +96,19 @@ def _asked_by(config: Path) -> tuple[str, Path]:
     Raises ConfigError without data.path, DataError, with what to type, for any other name.
     """
     try:
-        folder = Path(read_yaml(config)["data"]["path"])
+        root: Any = yaml.compose(read_plain(config, LARGEST_YAML), yaml.SafeLoader)
+        data = next(value for key, value in root.value if key.value == "data")
+        folder = Path(next(value.value for key, value in data.value if key.value == "path"))
     except OSError as error:
         raise ConfigError(f"cannot read config {config}: {error.strerror}") from error
-    except (LookupError, TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (
+        StopIteration,
+        AttributeError,
+        TypeError,
+        ValueError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:
         says = "is not YAML, or has no data.path; give --input and --output"
         raise ConfigError(f"{config} {says}") from error
     if not (folder / "index.json").exists() and folder.name not in PRESETS:

@@ -1,5 +1,6 @@
 """Run directory -> what its plain files say, each key that is read checked for its type."""
 
+import functools
 import json
 import os
 import sys
@@ -11,9 +12,10 @@ import yaml
 
 from lmtemplate.checkpoint.compatibility import flatten
 from lmtemplate.errors import CheckpointError
-from lmtemplate.plain_file import read_plain, read_yaml
+from lmtemplate.plain_file import LARGEST, LARGEST_YAML, read_plain
 
 DIFF = "uncommitted.diff"  # what the code had beyond its commit
+MOST_VALUES = 100_000  # in a YAML file, with what its anchors repeat
 DEEPEST = 50  # levels of lists and mappings in each other
 SUMMARY = {
     **dict.fromkeys(("stop_reason", "stop_message"), str),
@@ -91,12 +93,31 @@ def check_kinds(content: Any, kinds: Any, path: Path) -> None:
         raise CheckpointError(f"{path} is damaged: {problem}; restore it, or move it away")
 
 
+@functools.lru_cache(maxsize=1)  # several parts of a report read the same config
+def parse_yaml(text: str) -> Any:
+    """Raises ValueError where anchors make a few lines into more than anyone can read."""
+    loader = yaml.SafeLoader(text)
+    root = loader.get_single_node()
+    waiting = [root] if root else []
+    for _ in range(MOST_VALUES):
+        if not waiting:
+            return root and loader.construct_document(root)
+        node = waiting.pop()
+        if isinstance(node, yaml.MappingNode):
+            waiting += [one for pair in node.value for one in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+    raise ValueError(f"it has more than {MOST_VALUES:,} values, counting what anchors repeat")
+
+
 def read_checked(path: Path, kinds: dict[str, Any]) -> dict[str, Any]:
     """A JSON or YAML file of a run, checked; {} where there is none. Raises CheckpointError."""
     if not path.exists():
         return {}
     try:
-        content = read_yaml(path) if path.suffix == ".yaml" else json.loads(read_plain(path))
+        is_yaml = path.suffix == ".yaml"
+        text = read_plain(path, LARGEST_YAML if is_yaml else LARGEST)
+        content = parse_yaml(text) if is_yaml else json.loads(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:200]
         says = f"{path} cannot be read ({reason}); restore it, or move it away"

@@ -72,6 +72,7 @@ DESCRIPTIONS: dict[str, dict[str, Any]] = {
     "no size": {"vocab_size": -1},
     "another size": {"block_size": 2**62},
     "no context": {"block_size": 0},
+    "a tensor among words": {"environment": {"python": torch.zeros(3)}},
 }
 
 

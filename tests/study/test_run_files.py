@@ -17,7 +17,9 @@ from lmtemplate.study.run_files import (
     read_summary,
 )
 from tests.conftest import Command
+from tests.faults.spy import within
 from tests.runs import check_line
+from tests.test_plain_file import MERGES
 
 
 @pytest.fixture
@@ -89,6 +91,18 @@ def test_a_line_with_a_number_that_no_array_holds_is_left_out(
     with (run / "checkpoints/training_metrics.jsonl").open("a") as file:
         file.write(f"{line}\n")
     assert command("summary", run).out == before
+
+
+def test_yaml_whose_merges_multiply_is_not_built(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(MERGES)
+    with within(20), pytest.raises(CheckpointError, match="more than 100,000 values"):
+        read_checked(tmp_path / "config.yaml", {})
+
+
+@pytest.mark.parametrize("text", ["{}", "a: {b: [1, null, .inf], <<: {c: x}}", "a: &a [1]\nb: *a"])
+def test_other_yaml_is_what_pyyaml_makes_of_it(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    assert read_checked(tmp_path / "config.yaml", {}) == yaml.safe_load(text)
 
 
 KINDS = {"step": int, "loss": float, "of": {"name": str}, "starts": [{"step": int}]}
