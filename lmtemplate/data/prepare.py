@@ -101,14 +101,7 @@ def _asked_by(config: Path) -> tuple[str, Path]:
         folder = Path(next(value.value for key, value in data.value if key.value == "path"))
     except OSError as error:
         raise ConfigError(f"cannot read config {config}: {error.strerror}") from error
-    except (
-        StopIteration,
-        AttributeError,
-        TypeError,
-        ValueError,
-        RecursionError,
-        yaml.YAMLError,
-    ) as error:
+    except Exception as error:  # other YAML has other kinds of nodes
         says = "is not YAML, or has no data.path; give --input and --output"
         raise ConfigError(f"{config} {says}") from error
     if not (folder / "index.json").exists() and folder.name not in PRESETS:
