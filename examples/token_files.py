@@ -23,6 +23,8 @@ class TokenFile:
         self.opened_with = (path, dtype, vocab_size)
         self.name = str(path)
         self.vocab_size = vocab_size
+        if path.exists() and not path.is_file():  # a pipe would be waited for without end
+            raise DataError(f"{path} cannot be read as tokens: it is no file")
         try:
             if path.suffix == ".npy":
                 self.ids = np.load(path, mmap_mode="r")

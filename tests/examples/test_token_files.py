@@ -1,5 +1,6 @@
 """Token files of others: read as written, each sequence once an epoch, resumed exactly."""
 
+import os
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
@@ -80,3 +81,9 @@ def test_a_missing_or_shapeless_file_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "train.npy", np.zeros((3, 3), dtype=np.uint16))
     with pytest.raises(DataError, match=r"train\.npy holds uint16 \(3, 3\), not a row of ids"):
         TokenFile(tmp_path / "train.npy", "uint16", 100)
+
+
+def test_a_pipe_is_no_token_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "train.bin")
+    with pytest.raises(DataError, match=r"train\.bin cannot be read as tokens: it is no file"):
+        TokenFile(tmp_path / "train.bin", "uint16", 50_257)
