@@ -165,21 +165,24 @@ def type_make(run: Path, seconds: float | None) -> bool:
 
 
 def pull_plugs(
-    folder: Path, count: int, chance: random.Random, seconds: tuple[float, float] = (5, 45)
+    folder: Path, count: int, chance: random.Random
 ) -> list[tuple[list[int], list[str]]]:
     """Pull the plug so often, go on each time until the run ends; then begin another one.
+
+    A start is left alone for a tenth to nine tenths of the time that the whole run takes here.
 
     Returns:
         for each run: the step of its newest checkpoint at each pull, 0 if there was none, and what
         ended differently than in one whose plug was never pulled.
     """
-    reference = folder / "reference"
+    reference, begin = folder / "reference", time.monotonic()
     assert type_make(reference, None)
+    whole = time.monotonic() - begin
     last = resume.steps_saved(reference)[-1]
     runs, left = list[tuple[list[int], list[str]]](), count
     while left:
         run, pulled = folder / f"run{len(runs)}", list[int]()
-        while not type_make(run, chance.uniform(*seconds) if left else None):
+        while not type_make(run, chance.uniform(0.1, 0.9) * whole if left else None):
             pulled.append(max(sound_steps(run), default=0))
             left -= 1
         runs.append((pulled, different(reference, run, last)))

@@ -6,6 +6,7 @@ Hoffmann et al. 2022, section 3.3 (approach 3).
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -112,7 +113,7 @@ def fit_law(
     return _as_law(best), laws
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The middle nine tenths."""
-    low, high = np.nanpercentile(values, MIDDLE)
-    return float(low), float(high)
+def interval(values: Sequence[Any]) -> tuple[Any, Any]:
+    """The middle nine tenths of numbers; of each place, as lists, where the values are arrays."""
+    low, high = np.nanpercentile(values, MIDDLE, axis=0).tolist()
+    return low, high

@@ -106,15 +106,18 @@ def read_ladder(path: Path) -> dict[str, Any]:
     return known
 
 
-def token_losses(model: Model, corpus: RunCorpus) -> tuple[float, float]:
-    """Loss on the rarest tokens that make up a tenth of some validation text, and on the others."""
+def token_losses(model: Model, corpus: RunCorpus) -> tuple[float, float, float]:
+    """Of some validation text: loss on the rarest tokens that make up a tenth, and on the others.
+
+    The third number is the mean probability of the likeliest token: how sure the model is.
+    """
     net, size = model.net, model.net.block_size
     inputs, targets, _ = corpus.batch("val", size, max(AT_ONCE, VALIDATED // size))
-    (nats,), _, _ = predict_text(net, inputs, targets, [1.0])
+    (nats,), (likeliest,), _ = predict_text(net, inputs, targets, [1.0])
     seen = np.bincount(corpus.training_tokens(TRAINING_TOKENS), minlength=net.vocab_size)
     order = seen[targets[targets != IGNORED].numpy()].argsort(kind="stable")
     each, rarest = nats[order], max(1, len(order) // 10)
-    return float(each[:rarest].mean()), float(each[rarest:].mean())
+    return float(each[:rarest].mean()), float(each[rarest:].mean()), float(likeliest.mean())
 
 
 def measure_run(run: Path, n_embd: int, steps: int, allowed: Sequence[str]) -> Point:
@@ -129,10 +132,10 @@ def measure_run(run: Path, n_embd: int, steps: int, allowed: Sequence[str]) -> P
     artifacts = open_artifacts(run, deep=True, allow=allowed)
     if not (artifacts.model and artifacts.corpus):
         return point
-    rare, common = token_losses(artifacts.model, artifacts.corpus)
+    rare, common, sure = token_losses(artifacts.model, artifacts.corpus)
     training = artifacts.corpus.training_tokens(TRAINING_TOKENS)
     copied = longest_copy(write_samples(artifacts.model, training, SAMPLE_TOKENS), training)
-    return replace(point, rare=rare, common=common, copied=len(copied))
+    return replace(point, rare=rare, common=common, sure=sure, copied=len(copied))
 
 
 def climb(plan: SweepPlan, parameters: int, tokens: int) -> Scaling:

@@ -11,7 +11,9 @@ from lmtemplate.study.experiments.law import Law, interval
 from lmtemplate.study.show import page
 from lmtemplate.study.show.plots import INK, SERIES
 
-CAVEATS = (
+NOTES = (
+    "rare, common: loss on the rarest tokens, a tenth of the text, and on the others; sure: mean "
+    "probability of the likeliest token; copied: tokens of the longest verbatim copy",
     "one seed and one learning rate for all sizes; another width may need another rate",
     "far beyond the ladder the law is a guess: its intervals say how rough",
 )
@@ -29,6 +31,7 @@ class Point:
     loss: float  # last validation, nats per token
     rare: float | None = None  # loss on the rarest tokens that make up a tenth of the text
     common: float | None = None  # and on the others
+    sure: float | None = None  # mean probability of the likeliest token
     copied: int | None = None  # tokens of the longest verbatim copy in its samples
 
 
@@ -69,10 +72,10 @@ class Scaling:
 
     def text(self) -> str:
         found, law = self.as_json(), self.law
-        head = "n_embd steps parameters tokens val/loss law rare common copied"
+        head = "n_embd steps parameters tokens val/loss law rare common sure copied"
         rows = [head.split()]
         for p in self.points:
-            losses = (p.loss, float(law.loss(p.parameters, p.tokens)), p.rare, p.common)
+            losses = (p.loss, float(law.loss(p.parameters, p.tokens)), p.rare, p.common, p.sure)
             sizes = (p.n_embd, p.steps, p.parameters, p.tokens)
             shown = [page.number(size) for size in sizes]
             shown += [page.number(loss, ".3f") for loss in losses]
@@ -93,7 +96,7 @@ class Scaling:
         for flops, best in found["best_split"].items():
             shares = f"{best['parameters']:,.0f} parameters on {best['tokens']:,.0f} tokens"
             lines.append(f"  best for {flops} FLOPs: {shares}")
-        return "\n".join([*lines, *(f"note: {note}" for note in CAVEATS)])
+        return "\n".join([*lines, *(f"note: {note}" for note in NOTES)])
 
 
 def with_axes(figure: Any, x: str, y: str) -> Any:
@@ -103,7 +106,7 @@ def with_axes(figure: Any, x: str, y: str) -> Any:
 
 
 def data_figure(found: Scaling) -> Any:
-    """Loss against tokens: the runs as points, the law as a line for each size of net."""
+    """Loss against tokens: runs as points, the law as a line for each size of net, its interval."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
@@ -120,6 +123,10 @@ def data_figure(found: Scaling) -> Any:
         marker = {"color": color, "size": 9}
         figure.add_scatter(mode="markers", marker=marker, showlegend=False, **marks, **look)
     last = found.points[-1]
+    band = interval([law.loss(last.parameters, line) for law in found.laws])
+    edges = {"x": [*line, *line[::-1]], "y": [*band[0], *band[1][::-1]]}
+    style = {"fill": "toself", "mode": "none", "line": {"color": color}, "hoverinfo": "skip"}
+    figure.add_scatter(**edges, **style, name="90 % of resampled laws")
     star = {"symbol": "star", "size": 14, "color": INK}
     star_point = {"x": [last.tokens], "y": [found.predicted], "name": "predicted"}
     figure.add_scatter(mode="markers", marker=star, **star_point)
@@ -150,8 +157,13 @@ def write_page(folder: Path, found: Scaling) -> None:
     """scaling.html: the curves, and what the terminal says. Raises DiskError."""
     last = found.points[-1]
     tokens = last.tokens * np.array([0.25, 0.5, 1, 2, 4, 8])
-    gains = found.law.loss(last.parameters, tokens) - found.law.loss(last.parameters, 2 * tokens)
-    rows = [[f"{n:,.0f}", f"{gain:.4f}"] for n, gain in zip(tokens, gains, strict=True)]
+
+    def gains_by(law: Law) -> Any:
+        return law.loss(last.parameters, tokens) - law.loss(last.parameters, 2 * tokens)
+
+    least, most = interval([gains_by(law) for law in found.laws])
+    gains = zip(tokens, gains_by(found.law), least, most, strict=True)
+    rows = [[f"{n:,.0f}", f"{gain:.4f} ({low:.4f} to {high:.4f})"] for n, gain, low, high in gains]
     parts = {
         "text": found.text(),
         "by_data": page.plot_html(data_figure(found)),

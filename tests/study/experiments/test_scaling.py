@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lmtemplate.data import IGNORED
 from lmtemplate.study.experiments import scaling
 from lmtemplate.study.experiments.law import Law
-from lmtemplate.study.experiments.scaling_results import Point, Scaling
+from lmtemplate.study.experiments.scaling_results import Point, Scaling, write_page
 from tests.conftest import TINY, Command
 
 HOFFMANN = Law(1.69, 406.4, 0.34, 410.7, 0.28)  # Hoffmann et al. 2022, equation 10
@@ -46,7 +46,15 @@ class Text:
 def test_the_rarest_tenth_is_told_from_the_rest_and_padding_counts_for_neither() -> None:
     model: Any = SimpleNamespace(net=Even())
     corpus: Any = Text()
-    assert scaling.token_losses(model, corpus) == pytest.approx((np.log(18), np.log(2)))
+    assert scaling.token_losses(model, corpus) == pytest.approx((np.log(18), np.log(2), 0.5))
+
+
+def test_the_page_has_the_interval_of_twice_as_much_data(tmp_path: Path) -> None:
+    """D^-1 gains half of itself: 3 / 2000 and 5 / 2000 at 1000 tokens, the law between them."""
+    laws = [Law(1.0, 1.0, 1.0, B, 1.0) for B in (3.0, 4.0, 5.0)]
+    point = Point("a", 8, 4, 1000, 1000, 2.0)
+    write_page(tmp_path, Scaling([point], laws[1], [laws[0]] * 50 + [laws[2]] * 50, 2.0))
+    assert "0.0020 (0.0015 to 0.0025)" in (tmp_path / "scaling.html").read_text()
 
 
 def test_the_error_is_the_prediction_less_the_measured_loss() -> None:
