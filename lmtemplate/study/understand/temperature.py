@@ -10,7 +10,7 @@ import torch
 
 from lmtemplate.data.tokenizer import Tokenizer
 from lmtemplate.errors import ConfigError, UserError
-from lmtemplate.generate import check_draw, encode_prompt, logits_to_probs
+from lmtemplate.generate import encode_prompt, logits_to_probs
 from lmtemplate.run_dir import write_text
 from lmtemplate.study.diagnose.artifacts import Model, open_model, open_run_corpus
 from lmtemplate.study.progress import pieces, progress_shown
@@ -175,7 +175,8 @@ def temperature(
         json: print one JSON object and nothing else.
         allow: packages outside lmtemplate whose classes the checkpoint may name.
     """
-    check_draw(max_new_tokens, 1.0, None, None)
+    if max_new_tokens < 1:
+        raise ConfigError(f"--max_new_tokens {max_new_tokens} has to be 1 or more")
     model = open_model(run, checkpoint, allow or ())
     with progress_shown(unless=json):
         found = heat_prompt(model, prompt, max_new_tokens, seed)
