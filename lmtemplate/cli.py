@@ -37,11 +37,7 @@ RUN_SETTINGS: dict[str, tuple[Any, Any, str]] = {
     "tensorboard": (bool, True, "write TensorBoard's event files"),
     "init_from": (str | None, None, "run or checkpoint to take the first weights from"),
     **{name: (float | None, None, f"run length in {unit}") for name, unit in RUN_LENGTHS.items()},
-    "tokens_per_step": (
-        PositiveInt | None,
-        None,
-        "size of one step, instead of accumulate_grad_batches",
-    ),
+    "tokens_per_step": (PositiveInt | None, None, "of one step, for accumulate_grad_batches"),
 }
 
 # The same for settings of Lightning's Trainer that have another type, default or unit here.
@@ -122,6 +118,9 @@ class TrainingCLI(LightningCLI):
         self.parser = make_parser(f"lmtemplate {self.verb}", self.classes)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        if args and args[-1].endswith(".help"):  # of no class: then it is about the default
+            default = parser.get_defaults().get(f"{args[-1][2:-5]}.class_path")
+            args[-1] += f"={default}" if default else ""
         self.config = cli_errors.parse_words(parser, args, self.made)
         self._named = self.config.clone()
         for group in OPEN:  # its class is chosen

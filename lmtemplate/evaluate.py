@@ -24,8 +24,7 @@ class RunReader(argparse.ArgumentParser):
 
 def evaluate(words: list[str], allowed: list[str], verb: Literal["validate", "test"]) -> None:
     """Print the metrics of a run's checkpoint on one split, in its training precision."""
-    says = "Any flag of `lmtemplate fit` may follow, too."
-    reader = RunReader(prog=f"lmtemplate {verb}", description=says)
+    reader = RunReader(f"lmtemplate {verb}", description="Flags of `lmtemplate fit` may follow.")
     reader.add_argument("run", metavar="RUN", type=Path, help="run directory")
     reader.add_argument("--checkpoint", default="best", help="best, latest, or a file")
     asked, flags = reader.parse_known_args(words)

@@ -45,7 +45,7 @@ def only_limit(settings: Any) -> tuple[str, float]:
         del given["trainer.max_steps"]
     if not given:
         flags = ", ".join(f"--{name}" for name in LIMITS)
-        raise ConfigError(f"the run has no length; give one of {flags}")
+        raise ConfigError(f"the run has no length; give --config FILE, or one of {flags}")
     if len(given) > 1:
         listed = " and ".join(f"{name}={value:g}" for name, value in given.items())
         raise ConfigError(

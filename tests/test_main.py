@@ -1,5 +1,6 @@
 """Words of the command line -> a verb's module, called; mistakes -> one line and an exit code."""
 
+import inspect
 import os
 import re
 import signal
@@ -14,6 +15,8 @@ from lmtemplate import __main__ as program
 from lmtemplate import __version__
 from lmtemplate.__main__ import LOG, take_allowed, verbs
 from lmtemplate.errors import ConfigError, DataError
+from lmtemplate.models import GPT
+from lmtemplate.optimizers import AdamW, MuonAdamW
 from tests.conftest import Command
 
 HEAVY = {"torch", "lightning", "jsonargparse", "numpy", "tensorboard", "torchmetrics"}
@@ -156,6 +159,24 @@ def test_help_of_a_module_that_is_run_names_the_program() -> None:
     words = [sys.executable, "-m", "lmtemplate", "fit", "--model.net.help"]
     shown = subprocess.run(words, capture_output=True, text=True, check=False)
     assert shown.stdout.startswith("usage: lmtemplate ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (["net.help"], GPT),
+        (["optimizer.help", "--config=configs/quickstart.yaml"], AdamW),
+        (["optimizer.help", "MuonAdamW"], MuonAdamW),
+    ],
+)
+def test_help_on_a_key_is_that_of_a_class_that_it_takes(
+    words: list[str], kind: type, command: Command
+) -> None:
+    shown = command("fit", f"--model.{words[0]}", *words[1:])
+    assert shown.code == 0
+    for setting in inspect.signature(kind).parameters:
+        assert f"{words[0].removesuffix('help')}{setting} " in shown.out
 
 
 @pytest.mark.parametrize("closed", ["1", "2", "1 2"])

@@ -163,13 +163,13 @@ def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
             f"{split:<6}{entry['documents']:>11,}{entry['bytes']:>16,}{entry['tokens']:>16,}"
             f"{entry['bytes'] / entry['tokens']:>13.2f}{entry['unknown']:>9,}"
         )
-    names = {name for entry in splits.values() for name, _ in entry["sources"]}
-    for split, entry in splits.items() if len(names) > 1 else ():
-        if entry["documents"] == 1:
-            print(
-                f"note: {split} is one document alone, {entry['sources'][0][0]}; give more "
-                "documents, or all text as one file, which is cut into the splits"
-            )
+    size = sum(entry["bytes"] for entry in splits.values())
+    shares = [f"{name} {one['bytes'] / size:.0%} of the bytes" for name, one in splits.items()]
+    how, alone = "by document", [name for name in splits if splits[name]["documents"] == 1]
+    if len(corpus.texts) == 1:
+        how, alone = "one document by characters", []
+    shares += [f"{name} is {splits[name]['sources'][0][0]} alone" for name in alone]
+    print(f"split {how}: {', '.join(shares)}{'; one file would be cut' * bool(alone)}")
     if left_out:
         print("left out:", ", ".join(f"{count:,} {what}" for what, count in left_out.items()))
     if corpus.copies:
@@ -239,5 +239,6 @@ def prepare(
     source |= {"tokenizer": tokenizer, "val_ratio": val_ratio, "test_ratio": test_ratio}
     source |= {"seed": seed, "vocab_size": vocab_size or automatic, "text": corpus.signature}
     _fill(output, SplitCorpus(corpus, val_ratio, test_ratio, seed), source, overwrite)
-    run = f"--data.path {quote(str(output))} --run_dir {quote(f'runs/{output.name}')}"
-    print("next: make train", f"CONFIG={quote(str(for_config))}" if for_config else f'ARGS="{run}"')
+    if not for_config:
+        run = f"--data.path {quote(str(output))} --run_dir {quote(f'runs/{output.name}')}"
+        print(f'next: make train ARGS="{run}"')

@@ -461,7 +461,7 @@ def test_a_config_gets_the_preset_that_its_data_path_is_named_after(
     config.write_text(f"data: {{path: {output}, block_size: 8}}\n")
     prepare(for_config=config)
     assert read_index(output)["source"]["input"] == "grammar"
-    assert f"make train CONFIG={config}" in capsys.readouterr().out
+    assert "next: " not in capsys.readouterr().out  # it is a step of `make train`
     prepare(for_config=config)
     assert capsys.readouterr().out == f"{output} is prepared already\n"
 
@@ -522,16 +522,23 @@ def test_the_report_adds_up(
     assert rows["val"] == ["val", "2", f"{size:,}", f"{size + 2:,}", ratio, "0"]
 
 
-def test_a_split_of_one_document_is_named(
+def test_what_the_text_was_split_by_is_said_with_each_share_of_the_bytes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two files of different kinds: one is trained on, and the other alone validates."""
-    for name in ("prose", "code"):
-        (tmp_path / f"{name}.txt").write_text(name * 100)
+    for name, size in (("prose", 300), ("code", 100)):
+        (tmp_path / f"{name}.txt").write_text(name[0] * size)
     prepare(str(tmp_path), tmp_path / "two", "byte")
-    assert capsys.readouterr().out.count("is one document alone") == 2
-    prepare(str(tmp_path / "prose.txt"), tmp_path / "one", "byte")  # which is cut
-    assert "is one document alone" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    train, val = ("prose", "code") if "train 75%" in said else ("code", "prose")
+    share = {"prose": 75, "code": 25}
+    assert (
+        f"\nsplit by document: train {share[train]}% of the bytes, val {share[val]}% of the bytes, "
+        f"train is {train}.txt alone, val is {val}.txt alone; one file would be cut\n"
+    ) in said
+    prepare(str(tmp_path / "prose.txt"), tmp_path / "one", "byte")
+    says = "\nsplit one document by characters: train 80% of the bytes, val 20% of the bytes\n"
+    assert says in capsys.readouterr().out
 
 
 def test_the_index_is_plain_json(books: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def table(page: str) -> list[list[str]]:
 
 
 def test_the_answers_of_the_quiz_are_what_diagnose_says() -> None:
-    answers = {row[0]: row[1].strip("`") for row in table("quiz.md") if len(row[0]) == 1}
+    answers = {row[0]: row[1].strip("`") for row in table("quiz-answers.md") if len(row[0]) == 1}
     runs = runpy.run_path(str(COURSE / "draw.py"))["quiz"]()
     faults = {
         letter: [finding.name for finding in judge(*run).findings if finding.fault]
@@ -33,11 +33,19 @@ def test_the_answers_of_the_quiz_are_what_diagnose_says() -> None:
 
 def test_the_steps_that_the_quiz_names_are_those_of_the_verdict() -> None:
     runs = runpy.run_path(str(COURSE / "draw.py"))["quiz"]()
-    said = {row[0]: row[2] for row in table("quiz.md") if len(row[0]) == 1}
+    said = {row[0]: row[2] for row in table("quiz-answers.md") if len(row[0]) == 1}
     for letter, run in runs.items():
         evidence = judge(*run).findings[0].says
         for number in re.findall(r"(?:step |from )(\d[\d.]*\d)", said[letter]):
             assert number in evidence, letter
+
+
+def test_the_quiz_does_not_give_its_answers_away() -> None:
+    answers = {row[1].strip("`") for row in table("quiz-answers.md") if len(row[0]) == 1}
+    asked = (COURSE / "quiz.md").read_text(encoding="utf-8")
+    assert "](quiz-answers.md)" in asked
+    assert len(answers) == 6
+    assert not [name for name in answers if name in asked]
 
 
 def test_the_rates_of_the_bowl_leave_the_shares_that_the_page_states() -> None:

@@ -81,11 +81,8 @@ def memorising(trend: Trend, facts: Facts) -> Finding | None:
 
 def gap(trend: Trend, facts: Facts) -> Finding | None:
     """Validation loss minus training loss, at the end."""
-    size = float(trend.val_loss[-1]) - trend.final if len(trend.val_loss) else 0.0
-    if size <= limit.GAP:
+    if trend.gap is None or trend.gap <= limit.GAP:
         return None
-    says = (
-        f"validation ends {size:.2f} nats above training (more than {limit.GAP}): the model knows"
-    )
-    says += " its training text better than other text."
+    says = f"validation ends {trend.gap:.2f} nats above training (more than {limit.GAP}): the "
+    says += "model knows its training text better than other text."
     return conclude("gap", says, trend.val_steps[-1], trend.last_step)

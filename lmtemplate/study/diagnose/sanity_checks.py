@@ -56,7 +56,7 @@ def loss_check(record: Record) -> SanityCheck:
         return SanityCheck(name, None, "too few log points")
     parts = np.array_split(record.train_loss, min(10, len(record)))
     tenths = np.array([part.mean() for part in parts])
-    return _falls(name, tenths, " (first and last tenth), lowest", len(record))
+    return _falls(name, tenths, " (first and last tenth), lowest tenth", len(record))
 
 
 def validation_check(record: Record) -> SanityCheck:

@@ -112,6 +112,11 @@ class Trend:
         return float(known.max()) if len(known) else None
 
     @property
+    def gap(self) -> float | None:
+        """The last validation loss less the final training loss; None without a validation."""
+        return float(self.val_loss[-1]) - self.final if len(self.val_loss) else None
+
+    @property
     def last_step(self) -> int:
         return int(self.steps[-1])
 

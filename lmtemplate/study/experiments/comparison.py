@@ -85,8 +85,9 @@ class Comparison:
             return f"{none}: {missing} has no validation to compare"
         if self.estimate is None:
             return (
-                f"{none}: one seed on each side cannot tell, and how much seeds differ is not known "
-                f"({self.b} is {less_or_more(self.difference)} here); `fit --seeds 5` makes more"
+                f"one seed on each side cannot tell {self.a} from {self.b}: how much seeds differ is not "
+                f"known, so no difference can be seen ({self.b} is {less_or_more(self.difference)} here); "
+                "fit --seeds 5 makes more"
             )
         if self.better:
             least, most = sorted(map(abs, (self.estimate.low, self.estimate.high)))

@@ -14,6 +14,7 @@ from lmtemplate.errors import ConfigError
 from lmtemplate.record import Floats
 from lmtemplate.study.experiments.flags import Flags, split_words
 from lmtemplate.study.experiments.trial_steps import TrialSteps
+from lmtemplate.study.progress import pieces, progress_shown
 from lmtemplate.study.show.plots import text_plot
 
 SMOOTHING = 0.9  # share of the mean so far in the mean of losses
@@ -81,7 +82,7 @@ def range_test(trial: TrialSteps, low: float, high: float, steps: int) -> RangeT
     groups = trial.optimizer.param_groups
     ratios = [group["lr"] / groups[0]["lr"] for group in groups]
     rates, losses, exploded = np.geomspace(low, high, steps), list[float](), False
-    for rate in rates.tolist():
+    for rate in pieces(rates.tolist(), "learning rates"):
         for group, ratio in zip(groups, ratios, strict=True):
             group["lr"] = rate * ratio
         losses.append(trial.step(*trial.next_batch()))
@@ -128,5 +129,7 @@ def find_lr(words: list[str], allowed: list[str]) -> None:
     given, rest = split_words("find-lr", words, flags)
     if not 0 < given.low < given.high < math.inf or given.steps < 10:
         raise ConfigError("find-lr needs 0 < --low < --high, and --steps of 10 or more")
-    test = range_test(TrialSteps("find-lr", rest, allowed), given.low, given.high, given.steps)
+    trial = TrialSteps("find-lr", rest, allowed)
+    with progress_shown(unless=given.json):
+        test = range_test(trial, given.low, given.high, given.steps)
     print(json.dumps(asdict(test)) if given.json else describe_test(test, "model.optimizer.lr"))

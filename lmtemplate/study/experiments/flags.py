@@ -24,14 +24,20 @@ SEEDS: Flags = {
 }
 
 
-def split_words(verb: str, words: list[str], flags: Flags) -> tuple[argparse.Namespace, list[str]]:
+def split_words(
+    verb: str, words: list[str], flags: Flags, has_json: bool = True
+) -> tuple[argparse.Namespace, list[str]]:
     """The values of a verb's own flags, and the words of fit. Raises ConfigError."""
-    parser = argparse.ArgumentParser(f"lmtemplate {verb}", exit_on_error=False, allow_abbrev=False)
-    parser.epilog = "All other flags are those of lmtemplate fit."
+    prog = f"lmtemplate {verb} --config FILE"
+    parser = argparse.ArgumentParser(prog, exit_on_error=False, allow_abbrev=False)
+    parser.epilog = "All other flags are those of fit: `lmtemplate fit --help` lists them."
     for name, options in flags.items():
         says = options["help"] + " (default: %(default)s)" * bool(options.get("default"))
         parser.add_argument(f"--{name}", **{**options, "help": says})
-    parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
+    if has_json:
+        parser.add_argument(
+            "--json", action="store_true", help="print one JSON object, nothing else"
+        )
     try:
         return parser.parse_known_args(words)
     except argparse.ArgumentError as error:

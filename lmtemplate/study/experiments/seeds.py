@@ -12,15 +12,18 @@ from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.fit import fit
 from lmtemplate.record import is_recorded
 from lmtemplate.run_dir import refuse_link
+from lmtemplate.run_length import only_limit
 from lmtemplate.study.experiments.flags import SEEDS, split_words
 
 
 def first_of(words: list[str], allowed: list[str], verb: str = "fit") -> tuple[Path, int]:
     """The folder and the seed that a config and its flags name, for several runs one after another.
 
-    Raises ConfigError where the folder is a run, or the runs would take several devices.
+    Raises ConfigError where the folder is a run, or the runs would take several devices, or have
+    no length.
     """
     cli = TrainingCLI(words, allowed, verb)
+    only_limit(cli.config)
     folder = Path(cli.config.run_dir).expanduser()
     if is_recorded(folder):
         raise ConfigError(f"{folder} is a run; name a folder for several with --run_dir")

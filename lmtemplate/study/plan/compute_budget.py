@@ -15,7 +15,7 @@ from lmtemplate.models.gpt import GPT
 from lmtemplate.optimizers import MuonAdamW
 from lmtemplate.run_length import measure_step
 from lmtemplate.study.plan.memory import free_memory
-from lmtemplate.study.plan.scaling_laws import net_sizes, vocabulary_for
+from lmtemplate.study.plan.scaling_laws import Sizes, net_sizes, parameter_count, vocabulary_for
 
 RATIO = 20.0  # tokens per parameter that use FLOPs best: Hoffmann et al. 2022, table 3
 ASSUMED_MFU = 0.4  # large runs reach 0.38 to 0.43 (Llama 3 405B: Llama Team 2024, table 4)
@@ -75,9 +75,7 @@ def find_device(gpu: str | None, speed: float | None) -> TrainingDevice:
     return replace(found, speed=speed, speed_how="as asked") if speed else found
 
 
-def measure(
-    parameters: float, vocab_size: int, block_size: int, batch_size: int
-) -> tuple[float, str]:
+def measure(sizes: Sizes, vocab_size: int, block_size: int, batch_size: int) -> tuple[float, str]:
     """FLOP/s (6 x parameters x tokens / seconds) that this machine reaches, and how it was timed.
 
     Net and batch are smaller where a step would take long.
@@ -86,9 +84,11 @@ def measure(
 
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     largest, most = (1e7, 2e10) if device.type == "cpu" else (3e8, 2e13)  # parameters, FLOPs
-    if parameters > largest:
-        parameters, vocab_size = largest, vocabulary_for(largest)
-    net = GPT(vocab_size, block_size, **net_sizes(parameters, vocab_size))
+    if parameter_count(vocab_size, sizes["n_layer"], sizes["n_embd"]) > largest:
+        vocab_size = vocabulary_for(largest)
+        sizes = net_sizes(largest, vocab_size)
+    n_layer, n_head, n_embd = sizes["n_layer"], sizes["n_head"], sizes["n_embd"]
+    net = GPT(vocab_size, block_size, n_layer=n_layer, n_head=n_head, n_embd=n_embd)
     flops = training_flops(net.parameter_count(), block_size)  # of one sequence
     batch_size = max(1, min(batch_size, int(most / flops)))
     autocast = Machine(device, 1, auto_precision(device)).autocast

@@ -38,7 +38,7 @@ CONFIG = """\
 run_dir: {run_dir}
 data: {{path: {path}, block_size: {block_size}, batch_size: {batch_size}}}
 model:
-  net:  # {net_parameters} parameters, {head_size} channels a head; proportions between quickstart, GPT-2 and Llama
+  net:  # {head_size} channels a head; proportions between quickstart, GPT-2 and Llama
     class_path: lmtemplate.models.GPT
     init_args: {init_args}
   optimizer:  # lr is in units of the matrix (Jordan et al. 2024), adamw_lr 0.3118 FLOPs^-0.125 (Bi et al. 2024)
@@ -64,11 +64,14 @@ def plan_training(
         flops = flags["hours"] * 3600 * device.speed * devices
     smallest = laws.parameter_count(vocab_size, *SMALLEST) if vocab_size else 0
     given = flags["parameters"], flags["tokens"], flops
-    parameters, tokens = budgets.solve(*given, text_tokens=corpus.tokens, smallest=smallest)
+    wanted, tokens = budgets.solve(*given, text_tokens=corpus.tokens, smallest=smallest)
+    vocab_size = vocab_size or laws.vocabulary_for(wanted)
+    net = laws.net_sizes(wanted, vocab_size)
+    parameters = laws.parameter_count(vocab_size, net["n_layer"], net["n_embd"])
+    if flags["tokens"] is None:  # as many as are paid for with this net, which is near the wanted
+        most = math.inf if flags["parameters"] else budgets.EPOCHS * corpus.tokens
+        tokens = min(most, budgets.solve(parameters, None, flops, text_tokens=corpus.tokens)[1])
     flops, epochs = training_flops(parameters, tokens), tokens / corpus.tokens
-    vocab_size = vocab_size or laws.vocabulary_for(parameters)
-    net = laws.net_sizes(parameters, vocab_size)
-    built = laws.parameter_count(vocab_size, net["n_layer"], net["n_embd"])
     block_size = flags["block_size"] or min(laws.block_size_for(parameters), corpus.longest)
     per_step = min(laws.batch_tokens(flops), tokens / FEWEST_STEPS)
     sequences = max(1, round(per_step / block_size / devices))
@@ -85,17 +88,16 @@ def plan_training(
         "hours": flops / device.speed / devices / 3600,
         "epochs": epochs or None,
         "val_loss": laws.estimated_loss(parameters, tokens),
-        "tokens_per_second": device.speed * devices / training_flops(built, 1),
+        "tokens_per_second": device.speed * devices / training_flops(parameters, 1),
         "device": asdict(device),
         "devices": devices,
         "memory": work.memory.total,
         "state_memory": work.memory.state,
-        "largest_that_fits": built if fitting else least.largest_net(device.memory),
+        "largest_that_fits": parameters if fitting else least.largest_net(device.memory),
         "fits": fitting is not None,
         "vocab_size": vocab_size,
         "net": {**net, "dropout": 0.1 if epochs > 1.05 else 0.0}
         | {"gradient_checkpointing": work.gradient_checkpointing},
-        "net_parameters": built,
         "block_size": block_size,
         "batch_size": work.batch_size,
         "accumulate": accumulate,
@@ -114,9 +116,7 @@ def plan_here(flags: Figures, corpus: budgets.CorpusSize) -> Figures:
     if not device.speed_how:
         for _ in range(3):  # the net depends on the speed, and vice versa
             before = made["net"]
-            sizes = (
-                made[key] for key in ("net_parameters", "vocab_size", "block_size", "batch_size")
-            )
+            sizes = (made[key] for key in ("net", "vocab_size", "block_size", "batch_size"))
             speed, how = budgets.measure(*sizes)
             device = replace(device, speed=speed, speed_how=how)
             made = plan_training(flags, corpus, device)
@@ -141,7 +141,7 @@ def remarks(made: Figures, flags: Figures) -> list[str]:
             f"{short(made['largest_that_fits'])} parameters do."
         )
     for name in ("flops", "hours"):
-        if made[name] < 0.99 * (flags[name] or 0.0):
+        if flags["tokens"] is None and made[name] < 0.99 * (flags[name] or 0.0):
             enough = f"{short(made[name])} of {short(flags[name])} {name} are enough"
             said.append(f"{enough}: the text is too small for more than {budgets.EPOCHS:g} epochs.")
     return [
@@ -157,7 +157,7 @@ def config_of(made: Figures, said: list[str], output: Path, data: Path) -> str:
     judged = "undertrained" if 2 * ratio < best else "overtrained" if ratio > 2 * best else "near"
     loss, epochs = made["val_loss"], made["epochs"]
     texts = {
-        **{name: short(made[name]) for name in ("parameters", "tokens", "net_parameters")},
+        **{name: short(made[name]) for name in ("parameters", "tokens")},
         **{name: made[name] / 1e9 for name in ("memory", "state_memory")},
         "device_memory": made["device"]["memory"] / 1e9,
         "epochs": f"; {epochs:.3g} epochs{', beyond 4 new text is better' * (epochs > 4.1)}"

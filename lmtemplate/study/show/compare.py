@@ -25,6 +25,7 @@ from lmtemplate.study.experiments.arms import (
 from lmtemplate.study.experiments.comparison import Comparison, Scores, compare_all
 from lmtemplate.study.experiments.ledger import seeds_in_ledger
 from lmtemplate.study.experiments.statistics import pool
+from lmtemplate.study.progress import pieces, progress_shown
 from lmtemplate.study.show import page
 from lmtemplate.study.show.overlay import overlay
 from lmtemplate.study.show.page import BITS, NONE, RunFiles
@@ -216,7 +217,11 @@ def compare(
     arms, notes = read_arms(runs)
     labels, budget = labels_of(arms), common_budget(arms, at) if at else None
     scores, found = conclude(arms, labels, at, budget, effect)
-    verdicts = [[verdict_of(run, allow or ()) for run in arm.runs] for arm in arms]
+    with progress_shown(unless=json):
+        verdicts = [
+            [verdict_of(run, allow or ()) for run in pieces(arm.runs, f"verdicts of {label}")]
+            for arm, label in zip(arms, labels, strict=True)
+        ]
     rows = setting_rows(arms) + result_rows(arms, scores, verdicts)
     notes += notes_on(arms, labels, verdicts, at)
     cost = f"at {budget:,.4g} {at}: " if budget else ""

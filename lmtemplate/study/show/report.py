@@ -48,11 +48,11 @@ def costs_of(run: RunFiles, price_per_hour: float | None) -> dict[str, Any] | No
         return None
     edges = np.array([*bounds, run.record.steps[-1]], dtype=np.float64)
     steps, seconds = np.diff(edges), np.diff(run.counted(metric_names.TRAINING_SECONDS, edges))
-    tokens = np.diff(run.counted(metric_names.TOKENS, edges))
+    counts = edges.round(), run.counted(metric_names.TOKENS, edges).round()  # so that they add up
     columns: dict[str, Iterable[str]] = {
         "part": PARTS,
-        "steps": map(number, steps),
-        "tokens": map(number, tokens),
+        "steps": map(number, np.diff(counts[0])),
+        "tokens": map(number, np.diff(counts[1])),
         "time": (number(second, duration) for second in seconds),
         "share": (f"{share:.1%}" for share in steps / edges[-1]),
     }

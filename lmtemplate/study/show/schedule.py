@@ -12,6 +12,7 @@ from lmtemplate.errors import ConfigError
 from lmtemplate.fit import make_plan
 from lmtemplate.record import Floats, Ints
 from lmtemplate.schedules import Schedule
+from lmtemplate.study.experiments.flags import split_words
 from lmtemplate.study.show.plots import rate_in_terminal
 
 DRAWN_POINTS = 2000  # a drawing has at most as many
@@ -97,6 +98,7 @@ def drawing_of_torch(
 
 def schedule(words: list[str], allowed: list[str]) -> None:
     """Draw the learning rate of a planned run."""
+    _, words = split_words("schedule", words, {}, has_json=False)
     cli = TrainingCLI(words, allowed, "schedule")
     steps = make_plan(cli).steps
     check_settings(cli, steps)

@@ -9,6 +9,9 @@ import numpy as np
 
 from lmtemplate import metric_names
 from lmtemplate.record import Record
+from lmtemplate.study.diagnose.finding import Facts
+from lmtemplate.study.diagnose.thresholds import GAP
+from lmtemplate.study.diagnose.trend import trend_of
 from lmtemplate.study.long_record import read_any_record
 from lmtemplate.study.run_files import duration, read_settings, read_summary
 from lmtemplate.study.show.plots import data_in_terminal, epoch_averages, in_terminal
@@ -29,9 +32,12 @@ def _loss_lines(record: Record) -> Iterator[str]:
         f"Loss decrease per step: {(first - last) / rows:.6f} for each log point, "
         f"{by_step:.6f} for each optimizer step"
     )
-    if len(record.validations[0]):
-        gap = record.validations[1][-1] - last
-        yield f"Gap: {gap:.4f} (last validation - final training; above 0.5, suspect overfitting)"
+    trend = trend_of(record, Facts())
+    if trend and trend.gap is not None:
+        yield (
+            f"Gap: {trend.gap:.4f} (last validation - {trend.final:.4f}, the median training loss at "
+            f"the end; above {GAP}, suspect overfitting)"
+        )
     passes = epoch_averages(record)
     if len(passes) <= 12:
         shown = (f"{loss:.3f}{'' if complete else ' (unfinished)'}" for _, loss, complete in passes)
@@ -63,7 +69,7 @@ def _best_lines(record: Record) -> Iterator[str]:
     lowest = record.train_loss.argmin()
     yield (
         f"  Lowest training loss: {record.train_loss[lowest]:.4f} at step "
-        f"{record.steps[lowest]:,} (noise and overfitting lower it, too: it chooses no checkpoint)"
+        f"{record.steps[lowest]:,} (one log point; noise and overfitting lower it: it chooses no checkpoint)"
     )
 
 

@@ -22,6 +22,7 @@ from lmtemplate.errors import ConfigError, UserError
 from lmtemplate.generate import encode_prompt
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.study.diagnose.artifacts import open_run_corpus
+from lmtemplate.study.progress import pieces
 from lmtemplate.study.understand.embedding import frequent_words, words_in
 from lmtemplate.study.understand.one_step import Comparisons
 from lmtemplate.study.understand.predictions import likeliest, softmax_of
@@ -122,7 +123,7 @@ def film_of(run: Path, given: str, allow: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(f"--text has {shortest} tokens, and the model reads at most {most}")
     words = frequent_words(Counter(re.findall(r"\w+", text)))
     compared, rows = Comparisons(), list[dict[str, Any]]()
-    for step, path in files.items():
+    for step, path in pieces([*files.items()], "snapshots"):
         load_net(net, read(path))
         looks = {
             prompt: reads(net, tokenizer, prompt, about["words"], FIRST_SEED + number, compared)

@@ -21,6 +21,7 @@ from lmtemplate.optimizers import OptimizerRecipe, check_moments, recipe_of
 from lmtemplate.plug import load_named
 from lmtemplate.run_dir import folder_of
 from lmtemplate.study.diagnose.artifacts import open_run_corpus
+from lmtemplate.study.progress import progress_shown
 from lmtemplate.study.run_files import check_kinds
 from lmtemplate.study.understand.before_after import film_of
 from lmtemplate.study.understand.film import film_text, write_film
@@ -200,7 +201,8 @@ def explain_training(
         json: print one JSON object and nothing else, and write no page.
         allow: packages outside lmtemplate whose classes the checkpoint may name.
     """
-    found = (film_of if before_after else step_of_run)(run, text, allow or ())
+    with progress_shown(unless=json):
+        found = (film_of if before_after else step_of_run)(run, text, allow or ())
     if json:
         print(json_text.dumps(found, indent=2))
         return

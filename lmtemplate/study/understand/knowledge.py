@@ -11,6 +11,7 @@ from lmtemplate.data import IGNORED
 from lmtemplate.data.tokenizer import Tokenizer
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models.base import LanguageModel
+from lmtemplate.study.progress import pieces
 from lmtemplate.study.understand.inside import Recorder, layers_of
 from lmtemplate.study.understand.text_losses import split_text
 
@@ -126,7 +127,7 @@ def look_into(
     FEWEST_ROWS, or where the layers do not hand on one tensor (B, T, C).
     """
     kept, sums, guesses = list[list[Tensor]](), list[Tensor](), list[Any]()
-    for some, wanted in split_text(net, inputs, targets):
+    for some, wanted in pieces(split_text(net, inputs, targets), "what each depth knows"):
         streams = streams_of(net, some)
         if not streams or len(inputs) < FEWEST_ROWS:
             return {}

@@ -6,6 +6,7 @@ from typing import Literal
 
 from lmtemplate.errors import ConfigError
 from lmtemplate.run_dir import write_text
+from lmtemplate.study.progress import progress_shown
 from lmtemplate.study.show.page import render
 from lmtemplate.study.understand.bowl import bowl_parts, schedule_data
 from lmtemplate.study.understand.path import explore
@@ -81,7 +82,8 @@ def landscape(
     if run is None and json:
         raise ConfigError("--json prints the numbers of a run: name its directory")
     output = output or (run or Path()) / "landscape.html"
-    found = explore(run, grid, windows, prompt, allow or ()) if run else {}
+    with progress_shown(unless=json):
+        found = explore(run, grid, windows, prompt, allow or ()) if run else {}
     parts = {**bowl_parts(), "run": run and run.resolve().name, "found": None}
     if found:
         parts |= {"found": surface_data(found), "snapshots": as_table(found["snapshots"])}

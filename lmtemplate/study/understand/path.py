@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lmtemplate.data.shards import file_sha256
 from lmtemplate.errors import CheckpointError
 from lmtemplate.study.diagnose.artifacts import open_model, open_run_corpus
+from lmtemplate.study.progress import pieces
 from lmtemplate.study.understand.snapshots import continuation, snapshot_files
 from lmtemplate.study.understand.surface import (
     DRAW_SEED,
@@ -70,7 +70,7 @@ def measure_path(
     """
     snapshots, before = list[dict[str, Any]](), Tensor()
     inside = whole = 0.0
-    for step, path in tqdm(files.items(), "sharpness along the path", disable=None):
+    for step, path in pieces([*files.items()], "sharpness along the path"):
         weights = measured.read(path)
         x, y = plane.place(weights)
         nearest = plane.at(x, y)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lmtemplate.run_dir import write_text
 from lmtemplate.study.diagnose.artifacts import open_model
+from lmtemplate.study.progress import progress_shown
 from lmtemplate.study.show.page import label, plot_html, render, style_figure
 from lmtemplate.study.show.plots import SERIES
 from lmtemplate.study.understand.probing import look_at_model
@@ -154,7 +155,8 @@ def probe_model(
         json: print one JSON object and nothing else.
         allow: packages outside lmtemplate whose classes the checkpoint may name.
     """
-    found, maps, words = look_at_model(run, open_model(run, checkpoint, allow or ()))
+    with progress_shown(unless=json):
+        found, maps, words = look_at_model(run, open_model(run, checkpoint, allow or ()))
     page, tables, sentences = run / "probe.html", probe_tables(found), [*sentences_of(found)]
     sentences += [f"Not shown: {reason}." for reason in found["unseen"]]
     title = f"{run.resolve().name}: inside of the model"

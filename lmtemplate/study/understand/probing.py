@@ -18,6 +18,7 @@ from lmtemplate.loss import cross_entropy
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.record import read_lines
 from lmtemplate.study.diagnose.artifacts import Model, RunCorpus, open_run_corpus
+from lmtemplate.study.progress import pieces
 from lmtemplate.study.run_files import read_settings
 from lmtemplate.study.understand.inside import (
     MAP_TOKENS,
@@ -105,7 +106,7 @@ def follow_snapshots(
     is_small = len(batch[0]) >= NOISE_SEQUENCES  # a large net is measured at the checkpoint alone
     chosen = np.linspace(0, len(files) - 1, NOISE_SNAPSHOTS * is_small).round()
     before: tuple[int, dict[str, Tensor]] | None = None
-    for number, (step, path) in enumerate(files.items()):
+    for number, (step, path) in enumerate(pieces([*files.items()], "gradients at the snapshots")):
         try:
             state = read(path)
             load_net(net, state)

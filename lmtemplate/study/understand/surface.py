@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.autograd import grad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
-from tqdm import tqdm
 
 from lmtemplate.checkpoint.compatibility import load_net
 from lmtemplate.checkpoint.files import read
@@ -26,6 +25,7 @@ from lmtemplate.loss import cross_entropy
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.optimizers import trainable
 from lmtemplate.run_dir import read_json, write_json
+from lmtemplate.study.progress import pieces
 from lmtemplate.study.understand.text_losses import split_text
 
 DRAW_SEED = 1337  # of random directions, and of the first vector of an eigenvalue's search
@@ -197,8 +197,7 @@ def measure_surface(
     all 0, to which decay pulls; `unit` is the distance between weights behind a distance of 1.
     """
     loss = [[math.nan] * len(x) for _ in y]
-    what = f"loss on the plane: {name}"
-    points = tqdm(coarse_to_fine(len(x)), what, mininterval=1, disable=None)
+    points = pieces(coarse_to_fine(len(x)), f"loss on the plane: {name}")
     for count, (row, column) in enumerate(points):
         u, v = x[column], y[row]
         place = f"{name}: {u:.9g}, {v:.9g}"

@@ -10,9 +10,10 @@ import torch
 
 from lmtemplate.data.tokenizer import Tokenizer
 from lmtemplate.errors import ConfigError, UserError
-from lmtemplate.generate import check_draw, encode_prompt, logits_to_probs
+from lmtemplate.generate import encode_prompt, logits_to_probs
 from lmtemplate.run_dir import write_text
 from lmtemplate.study.diagnose.artifacts import Model, open_model, open_run_corpus
+from lmtemplate.study.progress import pieces, progress_shown
 from lmtemplate.study.show.page import label, plot_html, render, style_figure
 from lmtemplate.study.show.plots import INK, SERIES
 from lmtemplate.study.understand.snapshots import continuation
@@ -44,7 +45,7 @@ def heat_prompt(model: Model, prompt: str, max_new_tokens: int, seed: int) -> Fo
     with torch.no_grad():
         logits = net(torch.tensor([start], device=next(net.parameters()).device))[0, -1].cpu()
     listed, rows = logits.topk(min(LISTED, len(logits))).indices, list[Found]()
-    for one in SHOWN_TEMPERATURES:
+    for one in pieces(SHOWN_TEMPERATURES, "samples at each temperature"):
         likely = logits_to_probs(logits, one)
         entropy = torch.special.entr(likely.double()).sum().item()
         text = continuation(net, tokenizer, prompt, max_new_tokens, temperature=one, seed=seed)
@@ -174,10 +175,12 @@ def temperature(
         json: print one JSON object and nothing else.
         allow: packages outside lmtemplate whose classes the checkpoint may name.
     """
-    check_draw(max_new_tokens, 1.0, None, None)
+    if max_new_tokens < 1:
+        raise ConfigError(f"--max_new_tokens {max_new_tokens} has to be 1 or more")
     model = open_model(run, checkpoint, allow or ())
-    found = heat_prompt(model, prompt, max_new_tokens, seed)
-    add_calibration(found, run, model)
+    with progress_shown(unless=json):
+        found = heat_prompt(model, prompt, max_new_tokens, seed)
+        add_calibration(found, run, model)
     table, says = temperature_table(found), calibration_words(found)
     samples = as_table(
         {"T": str(row["temperature"]), "sample": " ".join(f"{prompt}{row['sample']}".split())}

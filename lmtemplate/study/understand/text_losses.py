@@ -12,6 +12,7 @@ from lmtemplate.data import IGNORED, Ints
 from lmtemplate.data.shards import Shards
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.record import Floats
+from lmtemplate.study.progress import pieces
 
 LOGITS_AT_ONCE = 2**24  # floats in one forward pass
 READ_AT_ONCE = 2**22  # tokens of a split
@@ -35,7 +36,7 @@ def predict_text(
     (H, P) nats, (H, P) probabilities of the likeliest token, (P,) whether that was the target.
     """
     parts = list[tuple[Tensor, Tensor, Tensor]]()
-    for some, of_some in split_text(net, inputs, targets):
+    for some, of_some in pieces(split_text(net, inputs, targets), "losses of validation text"):
         counted = of_some != IGNORED
         logits, wanted = net(some).float()[counted], of_some[counted]  # (P, V), (P,)
         nats, highest = list[Tensor](), list[Tensor]()

@@ -9,6 +9,7 @@ import yaml
 from lmtemplate.errors import ConfigError
 from lmtemplate.study.experiments import experiment as module
 from lmtemplate.study.experiments.experiment import check_same_code, conclude_experiment, experiment
+from tests.conftest import Command
 from tests.study.experiments.seeded import write_arm
 
 NOISE = [0.000, 0.004, -0.004]
@@ -72,6 +73,12 @@ def test_a_name_belongs_to_the_code_that_it_began_with(
         ConfigError, match="was trained with other code; give the experiment another"
     ):
         check_same_code(tmp_path)
+
+
+def test_without_a_length_no_seed_begins(command: Command, tmp_path: Path) -> None:
+    shown = command("experiment", "--run_dir", tmp_path / "first")
+    assert (shown.code, shown.out, [*tmp_path.iterdir()]) == (2, "", [])
+    assert "give --config FILE, or one of --trainer.max_steps, --" in shown.error
 
 
 def test_the_verb_trains_three_seeds_and_says_the_outcome(

@@ -92,15 +92,16 @@ def test_the_measured_speed_is_6nd_by_seconds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(compute_budget, "measure_step", lambda *_, **__: 0.5)
-    speed, how = measure(2e5, 512, 16, 3)
+    sizes = net_sizes(2e5, 512)
+    speed, how = measure(sizes, 512, 16, 3)
     assert "measuring this machine: 5 steps of a net of " in capsys.readouterr().err
-    count = GPT(512, 16, **net_sizes(2e5, 512)).parameter_count()
+    count = GPT(512, 16, **sizes).parameter_count()
     assert speed == pytest.approx(6 * count * 3 * 16 / 0.5)
     assert how.startswith("measured on")
 
 
 def test_this_machine_can_be_measured() -> None:
-    assert 0 < measure(2e5, 512, 16, 1)[0] < math.inf
+    assert 0 < measure(net_sizes(2e5, 512), 512, 16, 1)[0] < math.inf
 
 
 @pytest.mark.parametrize(

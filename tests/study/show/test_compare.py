@@ -235,6 +235,8 @@ def test_json_is_one_object_with_each_comparison_and_its_sentence(
     (comparison,) = told["comparisons"]
     assert comparison["better"] is None
     assert "no difference" in comparison["sentence"]
+    assert f"{comparison['sentence']}</p>" in (tmp_path / "out.html").read_text(encoding="utf-8")
+    assert "`" not in comparison["sentence"]  # nothing there would render it
 
 
 def test_an_effect_of_nothing_is_refused(folders: list[Path]) -> None:

@@ -84,6 +84,13 @@ def test_a_schedule_of_torch_that_ends_before_the_run_is_refused() -> None:
         drawn(OneCycleLR, 100, max_lr=0.05, total_steps=50)
 
 
+def test_its_help_fits_on_a_screen_and_says_where_the_other_flags_are(command: Command) -> None:
+    said = command("schedule", "--help").out
+    assert "lmtemplate schedule --config FILE" in said
+    assert "lmtemplate fit --help" in said
+    assert len(said.splitlines()) < 24
+
+
 @pytest.mark.slow
 def test_the_verb_draws_a_config_s_run_without_making_it(
     command: Command, corpus: Path, tmp_path: Path

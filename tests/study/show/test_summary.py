@@ -3,11 +3,15 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lmtemplate.record import Line, Record, Writer, from_lines
+from lmtemplate.study.diagnose.finding import Facts
+from lmtemplate.study.diagnose.verdict import judge
 from lmtemplate.study.show.summary import before_and_after, costs, plan_and_result, training_summary
 from tests.conftest import Command
+from tests.study import records
 
 BITS = "val/bits_per_byte"
 
@@ -72,8 +76,16 @@ def test_each_pass_has_its_average(record: Record) -> None:
     assert "Average loss per epoch: 3.500, 1.950" in training_summary(record)
 
 
-def test_the_gap_between_validation_and_training_is_told(record: Record) -> None:
-    assert "Gap: 0.6000 (last validation - final training" in training_summary(record)
+def test_the_gap_is_that_of_the_verdict(record: Record) -> None:
+    assert "Gap: 0.6000 (last validation - 2.0000, the median training loss at the end" in (
+        training_summary(record)
+    )
+    losses = np.full(100, 2.0)
+    losses[-1] = 2.4  # one unlucky batch
+    noisy = records.record(losses, val=np.array([3.0, 2.9]))
+    (said,) = [one.says for one in judge(noisy, Facts()).findings if one.name == "gap"]
+    assert "0.90 nats above training" in said
+    assert "Gap: 0.9000 (" in training_summary(noisy)
 
 
 def test_an_empty_record_says_so() -> None:

@@ -69,6 +69,9 @@ def test_a_mistake_is_one_line(finished: Path, tmp_path: Path, command: Command)
         command("temperature", finished, "--prompt", "x" * 17), 2
     )
     check_line(command("temperature", tmp_path / "nowhere"), 3)
+    assert "--max_new_tokens 0 has to be 1 or more" in check_line(
+        command("temperature", finished, "--max_new_tokens", 0), 2
+    )
     run = shutil.copytree(finished, tmp_path / "moved")
     settings = yaml.safe_load((run / "config.yaml").read_text())
     settings["data"]["path"] = str(tmp_path / "gone")

@@ -1,0 +1,45 @@
+"""Pieces of long work -> lines or a bar on standard error, and the pieces as they were."""
+
+import io
+from contextlib import redirect_stderr, redirect_stdout
+
+import pytest
+
+from lmtemplate.study import progress
+from lmtemplate.study.progress import pieces, progress_shown
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(stream: io.StringIO, as_json: bool) -> str:
+    """What three pieces leave on standard error; they leave nothing on standard output."""
+    out = io.StringIO()
+    with redirect_stderr(stream), redirect_stdout(out), progress_shown(unless=as_json):
+        assert [*pieces("abc", "attention maps")] == ["a", "b", "c"]
+    assert out.getvalue() == ""
+    return stream.getvalue()
+
+
+def test_a_pipe_gets_a_line_at_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(io.StringIO(), as_json=False) == ""  # no ten seconds have passed
+    monkeypatch.setattr(progress, "LINE_SECONDS", -1.0)
+    said = shown(io.StringIO(), as_json=False)
+    assert said.splitlines() == [f"attention maps: {n} of 3" for n in (1, 2, 3)]
+
+
+def test_a_terminal_has_one_line_that_is_wiped_out_at_the_end() -> None:
+    said = shown(Terminal(), as_json=False)
+    assert "attention maps:   0%" in said
+    assert said.rsplit("\r", 2)[1].strip() == ""
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_a_verb_that_prints_json_says_nothing_of_it(
+    kind: type[io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LINE_SECONDS", -1.0)
+    assert shown(kind(), as_json=True) == ""
