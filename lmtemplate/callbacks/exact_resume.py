@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torchmetrics import Metric
 
-from lmtemplate.checkpoint.compatibility import check_state
+from lmtemplate.checkpoint.compatibility import check_state, is_of_library
 from lmtemplate.optimizers import check_moments
 
 
@@ -86,17 +86,20 @@ class ExactResume(Callback):
         self._random_states = checkpoint["random_states"]
         self._schedules = checkpoint["lr_schedulers"]
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            fresh = callback.state_dict()
-            check_state(callback, fresh, checkpoint["callbacks"].get(callback.state_key, fresh))
-        for metric in (one for one in pl_module.modules() if isinstance(one, Metric)):
-            fresh = copy.deepcopy(metric)
-            fresh.reset()
-            check_state(metric, fresh.metric_state, metric.metric_state)
+            saved = checkpoint["callbacks"].get(callback.state_key)
+            if saved and is_of_library(callback):
+                check_state(callback.state_key, callback.state_dict(), saved)
+        for metric in pl_module.modules():
+            if isinstance(metric, Metric) and is_of_library(metric):
+                fresh = copy.deepcopy(metric)
+                fresh.reset()
+                check_state(type(metric).__name__, fresh.metric_state, metric.metric_state)
         checkpoint["loops"]["fit_loop"] = loops_at(trainer, checkpoint["global_step"])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for one, saved in zip(trainer.lr_scheduler_configs, self._schedules, strict=False):
-            check_state(one.scheduler, one.scheduler.state_dict(), saved)
+            if is_of_library(one.scheduler):
+                check_state(type(one.scheduler).__name__, one.scheduler.state_dict(), saved)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for optimizer in trainer.optimizers:

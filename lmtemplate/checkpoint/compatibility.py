@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lmtemplate import run_dir
 from lmtemplate.checkpoint.files import CheckpointDict
 from lmtemplate.errors import CheckpointError, UserError
 from lmtemplate.models.base import LanguageModel
-from lmtemplate.plug import load_named
+from lmtemplate.plug import TRUSTED, load_named
 
-LIBRARIES = ("lmtemplate", "lightning", "torch", "torchmetrics")
 NET = "net."  # prefix of the net's weights in the LightningModule's state_dict
 
 
@@ -76,26 +76,30 @@ def announce(
     return {"step": before["global_step"], "changed": changed, "environment": other}
 
 
-def check_state(owner: Any, fresh: Any, saved: Any) -> None:
+def is_of_library(thing: Any) -> bool:
+    """Whether its class is none of the user's own, which may keep any state that it likes."""
+    return type(thing).__module__.partition(".")[0] in TRUSTED
+
+
+def check_state(name: str, fresh: Any, saved: Any) -> None:
     """Raises CheckpointError where a saved state is not of the types and shapes of a fresh one.
 
-    Of what is still empty, anything may have come, and so of classes of the user's own.
+    Of what is still empty, anything may have come.
     """
-    if type(owner).__module__.partition(".")[0] not in LIBRARIES:
+    if fresh is None:
         return
-    number = isinstance(fresh, int | float)
-    fits = fresh is None or isinstance(saved, int | float if number else type(fresh))
-    if isinstance(fresh, Tensor) and fits:
-        fits = (fresh.shape, fresh.is_complex()) == (saved.shape, saved.is_complex())
+    fits = isinstance(saved, int | float if isinstance(fresh, int | float) else type(fresh))
+    if fits and isinstance(fresh, Tensor):
+        fits = fresh.shape == saved.shape and torch.can_cast(saved.dtype, fresh.dtype)
     if not fits:
         says = f"{saved!s:.40} is not of the kind of {fresh!s:.40}"
-        raise CheckpointError(f"the checkpoint's state of {type(owner).__name__} is wrong: {says}")
+        raise CheckpointError(f"the checkpoint's state of {name} is wrong: {says}")
     if isinstance(fresh, dict):
         for key in fresh.keys() & saved.keys():
-            check_state(owner, fresh[key], saved[key])
+            check_state(name, fresh[key], saved[key])
     elif isinstance(fresh, list | tuple):
         for one, other in zip(fresh, saved, strict=False):
-            check_state(owner, one, other)
+            check_state(name, one, other)
 
 
 def check_same_model_and_data(checkpoint: CheckpointDict, description: dict[str, Any]) -> None:
