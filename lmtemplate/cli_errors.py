@@ -296,4 +296,4 @@ def parse_words(
         return parser.parse_args(words)
     except (jsonargparse.ArgumentError, ValueError) as error:
         defaults = dict(parser.get_defaults().items())
-        raise ConfigError(one_line(str(error), parser.prog, defaults, made)) from error
+        raise ConfigError(one_line(str(error), parser.prog, defaults, made)[:690]) from error

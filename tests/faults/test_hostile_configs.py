@@ -37,6 +37,7 @@ YAMLS: dict[str, str] = {
     "2,000 lists in each other": "model: " + "[" * 2_000 + "]" * 2_000,
     "a number of many digits": "seed_everything: " + "9" * 10_000,
     "a key of many kinds": "? [1, 2]\n: 3",
+    "a class with a name without end": f"checkpoint: {'a' * 300_000}",
     "a NUL": "run_dir: a\0b",
     "a net from the network": "model: {net: 'https://127.0.0.1:9/canary.yaml'}",
     "allow in the config": "allow: canary_module\nmodel: {net: {class_path: canary_module.Thing}}",
