@@ -23,7 +23,7 @@ SUMMARY = {
     **dict.fromkeys(("step", "max_steps", "tokens", "parameters", "devices"), int),
     **dict.fromkeys(("flops", "flops_6nd", "passes", "seconds", "tokens_per_second", "mfu"), float),
 }
-BEST = {"best": {"val_loss": float}}  # null in a run without a validation
+KINDS_OF_BEST = {"best": {"val_loss": float}}  # null in a run without a validation
 MANIFEST = {
     "started": str,
     "command": [str],
@@ -130,7 +130,7 @@ def read_checked(path: Path, kinds: dict[str, Any]) -> dict[str, Any]:
 def read_summary(run: Path) -> dict[str, Any]:
     """summary.json; {} where there is none. Raises CheckpointError where it is damaged."""
     summary = read_checked(run / "summary.json", SUMMARY)
-    check_kinds({"best": summary.get("best") or {}}, BEST, run / "summary.json")
+    check_kinds({"best": summary.get("best") or {}}, KINDS_OF_BEST, run / "summary.json")
     return summary
 
 
