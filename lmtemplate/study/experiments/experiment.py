@@ -58,15 +58,11 @@ def judge_experiment(arm: Arm, best: Arm) -> tuple[bool, str]:
     return found.better == arm.name, found.sentence
 
 
-def code_now() -> dict[str, Any]:
-    """The code's commit, and what it has beyond it."""
-    changes = hashlib.sha256(uncommitted_changes().encode()).hexdigest()
-    return {"commit": git_state()["commit"], "changes_sha256": changes}
-
-
 def check_same_code(folder: Path) -> None:
     """Note the code of a new experiment. Raises ConfigError where it began with other code."""
-    before, now = read_json(folder / OUTCOME), code_now()
+    before = read_json(folder / OUTCOME)
+    changes = hashlib.sha256(uncommitted_changes().encode()).hexdigest()
+    now = {"commit": git_state()["commit"], "changes_sha256": changes}
     if before and any(before.get(key) != now[key] for key in now):
         raise ConfigError(f"{folder} was trained with other code; give the experiment another name")
     write_json(folder / OUTCOME, {**before, **now})
