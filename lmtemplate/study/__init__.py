@@ -33,10 +33,7 @@ _VERBS = {
     "temperature": ("understand.temperature.temperature", "RUN: the next token, hot and cold"),
     "probe": ("understand.probe.probe_model", "RUN: inside of the model, layer by layer"),
 }
-VERBS = {
-    name: (*f"{_HERE}.{path}".rpartition(".")[::2], *others)
-    for name, (path, *others) in _VERBS.items()
-}
+VERBS = {v: (*f"{_HERE}.{path}".rpartition(".")[::2], *of) for v, (path, *of) in _VERBS.items()}
 
 # Key of a config -> class of the callback that it configures.
 CALLBACKS = {

@@ -33,8 +33,7 @@ def _loss_lines(record: Record) -> Iterator[str]:
     )
     trend = trend_of(record, Facts())
     if trend and trend.gap is not None:
-        level = f"{trend.final:.4f}, the median training loss at the end"
-        yield f"Gap: {trend.gap:.4f} (last validation - {level})"
+        yield f"Gap: {trend.gap:.4f} (last validation - {trend.final:.4f}, median of the last rows)"
     passes = epoch_averages(record)
     if len(passes) <= 12:
         shown = (f"{loss:.3f}{'' if complete else ' (unfinished)'}" for _, loss, complete in passes)
