@@ -14,6 +14,7 @@ from lmtemplate.checkpoint.compatibility import flatten
 from lmtemplate.errors import CheckpointError
 
 DIFF = "uncommitted.diff"  # what the code had beyond its commit
+YEAR = 365.25 * 24 * 3600  # seconds
 MOST_VALUES = 100_000  # in a YAML file
 DEEPEST = 50  # levels of lists and mappings in each other
 SUMMARY = {
@@ -157,7 +158,9 @@ def command(*words: str) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """75 -> "1 min 15 s"."""
+    """75 -> "1 min 15 s"; beyond two years in years."""
+    if seconds > 2 * YEAR:
+        return f"{seconds / YEAR:,.0f} years"
     minutes, seconds = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
