@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-LINE_SECONDS = 10.0  # without a terminal: until the first line, and between lines
+EVERY_SECONDS = 10.0  # without a terminal: until the first line, and between lines
 _next_line: ContextVar[float] = ContextVar("next_line", default=inf)  # inf: nothing is shown
 
 T = TypeVar("T")
@@ -19,7 +19,7 @@ T = TypeVar("T")
 @contextmanager
 def progress_shown(unless: bool) -> Iterator[None]:
     """What `pieces` goes through meanwhile is shown, unless the verb prints JSON alone."""
-    before = _next_line.set(inf if unless else time.monotonic() + LINE_SECONDS)
+    before = _next_line.set(inf if unless else time.monotonic() + EVERY_SECONDS)
     try:
         yield
     finally:
@@ -33,5 +33,5 @@ def pieces(items: Sequence[T], what: str) -> Iterator[T]:
     for number, item in enumerate(tqdm(items, what, leave=False, disable=hidden), start=1):
         if not on_terminal and time.monotonic() > _next_line.get():
             print(f"{what}: {number:,} of {len(items):,}", file=sys.stderr, flush=True)
-            _next_line.set(time.monotonic() + LINE_SECONDS)
+            _next_line.set(time.monotonic() + EVERY_SECONDS)
         yield item

@@ -25,7 +25,7 @@ def shown(stream: io.StringIO, as_json: bool) -> str:
 
 def test_a_pipe_gets_a_line_at_times(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown(io.StringIO(), as_json=False) == ""  # no ten seconds have passed
-    monkeypatch.setattr(progress, "LINE_SECONDS", -1.0)
+    monkeypatch.setattr(progress, "EVERY_SECONDS", -1.0)
     said = shown(io.StringIO(), as_json=False)
     assert said.splitlines() == [f"attention maps: {n} of 3" for n in (1, 2, 3)]
 
@@ -41,5 +41,5 @@ def test_a_terminal_has_one_line_that_is_wiped_out_at_the_end() -> None:
 def test_a_verb_that_prints_json_says_nothing_of_it(
     kind: type[io.StringIO], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "LINE_SECONDS", -1.0)
+    monkeypatch.setattr(progress, "EVERY_SECONDS", -1.0)
     assert shown(kind(), as_json=True) == ""

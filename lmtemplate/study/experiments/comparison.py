@@ -23,31 +23,18 @@ Scores = dict[Any, float]  # seed -> score
 
 @dataclass(frozen=True)
 class Comparison:
-    """What arm B's scores say against arm A's; lower is better.
+    """What arm B's scores say against arm A's; lower is better."""
 
-    Attributes:
-        a: name of the arm that B is compared with.
-        b: name of the other arm.
-        seeds: how many scores A has, and B.
-        unit: of the scores.
-        effect: the difference that one would want to see.
-        level: chance that the interval holds the truth.
-        difference: mean of B less mean of A; None without a score on each side.
-        estimate: the same with its interval; None where the noise is not known.
-        noise: between the seeds of one arm.
-        noise_from: the arms that tell of the noise, where A and B do not.
-    """
-
-    a: str
+    a: str  # the arm that B is compared with
     b: str
-    seeds: tuple[int, int]
-    unit: str
-    effect: float
-    level: float
-    difference: float | None = None
-    estimate: Estimate | None = None
-    noise: Noise | None = None
-    noise_from: str = ""
+    seeds: tuple[int, int]  # how many scores A has, and B
+    unit: str  # of the scores
+    effect: float  # the difference that one would want to see
+    level: float  # chance that the interval holds the truth
+    difference: float | None = None  # mean of B less mean of A; None without a score on each side
+    estimate: Estimate | None = None  # the same with its interval; None where no noise is known
+    noise: Noise | None = None  # between the seeds of one arm
+    noise_from: str = ""  # the arms that tell of the noise, where A and B do not
 
     @property
     def better(self) -> str | None:

@@ -12,20 +12,12 @@ import numpy as np
 
 from lmtemplate.errors import ConfigError
 from lmtemplate.run_dir import git_state, read_json, write_json
-from lmtemplate.study.experiments.arms import (
-    Arm,
-    differ,
-    named_arm,
-    runs_in,
-    score_name,
-    scores_of,
-)
-from lmtemplate.study.experiments.comparison import compare_all
+from lmtemplate.study.experiments.arms import Arm, differ, named_arm, runs_in
 from lmtemplate.study.experiments.flags import SEEDS, split_words
 from lmtemplate.study.experiments.seeds import first_of, train_arm
 from lmtemplate.study.experiments.uncommitted import uncommitted_changes
 from lmtemplate.study.run_files import open_no_link
-from lmtemplate.study.show.compare import UNITS
+from lmtemplate.study.show.compare import conclude
 
 BEST, OUTCOME = "best.json", "experiment.json"
 SEEDS_OF_EXPERIMENT = 3
@@ -48,25 +40,18 @@ def judge_experiment(arm: Arm, best: Arm) -> tuple[bool, str]:
             False,
             f"it was validated on other text than {best.name}: {', '.join(other) or 'data'}",
         )
-    name = score_name([best, arm])
-    scores = [scores_of(each, name) for each in (best, arm)]
-    unit = UNITS.get(name, "nats per token")
-    (found,) = compare_all([best.name, arm.name], scores, unit, EFFECT)
+    _, (found,) = conclude([best, arm], [best.name, arm.name], None, None, EFFECT)
     ratio = cost_of(arm) / cost_of(best)
     if found.better == arm.name and not ratio <= MOST_COST:
         return False, f"{found.sentence}, but for {ratio:.2f} times the FLOPs"
     return found.better == arm.name, found.sentence
 
 
-def code_now() -> dict[str, Any]:
-    """The code's commit, and what it has beyond it."""
-    changes = hashlib.sha256(uncommitted_changes().encode()).hexdigest()
-    return {"commit": git_state()["commit"], "changes_sha256": changes}
-
-
 def check_same_code(folder: Path) -> None:
     """Note the code of a new experiment. Raises ConfigError where it began with other code."""
-    before, now = read_json(folder / OUTCOME), code_now()
+    before = read_json(folder / OUTCOME)
+    changes = hashlib.sha256(uncommitted_changes().encode()).hexdigest()
+    now = {"commit": git_state()["commit"], "changes_sha256": changes}
     if before and any(before.get(key) != now[key] for key in now):
         raise ConfigError(f"{folder} was trained with other code; give the experiment another name")
     write_json(folder / OUTCOME, {**before, **now})

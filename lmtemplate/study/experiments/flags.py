@@ -24,9 +24,7 @@ SEEDS: Flags = {
 }
 
 
-def split_words(
-    verb: str, words: list[str], flags: Flags, has_json: bool = True
-) -> tuple[argparse.Namespace, list[str]]:
+def split_words(verb: str, words: list[str], flags: Flags) -> tuple[argparse.Namespace, list[str]]:
     """The values of a verb's own flags, and the words of fit. Raises ConfigError."""
     prog = f"lmtemplate {verb} --config FILE"
     parser = argparse.ArgumentParser(prog, exit_on_error=False, allow_abbrev=False)
@@ -34,7 +32,7 @@ def split_words(
     for name, options in flags.items():
         says = options["help"] + " (default: %(default)s)" * bool(options.get("default"))
         parser.add_argument(f"--{name}", **{**options, "help": says})
-    if has_json:
+    if flags:  # a verb without any draws, and prints no numbers
         parser.add_argument(
             "--json", action="store_true", help="print one JSON object, nothing else"
         )

@@ -54,15 +54,8 @@ def _objective(theta: Floats, logs: Floats, log_losses: Floats) -> float:
 def _minimise(theta: Floats, logs: Floats, log_losses: Floats) -> tuple[float, Floats]:
     """The nearest minimum and where it is: Levenberg and Marquardt's steps, with Huber's weights."""
     value, damping = _objective(theta, logs, log_losses), 1e-3
-    lowest = np.array(
-        [
-            -np.inf,
-            SMALLEST_EXPONENT,
-            -np.inf,
-            SMALLEST_EXPONENT,
-            log_losses.min() + np.log(SMALLEST_EXPONENT),
-        ]
-    )
+    least = SMALLEST_EXPONENT
+    lowest = np.array([-np.inf, least, -np.inf, least, log_losses.min() + np.log(least)])
     for _ in range(MOST_STEPS):
         terms = _terms(theta, logs)
         total = np.logaddexp.reduce(terms)

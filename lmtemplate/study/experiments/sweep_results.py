@@ -97,11 +97,9 @@ def row_of(folder: Path, trial: Trial, allowed: Sequence[str]) -> TrialRow:
         verdict = verdict_of(run, allowed)
     except CheckpointError:
         verdict = f"see {folder / 'logs' / path.name}.txt"
-    bits = None if bits is None else float(bits)
-    state = trial.state or "unfinished"
-    return TrialRow(
-        trial.number, trial.settings, state, loss, bits, step, seconds, verdict, str(path)
-    )
+    bits, state = None if bits is None else float(bits), trial.state or "unfinished"
+    known = loss, bits, step, seconds, verdict, str(path)
+    return TrialRow(trial.number, trial.settings, state, *known)
 
 
 def write_best_config(folder: Path, best: TrialRow) -> None:
@@ -187,9 +185,7 @@ def finish(folder: Path, space: Space, trials: Sequence[Trial], allowed: Sequenc
         listed = not any(isinstance(of, Range) and not of.points for of in space.values())
         shares = (main_effects if listed else importances)(space, trials)
     if SEED_KEY not in space:
-        notes.append(
-            "one seed each: a small difference may be noise; add --over seed_everything=1,2,3"
-        )
+        notes.append("one seed each: it may be noise; add --over seed_everything=1,2,3")
     results = Results(rows, shares, notes, folder)
     if complete:
         write_best_config(folder, rows[0])

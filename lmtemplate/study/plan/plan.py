@@ -55,22 +55,29 @@ trainer: {{max_steps: {max_steps}, val_check_interval: {interval}, gradient_clip
 """
 
 
-def plan_training(
-    flags: Figures, corpus: budgets.CorpusSize, device: budgets.TrainingDevice
-) -> Figures:
-    """Net, batch and steps for these flags of `plan`, each figure by its name in a config."""
-    flops, devices, vocab_size = flags["flops"], flags["devices"], corpus.vocab_size
-    if flags["hours"] is not None:
-        flops = flags["hours"] * 3600 * device.speed * devices
-    smallest = laws.parameter_count(vocab_size, *SMALLEST) if vocab_size else 0
+def choose_net(
+    flags: Figures, corpus: budgets.CorpusSize, flops: float | None
+) -> tuple[laws.Sizes, int, int, float]:
+    """Sizes of the net, its vocabulary, its parameters, and the tokens to train it on."""
+    smallest = laws.parameter_count(corpus.vocab_size, *SMALLEST) if corpus.vocab_size else 0
     given = flags["parameters"], flags["tokens"], flops
     wanted, tokens = budgets.solve(*given, text_tokens=corpus.tokens, smallest=smallest)
-    vocab_size = vocab_size or laws.vocabulary_for(wanted)
+    vocab_size = corpus.vocab_size or laws.vocabulary_for(wanted)
     net = laws.net_sizes(wanted, vocab_size)
     parameters = laws.parameter_count(vocab_size, net["n_layer"], net["n_embd"])
     if flags["tokens"] is None:  # as many as are paid for with this net, which is near the wanted
         most = math.inf if flags["parameters"] else budgets.EPOCHS * corpus.tokens
         tokens = min(most, budgets.solve(parameters, None, flops, text_tokens=corpus.tokens)[1])
+    return net, vocab_size, parameters, tokens
+
+
+def plan_training(
+    flags: Figures, corpus: budgets.CorpusSize, device: budgets.TrainingDevice
+) -> Figures:
+    """Net, batch and steps for these flags of `plan`, each figure by its name in a config."""
+    devices = flags["devices"]
+    flops = flags["hours"] * 3600 * device.speed * devices if flags["hours"] else flags["flops"]
+    net, vocab_size, parameters, tokens = choose_net(flags, corpus, flops)
     flops, epochs = training_flops(parameters, tokens), tokens / corpus.tokens
     block_size = flags["block_size"] or min(laws.block_size_for(parameters), corpus.longest)
     per_step = min(laws.batch_tokens(flops), tokens / FEWEST_STEPS)
@@ -156,13 +163,12 @@ def config_of(made: Figures, said: list[str], output: Path, data: Path) -> str:
     ratio, best, net = made["tokens"] / made["parameters"], budgets.RATIO, made["net"]
     judged = "undertrained" if 2 * ratio < best else "overtrained" if ratio > 2 * best else "near"
     loss, epochs = made["val_loss"], made["epochs"]
+    beyond = ", beyond 4 new text is better" if epochs and epochs > 4.1 else ""
     texts = {
         **{name: short(made[name]) for name in ("parameters", "tokens")},
         **{name: made[name] / 1e9 for name in ("memory", "state_memory")},
         "device_memory": made["device"]["memory"] / 1e9,
-        "epochs": f"; {epochs:.3g} epochs{', beyond 4 new text is better' * (epochs > 4.1)}"
-        if epochs
-        else "",
+        "epochs": f"; {epochs:.3g} epochs{beyond}" if epochs else "",
         "time": duration(made["hours"] * 3600),
         "loss": f"{loss:.2f} nats per token of web text (equation 10)"
         if loss

@@ -79,19 +79,14 @@ def described(schema: Schema, default: Any, says: str) -> Schema:
     return found
 
 
-def takes_list(kind: Any) -> bool:
-    """Whether a setting of this type may be a list, so that `name+` in a config appends to it."""
-    choices = typing.get_args(kind) if typing.get_origin(kind) in UNIONS else (kind,)
-    return any(typing.get_origin(one) in (list, Iterable, Sequence) for one in choices)
-
-
 def of_class(kind: type, left_out: Sequence[str] = ()) -> Schema:
     """The settings of a constructor."""
     settings = dict[str, Schema]()
     for name, (taken, hint, says) in constructor_parameters(kind).items():
         if name not in left_out:
             settings[name] = described(of_type(hint), taken.default, says)
-            if takes_list(hint):
+            choices = typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,)
+            if any(typing.get_origin(one) in (list, Iterable, Sequence) for one in choices):
                 settings[f"{name}+"] = {"description": "appends one, or a list"}
     return {"type": "object", "properties": settings, "additionalProperties": False}
 

@@ -15,6 +15,8 @@ from lmtemplate.record import Floats
 from lmtemplate.run_dir import write_text
 from lmtemplate.study.diagnose.diagnose import examine, few_words
 from lmtemplate.study.experiments.arms import (
+    NO_MATTER,
+    SEED_KEY,
     Arm,
     common_budget,
     differ,
@@ -64,8 +66,9 @@ def setting_rows(arms: list[Arm]) -> Rows:
         return [v if isinstance(v, str) else json_text.dumps(v, default=str) for v in values]
 
     names = {key: key.replace("init_args.", "").removesuffix(".class_path") for key in keys}
-    hidden = ("run_dir", "seed_everything") if any(len(a.runs) > 1 for a in arms) else ("run_dir",)
-    return [(names[key], cells(key)) for key in keys if key not in hidden]
+    seed = () if any(len(arm.runs) > 1 for arm in arms) else (SEED_KEY,)
+    shown = (key for key in keys if key in seed or not key.startswith(NO_MATTER))
+    return [(names[key], cells(key)) for key in shown]
 
 
 def count_verdicts(verdicts: list[str]) -> str:

@@ -98,7 +98,7 @@ def drawing_of_torch(
 
 def schedule(words: list[str], allowed: list[str]) -> None:
     """Draw the learning rate of a planned run."""
-    _, words = split_words("schedule", words, {}, has_json=False)
+    _, words = split_words("schedule", words, {})
     cli = TrainingCLI(words, allowed, "schedule")
     steps = make_plan(cli).steps
     check_settings(cli, steps)

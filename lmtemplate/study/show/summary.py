@@ -10,7 +10,6 @@ import numpy as np
 from lmtemplate import metric_names
 from lmtemplate.record import Record
 from lmtemplate.study.diagnose.finding import Facts
-from lmtemplate.study.diagnose.thresholds import GAP
 from lmtemplate.study.diagnose.trend import trend_of
 from lmtemplate.study.long_record import read_any_record
 from lmtemplate.study.run_files import duration, read_settings, read_summary
@@ -34,10 +33,7 @@ def _loss_lines(record: Record) -> Iterator[str]:
     )
     trend = trend_of(record, Facts())
     if trend and trend.gap is not None:
-        yield (
-            f"Gap: {trend.gap:.4f} (last validation - {trend.final:.4f}, the median training loss at "
-            f"the end; above {GAP}, suspect overfitting)"
-        )
+        yield f"Gap: {trend.gap:.4f} (last validation - {trend.final:.4f}, median of the last rows)"
     passes = epoch_averages(record)
     if len(passes) <= 12:
         shown = (f"{loss:.3f}{'' if complete else ' (unfinished)'}" for _, loss, complete in passes)

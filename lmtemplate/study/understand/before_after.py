@@ -131,8 +131,8 @@ def film_of(run: Path, given: str, allow: Sequence[str]) -> dict[str, Any]:
         }
         name = f"step {step:,}" if step else "untrained"
         name = f"best, {name}" if step == int(best.stem[5:]) else name
-        row = {"name": name, "step": step, "prompts": looks}
-        rows.append({**row, **words_in(net, tokenizer, words)})
+        known = words_in(net, tokenizer, words)
+        rows.append({"name": name, "step": step, "prompts": looks, **known})
     return {
         "run": str(run),
         "notes": [*notes, *film_notes(net, tokenizer, words, rows)],

@@ -55,13 +55,6 @@ def roll(recipe: OptimizerRecipe, noise: float = NOISE) -> Tensor:
     return torch.stack(places)
 
 
-def map_data() -> dict[str, Any]:
-    """The square root of the loss from above, so that the valley's floor has colors, too."""
-    x, y = torch.linspace(-2.5, 3.0, 60), torch.linspace(-2.6, 3.6, 60)
-    loss = loss_at(torch.stack(torch.meshgrid(x, y, indexing="xy"), -1))
-    return {"x": x.tolist(), "y": y.tolist(), "z": loss.sqrt().tolist()}
-
-
 def path_data(recipe: OptimizerRecipe) -> dict[str, list[float]]:
     """Both weights and the loss at each step."""
     path = roll(recipe)
@@ -86,9 +79,12 @@ def bowl_parts() -> dict[str, Any]:
         f"{rate:.3f}": {name: path_data(recipe(rate)) for name, recipe in OPTIMIZERS.items()}
         for rate in RATES
     }
+    x, y = torch.linspace(-2.5, 3.0, 60), torch.linspace(-2.6, 3.6, 60)
+    loss = loss_at(torch.stack(torch.meshgrid(x, y, indexing="xy"), -1))
     data = {
         "paths": every_path,
-        "map": map_data(),
+        # the square root: the valley's floor has colors, too
+        "map": {"x": x.tolist(), "y": y.tolist(), "z": loss.sqrt().tolist()},
         "schedules": {str(warmup): schedule_data(warmup) for warmup in WARMUPS},
         "colors": {"light": ON_A_MAP, "dark": ON_A_DARK_MAP},
         "steps": STEPS,

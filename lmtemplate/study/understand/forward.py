@@ -40,17 +40,11 @@ def copy_of(net: Net) -> Net:
 
 
 class Stage(NamedTuple):
-    """One step of the forward pass.
+    """One step of the forward pass."""
 
-    Attributes:
-        name: that of the module whose output it is, or, of a step inside a module, one of its own.
-        formula: how it is computed.
-        value: what comes out.
-    """
-
-    name: str
-    formula: str
-    value: Tensor
+    name: str  # of the module whose output it is, or, of a step inside a module, one of its own
+    formula: str  # how it is computed
+    value: Tensor  # what comes out
 
 
 def _norm(layer: nn.LayerNorm | None, x: Tensor) -> Tensor:

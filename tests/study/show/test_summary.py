@@ -77,7 +77,7 @@ def test_each_pass_has_its_average(record: Record) -> None:
 
 
 def test_the_gap_is_that_of_the_verdict(record: Record) -> None:
-    assert "Gap: 0.6000 (last validation - 2.0000, the median training loss at the end" in (
+    assert "Gap: 0.6000 (last validation - 2.0000, median of the last rows" in (
         training_summary(record)
     )
     losses = np.full(100, 2.0)
