@@ -126,9 +126,8 @@ def log_crash(error: Exception) -> str:
     """Add the traceback, without secrets, to a file. Returns its path, or why there is none."""
     head = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, {__version__}, {redact.words(sys.argv)}"
     trace = redact.text("".join(traceback.format_exception(error)), sys.argv)
-    # a link of this name is not followed, which could lead to any file; a pipe not waited for
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    # a link of this name is not followed: it could lead to any file of the user
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
     with contextlib.suppress(OSError):
         path = os.path.join(os.getcwd(), LOG)
         with os.fdopen(os.open(path, flags, 0o600), "a", encoding="utf-8") as file:

@@ -27,7 +27,6 @@ from lmtemplate.errors import ConfigError
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.optimizers import OptimizerRecipe
-from lmtemplate.plug import TRUSTED
 from lmtemplate.schedules import Schedule
 
 # Key that a class_path opens -> what the class has to be, and the one that is used without it.
@@ -35,6 +34,8 @@ OPEN: dict[str, tuple[type, type]] = {
     "model": (LitLanguageModel, LitLanguageModel),
     "data": (LanguageData, TokenData),
 }
+
+TRUSTED = ("lmtemplate", "lightning", "torch", "torchmetrics")  # whose classes may be named
 
 PRIVATE = re.compile(rf"({'|'.join(TRUSTED)})(\.\w+)*\._\w*(\.\w+)*")
 LAYERS = ("lmtemplate.", "torch.nn.modules.")  # where a torch.nn.Module may come from

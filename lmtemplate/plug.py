@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 
 from lmtemplate.errors import ConfigError
 
-TRUSTED = ("lmtemplate", "lightning", "torch", "torchmetrics")  # whose classes may be named
-
 
 class Verb(NamedTuple):
     """Where a verb of the command line lives, and what it does."""

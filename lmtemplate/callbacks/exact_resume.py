@@ -1,15 +1,12 @@
 """A checkpoint -> the random states and the place in Lightning's loop that it was saved at."""
 
-import copy
 import random
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torchmetrics import Metric
 
-from lmtemplate.checkpoint.compatibility import check_state, is_of_library
 from lmtemplate.optimizers import check_moments
 
 
@@ -69,7 +66,6 @@ class ExactResume(Callback):
 
     def __init__(self) -> None:
         self._random_states: list[dict[str, Any]] = []  # of each rank, from the loaded checkpoint
-        self._schedules: list[dict[str, Any]] = []  # their states, also from there
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -84,22 +80,7 @@ class ExactResume(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._random_states = checkpoint["random_states"]
-        self._schedules = checkpoint["lr_schedulers"]
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            saved = checkpoint["callbacks"].get(callback.state_key)
-            if saved and is_of_library(callback):
-                check_state(callback.state_key, callback.state_dict(), saved)
-        for metric in pl_module.modules():
-            if isinstance(metric, Metric) and is_of_library(metric):
-                fresh = copy.deepcopy(metric)
-                fresh.reset()
-                check_state(type(metric).__name__, fresh.metric_state, metric.metric_state)
         checkpoint["loops"]["fit_loop"] = loops_at(trainer, checkpoint["global_step"])
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for one, saved in zip(trainer.lr_scheduler_configs, self._schedules, strict=False):
-            if is_of_library(one.scheduler):
-                check_state(type(one.scheduler).__name__, one.scheduler.state_dict(), saved)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for optimizer in trainer.optimizers:

@@ -1,5 +1,7 @@
 """Weights of all steps -> their running average, which is validated, saved and used."""
 
+from typing import Any
+
 import torch
 from lightning.pytorch import callbacks
 from torch import Tensor
@@ -24,6 +26,9 @@ class WeightAveraging(callbacks.WeightAveraging):
         super().__init__(avg_fn=self.average)
         self.decay = decay
         self.start_step = start_step
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict({name: int(step) for name, step in state_dict.items()})
 
     def average(self, averaged: Tensor, current: Tensor, updates: Tensor) -> Tensor:
         """The new average, after so many updates; the device need not wait for any of it."""

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lmtemplate import run_dir
 from lmtemplate.checkpoint.files import CheckpointDict
 from lmtemplate.errors import CheckpointError, UserError
 from lmtemplate.models.base import LanguageModel
-from lmtemplate.plug import TRUSTED, load_named
+from lmtemplate.plug import load_named
 
 NET = "net."  # prefix of the net's weights in the LightningModule's state_dict
 
@@ -74,32 +73,6 @@ def announce(
         listed = ", ".join(f"{key}: {old} -> {new}" for key, (old, new) in other.items())
         print(f"  not bit for bit as it would have gone on before: {listed}")
     return {"step": before["global_step"], "changed": changed, "environment": other}
-
-
-def is_of_library(thing: Any) -> bool:
-    """Whether its class is none of the user's own, which may keep any state that it likes."""
-    return type(thing).__module__.partition(".")[0] in TRUSTED
-
-
-def check_state(name: str, fresh: Any, saved: Any) -> None:
-    """Raises CheckpointError where a saved state is not of the types and shapes of a fresh one.
-
-    Of what is still empty, anything may have come.
-    """
-    if fresh is None:
-        return
-    fits = isinstance(saved, int | float if isinstance(fresh, int | float) else type(fresh))
-    if fits and isinstance(fresh, Tensor):
-        fits = fresh.shape == saved.shape and torch.can_cast(saved.dtype, fresh.dtype)
-    if not fits:
-        says = f"{saved!s:.40} is not of the kind of {fresh!s:.40}"
-        raise CheckpointError(f"the checkpoint's state of {name} is wrong: {says}")
-    if isinstance(fresh, dict):
-        for key in fresh.keys() & saved.keys():
-            check_state(name, fresh[key], saved[key])
-    elif isinstance(fresh, list | tuple):
-        for one, other in zip(fresh, saved, strict=False):
-            check_state(name, one, other)
 
 
 def check_same_model_and_data(checkpoint: CheckpointDict, description: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from lmtemplate.data import Ints
 from lmtemplate.data.sampler import TrainOrder, fixed_order
 from lmtemplate.data.shards import Blocks, Shards, TokenStream, read_index
 from lmtemplate.data.tokenizer import Tokenizer, load_tokenizer
-from lmtemplate.errors import CheckpointError, ConfigError, OutOfMemoryError
+from lmtemplate.errors import ConfigError, OutOfMemoryError
 
 Batch = tuple[Tensor, Tensor]
 WORKERS_PER_CORE = 8  # more of them only take memory
@@ -173,10 +173,7 @@ class LanguageData(LightningDataModule):
         return {"sequences": self.sequences}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        sequences = int(state_dict["sequences"])
-        if sequences >= 2**53:
-            raise CheckpointError(f"the checkpoint has read {sequences:.3g} sequences: too many")
-        self._sequences_before = max(sequences, self._sequences_before)
+        self._sequences_before = max(int(state_dict["sequences"]), self._sequences_before)
 
     def blocks(self, split: str) -> Blocks:
         """The sequences of a split, opened once. Raises DataError."""

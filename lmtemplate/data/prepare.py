@@ -6,8 +6,6 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-import yaml
-
 from lmtemplate.data.corpus import Corpus, open_corpus
 from lmtemplate.data.formats import PRESETS
 from lmtemplate.data.sampler import permute
@@ -16,7 +14,6 @@ from lmtemplate.data.shards import Shards, dtype_for, file_sha256, read_index
 from lmtemplate.data.tokenizer import to_bytes
 from lmtemplate.data.train_tokenizer import MOST_BYTES, automatic_vocab_size, train_tokenizer
 from lmtemplate.errors import ConfigError, DataError, DiskError
-from lmtemplate.plain_file import LARGEST_YAML, read_plain
 from lmtemplate.run_dir import lock, write_text
 
 
@@ -95,15 +92,11 @@ def _asked_by(config: Path) -> tuple[str, Path]:
 
     Raises ConfigError without data.path, DataError, with what to type, for any other name.
     """
-    try:
-        root: Any = yaml.compose(read_plain(config, LARGEST_YAML), yaml.SafeLoader)
-        data = next(value for key, value in root.value if key.value == "data")
-        folder = Path(next(value.value for key, value in data.value if key.value == "path"))
-    except OSError as error:
-        raise ConfigError(f"cannot read config {config}: {error.strerror}") from error
-    except Exception as error:  # other YAML has other kinds of nodes
-        says = "is not YAML, or has no data.path; give --input and --output"
-        raise ConfigError(f"{config} {says}") from error
+    from lmtemplate.cli_errors import find, read_config
+
+    if not (path := find("data.path", read_config(config)).value):
+        raise ConfigError(f"{config} has no data.path; give --input and --output")
+    folder = Path(path)
     if not (folder / "index.json").exists() and folder.name not in PRESETS:
         tokenizer = "char" if folder.name.endswith("char") else "bpe"
         command = f"make data INPUT=your.txt NAME={quote(folder.name)} TOKENIZER={tokenizer}"

@@ -3,20 +3,12 @@
 import json
 import random
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import MeanMetric
 
-from lmtemplate.callbacks.early_stopping import EarlyStopping
-from lmtemplate.callbacks.exact_resume import ExactResume, random_states, set_random_states
-from lmtemplate.callbacks.weight_averaging import WeightAveraging
-from lmtemplate.errors import CheckpointError
+from lmtemplate.callbacks.exact_resume import random_states, set_random_states
 from lmtemplate.record import read_record
 from tests.runs import train
 
@@ -66,69 +58,3 @@ def test_the_manifest_keeps_on_how_many_threads_a_run_went_on(corpus: Path, tmp_
         torch.set_num_threads(threads)
     (start,) = json.loads((run / "manifest.json").read_text())["resumed"]
     assert start["environment"] == {"hardware.threads": [threads, threads + 1]}
-
-
-def plateau() -> ReduceLROnPlateau:
-    return ReduceLROnPlateau(torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.1))
-
-
-CALLBACKS: list[tuple[Any, str, Any]] = [
-    (WeightAveraging(), "latest_update_step", "x"),
-    (EarlyStopping(), "wait_count", [1]),
-    (EarlyStopping(), "best_score", torch.zeros(2)),
-    (ModelCheckpoint(monitor="val/loss"), "kth_value", "x"),
-]
-
-
-@pytest.mark.parametrize(("callback", "key", "value"), CALLBACKS)
-def test_a_callback_gets_no_state_of_another_kind(callback: Callback, key: str, value: Any) -> None:
-    states = {callback.state_key: {**callback.state_dict(), key: value}}
-    loaded = {"random_states": [], "lr_schedulers": [], "callbacks": states}
-    trainer = SimpleNamespace(callbacks=[callback])
-    with pytest.raises(CheckpointError, match="is not of the kind of"):
-        ExactResume().on_load_checkpoint(trainer, torch.nn.Module(), loaded)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(("key", "value"), [("patience", "x"), ("best", []), ("min_lrs", ["x"])])
-def test_a_schedule_gets_no_state_of_another_kind(key: str, value: Any) -> None:
-    """Lightning asks this one at a validation, long after the resume."""
-    resume = ExactResume()
-    resume._schedules = [{**plateau().state_dict(), key: value}]
-    trainer = SimpleNamespace(lr_scheduler_configs=[SimpleNamespace(scheduler=plateau())])
-    with pytest.raises(CheckpointError, match="ReduceLROnPlateau"):
-        resume.on_fit_start(trainer, torch.nn.Module())  # type: ignore[arg-type]
-
-
-class Accurate(torch.nn.Module):
-    """A module of the user's own that measures by a metric of torchmetrics."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mean = MeanMetric()
-
-
-def test_a_metric_gets_no_state_of_another_shape() -> None:
-    """Its state comes with the weights, where torch compares no shapes of it."""
-    module = Accurate()
-    module.load_state_dict({"mean.mean_value": torch.zeros(3), "mean.weight": torch.zeros(3)})
-    loaded: dict[str, Any] = {"random_states": [], "lr_schedulers": [], "callbacks": {}}
-    with pytest.raises(CheckpointError, match="MeanMetric"):
-        ExactResume().on_load_checkpoint(SimpleNamespace(callbacks=[]), module, loaded)  # type: ignore[arg-type]
-
-
-class Late(Callback):
-    """A callback of the user's own, whose state is there once training has begun."""
-
-    def state_dict(self) -> dict[str, Any]:
-        raise AssertionError("asked before it has a state")
-
-
-def test_a_callback_of_ones_own_is_asked_for_no_state_before_it_has_one() -> None:
-    loaded: dict[str, Any] = {
-        "random_states": [],
-        "lr_schedulers": [],
-        "callbacks": {"Late": {1: 2}},
-    }
-    trainer = SimpleNamespace(callbacks=[Late()])
-    with pytest.raises(KeyError, match="global_step"):  # the next thing that it looks for
-        ExactResume().on_load_checkpoint(trainer, Accurate(), {**loaded, "loops": {}})  # type: ignore[arg-type]
