@@ -52,6 +52,7 @@ SPOKEN = {
     "int": "a whole number",
 }
 MOST_SETTINGS = 10_000  # in one config, with what its anchors repeat
+LONGEST = 690  # characters of a message, however long the names in a config are
 
 # jsonargparse's words for a key, for what is wrong with a class, for a type, an unknown setting.
 KEY = re.compile(r'Parser key "([\w.]+)": ')
@@ -296,4 +297,4 @@ def parse_words(
         return parser.parse_args(words)
     except (jsonargparse.ArgumentError, ValueError) as error:
         defaults = dict(parser.get_defaults().items())
-        raise ConfigError(one_line(str(error), parser.prog, defaults, made)[:690]) from error
+        raise ConfigError(one_line(str(error), parser.prog, defaults, made)[:LONGEST]) from error
