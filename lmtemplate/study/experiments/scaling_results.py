@@ -125,7 +125,7 @@ def data_figure(found: Scaling) -> Any:
     last = found.points[-1]
     band = interval([law.loss(last.parameters, line) for law in found.laws])
     edges = {"x": [*line, *line[::-1]], "y": [*band[0], *band[1][::-1]]}
-    style = {"fill": "toself", "mode": "none", "line": {"color": color}, "hoverinfo": "skip"}
+    style = {"fill": "toself", "mode": "none", "fillcolor": f"{color}40", "hoverinfo": "skip"}
     figure.add_scatter(**edges, **style, name="90 % of resampled laws")
     star = {"symbol": "star", "size": 14, "color": INK}
     star_point = {"x": [last.tokens], "y": [found.predicted], "name": "predicted"}
