@@ -11,8 +11,7 @@ def read_plain(path: Path, most: int = LARGEST) -> str:
     """Raises OSError for a pipe, a device or more than `most` bytes, UnicodeDecodeError."""
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OSError(errno.EINVAL, "it is no plain file", str(path))
-    with path.open(encoding="utf-8") as file:
-        text = file.read(most + 1) if path.stat().st_size <= most else None
-    if text is None or len(text) > most:  # the size of a file of /proc is 0
+    if path.stat().st_size > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
-    return text
+    with path.open(encoding="utf-8") as file:
+        return file.read(most)  # a file of /proc has no size
