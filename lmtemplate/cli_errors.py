@@ -38,7 +38,6 @@ SYNONYMS = {
     "hidden_size": "n_embd",
     "learning_rate": "lr",
     "seq_len": "block_size",
-    "steps": "max_steps",
 }
 
 # A type -> its name in a sentence.
@@ -52,7 +51,6 @@ SPOKEN = {
     "int": "a whole number",
 }
 MOST_SETTINGS = 10_000  # in one config, with what its anchors repeat
-LONGEST = 690  # characters of a message, however long the names in a config are
 
 # jsonargparse's words for a key, for what is wrong with a class, for a type, an unknown setting.
 KEY = re.compile(r'Parser key "([\w.]+)": ')
@@ -299,4 +297,4 @@ def parse_words(
         return parser.parse_args(words)
     except (jsonargparse.ArgumentError, ValueError) as error:
         defaults = dict(parser.get_defaults().items())
-        raise ConfigError(one_line(str(error), parser.prog, defaults, made)[:LONGEST]) from error
+        raise ConfigError(one_line(str(error), parser.prog, defaults, made)) from error
