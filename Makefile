@@ -35,9 +35,6 @@ VOCAB_SIZE =
 ## what the model is to continue
 PROMPT = The United States
 
-# Threads that wait for each other sleep at once: on cores that others use, spinning halves the speed of a run.
-export GOMP_SPINCOUNT := 0
-
 SETTINGS := CONFIG ARGS RUN RUNS BENCH PORT INPUT NAME TOKENIZER VOCAB_SIZE PROMPT
 
 # A setting is text: make expands no $(shell ...) in what was typed, and no shell reads it unquoted.
@@ -52,12 +49,13 @@ $(foreach s,PYTHON $(SETTINGS),$(eval override $s := $(if $(filter file,$(origin
 # Any text -> one word of the shell, whatever quotes or spaces it has.
 quote = '$(subst ','\'',$1)'
 # Text, as a person types it in a shell -> its words, each quoted: quotes count, and nothing else does. A pattern,
-# or a folder with spaces in its name, is looked for first where files are meant.
+# or a folder with spaces in its name, is looked for first where files are meant; a file's name is no flag.
 split = $(if $(strip $($1)),$(or $(shell $(call quote,$(PYTHON)) -IS -c $(call quote,$(SPLIT)) $(call quote,$($1)) $2 \
 	2>/dev/null),$(error $1 cannot be split into words: is a quote open, or PYTHON=$(PYTHON) missing?)))
 SPLIT = import glob, shlex, sys; text, is_path = sys.argv[1], sys.argv[2:]; \
 	words = [text] if is_path and glob.glob(text) else shlex.split(text); \
-	print(shlex.join(name for word in words for name in is_path and sorted(glob.glob(word)) or [word]))
+	words = [name for word in words for name in is_path and sorted(glob.glob(word)) or [word]]; \
+	print(shlex.join("./" * (is_path != [] and word[:1] == "-") + word for word in words))
 args = $(call split,ARGS)
 
 own_text = --input=$(call quote,$(INPUT)) --output=$(call quote,data/$(NAME)) \

@@ -18,8 +18,7 @@ from lmtemplate.plug import Verb
 
 LOG = "lmtemplate-crash.log"  # tracebacks of errors that nobody expected
 
-# The core's own verbs. A function with a signature gets its flags from it; one that takes the words
-# themselves parses configs with Lightning.
+# The core's own verbs. One with a signature gets its flags from it; one that takes words reads configs.
 CORE = {
     "prepare": Verb("lmtemplate.data.prepare", "prepare", "text -> token shards, by document"),
     "fit": Verb("lmtemplate.fit", "fit", "train: shards -> checkpoints, curves, samples", True),
@@ -126,8 +125,9 @@ def log_crash(error: Exception) -> str:
     """Add the traceback, without secrets, to a file. Returns its path, or why there is none."""
     head = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, {__version__}, {redact.words(sys.argv)}"
     trace = redact.text("".join(traceback.format_exception(error)), sys.argv)
-    # a link of this name is not followed: it could lead to any file of the user
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+    # a link could lead to any file of the user, and a pipe would be waited for
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     with contextlib.suppress(OSError):
         path = os.path.join(os.getcwd(), LOG)
         with os.fdopen(os.open(path, flags, 0o600), "a", encoding="utf-8") as file:
@@ -163,6 +163,9 @@ def explain(error: Exception) -> tuple[str, int]:
 def main() -> None:
     """Entry point: every error is one line on standard error and an exit code."""
     terminal.prepare_streams()
+    # torch's threads sleep while they wait for each other: spinning takes ten times as long on
+    # cores that others use, and gains nothing on quiet ones
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
     if not {"", os.getcwd()} & {*sys.path}:  # nor may Python find modules there in a child process
         os.environ["PYTHONSAFEPATH"] = "1"
     try:

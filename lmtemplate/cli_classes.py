@@ -38,6 +38,7 @@ OPEN: dict[str, tuple[type, type]] = {
 TRUSTED = ("lmtemplate", "lightning", "torch", "torchmetrics")  # whose classes may be named
 
 PRIVATE = re.compile(rf"({'|'.join(TRUSTED)})(\.\w+)*\._\w*(\.\w+)*")
+IN_PATHS = ("dir", "dirpath", ".name", "filename", "version")  # how keys of paths' parts end
 LAYERS = ("lmtemplate.", "torch.nn.modules.")  # where a torch.nn.Module may come from
 
 # Key whose class is of fewer kinds: a callable, for jsonargparse, which takes any class there.
@@ -46,8 +47,7 @@ KINDS_OF: dict[str, tuple[type, ...]] = {
     "model.schedule": (Schedule, torch.optim.lr_scheduler.LRScheduler),
 }
 
-# What a class that a config names can be. jsonargparse would make any other one of an allowed
-# package where a function is asked for, `elastic_launch` of torch too, which starts programs.
+# What a config's class can be: jsonargparse would make `elastic_launch`, too, which starts programs.
 KINDS = (
     *(LanguageModel, Metric, Callback, Logger, Profiler, *sum(KINDS_OF.values(), ())),
     *(Accelerator, Strategy, Precision, ClusterEnvironment, LayerSync),
@@ -85,8 +85,7 @@ def chosen_class(group: str, made: list[Place], allowed: Sequence[str]) -> type:
 def check_class(key: str, found: Any, made: list[Place], allowed: Sequence[str]) -> None:
     """Raises ConfigError where a class or function is not of the kind that its key takes.
 
-    Anything is taken of an allowed package, and where the command line names it: a stranger's
-    config cannot do that.
+    Anything is taken of an allowed package, and where the command line names it.
     """
     name, module = getattr(found, "__name__", str(found)), str(getattr(found, "__module__", ""))
     place, kinds = find(key, made), KINDS_OF.get(key, KINDS)
@@ -118,9 +117,8 @@ def check_values(made: list[Place]) -> None:
     for place in made:
         if PRIVATE.fullmatch(place.value):
             raise ConfigError(f"{place}: {place.value} is private; name a public class")
-        if place.key.endswith(("dir", "dirpath")) and re.search(r"::|://", place.value):
-            says = "is an address; give a folder of this machine"
-            raise ConfigError(f"{place}: {place.value} {says}")
+        if place.key.endswith(IN_PATHS) and re.search(r"::|://", place.value):
+            raise ConfigError(f"{place}: {place.value} is an address; give a folder here")
 
 
 def check_classes(key: str, value: Any, made: list[Place], allowed: Sequence[str]) -> None:
@@ -192,7 +190,7 @@ def configure_parsing(allowed: Sequence[str], data: type = TokenData) -> None:
     load = partial(load_settings, foreign=others - taken)
     # no public switch; tests/test_cli.py fails if the name changes
     jsonargparse._typehints.discard_init_args_on_class_path_change = start_from_own_defaults
-    jsonargparse.set_loader("yaml", load, (yaml.YAMLError,))
+    jsonargparse.set_loader("yaml", load, (Exception,))  # PyYAML raises any, as for !!int ""
     jsonargparse.set_dumper("yaml", to_yaml)
     jsonargparse.set_parsing_settings(
         config_read_mode_fsspec_enabled=False,  # Lightning's: settings would come over the network

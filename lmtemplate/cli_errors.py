@@ -38,7 +38,6 @@ SYNONYMS = {
     "hidden_size": "n_embd",
     "learning_rate": "lr",
     "seq_len": "block_size",
-    "steps": "max_steps",
 }
 
 # A type -> its name in a sentence.
@@ -52,7 +51,6 @@ SPOKEN = {
     "int": "a whole number",
 }
 MOST_SETTINGS = 10_000  # in one config, with what its anchors repeat
-LONGEST = 690  # characters of a message, however long the names in a config are
 
 # jsonargparse's words for a key, for what is wrong with a class, for a type, an unknown setting.
 KEY = re.compile(r'Parser key "([\w.]+)": ')
@@ -123,6 +121,8 @@ def read_config(path: Path) -> list[Place]:
         where = f"({path}:{name.start_mark.line + 1})"
         if not name.tag.endswith(":str"):
             raise ConfigError(f"a key {where} is not text in YAML; no setting has such a name")
+        if name.value == "config":  # jsonargparse would read it, and nothing here would check it
+            raise ConfigError(f"config {where}: a config names no other; give both with --config")
         if name.value in ("data", "model", "trainer") and not isinstance(value, yaml.MappingNode):
             raise ConfigError(f"{name.value} {where}: expected settings below it")
     return list(_settings(root, path))
@@ -297,4 +297,4 @@ def parse_words(
         return parser.parse_args(words)
     except (jsonargparse.ArgumentError, ValueError) as error:
         defaults = dict(parser.get_defaults().items())
-        raise ConfigError(one_line(str(error), parser.prog, defaults, made)[:LONGEST]) from error
+        raise ConfigError(one_line(str(error), parser.prog, defaults, made)) from error

@@ -154,7 +154,7 @@ def assemble(
     }
     try:
         return lightning.Trainer(**settings)
-    except (MisconfigurationException, TypeError, ValueError) as error:
+    except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())[:300]}") from error
 
 

@@ -7,11 +7,11 @@ LARGEST = 2**28  # bytes, as the index of 10^12 bytes of tokens has
 LARGEST_YAML = 2**20  # bytes; the parser needs 10 s for as many
 
 
-def read_plain(path: Path, most: int = LARGEST) -> str:
+def read_plain(path: Path, most: int = LARGEST, errors: str = "strict") -> str:
     """Raises OSError for a pipe, a device or more than `most` bytes, UnicodeDecodeError."""
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OSError(errno.EINVAL, "it is no plain file", str(path))
     if path.stat().st_size > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8", errors=errors) as file:
         return file.read(most)  # a file of /proc has no size

@@ -204,7 +204,7 @@ class Writer:
             print(f"the record {self.path} is gone: it begins anew at step {first_step:,}")
         kept = list(self._kept(first_step)) if is_recorded(run) else []
         self._lines, self._new_lines = len(kept), 0  # in the arrays; since they were written
-        is_whole = self.path.exists() and sum(map(len, kept)) == self.path.stat().st_size
+        is_whole = is_recorded(run) and sum(map(len, kept)) == self.path.stat().st_size
         if self.path.is_symlink() or (self.path.exists() and not is_whole):  # links lead anywhere
             write_text(self.path, b"".join(kept).decode(errors="replace"))
 

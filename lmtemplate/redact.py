@@ -9,7 +9,7 @@ HIDDEN = "***"
 # Names of settings that hold a secret: api_key, hf_token, client_secret, password_file ...
 # but not the keys and tokens of a language model: eos_token, attention_key.
 SECRET = re.compile(
-    r"(?!(.*_)?(attention|bos|cls|d|end|eos|eot|mask|n|num|pad|query|sep|sort|special|start|stop"
+    r"(?s)(?!(.*_)?(attention|bos|cls|d|end|eos|eot|mask|n|num|pad|query|sep|sort|special|start|stop"
     r"|unk|unknown)_(keys?|token)$)"
     r"(.*_)?(keys?|token|auth|(secrets?|passwords?|passwd|credentials?)(_.*)?)"
 )
@@ -25,13 +25,13 @@ SHAPES = re.compile(
     r"|AIza[\w-]{30,}"  # Google
     r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}"  # JSON Web Token
     r")|(?<=Bearer )[\w.~+/=-]{8,}"
-    r"|(?<=://)[^\s/@]*:[^\s/@]+(?=@)"  # user:password@host
+    r"|(?<=://)[^\s/@:]*:[^\s/@]+(?=@)"  # user:password@host
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*-----|$)",
     re.ASCII,
 )
 
 # A setting in YAML or JSON that is one word of a command line: its name, its value.
-INSIDE = re.compile(r"""(["']?([\w-]+)["']?: ?)("[^"]*"|'[^']*'|[^\s,{}\[\]]+)""")
+INSIDE = re.compile(r"""((?<![\w-])["']?([\w-]+)["']?: ?)("[^"]*"|'[^']*'|[^\s,{}\[\]]+)""")
 
 
 def is_secret(name: str) -> bool:

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO
 
-# What a stranger's text could steer a terminal with (control characters, changes of the writing
-# direction) -> its name, as Python spells it.
+# Characters that steer a terminal, or change the writing's direction -> their names in Python.
 STEERING = {
     number: repr(chr(number))[1:-1]
     for numbers in (range(32), range(0x7F, 0xA0), range(0x202A, 0x202F), range(0x2066, 0x206A))

@@ -432,6 +432,14 @@ def test_compare_takes_several_runs_or_all() -> None:
     assert [[words[0], *sorted(words[1:])] for words in commands("compare")] == [["compare", *runs]]
 
 
+def test_a_file_whose_name_is_a_flag_is_compared_as_a_file(tmp_path: Path) -> None:
+    for name in SET_UP:
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "--allow=evil").mkdir()
+    shown = make("-n", "compare", "RUNS=--*", folder=tmp_path).stdout
+    assert "compare './--allow=evil'" in shown or "compare ./--allow=evil" in shown
+
+
 @pytest.mark.parametrize(
     ("typed", "runs"),
     [

@@ -8,13 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from lmtemplate.__main__ import LOG, log_crash
+from lmtemplate.checkpoint.files import SUMS
+from lmtemplate.checkpoint.files import read as read_checkpoint
 from lmtemplate.cli_errors import read_config
 from lmtemplate.data.prepare import prepare
 from lmtemplate.data.tokenizer import load_tokenizer
-from lmtemplate.errors import ConfigError, DataError, UserError
+from lmtemplate.errors import CheckpointError, ConfigError, DataError, UserError
 from lmtemplate.generate import read_prompts
 from lmtemplate.plain_file import read_plain
-from lmtemplate.run_dir import lock, read_json
+from lmtemplate.record import LINES, Writer
+from lmtemplate.run_dir import folder_of, lock, read_json
 from tests.faults.spy import within
 
 NAMES = "abcdefghij"
@@ -70,6 +74,31 @@ def test_a_pipe_where_a_run_has_its_files_is_no_file(tmp_path: Path) -> None:
         assert read_json(tmp_path / "best.json") == {}
         with lock(tmp_path):
             assert (tmp_path / ".lock").exists()
+
+
+def test_a_record_that_is_a_pipe_is_replaced(tmp_path: Path) -> None:
+    path = folder_of(tmp_path) / LINES
+    path.parent.mkdir()
+    pipe(path)
+    with within(20):
+        Writer(tmp_path, first_step=2).append(2, {"loss": 1.0})
+    assert path.read_text() == '{"step": 2, "loss": 1.0}\n'
+
+
+def test_a_pipe_in_the_place_of_the_crash_log_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pipe(tmp_path / LOG)
+    with within(20):
+        assert log_crash(ValueError("x")).startswith("no file")
+
+
+def test_a_list_of_checksums_without_end_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "step-000000001.ckpt").write_bytes(b"PK")
+    sparse(tmp_path / SUMS)
+    with within(20), pytest.raises(CheckpointError, match="more than"):
+        read_checkpoint(tmp_path / "step-000000001.ckpt")
 
 
 def test_text_comes_whole_with_its_line_ends_as_python_reads_them(tmp_path: Path) -> None:

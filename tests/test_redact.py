@@ -5,6 +5,7 @@ import json
 import pytest
 
 from lmtemplate import redact
+from tests.faults.spy import within
 
 SECRETS = ["api_key", "apiKey", "api-key", "x.init_args.token", "client_secret", "password_file"]
 
@@ -63,6 +64,18 @@ def test_bearers_passwords_in_addresses_and_private_keys_are_hidden() -> None:
 )
 def test_paths_digests_and_prose_stay_as_they_are(plain: str) -> None:
     assert redact.text(plain) == plain
+
+
+@pytest.mark.parametrize("long", ["://" + ":" * 10**6, "://a:" * 10**5])
+def test_a_text_that_is_almost_an_address_takes_no_longer_than_another(long: str) -> None:
+    with within(5):
+        assert redact.text(long) == long
+
+
+def test_a_name_or_a_word_without_end_is_read_once() -> None:
+    with within(5):
+        assert redact.is_secret("secret_" * 10**5 + "\nx")
+        assert redact.words(["{" + "a" * 10**6]) == ["{" + "a" * 10**6]
 
 
 def test_nothing_yes_and_no_stay_as_they_are() -> None:

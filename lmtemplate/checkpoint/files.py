@@ -24,6 +24,7 @@ from torch import nn
 from lmtemplate import __version__
 from lmtemplate.data.shards import file_sha256
 from lmtemplate.errors import CheckpointError, DiskError
+from lmtemplate.plain_file import read_plain
 from lmtemplate.run_dir import sync_folder, write_text
 
 CheckpointDict = dict[str, Any]
@@ -60,7 +61,7 @@ class _Digesting:
 
 def _read_sums(folder: Path) -> dict[str, str]:
     path = folder / SUMS
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    text = read_plain(path, errors="replace") if path.is_file() else ""
     return {name: digest for digest, name in re.findall(r"^([0-9a-f]{64}) [ *](.+)$", text, re.M)}
 
 

@@ -119,7 +119,7 @@ def read_checked(path: Path, kinds: dict[str, Any]) -> dict[str, Any]:
         is_yaml = path.suffix == ".yaml"
         text = read_plain(path, LARGEST_YAML if is_yaml else LARGEST)
         content = parse_yaml(text) if is_yaml else json.loads(text)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except Exception as error:  # PyYAML raises what it stumbles over, as for !!int ""
         reason = " ".join(str(error).split())[:200]
         says = f"{path} cannot be read ({reason}); restore it, or move it away"
         raise CheckpointError(says) from error

@@ -71,6 +71,17 @@ YAMLS: dict[str, str] = {
     "lmtemplate.callbacks.loggers.RecordLogger, init_args: {run_dir: other, first_step: 1}}}",
     "a logger's folder on the network": "trainer: {logger: {class_path: "
     "lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: 'http://127.0.0.1:9/x'}}}",
+    "a logger's name on the network": "trainer: {logger: {class_path: "
+    "lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: '', name: 'hf://u/x'}}}",
+    "a logger's version on the network": "trainer: {logger: {class_path: "
+    "lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: '', name: '', version: "
+    "'simplecache::http://127.0.0.1:9/x'}}}",
+    "another config": "config: /etc/passwd",
+    "another config in a list": "config: [/etc/passwd]",
+    "a number without a digit": 'seed_everything: !!int ""',
+    "a time that is none": "seed_everything: !!timestamp x",
+    "a truth that is none": "seed_everything: !!bool x",
+    "a number to the base of 60": f"model: {{label_smoothing: {'1:' * 400}1.5}}",
     "a folder of another protocol": "run_dir: 'github::a'",
     "a schedule whose types nobody wrote down": "model: {schedule: {class_path: "
     "torch.optim.swa_utils.SWALR, init_args: {swa_lr: 0.1, anneal_epochs: no}}}",

@@ -51,6 +51,15 @@ WRONG: list[tuple[str, str, Any, str]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    "value", ['!!int ""', "!!bool x", "!!timestamp x", f"{'1:' * 400}1.5", "2001-13-45"]
+)
+def test_yaml_that_its_library_stumbles_over_is_one_line(tmp_path: Path, value: str) -> None:
+    (tmp_path / "config.yaml").write_text(f"x: {value}")
+    with pytest.raises(CheckpointError, match=r"config.yaml cannot be read"):
+        read_settings(tmp_path)
+
+
 @pytest.mark.parametrize(("name", "key", "value", "verbs"), WRONG)
 def test_a_value_of_another_kind_is_named_with_file_and_key(
     run: Path, finished: Path, command: Command, name: str, key: str, value: Any, verbs: str

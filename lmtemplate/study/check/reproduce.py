@@ -12,6 +12,7 @@ from lmtemplate import metric_names
 from lmtemplate.checkpoint.compatibility import differences
 from lmtemplate.data.shards import read_index
 from lmtemplate.errors import CheckpointError, ConfigError, DataError
+from lmtemplate.plain_file import read_plain
 from lmtemplate.record import read_lines
 from lmtemplate.run_dir import manifest
 from lmtemplate.run_length import LIMITS
@@ -59,10 +60,9 @@ def other_changes(run: Path, commit: str | None) -> list[str]:
     """
     from lmtemplate.study.experiments.uncommitted import uncommitted_changes
 
-    kept = run / DIFF
-    if not kept.is_file():
+    if not (kept := run / DIFF).is_file():
         return ["  differs: the code had changes that were not committed\n"]
-    if kept.read_text(encoding="utf-8", errors="replace") == uncommitted_changes():
+    if read_plain(kept, errors="replace") == uncommitted_changes():
         return []
     how = f"git checkout {quote(str(commit))}; git apply {quote(str(kept))}"
     return [f"  differs: the code had changes that were not committed; to have them: {how}\n"]

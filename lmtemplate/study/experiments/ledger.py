@@ -71,8 +71,7 @@ def entry_of(run: RunFiles, before: list[LedgerLine], verdict: str | None) -> Le
     settings = {**recipe_settings(run), SEED_KEY: run.settings.get(SEED_KEY)}
     parent = nearest(settings, before)
     git, hardware = run.manifest.get("git", {}), run.manifest.get("hardware", {})
-    bits = score(run, BITS)
-    losses = run.record.validations[1]
+    bits, losses = score(run, BITS), run.record.validations[1]
     return {
         "run": str(folder.relative_to(ledger_of(folder).parent)),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

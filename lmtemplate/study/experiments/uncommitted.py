@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmtemplate import redact
 from lmtemplate.errors import ConfigError, DiskError
+from lmtemplate.plain_file import read_plain
 from lmtemplate.run_dir import write_text
 from lmtemplate.study.run_files import DIFF
 
@@ -21,12 +22,11 @@ PLAIN = re.compile(r"^([+ -]\s*(?:export )?)([\w-]+)(\s*[:=]\s*)((?=\S*\d)[\w+/=
 def _git(*words: str, folder: Path) -> str:
     """What git prints; empty without git, without a repository, or where it takes too long."""
     command = ["git", "-c", "core.quotePath=false", *words]
-    options = {"capture_output": True, "timeout": 10, "cwd": folder}
     try:
-        done = subprocess.run(command, check=False, **options)  # type: ignore[call-overload]
+        done = subprocess.run(command, capture_output=True, timeout=10, cwd=folder, check=False)
     except (OSError, subprocess.SubprocessError):
         return ""
-    return str(done.stdout.decode(errors="replace"))
+    return done.stdout.decode(errors="replace")
 
 
 def without_secrets(diff: str) -> str:
@@ -38,8 +38,7 @@ def without_secrets(diff: str) -> str:
 
     def plain(found: re.Match[str]) -> str:
         start, name, between, _ = found.groups()
-        shown = f"{start}{name}{between}{redact.HIDDEN}"
-        return shown if redact.is_secret(name) else found[0]
+        return f"{start}{name}{between}{redact.HIDDEN}" if redact.is_secret(name) else found[0]
 
     return redact.text(PLAIN.sub(plain, QUOTED.sub(quoted, diff)), sys.argv)
 
@@ -77,7 +76,7 @@ class Uncommitted(Callback):
             return
         path, changes = Path(trainer.default_root_dir) / DIFF, uncommitted_changes()
         if trainer.global_step:
-            before = path.read_text("utf-8", "replace") if path.is_file() else ""
+            before = read_plain(path, errors="replace") if path.is_file() else ""
             path = path.with_name(f"uncommitted-{trainer.global_step}.diff")
             changes = changes if changes != before else ""
         size = len(changes.encode())

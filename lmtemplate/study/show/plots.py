@@ -94,8 +94,10 @@ def notes(record: Record) -> list[str]:
 
 
 def _new_figure(name: str) -> "Figure":
+    from matplotlib import rcdefaults
     from matplotlib.figure import Figure
 
+    rcdefaults()  # a matplotlibrc in the working directory can have programs run
     figure = Figure(figsize=(8, 6), dpi=125)  # 1000 x 750 pixels
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     figure.suptitle(textwrap.fill(name, 70), parse_math=False)  # a name's $ is a $
