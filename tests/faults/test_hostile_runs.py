@@ -190,6 +190,7 @@ MANIFESTS: dict[str, Any] = {
     "no hardware": {"hardware": None},
     "threads of an attacker": {"hardware": {"threads": "1 LD_PRELOAD=canary"}},
     "more threads than there are": {"hardware": {"threads": 10**6}},
+    "fewer threads than none": {"hardware": {"threads": -1}},
     "a class of a stranger": {"net": "canary_module.Thing"},
     "a callback of a stranger": {"callbacks": [{"class_path": "canary_module.Thing"}]},
     "another corpus": {"path": "../../canary"},
@@ -204,6 +205,7 @@ def test_reproduce_does_not_rely_on_a_manifest(
     """The child process that trains again is a call in this one here, so that the spy sees it."""
 
     def in_here(settings: Any, again: Path, threads: Any, allow: list[str]) -> int:
+        assert 0 < threads < 10**6
         config = again.with_name("again.yaml")
         config.write_text(yaml.safe_dump(settings))
         run_words(["fit", "--config", str(config), "--run_dir", str(again), "--report=false"])
