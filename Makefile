@@ -35,9 +35,6 @@ VOCAB_SIZE =
 ## what the model is to continue
 PROMPT = The United States
 
-# Threads that wait for each other sleep at once: on cores that others use, spinning halves the speed of a run.
-export GOMP_SPINCOUNT := 0
-
 SETTINGS := CONFIG ARGS RUN RUNS BENCH PORT INPUT NAME TOKENIZER VOCAB_SIZE PROMPT
 
 # A setting is text: make expands no $(shell ...) in what was typed, and no shell reads it unquoted.

@@ -163,6 +163,9 @@ def explain(error: Exception) -> tuple[str, int]:
 def main() -> None:
     """Entry point: every error is one line on standard error and an exit code."""
     terminal.prepare_streams()
+    # torch's threads sleep while they wait for each other: spinning takes ten times as long on
+    # cores that others use, and gains nothing on quiet ones
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
     if not {"", os.getcwd()} & {*sys.path}:  # nor may Python find modules there in a child process
         os.environ["PYTHONSAFEPATH"] = "1"
     try:

@@ -118,7 +118,7 @@ class TrainingCLI(LightningCLI):
         self.parser = make_parser(f"lmtemplate {self.verb}", self.classes)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        if args and args[-1].endswith(".help"):  # of no class: then it is about the default
+        if args and args[-1].endswith(".help"):  # on a key without a class: on its default class
             default = parser.get_defaults().get(f"{args[-1][2:-5]}.class_path")
             args[-1] += f"={default}" if default else ""
         self.config = cli_errors.parse_words(parser, args, self.made)

@@ -38,7 +38,6 @@ SYNONYMS = {
     "hidden_size": "n_embd",
     "learning_rate": "lr",
     "seq_len": "block_size",
-    "steps": "max_steps",
 }
 
 # A type -> its name in a sentence.
@@ -298,4 +297,4 @@ def parse_words(
         return parser.parse_args(words)
     except (jsonargparse.ArgumentError, ValueError) as error:
         defaults = dict(parser.get_defaults().items())
-        raise ConfigError(one_line(str(error), parser.prog, defaults, made)[:690]) from error
+        raise ConfigError(one_line(str(error), parser.prog, defaults, made)) from error

@@ -7,6 +7,7 @@ import traceback
 BAD_PROGRAM = 70  # an error that nobody expected
 BROKEN_PIPE = 141  # who read the output has left
 INTERRUPTED = 130
+LONGEST_LINE = 1000  # characters, however long the names in a file are
 
 # Signal that ends a run -> exit code: 128 + its number; 85 asks a scheduler to start it again.
 SIGNALS = {"SIGINT": INTERRUPTED, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 85}
@@ -29,7 +30,7 @@ class UserError(Exception):
     def __str__(self) -> str:
         # from a process that reads data, torch hands on the whole traceback as the message
         text = super().__str__().strip().rpartition(f"{type(self).__name__}: ")[2]
-        return text.replace("\n", " ")
+        return text.replace("\n", " ")[:LONGEST_LINE]
 
 
 class ConfigError(UserError):

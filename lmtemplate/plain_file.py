@@ -3,17 +3,15 @@
 import errno
 from pathlib import Path
 
-LARGEST = 2**28  # the index of 10^12 bytes of tokens has as many
-LARGEST_YAML = 2**20  # its parser needs 10 s for as many
+LARGEST = 2**28  # bytes, as the index of 10^12 bytes of tokens has
+LARGEST_YAML = 2**20  # bytes; the parser needs 10 s for as many
 
 
 def read_plain(path: Path, most: int = LARGEST, errors: str = "strict") -> str:
-    """Raises OSError for a larger file, a pipe or a device, which never end, UnicodeDecodeError."""
+    """Raises OSError for a pipe, a device or more than `most` bytes, UnicodeDecodeError."""
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OSError(errno.EINVAL, "it is no plain file", str(path))
-    with path.open(encoding="utf-8", errors=errors) as file:
-        size = path.stat().st_size  # 0 for what the system makes up as it is read
-        text = file.read(most + 1) if size <= most else ""
-    if max(size, len(text)) > most:
+    if path.stat().st_size > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
-    return text
+    with path.open(encoding="utf-8", errors=errors) as file:
+        return file.read(most)  # a file of /proc has no size

@@ -320,5 +320,7 @@ def test_a_child_finds_no_module_in_a_folder_where_its_parent_does_not(
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
     monkeypatch.setattr(sys, "argv", ["lmtemplate", "--version"])
     monkeypatch.setenv("PYTHONSAFEPATH", "")
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     program.main()
+    assert os.environ["GOMP_SPINCOUNT"] == "0"  # before torch is there
     assert os.environ["PYTHONSAFEPATH"] == ("" if has_folder else "1")

@@ -158,8 +158,8 @@ def damage(path: Path) -> str | None:
     return None if broken is None else f"entry {broken} fails its CRC"
 
 
-# Key of a checkpoint -> type that its value has.
 DESCRIPTION = ("config", "length", "environment")  # plain types, without tensors
+# Key of a checkpoint -> type that its value has.
 TYPES: dict[str, type] = {
     **dict.fromkeys(("state_dict", *DESCRIPTION), dict),
     **dict.fromkeys(("global_step", "vocab_size", "block_size", "format"), int),

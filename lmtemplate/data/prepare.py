@@ -157,12 +157,13 @@ def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
             f"{entry['bytes'] / entry['tokens']:>13.2f}{entry['unknown']:>9,}"
         )
     size = sum(entry["bytes"] for entry in splits.values())
-    shares = [f"{name} {one['bytes'] / size:.0%} of the bytes" for name, one in splits.items()]
-    how, alone = "by document", [name for name in splits if splits[name]["documents"] == 1]
-    if len(corpus.texts) == 1:
-        how, alone = "one document by characters", []
-    shares += [f"{name} is {splits[name]['sources'][0][0]} alone" for name in alone]
-    print(f"split {how}: {', '.join(shares)}{'; one file would be cut' * bool(alone)}")
+    says = [f"{name} {entry['bytes'] / size:.0%} of the bytes" for name, entry in splits.items()]
+    files = {name for entry in splits.values() for name, _ in entry["sources"]}
+    alone = [name for name in splits if splits[name]["documents"] == 1 and len(files) > 1]
+    says += [f"{name} is {splits[name]['sources'][0][0]} alone" for name in alone]
+    says += ["as one file the text would be cut into the splits"] * bool(alone)
+    how = "by document" if len(corpus.texts) > 1 else "one document by characters"
+    print(f"split {how}: {', '.join(says)}")
     if left_out:
         print("left out:", ", ".join(f"{count:,} {what}" for what, count in left_out.items()))
     if corpus.copies:

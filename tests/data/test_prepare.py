@@ -534,10 +534,15 @@ def test_what_the_text_was_split_by_is_said_with_each_share_of_the_bytes(
     share = {"prose": 75, "code": 25}
     assert (
         f"\nsplit by document: train {share[train]}% of the bytes, val {share[val]}% of the bytes, "
-        f"train is {train}.txt alone, val is {val}.txt alone; one file would be cut\n"
+        f"train is {train}.txt alone, val is {val}.txt alone, "
+        "as one file the text would be cut into the splits\n"
     ) in said
     prepare(str(tmp_path / "prose.txt"), tmp_path / "one", "byte")
     says = "\nsplit one document by characters: train 80% of the bytes, val 20% of the bytes\n"
+    assert says in capsys.readouterr().out
+    (tmp_path / "two.jsonl").write_text('{"text": "abc"}\n{"text": "def"}\n')
+    prepare(str(tmp_path / "two.jsonl"), tmp_path / "lines", "byte")  # of one file already
+    says = "\nsplit by document: train 50% of the bytes, val 50% of the bytes\n"
     assert says in capsys.readouterr().out
 
 

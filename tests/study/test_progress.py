@@ -1,7 +1,9 @@
 """Pieces of long work -> lines or a bar on standard error, and the pieces as they were."""
 
 import io
+import itertools
 from contextlib import redirect_stderr, redirect_stdout
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,6 +30,18 @@ def test_a_pipe_gets_a_line_at_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "EVERY_SECONDS", -1.0)
     said = shown(io.StringIO(), as_json=False)
     assert said.splitlines() == [f"attention maps: {n} of 3" for n in (1, 2, 3)]
+
+
+def test_a_line_comes_every_ten_seconds_of_the_verb_and_none_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seconds = itertools.count(step=4)  # between two looks at the clock
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    with redirect_stderr(io.StringIO()) as said:
+        with progress_shown(unless=False):
+            list(pieces("abcdef", "maps"))
+        list(pieces("abcdef", "later"))
+    assert said.getvalue().splitlines() == ["maps: 3 of 6", "maps: 6 of 6"]
 
 
 def test_a_terminal_has_one_line_that_is_wiped_out_at_the_end() -> None:

@@ -171,6 +171,7 @@ def test_what_is_wrong_in_a_file_is_named_with_its_key(
         (3599.4, "59 min 59 s"),
         (3600, "1 h 0 min"),
         (90_000, "25 h 0 min"),
+        (60e6, "16666 h 40 min"),
         (70e9, "2,218 years"),
     ],
 )

@@ -11,7 +11,7 @@ from lmtemplate.study.experiments.law import Law, interval
 from lmtemplate.study.show import page
 from lmtemplate.study.show.plots import INK, SERIES
 
-NOTES = (
+READING = (
     "rare, common: loss on the rarest tokens, a tenth of the text, and on the others; sure: mean "
     "probability of the likeliest token; copied: tokens of the longest verbatim copy",
     "one seed and one learning rate for all sizes; another width may need another rate",
@@ -96,7 +96,7 @@ class Scaling:
         for flops, best in found["best_split"].items():
             shares = f"{best['parameters']:,.0f} parameters on {best['tokens']:,.0f} tokens"
             lines.append(f"  best for {flops} FLOPs: {shares}")
-        return "\n".join([*lines, *(f"note: {note}" for note in NOTES)])
+        return "\n".join([*lines, *(f"note: {note}" for note in READING)])
 
 
 def with_axes(figure: Any, x: str, y: str) -> Any:
@@ -125,7 +125,7 @@ def data_figure(found: Scaling) -> Any:
     last = found.points[-1]
     band = interval([law.loss(last.parameters, line) for law in found.laws])
     edges = {"x": [*line, *line[::-1]], "y": [*band[0], *band[1][::-1]]}
-    style = {"fill": "toself", "mode": "none", "line": {"color": color}, "hoverinfo": "skip"}
+    style = {"fill": "toself", "mode": "none", "fillcolor": f"{color}40", "hoverinfo": "skip"}
     figure.add_scatter(**edges, **style, name="90 % of resampled laws")
     star = {"symbol": "star", "size": 14, "color": INK}
     star_point = {"x": [last.tokens], "y": [found.predicted], "name": "predicted"}

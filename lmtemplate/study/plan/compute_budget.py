@@ -1,6 +1,7 @@
 """Any of parameters, tokens and FLOPs -> the others; a net and a machine -> its FLOP/s."""
 
 import math
+import os
 import re
 import sys
 from dataclasses import dataclass, replace
@@ -99,8 +100,10 @@ def measure(sizes: Sizes, vocab_size: int, block_size: int, batch_size: int) -> 
     seconds = measure_step(
         net, recipe, device, batch_size=batch_size, autocast=autocast, steps=MEASURED_STEPS
     )
-    where = f"{device_name(device)}, in a net of {size} parameters"
-    return batch_size * flops / seconds, f"measured on {where}"
+    how = f"measured on {device_name(device)}, in a net of {size} parameters"
+    if (load := os.getloadavg()[0]) > (os.cpu_count() or 1):
+        how += f", while {load:.1f} jobs wanted its cores: alone it is faster"
+    return batch_size * flops / seconds, how
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def costs(summary: dict[str, Any]) -> str:
     """Time and compute of a run, from its summary.json."""
     rows, seconds, flops = [], summary.get("seconds"), summary.get("flops")
     if seconds:
-        rows.append(f"  time     {duration(seconds)}, over all starts")
+        rows.append(f"  time     {duration(seconds)}, over all starts, with validation and saving")
     by_6nd, tokens = summary.get("flops_6nd"), summary.get("tokens")
     if flops and by_6nd and tokens:
         count = f"{flops:.3g} FLOPs by the model's own count ({by_6nd:.3g} by 6ND)"

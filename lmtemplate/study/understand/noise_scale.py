@@ -83,7 +83,7 @@ def advice(found: dict[str, Any], batch: int, block_size: int) -> str:
         " to ".join(f"{end(known) * block_size:,.0f}" for end in (min, max)) if known else "none"
     )
     return (
-        f"The noise scale is {scale * block_size:,.0f} tokens ({spread} in quarters of the "
+        f"The noise scale is {scale * block_size:,.0f} tokens ({spread} in {len(known)} quarters of the "
         f"{count} sequences), the run's batch {batch * block_size:,}. By the model of "
         f"McCandlish et al. (2018) this batch takes {steps:,.3g} times the fewest steps and "
         f"{data:,.3g} times the least data, and one of the noise scale twice both. The model is of "

@@ -100,6 +100,17 @@ def test_the_measured_speed_is_6nd_by_seconds(
     assert how.startswith("measured on")
 
 
+@pytest.mark.parametrize(("cores", "is_told"), [(0.9, True), (1.1, False)])
+def test_a_machine_that_others_use_is_told(
+    monkeypatch: pytest.MonkeyPatch, cores: float, is_told: bool
+) -> None:
+    monkeypatch.setattr(compute_budget, "measure_step", lambda *_, **__: 0.5)
+    monkeypatch.setattr("os.getloadavg", lambda: (8.0, 0.0, 0.0))
+    monkeypatch.setattr("os.cpu_count", lambda: int(8 * cores))
+    _, how = measure(net_sizes(2e5, 512), 512, 16, 3)
+    assert ("while 8.0 jobs wanted its cores" in how) == is_told
+
+
 def test_this_machine_can_be_measured() -> None:
     assert 0 < measure(net_sizes(2e5, 512), 512, 16, 1)[0] < math.inf
 

@@ -17,7 +17,7 @@ from lmtemplate.study.show import compare as study
 from lmtemplate.study.show.overlay import overlay
 from lmtemplate.study.show.page import BITS, NONE, RunFiles, read_run
 from tests.browser import needs_browser, open_offline
-from tests.study.experiments.seeded import write_arm
+from tests.study.experiments.seeded import write_arm, write_seed
 from tests.study.show.test_page import (
     EVIL,
     FLOPS_PER_TOKEN,
@@ -74,6 +74,17 @@ def runs(arms: list[Arm]) -> list[RunFiles]:
 
 def test_only_settings_that_differ_are_shown(arms: list[Arm]) -> None:
     assert study.setting_rows(arms) == [("model.optimizer.lr", ["0.1", "0.2"])]
+
+
+def test_the_seed_is_a_setting_of_single_runs_and_what_no_loss_depends_on_is_none(
+    tmp_path: Path,
+) -> None:
+    for name, seed in (("a", 1), ("b", 2)):
+        write_seed(tmp_path / name, seed)
+        settings = tmp_path / name / "config.yaml"
+        settings.write_text(f"{settings.read_text()}\nsamples: {{every: {seed}}}\n")
+    arms = arms_of([tmp_path / "a", tmp_path / "b"])
+    assert study.setting_rows(arms) == [("seed_everything", ["1", "2"])]
 
 
 def test_a_run_without_a_config_has_dashes(folders: list[Path], tmp_path: Path) -> None:

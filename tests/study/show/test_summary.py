@@ -109,6 +109,7 @@ def test_costs_are_counted_in_both_ways() -> None:
     assert "5e+12 FLOPs by the model's own count (6e+12 by 6ND), 1,000 tokens" in text
     assert "2 h 0 min" in text
     assert "8 device-hours" in text
+    assert "FLOPs" not in costs({"flops": 5e12, "flops_6nd": 6e12})  # as of a damaged summary
 
 
 def test_the_verb_prints_a_run_s_figures_and_curves(command: Command, tmp_path: Path) -> None:

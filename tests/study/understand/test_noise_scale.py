@@ -63,7 +63,7 @@ def test_a_batch_of_the_noise_scale_takes_twice_the_steps_and_the_data() -> None
 def test_the_advice_counts_in_tokens_and_says_when_nothing_can_be_said() -> None:
     known = {"sequences": 64, "scale": 32.0, "scale_in_quarters": [30.0, 36.0, None, 33.0]}
     text = advice(known, batch=16, block_size=10)
-    assert "320 tokens (300 to 360 in quarters" in text
+    assert "320 tokens (300 to 360 in 3 quarters" in text
     assert "3 times the fewest steps and 1.5 times the least data" in text
     hidden = advice({"sequences": 64, "scale": None}, batch=16, block_size=10)
     assert "batches far larger than 640 tokens" in hidden
