@@ -37,7 +37,7 @@ RUN_SETTINGS: dict[str, tuple[Any, Any, str]] = {
     "tensorboard": (bool, True, "write TensorBoard's event files"),
     "init_from": (str | None, None, "run or checkpoint to take the first weights from"),
     **{name: (float | None, None, f"run length in {unit}") for name, unit in RUN_LENGTHS.items()},
-    "tokens_per_step": (PositiveInt | None, None, "of one step, for accumulate_grad_batches"),
+    "tokens_per_step": (PositiveInt | None, None, "of a step; sets accumulate_grad_batches"),
 }
 
 # The same for settings of Lightning's Trainer that have another type, default or unit here.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tqdm import tqdm
 
-from lmtemplate.terminal import forgiving
+from lmtemplate.terminal import forgiving, prepare_streams
 
 PRINTS = """
 import sys
@@ -122,3 +122,13 @@ def test_the_program_s_own_error_line_steers_no_terminal() -> None:
     sent = on_a_terminal("-m", "lmtemplate", "prepare", "--for_config", f"{EVIL}.yaml")
     assert f"{SHOWN}.yaml" in sent
     assert "\x1b" not in sent
+
+
+def test_what_a_run_prints_to_a_file_is_there_while_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open(tmp_path / "log", "w", encoding="ascii") as log:
+        monkeypatch.setattr(sys, "stdout", log)
+        prepare_streams()
+        print("step 1, ü")
+        assert (tmp_path / "log").read_text() == "step 1, ?\n"

@@ -55,8 +55,7 @@ class EarlyStopping(callbacks.EarlyStopping):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # Lightning restores the old patience, so that a new setting would do nothing
-        counts = {name: int(state_dict[name]) for name in ("wait_count", "stopped_epoch")}
-        super().load_state_dict(state_dict | counts | {"patience": self.patience})
-        self.best_score = torch.as_tensor(self.best_score).reshape(())
+        super().load_state_dict(state_dict | {"patience": self.patience})
+        self.best_score = torch.as_tensor(self.best_score)
         strict = self.wait_count >= self.patience and state_dict["min_delta"] == self.min_delta
         self._ended_at = state_dict["ended_at"] if strict else None

@@ -23,7 +23,7 @@ def summary(run: Path) -> dict[str, Any]:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A clock that only tests move, and a step that is said to take 1 ms."""
-    fake = SimpleNamespace(now=0.0)
+    fake = SimpleNamespace(now=1000.0)  # not the start of the run
     fake.monotonic = lambda: fake.now
     monkeypatch.setattr(run_end, "time", fake)
     monkeypatch.setattr("lmtemplate.fit.measure_step", lambda *_, **__: 1e-3)

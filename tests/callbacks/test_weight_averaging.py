@@ -40,3 +40,8 @@ def test_with_a_decay_each_step_weighs_decay_times_the_next(decay: float, start_
 def test_a_setting_that_makes_no_sense_is_refused(setting: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=rf"weight_averaging\.{next(iter(setting))}="):
         WeightAveraging(**setting)  # type: ignore[arg-type]
+
+
+def test_a_state_that_counts_in_words_is_refused_when_it_is_restored() -> None:
+    with pytest.raises(ValueError, match="invalid literal"):
+        WeightAveraging().load_state_dict({"latest_update_step": "x"})

@@ -32,7 +32,7 @@ def split_words(verb: str, words: list[str], flags: Flags) -> tuple[argparse.Nam
     for name, options in flags.items():
         says = options["help"] + " (default: %(default)s)" * bool(options.get("default"))
         parser.add_argument(f"--{name}", **{**options, "help": says})
-    if flags:  # a verb without any draws, and prints no numbers
+    if flags:  # a verb that has none prints a drawing alone
         parser.add_argument(
             "--json", action="store_true", help="print one JSON object, nothing else"
         )

@@ -142,6 +142,25 @@ def test_too_many_epochs_are_advised_against(command: Command, corpus: Path) -> 
     assert "beyond 4 new text is better" in shown
 
 
+def test_a_net_s_own_budget_is_spent_though_the_text_repeats(
+    command: Command, corpus: Path
+) -> None:
+    words = ["--parameters", "2e4", "--flops", "1.2e11", "--data", corpus, "--speed", "1e12"]
+    made = json.loads(command("plan", *words, "--json").out)
+    assert 6 * made["parameters"] * made["tokens"] == pytest.approx(1.2e11)
+    assert made["epochs"] > 4
+
+
+@pytest.mark.parametrize("parameters", [2e5, 3e5, 5e5, 7e5, 1.5e6, 3e6])
+def test_of_a_budget_and_tokens_that_are_both_given_nothing_is_said_to_be_left(
+    command: Command, parameters: float
+) -> None:
+    words = ["--tokens", "1e8", "--flops", 6e8 * parameters, "--vocab_size", 512]
+    made = json.loads(command("plan", *words, "--speed", "1e12", "--json").out)
+    assert made["tokens"] == 1e8
+    assert not [remark for remark in made["remarks"] if "are enough" in remark]
+
+
 @pytest.mark.slow
 def test_without_a_machine_this_one_is_measured(command: Command) -> None:
     words = ["--parameters", "2e4", "--vocab_size", "256", "--block_size", "16"]
