@@ -75,8 +75,8 @@ def test_a_name_belongs_to_the_code_that_it_began_with(
         check_same_code(tmp_path)
 
 
-def test_without_a_length_no_seed_begins(command: Command, tmp_path: Path) -> None:
-    shown = command("experiment", "--run_dir", tmp_path / "first")
+def test_without_a_length_no_seed_begins(command: Command, corpus: Path, tmp_path: Path) -> None:
+    shown = command("experiment", "--run_dir", tmp_path / "first", "--data.path", corpus)
     assert (shown.code, shown.out, [*tmp_path.iterdir()]) == (2, "", [])
     assert "give --config FILE, or one of --trainer.max_steps, --" in shown.error
 
