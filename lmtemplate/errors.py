@@ -7,7 +7,7 @@ import traceback
 BAD_PROGRAM = 70  # an error that nobody expected
 BROKEN_PIPE = 141  # who read the output has left
 INTERRUPTED = 130
-LONGEST_LINE = 1000  # characters, however long the names in a file are
+LONGEST_LINE = 690  # characters, however long the names in a file are
 
 # Signal that ends a run -> exit code: 128 + its number; 85 asks a scheduler to start it again.
 SIGNALS = {"SIGINT": INTERRUPTED, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 85}
