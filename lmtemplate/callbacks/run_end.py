@@ -37,7 +37,7 @@ class RunEnd(Callback):
     """End the run after its last step, or when its time is over, with a last validation."""
 
     def __init__(self, max_seconds: float | None = None) -> None:
-        self.max_seconds = max_seconds  # of training and validation, over all restarts
+        self.max_seconds = max_seconds  # since the Trainer was assembled, over all restarts
         self.seconds_before = 0.0
         self.out_of_time = False
         self.started = time.monotonic()

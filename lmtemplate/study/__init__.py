@@ -1,10 +1,12 @@
 """Runs -> verdicts, pictures, pages, plans. The core reads three names here, through plug.py."""
 
+from typing import Any
+
 _HERE = "lmtemplate.study"
 
-# Verb -> its function, what it does, whether it parses configs as `fit` does. `fit` is the core's
-# own, with --seeds.
-_VERBS = {
+# Verb -> its function below here, what it does, whether it parses configs as `fit` does. `fit` is
+# the core's own, with --seeds.
+_VERBS: dict[str, tuple[Any, ...]] = {
     "fit": ("experiments.seeds.fit_seeds", "train: shards -> checkpoints, curves", True),
     "plan": ("plan.plan.plan", "a budget -> model, tokens, batch, rate, a config"),
     "schema": ("plan.schema.schema", "JSON Schema of configs, for editors"),
@@ -33,7 +35,11 @@ _VERBS = {
     "temperature": ("understand.temperature.temperature", "RUN: the next token, hot and cold"),
     "probe": ("understand.probe.probe_model", "RUN: inside of the model, layer by layer"),
 }
-VERBS = {v: (*f"{_HERE}.{path}".rpartition(".")[::2], *of) for v, (path, *of) in _VERBS.items()}
+# Verb -> module, function, and the rest of its row.
+VERBS = {
+    verb: (f"{_HERE}.{path.rpartition('.')[0]}", path.rpartition(".")[2], *rest)
+    for verb, (path, *rest) in _VERBS.items()
+}
 
 # Key of a config -> class of the callback that it configures.
 CALLBACKS = {
