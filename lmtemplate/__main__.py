@@ -154,6 +154,8 @@ def explain(error: Exception) -> tuple[str, int]:
         says, code = f"{error.strerror}: {error.filename}", DiskError.exit_code
     elif place := errors.own_line(error):
         says, code = f"{place}: {message}", UserError.exit_code
+    elif place := errors.chosen_part(error):
+        says, code = f"{place} does not fit: {message}", ConfigError.exit_code
     else:
         code = errors.BAD_PROGRAM
         says = f"unexpected {message}: a fault of the program, or of a file it read"

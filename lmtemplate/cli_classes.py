@@ -23,7 +23,7 @@ from lmtemplate import plug
 from lmtemplate.callbacks import CALLBACKS
 from lmtemplate.cli_errors import Place, find
 from lmtemplate.data.datamodule import LanguageData, TokenData
-from lmtemplate.errors import ConfigError
+from lmtemplate.errors import CHOSEN, ConfigError
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.optimizers import OptimizerRecipe
@@ -110,15 +110,24 @@ def check_class(key: str, found: Any, made: list[Place], allowed: Sequence[str])
 
 
 def check_values(made: list[Place]) -> None:
-    """Raises ConfigError for private classes and addresses, before anything of them is imported.
+    """Raises ConfigError for private classes, addresses, and what is too long or too large.
 
     A private module may act when it is imported, and Lightning takes addresses for folders.
     """
     for place in made:
+        if re.fullmatch(r"[-+]?\d{19,}|(\w*\.){100,}\w*", place.value):  # nothing holds it
+            raise ConfigError(f"{place}: {place.value:.40}... is too large")
         if PRIVATE.fullmatch(place.value):
             raise ConfigError(f"{place}: {place.value} is private; name a public class")
         if place.key.endswith(IN_PATHS) and re.search(r"::|://", place.value):
             raise ConfigError(f"{place}: {place.value} is an address; give a folder here")
+
+
+def note_chosen(kind: type, place: Place) -> None:
+    """Remember a library's class, so that an error of its code is told as one of its setting."""
+    for base in kind.__mro__ if isinstance(kind, type) else ():
+        if base.__module__.startswith(TRUSTED[1:]) and base is not torch.nn.Module:
+            CHOSEN[inspect.getfile(base)] = f"{place}: {kind.__name__}"
 
 
 def check_classes(key: str, value: Any, made: list[Place], allowed: Sequence[str]) -> None:
@@ -131,6 +140,7 @@ def check_classes(key: str, value: Any, made: list[Place], allowed: Sequence[str
         if isinstance(path := value.get("class_path"), str):
             kind = plug.load_named(path, key, (*TRUSTED, *allowed))
             check_class(key, kind, made, allowed)
+            note_chosen(kind, find(key, made))
             taken = {name: one.default for name, one in inspect.signature(kind).parameters.items()}
         for name, below in value.items():
             if name == "init_args" and taken and isinstance(below, dict):

@@ -9,6 +9,9 @@ BROKEN_PIPE = 141  # who read the output has left
 INTERRUPTED = 130
 LONGEST_LINE = 690  # characters, however long the names in a file are
 
+# File of a class that a config chose from a library -> the setting, with its place.
+CHOSEN: dict[str, str] = {}
+
 # Signal that ends a run -> exit code: 128 + its number; 85 asks a scheduler to start it again.
 SIGNALS = {"SIGINT": INTERRUPTED, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 85}
 
@@ -90,3 +93,13 @@ def own_line(error: BaseException) -> str | None:
         if not frame.filename.startswith(homes) and "site-packages" not in frame.filename
     ]
     return own[-1] if own else None
+
+
+def chosen_part(error: BaseException) -> str | None:
+    """The setting whose class, chosen from a library, an error comes from, if from any."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename.startswith(os.path.dirname(__file__)):
+            return None
+        if frame.filename in CHOSEN:
+            return CHOSEN[frame.filename]
+    return None

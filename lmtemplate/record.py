@@ -10,6 +10,7 @@ import errno
 import json
 import math
 import os
+import re
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,7 +35,7 @@ ARRAYS = "training_metrics.json"
 LOSS = TRAIN_LOSS
 IN_ARRAYS = {"step", "nonfinite", LOSS, VAL_LOSS, LEARNING_RATE, EPOCH}
 COUNTS = (EPOCH, TOKENS)
-STEP_KEY = b'{"step": '
+WRITTEN = re.compile(rb'{"step": (\d{1,15}),.*}\n')
 TAIL_BYTES = 2**16  # that are read at a time, from the end
 
 
@@ -212,9 +213,8 @@ class Writer:
         """Lines of steps before `first_step`, as they are; of later ones why a run went back."""
         with self.path.open("rb") as file:
             for text in file:
-                number = text[len(STEP_KEY) : text.find(b",")]
-                if text.startswith(STEP_KEY) and text.endswith(b"}\n") and number.isdigit():
-                    step = int(number)  # a long record is not parsed: that takes a minute
+                if found := WRITTEN.fullmatch(text):
+                    step = int(found[1])  # a long record is not parsed: that takes a minute
                 elif entry := parse_line(text):
                     step, text = entry["step"], f"{json.dumps(entry)}\n".encode()
                 else:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lmtemplate import __main__ as program
-from lmtemplate import __version__
+from lmtemplate import __version__, errors
 from lmtemplate.__main__ import LOG, take_allowed, verbs
 from lmtemplate.errors import ConfigError, DataError
 from lmtemplate.models import GPT
@@ -224,6 +224,15 @@ def test_an_error_of_own_code_names_its_line(
     assert run_main(monkeypatch, NameError("no such name")) == 1
     line = capsys.readouterr().err
     assert re.match(r"error: \S*test_main.py:\d+: NameError: no such name; the traceback", line)
+
+
+def test_an_error_of_a_chosen_part_names_its_setting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], workplace: Path
+) -> None:
+    monkeypatch.setitem(errors.CHOSEN, __file__, "model.metrics (mine.yaml:3): Mean")
+    assert run_main(monkeypatch, RuntimeError("of another shape")) == 2
+    says = "error: model.metrics (mine.yaml:3): Mean does not fit: RuntimeError: of another shape"
+    assert capsys.readouterr().err.startswith(says)
 
 
 def test_an_error_without_a_file_is_no_fault_of_a_sound_output(

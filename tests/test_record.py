@@ -157,6 +157,15 @@ def test_a_resumed_record_equals_the_uninterrupted_one(tmp_path: Path, first_ste
         assert texts[0] == texts[1]
 
 
+def test_a_step_of_too_many_digits_is_left_out(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    path = folder_of(tmp_path) / LINES
+    whole = path.read_text()
+    path.write_text(f'{{"step": {"9" * 5_000}, "train/loss": 1.0}}\n{whole}')
+    Writer(tmp_path, first_step=16)
+    assert path.read_text() == whole
+
+
 def test_the_arrays_and_the_record_say_the_same(tmp_path: Path) -> None:
     write_run(tmp_path)
     content, record = arrays(tmp_path), read_record(tmp_path)

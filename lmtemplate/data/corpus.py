@@ -216,6 +216,8 @@ def _open_files(
         corpus = Corpus(walk, signature_of(files), files, left_out=left_out)
     except OSError as error:
         raise DataError(f"cannot read {error.filename or source}: {error.strerror}") from error
+    except RecursionError as error:  # of os.walk, before Python 3.12
+        raise DataError(f"{source} nests its folders too deep to read") from error
     if files:
         return corpus
     close = difflib.get_close_matches(source, PRESETS, n=1)

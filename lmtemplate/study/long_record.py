@@ -11,7 +11,6 @@ from lmtemplate import metric_names
 from lmtemplate.record import (
     LINES,
     LOSS,
-    STEP_KEY,
     Floats,
     Ints,
     Line,
@@ -23,6 +22,7 @@ from lmtemplate.record import (
 )
 from lmtemplate.run_dir import folder_of
 
+STEP_KEY = b'{"step": '
 LOSS_KEY = f'"{LOSS}": '.encode()
 READ_WHOLE = 2**23  # bytes of a record, about 25,000 rows; of a much longer one this much is parsed
 NUMBER_WIDTH = 25  # characters of a number, as -1.2345678901234567e-300

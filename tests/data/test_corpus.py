@@ -28,6 +28,17 @@ def test_a_folder_that_cannot_be_read_is_named(
         open_corpus(str(tmp_path), seed=0)
 
 
+def test_folders_in_each_other_without_end_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def walk(*_: object, **__: object) -> None:  # as Python 3.11 does, a thousand levels below
+        raise RecursionError
+
+    monkeypatch.setattr("os.walk", walk)
+    with pytest.raises(DataError, match=f"{tmp_path} nests its folders too deep"):
+        open_corpus(str(tmp_path), seed=0)
+
+
 def test_a_folder_gives_its_visible_text_files_by_name(tmp_path: Path) -> None:
     for name in ("b.txt", "a.md", "deep/er/c.TXT", ".git/d.txt", ".hidden.txt", "e.pdf"):
         write(tmp_path / name, name)

@@ -1,11 +1,13 @@
 """YAML of a stranger -> one line and an exit code; it makes settings and nothing else."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch.distributed.launcher.api  # noqa: F401  # opens the C library when it is imported
 
+from lmtemplate.__main__ import explain
 from tests.conftest import TINY, Command, Result
 from tests.runs import check_line
 
@@ -38,6 +40,8 @@ YAMLS: dict[str, str] = {
     "a number of many digits": "seed_everything: " + "9" * 10_000,
     "a key of many kinds": "? [1, 2]\n: 3",
     "a class with a name without end": f"checkpoint: {'a' * 300_000}",
+    "a whole number that nothing holds": f"trainer: {{max_steps: 1{'0' * 30}}}",
+    "a class of 100,000 parts": f"model: {{optimizer: {{class_path: {'a.' * 100_000}b}}}}",
     "a NUL": "run_dir: a\0b",
     "a net from the network": "model: {net: 'https://127.0.0.1:9/canary.yaml'}",
     "allow in the config": "allow: canary_module\nmodel: {net: {class_path: canary_module.Thing}}",
@@ -115,3 +119,38 @@ def test_looking_at_a_config_makes_nothing_either(
     ask_with: Callable[..., Result], name: str
 ) -> None:
     check_line(ask_with(YAMLS[name], "--print_config"), 2)
+
+
+def class_of(kind: str, **settings: object) -> str:
+    """A class as a config names it."""
+    return json.dumps({"class_path": kind, "init_args": settings})
+
+
+LOGGERS = "lightning.pytorch.loggers"
+
+# A key and a class of a library for it, which is of the right kind, and fails when it is used.
+UNFIT: list[tuple[str, str]] = [
+    ("model.optimizer", class_of("torch.optim.SparseAdam")),
+    ("model.optimizer", class_of("torch.optim.Adadelta", lr=1e308)),
+    ("model.metrics", f"[{class_of('torchmetrics.MeanMetric')}]"),
+    ("model.metrics", f"[{class_of('torchmetrics.MeanSquaredError')}]"),
+    ("trainer.logger", class_of(f"{LOGGERS}.CSVLogger", save_dir="{run}", name="a\0b")),
+    ("trainer.logger", class_of(f"{LOGGERS}.TensorBoardLogger", save_dir="{run}", max_queue="x")),
+]
+
+
+@pytest.mark.parametrize(("key", "text"), UNFIT)
+def test_a_class_that_fails_when_it_is_used_is_a_matter_of_its_setting(
+    fit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lmtemplate.errors.own_line", lambda _: None)  # no own code but this test
+    group, name = key.split(".")
+    path, run = tmp_path / "mine.yaml", tmp_path / "run"
+    path.write_text(f"{group}:\n  {name}: {text.replace('{run}', str(run))}\n")
+    with pytest.raises((RuntimeError, TypeError, ValueError)) as failed:  # torch's own
+        fit(run, "--config", path)
+    line, code = explain(failed.value)
+    assert code == 2
+    assert line.startswith(f"{key} ({path}:2): ")
+    assert " does not fit: " in line

@@ -45,6 +45,15 @@ SETTINGS: dict[str, dict[str, str]] = {
 }
 
 
+@pytest.mark.parametrize("value", ["1.5", "1e0", "9" * 5_000, ""])
+def test_a_trial_of_whole_numbers_holds_no_other(tmp_path: Path, value: str) -> None:
+    plan, _ = read_plan(["--over=data.batch_size=1..4", f"--run_dir={tmp_path}"], [])
+    line = {**SOUND, "settings": {"data.batch_size": value}}
+    (tmp_path / "trials.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(ConfigError, match="settings of another sweep"):
+        Runner(plan, Book(tmp_path))
+
+
 @pytest.mark.parametrize("over", ["lr=1,2", "lr=0.5..2"])
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_a_trial_of_a_stranger_adds_no_flag_to_a_sweep(
@@ -75,6 +84,9 @@ TRIALS: list[Any] = [
     {**SOUND, "state": "complete"},
     {**SOUND, "losses": {"x": 1.0}},
     {**SOUND, "losses": {"1": "x"}},
+    {**SOUND, "losses": {"-1": 1.0}},
+    {**SOUND, "settings": {"lr": 1.0}},
+    {**SOUND, "settings": {"lr": None}},
     {**SOUND, "more": 1},
 ]
 

@@ -165,10 +165,11 @@ def are_chosen(trials: Sequence[Trial], space: Space, points: Sequence[Mapping[s
     if points:
         return settings == [*points[: len(settings)]]
 
-    def holds(of: Listed | Range, text: Any) -> bool:
+    def holds(of: Listed | Range, text: str) -> bool:
         if not isinstance(of, Range):
             return text in of
-        return bool(re.fullmatch(NUMBER, str(text), re.I)) and of.low <= float(text) <= of.high
+        number = r"[-+]?\d+" if of.is_whole else NUMBER
+        return bool(re.fullmatch(number, text, re.I)) and of.low <= float(text) <= of.high
 
     return all(
         one.keys() == space.keys() and all(holds(space[key], text) for key, text in one.items())

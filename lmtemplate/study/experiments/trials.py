@@ -33,9 +33,11 @@ class Trial:
             trial = cls(**content)
             check_kinds([*trial.losses.values()], [float], path)
             trial.losses = {int(step): loss for step, loss in trial.losses.items()}
-            is_known = trial.state in (None, *get_args(Outcome))
-            if not is_known or (trial.state == "complete" and trial.loss is None):
-                raise ValueError("no such state")
+            is_sound = trial.state in (None, *get_args(Outcome))
+            is_sound &= all(isinstance(value, str) for value in trial.settings.values())
+            is_sound &= all(0 <= step < 2**53 for step in trial.losses)
+            if not is_sound or (trial.state == "complete" and trial.loss is None):
+                raise ValueError("no such trial")
         except (ValueError, TypeError, AttributeError, RecursionError, CheckpointError) as error:
             raise ConfigError(f"{path} is damaged; name another --run_dir") from error
         return trial
