@@ -54,7 +54,7 @@ split = $(if $(strip $($1)),$(or $(shell $(call quote,$(PYTHON)) -IS -c $(call q
 	2>/dev/null),$(error $1 cannot be split into words: is a quote open, or PYTHON=$(PYTHON) missing?)))
 SPLIT = import glob, shlex, sys; text, is_path = sys.argv[1], sys.argv[2:]; \
 	words = [text] if is_path and glob.glob(text) else shlex.split(text); \
-	words = [name for word in words for name in is_path and sorted(glob.glob(word)) or [word]]; \
+	words = [name for word in words for name in is_path and sorted(filter(str.isprintable, glob.glob(word))) or [word]]; \
 	print(shlex.join("./" * (is_path != [] and word[:1] == "-") + word for word in words))
 args = $(call split,ARGS)
 
@@ -128,7 +128,7 @@ speedrun: install ## best bits per byte in 60 s with CONFIG; ARGS=--check signs 
 		$(if $(RUN_IS_TYPED),$(run_dir)) $(args)
 
 board: install ## all of runs/ in TensorBoard, on 127.0.0.1:PORT
-	@echo "curves as they are, without smoothing: http://127.0.0.1:"$(call quote,$(PORT))"/?smoothing=0"
+	@printf '%s\n' "curves as they are, without smoothing: http://127.0.0.1:"$(call quote,$(PORT))"/?smoothing=0"
 	$(PY) -m tensorboard.main --logdir runs --host 127.0.0.1 --port=$(call quote,$(PORT)) $(args)
 
 course: install ## the pictures of docs/course

@@ -1,6 +1,7 @@
 """The classes that a config names -> the classes, and the settings that their constructors take."""
 
 import inspect
+import os
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 import jsonargparse
 import torch
 import yaml
-from lightning.fabric.plugins import ClusterEnvironment, Precision
+from lightning.fabric.plugins import Precision
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
@@ -37,7 +38,7 @@ OPEN: dict[str, tuple[type, type]] = {
 
 TRUSTED = ("lmtemplate", "lightning", "torch", "torchmetrics")  # whose classes may be named
 
-PRIVATE = re.compile(rf"({'|'.join(TRUSTED)})(\.\w+)*\._\w*(\.\w+)*")
+PRIVATE = re.compile(rf"\s*({'|'.join(TRUSTED)})(\.\w+)*\._")
 IN_PATHS = ("dir", "dirpath", ".name", "filename", "version")  # how keys of paths' parts end
 LAYERS = ("lmtemplate.", "torch.nn.modules.")  # where a torch.nn.Module may come from
 
@@ -50,7 +51,7 @@ KINDS_OF: dict[str, tuple[type, ...]] = {
 # What a config's class can be: jsonargparse would make `elastic_launch`, too, which starts programs.
 KINDS = (
     *(LanguageModel, Metric, Callback, Logger, Profiler, *sum(KINDS_OF.values(), ())),
-    *(Accelerator, Strategy, Precision, ClusterEnvironment, LayerSync),
+    *(Accelerator, Strategy, Precision, LayerSync),
 )
 
 
@@ -109,18 +110,41 @@ def check_class(key: str, found: Any, made: list[Place], allowed: Sequence[str])
         )
 
 
-def check_values(made: list[Place]) -> None:
-    """Raises ConfigError for private classes, addresses and endless names.
+def why_refused(key: str, value: str) -> str | None:
+    """What is wrong with a private class, an address or an endless name; None for other texts.
 
     A private module may act when it is imported, and Lightning takes addresses for folders.
     """
+    if PRIVATE.match(value):
+        return "is private; name a public class"
+    if key.endswith(IN_PATHS) and re.search(r"::|://", os.path.expandvars(value)):
+        return "is an address; give a folder here"
+    is_endless = re.fullmatch(r"(\w*\.){100,}\w*", value)  # looked up part by part
+    return "is too long" if is_endless else None
+
+
+def check_values(made: list[Place]) -> None:
+    """Raises ConfigError for what is refused, before anything of it is imported."""
     for place in made:
-        if re.fullmatch(r"(\w*\.){100,}\w*", place.value):  # looked up part by part
-            raise ConfigError(f"{place}: {place.value:.40}... is too long")
-        if PRIVATE.fullmatch(place.value):
-            raise ConfigError(f"{place}: {place.value} is private; name a public class")
-        if place.key.endswith(IN_PATHS) and re.search(r"::|://", place.value):
-            raise ConfigError(f"{place}: {place.value} is an address; give a folder here")
+        if why := why_refused(place.key, place.value):
+            raise ConfigError(f"{place}: {place.value:.100} {why}")
+
+
+def check_loaded(settings: Any) -> None:
+    """The same for what a text turns out to hold: jsonargparse reads any as YAML where it fits."""
+    waiting: list[tuple[str, Any]] = [("", settings)]
+    seen = set[tuple[str, int]]()
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, str) and (why := why_refused(key, value)):
+            raise ConfigError(f"{value:.100} {why}")
+        if (key, id(value)) in seen:
+            continue
+        seen.add((key, id(value)))
+        if isinstance(value, dict):
+            waiting += [(f".{name}", below) for name, below in value.items()]
+        elif isinstance(value, list):
+            waiting += [(key, item) for item in value]
 
 
 def note_chosen(kind: type, place: Place) -> None:
@@ -177,6 +201,7 @@ def load_settings(text: str, foreign: set[str]) -> Any:
     it has written them for TokenData.
     """
     settings = load_yaml(text)
+    check_loaded(settings)
     for group in OPEN.keys() & settings.keys() if isinstance(settings, dict) else ():
         spec = settings[group]
         if isinstance(spec, dict) and {"class_path", "init_args"} & spec.keys():

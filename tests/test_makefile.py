@@ -458,6 +458,16 @@ def test_a_folder_with_spaces_or_a_command_in_its_name_is_one_run(
     assert shlex.split(shown.partition("compare")[2]) == runs
 
 
+def test_a_folder_whose_name_steers_a_terminal_is_left_out_of_a_pattern(tmp_path: Path) -> None:
+    for name in SET_UP:
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("a", "b\x1b]0;title\x07"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    shown = make("-n", "compare", folder=tmp_path).stdout
+    assert "runs/a/" in shown
+    assert "title" not in shown
+
+
 def test_every_benchmark_that_is_named_is_there() -> None:
     pages = [(ROOT / name).read_text() for name in ("README.md", "Makefile")]
     pages += [page.read_text() for page in (ROOT / "docs").glob("*.md")]

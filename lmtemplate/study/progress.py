@@ -10,6 +10,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from lmtemplate.terminal import STEERING
+
 EVERY_SECONDS = 10.0  # without a terminal: until the first line, and between lines
 _next_line: ContextVar[float] = ContextVar("next_line", default=inf)  # inf: nothing is shown
 
@@ -30,7 +32,8 @@ def pieces(items: Sequence[T], what: str) -> Iterator[T]:
     """The items, one by one: a bar on a terminal, gone at the end; elsewhere a line at times."""
     on_terminal = sys.stderr.isatty()
     hidden = not on_terminal or _next_line.get() == inf
-    for number, item in enumerate(tqdm(items, what, leave=False, disable=hidden), start=1):
+    name = what.translate(STEERING)  # a bar may move the cursor, and the name of a folder may not
+    for number, item in enumerate(tqdm(items, name, leave=False, disable=hidden), start=1):
         if not on_terminal and time.monotonic() > _next_line.get():
             print(f"{what}: {number:,} of {len(items):,}", file=sys.stderr, flush=True)
             _next_line.set(time.monotonic() + EVERY_SECONDS)

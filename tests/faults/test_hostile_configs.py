@@ -79,6 +79,15 @@ YAMLS: dict[str, str] = {
     "a logger's version on the network": "trainer: {logger: {class_path: "
     "lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: '', name: '', version: "
     "'simplecache::http://127.0.0.1:9/x'}}}",
+    "a logger in a text on the network": 'trainer: {logger: "{class_path: '
+    "lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: 'http://127.0.0.1:9/x'}}\"}",
+    "a logger's folder on the network, by a variable": "trainer: {logger: {class_path: "
+    "lightning.pytorch.loggers.TensorBoardLogger, init_args: {save_dir: 'ftp:/$HOME.x:9/x'}}}",
+    "a plugin that has a queue start jobs": "trainer: {plugins: {class_path: "
+    "lightning.pytorch.plugins.environments.SLURMEnvironment}}",
+    "a private module in a text": 'model: {metrics: "[torch.utils.model_dump.__main__.X]"}',
+    "a private module in a list": "model: {metrics: [torch.utils.model_dump.__main__.X]}",
+    "a private module and a blank": 'model: {metrics: [{class_path: "torch._x.Y "}]}',
     "another config": "config: /etc/passwd",
     "another config in a list": "config: [/etc/passwd]",
     "a number without a digit": 'seed_everything: !!int ""',

@@ -57,3 +57,10 @@ def test_a_verb_that_prints_json_says_nothing_of_it(
 ) -> None:
     monkeypatch.setattr(progress, "EVERY_SECONDS", -1.0)
     assert shown(kind(), as_json=True) == ""
+
+
+def test_a_name_moves_no_cursor_on_a_terminal() -> None:
+    with redirect_stderr(Terminal()) as said, progress_shown(unless=False):
+        list(pieces("abc", "runs/a\x1b[2J\x1b[1;1Hfake"))
+    assert "\x1b[2J" not in said.getvalue()
+    assert "runs/a\\x1b[2J" in said.getvalue()
