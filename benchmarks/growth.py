@@ -50,9 +50,9 @@ def train(corpus: Path, folder: Path, steps: int) -> np.ndarray:
     return np.array(seen)
 
 
-def lengthen(folder: Path, rows: int) -> Path:
-    """A copy of a run whose record has this many rows, as that of a long run would."""
-    copy = folder.with_name("long")
+def lengthen(folder: Path, rows: int, name: str, last: int) -> Path:
+    """A copy of a run whose record has this many rows, as that of a long run would, up to a step."""
+    copy = folder.with_name(name)
     shutil.copytree(folder, copy)
     record = copy / "checkpoints/training_metrics.jsonl"
     lines = [json.loads(line) for line in record.read_text().splitlines()]
@@ -61,11 +61,12 @@ def lengthen(folder: Path, rows: int) -> Path:
     with record.open("w") as file:
         file.write(json.dumps(lines[0]) + "\n")
         for number in range(1, rows + 1):
-            row["step"], row["train/loss"] = number, 2 + 2 * number**-0.3 + noise[number - 1]
+            row["step"] = min(number, last)
+            row["train/loss"] = 2 + 2 * number**-0.3 + noise[number - 1]
             file.write(json.dumps(row) + "\n")
             if number % (rows // 20) == 0:
                 loss = 2 + 2 * number**-0.3
-                file.write(json.dumps({"step": number, "val/loss": loss}) + "\n")
+                file.write(json.dumps({"step": row["step"], "val/loss": loss}) + "\n")
     (copy / "checkpoints/training_metrics.json").unlink()
     return copy
 
@@ -78,6 +79,21 @@ def seconds(*words: str) -> float:
     if ended.returncode > 1:
         raise SystemExit(ended.stderr)
     return time.perf_counter() - began
+
+
+def until_card(folder: Path, steps: int) -> float:
+    """Seconds until a run that goes on shows its card: all that it reads is read by then."""
+    began = time.perf_counter()
+    words = [f"--config={folder}/config.yaml", f"--run_dir={folder}", "--resume=must"]
+    command = [sys.executable, "-u", "-m", "lmtemplate", "fit", *words]
+    with subprocess.Popen(
+        [*command, f"--trainer.max_steps={steps}"], stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout
+        next(line for line in child.stdout if line.startswith("training in"))
+        took = time.perf_counter() - began
+        child.kill()
+    return took
 
 
 def main() -> None:
@@ -96,11 +112,15 @@ def main() -> None:
             begin, end = np.median(values[10 : 10 + WINDOW]), np.median(values[-WINDOW:])
             print(f"{name:<10} {begin:.2f} {unit} at first, {end:.2f} at {asked.steps:,} steps")
             print(f"{'':<10} {end / begin - 1:+.1%}")
-        long = lengthen(folder / "run", asked.rows)
+        long = lengthen(folder / "run", asked.rows, "long", asked.rows)
         size = (long / "checkpoints/training_metrics.jsonl").stat().st_size / 1e6
         print(f"a record of {asked.rows:,} rows, {size:.0f} MB")
         for verb in ("diagnose", "report", "summary"):
             print(f"{verb:<10} {seconds(verb, str(long)):.1f} s")
+        # what lies before its checkpoint stays; the card is printed before step 1
+        resumed = [folder / "run", lengthen(folder / "run", asked.rows, "resumed", asked.steps)]
+        brief, took = (until_card(one, asked.steps + 10) for one in resumed)
+        print(f"{'resume':<10} {took:.1f} s to its card, {brief:.1f} without these rows")
 
 
 if __name__ == "__main__":

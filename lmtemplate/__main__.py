@@ -156,6 +156,9 @@ def explain(error: Exception) -> tuple[str, int]:
         says, code = f"{place}: {message}", UserError.exit_code
     elif place := errors.chosen_part(error):
         says, code = f"{place} does not fit: {message}", ConfigError.exit_code
+    elif isinstance(error, OverflowError) or "overflow" in message:
+        says = f"a number of the settings or of a file is too large: {message}"
+        code = ConfigError.exit_code
     else:
         code = errors.BAD_PROGRAM
         says = f"unexpected {message}: a fault of the program, or of a file it read"

@@ -43,6 +43,7 @@ SYNONYMS = {
 # A type -> its name in a sentence.
 SPOKEN = {
     "NoneType": "null",
+    "Path": "a path",
     "PositiveFloat": "a number above 0",
     "PositiveInt": "a whole number above 0",
     "Seed": "a whole number from 0 to 2^32 - 1",
@@ -273,6 +274,8 @@ def wrong_value(message: str, keys: list[str], made: list[Place]) -> str:
         problem = problem.rpartition(" - Expected a <class 'NoneType'>")[0] or problem
     said = GOT.search(problem)
     got = next(filter(None, said.groups()), "nothing") if said else ""
+    if got == "None" or re.search(r"not '?NoneType'?$", problem):
+        got = "null"
     types = [name or f"one of {words}".replace("'", "") for name, words in TYPE.findall(problem)]
     expected = " or ".join(dict.fromkeys(SPOKEN.get(name, name) for name in types))
     says = f"expected {expected}, got {got[:100]}" if expected and got else problem[:400]
@@ -294,7 +297,9 @@ def parse_words(
 ) -> jsonargparse.Namespace:
     """What the words set, among them `made`, those that win first. Raises ConfigError."""
     try:
-        return parser.parse_args(words)
-    except (jsonargparse.ArgumentError, ValueError) as error:
+        settings = parser.parse_args(words)
+        parser.validate(settings, skip_unset=False)  # null is a value; parse_args takes it anywhere
+        return settings
+    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
         defaults = dict(parser.get_defaults().items())
         raise ConfigError(one_line(str(error), parser.prog, defaults, made)) from error

@@ -203,11 +203,11 @@ class Writer:
         run.mkdir(parents=True, exist_ok=True)
         if first_step and not is_recorded(run):
             print(f"the record {self.path} is gone: it begins anew at step {first_step:,}")
-        kept = list(self._kept(first_step)) if is_recorded(run) else []
-        self._lines, self._new_lines = len(kept), 0  # in the arrays; since they were written
-        is_whole = is_recorded(run) and sum(map(len, kept)) == self.path.stat().st_size
+        sizes = [len(text) for text in self._kept(first_step)] if is_recorded(run) else []
+        self._lines, self._new_lines = len(sizes), 0  # in the arrays; since they were written
+        is_whole = is_recorded(run) and sum(sizes) == self.path.stat().st_size
         if self.path.is_symlink() or (self.path.exists() and not is_whole):  # links lead anywhere
-            write_text(self.path, b"".join(kept).decode(errors="replace"))
+            write_text(self.path, b"".join(self._kept(first_step)).decode(errors="replace"))
 
     def _kept(self, first_step: int) -> Iterator[bytes]:
         """Lines of steps before `first_step`, as they are; of later ones why a run went back."""

@@ -1,6 +1,7 @@
 """What a run may cost (steps, epochs, tokens, FLOPs, seconds) -> optimizer steps."""
 
 import copy
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -53,8 +54,8 @@ def only_limit(settings: Any) -> tuple[str, float]:
             "(turn the other off with null, --trainer.max_steps with -1)"
         )
     name, value = next(iter(given.items()))
-    if value <= 0:
-        raise ConfigError(f"{name}={value:g} has to be above 0")
+    if not 0 < value < math.inf:
+        raise ConfigError(f"{name}={value:g} has to be above 0, and finite")
     return name, value
 
 

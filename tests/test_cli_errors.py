@@ -286,6 +286,10 @@ VALUES = [
         "trainer: {val_check_interval: 0.5}",
         "trainer.val_check_interval (HERE:2): expected a whole number above 0, got 0.5",
     ),
+    ("data: {batch_size: null}", "data.batch_size (HERE:2): expected a whole number, got null"),
+    ("seed_everything: null", "seed_everything (HERE:2): expected a whole number from 0 to"),
+    ("data: {path: null}", "data.path (HERE:2): expected a path, got null"),
+    ("run_dir: null", "run_dir (HERE:2): expected str, got null"),
     ("trainer: 5", "trainer (HERE:2): expected settings below it"),
     ("checkpoint: 3", "checkpoint (HERE:2): expected Checkpoint or null, got 3"),
 ]

@@ -300,6 +300,24 @@ def test_too_little_memory_is_one_line_and_exit_6(
     assert LOG in line
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OverflowError("cannot fit 'int' into an index-sized integer"),
+        RuntimeError("value cannot be converted to type float without overflow"),
+    ],
+)
+def test_a_number_that_nothing_holds_is_a_mistake_of_the_settings(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    workplace: Path,
+    error: Exception,
+) -> None:
+    assert run_main(monkeypatch, error) == 2
+    says = f"error: a number of the settings or of a file is too large: {type(error).__name__}: "
+    assert capsys.readouterr().err.startswith(says)
+
+
 def test_a_missing_package_is_named_with_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], workplace: Path
 ) -> None:

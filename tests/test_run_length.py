@@ -1,6 +1,7 @@
 """What a run may cost, in steps: each conversion by hand."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -80,8 +81,8 @@ def test_no_limit_lists_all_that_could_be_given() -> None:
     assert all(f"--{name}" in str(caught.value) for name in LIMITS)
 
 
-@pytest.mark.parametrize("value", [0, -5])
-def test_a_limit_has_to_be_above_zero(value: float) -> None:
+@pytest.mark.parametrize("value", [0, -5, math.inf, math.nan])
+def test_a_limit_has_to_be_above_zero_and_finite(value: float) -> None:
     with pytest.raises(ConfigError, match=rf"max_epochs={value} has to be above 0"):
         only_limit({**dict.fromkeys(LIMITS), "max_epochs": value})
 

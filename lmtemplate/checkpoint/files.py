@@ -15,6 +15,7 @@ import re
 import shutil
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -73,12 +74,18 @@ def set_sum(folder: Path, name: str = "", digest: str | None = None) -> None:
     write_text(folder / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
 
 
+def tensor_sizes(content: Any) -> Iterator[int]:
+    """Bytes of each tensor in a nest."""
+    if isinstance(content, torch.Tensor):
+        yield content.nbytes
+    elif isinstance(content, dict | list | tuple):
+        for value in content.values() if isinstance(content, dict) else content:
+            yield from tensor_sizes(value)
+
+
 def size(content: Any) -> int:
     """Bytes of all tensors in a nest: about what its file takes."""
-    if isinstance(content, torch.Tensor):
-        return content.nbytes
-    values = content.values() if isinstance(content, dict) else content
-    return sum(map(size, values)) if isinstance(content, dict | list | tuple) else 0
+    return sum(tensor_sizes(content))
 
 
 def check_room(run: Path, net: nn.Module) -> None:
@@ -178,6 +185,8 @@ def load_sound(path: Path) -> CheckpointDict:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
         content = loaded if isinstance(loaded, dict) else {}
         json.dumps([content.get(key) for key in DESCRIPTION])  # raises TypeError for a tensor
+        if max(tensor_sizes(content), default=0) > path.stat().st_size:  # one number, repeated
+            raise ValueError("a tensor is larger than the file")
     except Exception as error:  # a hostile file can raise any error in these parsers
         evil = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"it contains the global {evil[1]}" if evil else "it is not a torch checkpoint"

@@ -129,6 +129,13 @@ def test_weights_have_names(tmp_path: Path) -> None:
         files.read(tmp_path / "a.ckpt")
 
 
+def test_one_number_that_stands_for_millions_is_refused(tmp_path: Path) -> None:
+    moments = [{"exp_avg": torch.zeros(1).expand(10_000_000)}]  # 40 MB, once it is used
+    files.write({**state(), "optimizer_states": moments}, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match=r"a\.ckpt is refused"):
+        files.read(tmp_path / "a.ckpt")
+
+
 @pytest.mark.parametrize("content", [[1, 2], {"model": 1}])
 def test_what_is_not_a_checkpoint_is_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "a.ckpt")
