@@ -23,6 +23,7 @@ pytest.importorskip("lmtemplate.study", reason="study/ is deleted")
 
 from lmtemplate.study.check.reproduce import other_changes  # noqa: E402
 from lmtemplate.study.experiments.ledger import ledger, read_ledger, seeds_in_ledger  # noqa: E402
+from lmtemplate.study.experiments.optimizers import Tournament  # noqa: E402
 from lmtemplate.study.experiments.scaling import read_ladder  # noqa: E402
 from lmtemplate.study.experiments.seeds import train_seed  # noqa: E402
 from lmtemplate.study.experiments.space import Trial  # noqa: E402
@@ -173,6 +174,10 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
         train_seed([], [], tmp_path / "arm", 1)
     with pytest.raises(ConfigError, match="link is a link"):
         refuse_link(tmp_path / "link")
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "sgd-lr-1").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="sgd-lr-1 is a link"):
+        Tournament([], [], tmp_path / "all", 1, quiet=True).train("sgd", 1.0, 1)
 
 
 READS: dict[str, Callable[[Path], object]] = {

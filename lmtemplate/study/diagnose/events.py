@@ -18,8 +18,9 @@ NUMBERS = (1, 2, 3, 4, 5, 6, 9, 14, 17, 19, 22, 23)  # TensorFlow's types of flo
 def read_curves(folder: Path) -> dict[str, StepValues]:
     """Every scalar in a folder's event files: tag -> step -> value; what was logged last counts.
 
-    Raises ConfigError where the folder has no event files.
+    Raises ConfigError where the folder has no event files, or damaged ones.
     """
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
     from tensorboard.util import tensor_util  # type: ignore[import-untyped]
 
@@ -33,7 +34,12 @@ def read_curves(folder: Path) -> dict[str, StepValues]:
     board = event_accumulator.EventAccumulator(
         str(folder), size_guidance={"scalars": 0, "tensors": 0}
     )
-    board.Reload()
+    try:
+        board.Reload()
+    except DecodeError as error:  # of a record whose checksum is right
+        raise ConfigError(
+            f"--events {folder}: an event file there is damaged ({error}); remove it"
+        ) from error
     tags = board.Tags()
     curves = {tag: {e.step: float(e.value) for e in board.Scalars(tag)} for tag in tags["scalars"]}
     for tag in tags["tensors"]:  # TensorFlow 2 and others write numbers as tensors

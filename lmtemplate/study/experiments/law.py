@@ -17,6 +17,7 @@ MOST_STEPS = 300
 RESAMPLED = 100  # sets of runs, for the intervals
 MIDDLE = (5, 95)  # percentiles that an interval ends at
 SMALLEST_EXPONENT = 0.01  # exponents and terms that are not told from 0 stay above it
+LARGEST_EXPONENT = 5.0  # of a loss that falls in one step, where no power is large enough
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,11 @@ class Law:
         return np.asarray(self.E + self.A / parameters**self.a + self.B / tokens**self.b)
 
     def best_split(self, flops: float) -> tuple[float, float]:
-        """Parameters and tokens with the lowest loss for 6 N D FLOPs (equation 4 there)."""
-        ratio = (self.a * self.A / (self.b * self.B)) ** (1 / (self.a + self.b))
-        parameters = ratio * (flops / 6) ** (self.b / (self.a + self.b))
+        """Parameters and tokens with the lowest loss for 6 N D FLOPs (equation 4 there), 1 or more."""
+        log_ratio = np.log(self.a * self.A) - np.log(self.b * self.B)
+        log_product = np.log(flops / 6)
+        log_parameters = (log_ratio + self.b * log_product) / (self.a + self.b)
+        parameters = float(np.exp(np.clip(log_parameters, 0, log_product)))
         return parameters, flops / (6 * parameters)
 
 
@@ -55,7 +58,8 @@ def _minimise(theta: Floats, logs: Floats, log_losses: Floats) -> tuple[float, F
     """The nearest minimum and where it is: Levenberg and Marquardt's steps, with Huber's weights."""
     value, damping = _objective(theta, logs, log_losses), 1e-3
     least = SMALLEST_EXPONENT
-    lowest = np.array([-np.inf, least, -np.inf, least, log_losses.min() + np.log(least)])
+    lowest = np.array([log_losses.min() + np.log(least), least] * 3)[:5]
+    highest = np.array([np.inf, LARGEST_EXPONENT] * 3)[:5]
     for _ in range(MOST_STEPS):
         terms = _terms(theta, logs)
         total = np.logaddexp.reduce(terms)
@@ -66,7 +70,7 @@ def _minimise(theta: Floats, logs: Floats, log_losses: Floats) -> tuple[float, F
         curvature = weighted @ slopes.T
         curvature += damping * np.diag(np.diag(curvature) + 1e-12)
         step = np.linalg.lstsq(curvature, weighted @ errors, rcond=None)[0]
-        new = np.maximum(theta - step, lowest)
+        new = np.clip(theta - step, lowest, highest)
         if (new_value := _objective(new, logs, log_losses)) < value:
             theta, value, damping = new, new_value, max(damping / 3, 1e-12)
         elif (damping := damping * 4) > 1e12:
@@ -85,9 +89,9 @@ def fit_law(
     """The law of these runs, and those of resampled sets of them (for intervals).
 
     Args:
-        parameters: (R,) N of each run, two or more different ones.
-        tokens: (R,) D of each run, two or more different ones.
-        losses: (R,) validation losses in nats per token.
+        parameters: (R,) N of each run, whose logarithms are not all the same.
+        tokens: (R,) D of each run, likewise.
+        losses: (R,) validation losses in nats per token, above 0.
     """
     logs, log_losses = np.log([parameters, tokens]), np.log(losses)
     lowest = log_losses.min()

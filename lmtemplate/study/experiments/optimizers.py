@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lmtemplate.errors import NumbersError
+from lmtemplate.run_dir import refuse_link
 from lmtemplate.study.experiments.arms import Arm, named_arm, positions, runs_in, scores_of
 from lmtemplate.study.experiments.comparison import compare_all
 from lmtemplate.study.experiments.flags import SEEDS, split_words
@@ -87,7 +88,8 @@ class Tournament:
 
     def train(self, name: str, rate: float, seed: int) -> float:
         """Bits per byte of a run, trained as far as it is not yet; infinite if it diverges."""
-        run, kind = self.arm_of(name, rate) / f"seed-{seed}", CONTENDERS[name]
+        refuse_link(arm := self.arm_of(name, rate))
+        run, kind = arm / f"seed-{seed}", CONTENDERS[name]
         words = [
             *self.words,
             *kind.words(rate),
@@ -102,7 +104,7 @@ class Tournament:
         ):
             try:
                 if not diverged:
-                    train_seed(words, self.allowed, run.parent, seed)
+                    train_seed(words, self.allowed, arm, seed)
             except NumbersError:
                 diverged = True
         bits = read_run(run).logged(BITS)[1]
@@ -195,6 +197,11 @@ def compare_optimizers(words: list[str], allowed: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tournament = Tournament(words, allowed, folder, first, given.json)
     searches = {name: tournament.search(name) for name in CONTENDERS}
+    if np.isinf(min(min(scores.values()) for scores in searches.values())):
+        raise NumbersError(
+            f"every run diverged, or logged no {BITS}; {folder / 'output.log'} says which: mend the "
+            "config, and name another --run_dir"
+        )
     for seed in range(first + 1, first + (given.seeds or SEEDS_OF_EACH)):
         for name, scores in searches.items():
             tournament.train(name, best_rate(scores), seed)

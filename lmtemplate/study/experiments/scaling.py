@@ -37,6 +37,8 @@ SHARES = (0.25, 0.5, 1.0)  # of the longest run
 VALIDATED = 8192  # tokens of the validation text, for rare and common ones
 SHORTEST_LADDER = 40  # of the longest run
 START_SECONDS = 10.0  # of each run, for its process, validations and saving
+LEAST_LOSS = 1e-9  # nats per token
+LEAST_SPREAD = 1.01  # the largest net, and the longest run, is as many times the smallest at least
 SECONDS_IN = {"s": 1, "m": 60, "h": 3600}
 KINDS_OF_LADDER = {
     "points": [{"n_embd": 1, "steps": 1}],
@@ -128,6 +130,10 @@ def measure_run(run: Path, n_embd: int, steps: int, allowed: Sequence[str]) -> P
     sizes = (files.summary.get("parameters") or 0, files.summary.get("tokens") or 0)
     if min(sizes) < 1:
         raise CheckpointError(f"{run / 'summary.json'} tells no parameters or tokens")
+    if losses[-1] < LEAST_LOSS:
+        raise CheckpointError(
+            f"{run}: no law has a val/loss of {losses[-1]:g}; name another --run_dir"
+        )
     point = Point(str(run), n_embd, steps, *sizes, float(losses[-1]))
     artifacts = open_artifacts(run, deep=True, allow=allowed)
     if not (artifacts.model and artifacts.corpus):
@@ -136,6 +142,17 @@ def measure_run(run: Path, n_embd: int, steps: int, allowed: Sequence[str]) -> P
     training = artifacts.corpus.training_tokens(TRAINING_TOKENS)
     copied = longest_copy(write_samples(artifacts.model, training, SAMPLE_TOKENS), training)
     return replace(point, rare=rare, common=common, sure=sure, copied=len(copied))
+
+
+def check_spread(folder: Path, points: Sequence[Point]) -> None:
+    """Raises CheckpointError where the sizes of the runs are too close for a law."""
+    for name in ("parameters", "tokens"):
+        sizes = [getattr(point, name) for point in points]
+        if max(sizes) < LEAST_SPREAD * min(sizes):
+            raise CheckpointError(
+                f"{folder}: the runs have {min(sizes):,} to {max(sizes):,} {name} (summary.json), "
+                "too close for a law; name another --run_dir"
+            )
 
 
 def climb(plan: SweepPlan, parameters: int, tokens: int) -> Scaling:
@@ -156,6 +173,7 @@ def climb(plan: SweepPlan, parameters: int, tokens: int) -> Scaling:
 
     made = list[Point]()
     made += train_to(plan.trials - 1)
+    check_spread(plan.folder, made)
     law, laws = fit_law(*zip(*((p.parameters, p.tokens, p.loss) for p in made), strict=True))
     predicted = float(law.loss(parameters, tokens))
     run_dir.write_json(plan.folder / "prediction.json", {"val_loss": predicted, **asdict(law)})

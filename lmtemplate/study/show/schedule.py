@@ -13,9 +13,11 @@ from lmtemplate.fit import make_plan
 from lmtemplate.record import Floats, Ints
 from lmtemplate.schedules import Schedule
 from lmtemplate.study.experiments.flags import split_words
+from lmtemplate.study.experiments.trial_steps import checked_optimizer
 from lmtemplate.study.show.plots import rate_in_terminal
 
 DRAWN_POINTS = 2000  # a drawing has at most as many
+LENGTH_LIMIT = 2**53  # from here on, floats leave out whole numbers
 
 
 def points(steps: int) -> Ints:
@@ -100,9 +102,11 @@ def schedule(words: list[str], allowed: list[str]) -> None:
     """Draw the learning rate of a planned run."""
     _, words = split_words("schedule", words, {})
     cli = TrainingCLI(words, allowed, "schedule")
-    steps = make_plan(cli).steps
+    length = make_plan(cli)
+    if (steps := length.steps) >= LENGTH_LIMIT:
+        raise ConfigError(f"{length} comes to {steps:.3g} steps; give the run a smaller length")
     check_settings(cli, steps)
-    optimizer = cli.model.recipe.build(cli.model.net)
+    optimizer = checked_optimizer(cli.model)
     if not isinstance(cli.model.schedule, Schedule):
         print(drawing_of_torch(cli.model.schedule, optimizer, steps))
         return

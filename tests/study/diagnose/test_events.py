@@ -11,6 +11,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 
 from lmtemplate.errors import ConfigError
@@ -116,4 +117,15 @@ def test_a_folder_without_event_files_names_folders_below_that_have_some(tmp_pat
 def test_an_event_file_that_never_ends_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "events.out.tfevents.1")
     with within(20), pytest.raises(ConfigError, match="is no plain file"):
+        read_curves(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "record", [b"\xff\xff", Event(meta_graph_def=b"\xff\xff").SerializeToString()]
+)
+def test_a_record_that_is_no_event_is_named_with_its_folder(tmp_path: Path, record: bytes) -> None:
+    """Its checksums are right, so that tensorboard's reader hands it on."""
+    with (tmp_path / "events.out.tfevents.1").open("wb") as file:
+        RecordWriter(file).write(record)
+    with pytest.raises(ConfigError, match=f"{tmp_path}: an event file there is damaged"):
         read_curves(tmp_path)

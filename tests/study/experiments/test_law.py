@@ -57,3 +57,18 @@ def test_the_best_split_has_the_lowest_loss_for_its_flops() -> None:
     sizes = np.geomspace(1e7, 1e11, 4001)
     searched = sizes[HOFFMANN.loss(sizes, 1e20 / (6 * sizes)).argmin()]
     assert parameters == pytest.approx(searched, rel=0.01)
+
+
+def test_a_law_of_losses_that_fall_in_one_step_can_be_asked_far_beyond(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only a power of 26 would fall as fast, and 1e12 to that power is no float."""
+    monkeypatch.setattr(law_module, "RESAMPLED", 0)
+    sizes, tokens = np.repeat([5e4, 9e4, 1.6e5, 3e5], 3), np.tile([1e5, 2e5, 4e5], 4)
+    law, _ = fit_law(sizes.tolist(), tokens.tolist(), [20.0] * 3 + [3.0] * 9)
+    assert float(law.loss(1e12, 1e12)) == pytest.approx(3, rel=0.05)
+
+
+def test_a_law_in_which_nets_do_not_matter_is_split_without_overflow() -> None:
+    parameters, tokens = Law(1.0, 1e-5, 0.01, 1e5, 0.01).best_split(6e12)
+    assert (parameters, tokens) == pytest.approx((1.0, 1e12))

@@ -9,6 +9,7 @@ import pytest
 
 from lmtemplate.cli import TrainingCLI
 from lmtemplate.errors import NumbersError
+from lmtemplate.run_dir import folder_of
 from lmtemplate.study.experiments import optimizers
 from lmtemplate.study.experiments.optimizers import (
     CONTENDERS,
@@ -92,6 +93,21 @@ def test_the_table_is_that_of_the_best_rates_and_the_same_command_trains_nothing
     assert [one["rate"] for one in told["optimizers"]][3:] == pytest.approx([1, 1])
     assert told["optimizers"][1]["tried"] == dict.fromkeys(told["optimizers"][1]["tried"])
     assert (tmp_path / "all" / "optimizers.html").is_file()
+
+
+def test_where_every_run_diverges_the_log_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(words: list[str], allowed: list[str], arm: Path, seed: int) -> Path:
+        record = folder_of(arm / f"seed-{seed}") / "training_metrics.jsonl"
+        record.parent.mkdir(parents=True)
+        record.write_text('{"step": 1, "train/loss": 5.0}\n')
+        raise NumbersError("train/loss is NaN")
+
+    monkeypatch.setattr(optimizers, "train_seed", diverge)
+    monkeypatch.setattr(optimizers, "first_of", lambda *_: (tmp_path, 1))
+    with pytest.raises(NumbersError, match=r"every run diverged.*output\.log says which"):
+        compare_optimizers(["--seeds=1", "--json"], [])
 
 
 @pytest.mark.slow

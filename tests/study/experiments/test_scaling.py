@@ -1,6 +1,7 @@
 """Runs of a ladder -> a prediction that is held against a real run."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from lmtemplate.data import IGNORED
+from lmtemplate.errors import CheckpointError
 from lmtemplate.study.experiments import scaling
 from lmtemplate.study.experiments.law import Law
 from lmtemplate.study.experiments.scaling_results import Point, Scaling, data_figure, write_page
+from lmtemplate.study.run_files import append_line
 from tests.conftest import TINY, Command
+from tests.study.show.test_page import write_run
 
 HOFFMANN = Law(1.69, 406.4, 0.34, 410.7, 0.28)  # Hoffmann et al. 2022, equation 10
 
@@ -75,6 +79,25 @@ def test_the_error_is_the_prediction_less_the_measured_loss() -> None:
     assert found.as_json()["error"] == pytest.approx(0.1)
     assert "2.600 predicted" in found.text()
     assert "0.100 too high" in found.text()
+
+
+@pytest.mark.parametrize("sizes", [(1000, 1000), (2**52, 2**52 + 7)])
+def test_runs_of_one_size_have_no_law(tmp_path: Path, sizes: tuple[int, int]) -> None:
+    """Resampling would look for two sizes without an end."""
+    for name in ("parameters", "tokens"):
+        points = [Point("a", 8, 4, 500, 500, 3.0), Point("b", 8, 4, 1000, 1000, 2.0)]
+        points = [replace(p, **{name: size}) for p, size in zip(points, sizes, strict=True)]
+        with pytest.raises(CheckpointError, match=f"{name} .*too close for a law"):
+            scaling.check_spread(tmp_path, points)
+
+
+@pytest.mark.parametrize("loss", [-1.0, 0.0, 1e-300])
+def test_a_loss_that_no_law_has_is_named_with_its_run(tmp_path: Path, loss: float) -> None:
+    run = write_run(tmp_path / "run")
+    (run / "summary.json").write_text('{"parameters": 1000, "tokens": 1000}')
+    append_line(run / "checkpoints/training_metrics.jsonl", f'{{"step": 99, "val/loss": {loss}}}')
+    with pytest.raises(CheckpointError, match="run: no law has a val/loss of"):
+        scaling.measure_run(run, 8, 4, [])
 
 
 @pytest.mark.parametrize(

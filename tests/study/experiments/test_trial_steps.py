@@ -1,11 +1,14 @@
 """Steps of a config outside of Lightning: on its data, clipped as it says."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from lmtemplate.errors import ConfigError
 from lmtemplate.study.experiments.trial_steps import TrialSteps
+from lmtemplate.study.show.schedule import schedule
 from tests.conftest import TINY
 
 SGD = ["--model.optimizer=lmtemplate.optimizers.SGD", "--model.optimizer.lr=1.0"]
@@ -28,3 +31,16 @@ def test_few_sequences_are_read_again_and_gradients_clipped_as_the_config_says(
     moved = torch.cat([(p.detach() - q).ravel() for p, q in zip(after, before, strict=True)])
     size = moved.abs().max() if by == "value" else moved.norm()
     assert size.item() == pytest.approx(0.001, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"), [("SGD", "momentum=-1"), ("AdamW", "betas=[2.0, -1.0]")]
+)
+def test_an_optimizer_that_refuses_its_settings_is_named(
+    corpus: Path, tmp_path: Path, name: str, setting: str
+) -> None:
+    words = [f"--data.path={corpus}", *TINY, f"--run_dir={tmp_path / 'run'}"]
+    words += [f"--model.optimizer=lmtemplate.optimizers.{name}", f"--model.optimizer.{setting}"]
+    for train in (partial(TrialSteps, "find-lr"), schedule):
+        with pytest.raises(ConfigError, match="optimizer does not fit: Invalid"):
+            train(words, [])

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, OneCycleLR, Re
 
 from lmtemplate.errors import ConfigError
 from lmtemplate.schedules import Constant, WarmupCosine, WarmupLinear, WarmupStableDecay
-from lmtemplate.study.show.schedule import drawing, drawing_of_torch, rates
+from lmtemplate.study.show.schedule import drawing, drawing_of_torch, rates, schedule
 from tests.conftest import TINY, Command
 
 
@@ -89,6 +89,13 @@ def test_its_help_fits_on_a_screen_and_says_where_the_other_flags_are(command: C
     assert "lmtemplate schedule --config FILE" in said
     assert "lmtemplate fit --help" in said
     assert len(said.splitlines()) < 24
+
+
+@pytest.mark.parametrize("limit", ["max_tokens", "max_flops"])
+def test_a_length_that_no_run_has_is_named(corpus: Path, limit: str) -> None:
+    words = [f"--data.path={corpus}", *TINY, "--trainer.max_steps=-1", f"--{limit}=1e308"]
+    with pytest.raises(ConfigError, match=rf"{limit} 1e\+308 comes to .* steps"):
+        schedule(words, [])
 
 
 @pytest.mark.slow
