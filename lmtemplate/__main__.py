@@ -72,7 +72,7 @@ def call_with_flags(
     parser = ArgumentParser(prog, description=says, exit_on_error=False, allow_abbrev=False)
     if "run" in taken:
         count = "?" if taken["run"].default is None else None
-        parser.add_argument("run", type=Path, nargs=count, help="directory")
+        parser.add_argument("run", type=taken["run"].annotation, nargs=count, help="directory")
     if "runs" in taken:
         parser.add_argument("runs", type=Path, nargs="+", help="run directories")
     parser.add_function_arguments(function, skip={"allow", "run", "runs"}, sub_configs=False)

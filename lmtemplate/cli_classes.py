@@ -91,8 +91,8 @@ def check_class(key: str, found: Any, made: list[Place], allowed: Sequence[str])
     name, module = getattr(found, "__name__", str(found)), str(getattr(found, "__module__", ""))
     place, kinds = find(key, made), KINDS_OF.get(key, KINDS)
     bases = found.__mro__ if isinstance(found, type) else ()
-    # a run has its own loggers; others could be told to write to another run
-    is_inner = module.startswith("lmtemplate.") and Logger in bases
+    # a run has its own loggers and callbacks; others could be told to write to another run
+    is_inner = module.startswith("lmtemplate.") and (Logger in bases or key == "trainer.callbacks")
     if not is_inner and isinstance(found, type) and issubclass(found, kinds):
         return
     if key in KINDS_OF:
@@ -229,6 +229,7 @@ def configure_parsing(allowed: Sequence[str], data: type = TokenData) -> None:
     jsonargparse.set_dumper("yaml", to_yaml)
     jsonargparse.set_parsing_settings(
         config_read_mode_fsspec_enabled=False,  # Lightning's: settings would come over the network
-        import_path_denylist=["*"],
+        # and of our own packages not the two modules that act when they are imported
+        import_path_denylist=["*", "lightning.__setup__", "torch.utils.model_dump.__main__"],
         import_path_allowlist=[*TRUSTED, *allowed],
     )

@@ -68,7 +68,7 @@ def hidden_matrices(net: nn.Module) -> list[nn.Parameter]:
 
 
 def check_rates(**rates: float) -> None:
-    """Raises ConfigError for a negative learning rate or weight decay."""
+    """Raises ConfigError for a negative learning rate, momentum or weight decay."""
     for name, rate in rates.items():
         if not rate >= 0:
             raise ConfigError(f"model.optimizer.{name}={rate} has to be 0 or more")
@@ -166,7 +166,7 @@ class SGD(OptimizerRecipe):
         nesterov: bool = False,
         weight_decay: float = 0.0,
     ) -> None:
-        check_rates(lr=lr, weight_decay=weight_decay)
+        check_rates(lr=lr, momentum=momentum, weight_decay=weight_decay)
         self.settings: dict[str, Any] = {"lr": lr, "momentum": momentum, "nesterov": nesterov}
         self.weight_decay = weight_decay
 

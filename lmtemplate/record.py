@@ -207,7 +207,8 @@ class Writer:
         self._lines, self._new_lines = len(sizes), 0  # in the arrays; since they were written
         is_whole = is_recorded(run) and sum(sizes) == self.path.stat().st_size
         if self.path.is_symlink() or (self.path.exists() and not is_whole):  # links lead anywhere
-            write_text(self.path, b"".join(self._kept(first_step)).decode(errors="replace"))
+            kept = b"".join(self._kept(first_step) if sizes else ())
+            write_text(self.path, kept.decode(errors="replace"))
 
     def _kept(self, first_step: int) -> Iterator[bytes]:
         """Lines of steps before `first_step`, as they are; of later ones why a run went back."""

@@ -85,6 +85,8 @@ YAMLS: dict[str, str] = {
     "lightning.pytorch.loggers.TensorBoardLogger, init_args: {save_dir: 'ftp:/$HOME.x:9/x'}}}",
     "a plugin that has a queue start jobs": "trainer: {plugins: {class_path: "
     "lightning.pytorch.plugins.environments.SLURMEnvironment}}",
+    "a callback of the run itself": "trainer: {callbacks: [{class_path: "
+    "lmtemplate.callbacks.run_summary.RunSummary, init_args: {length: null}}]}",
     "a private module in a text": 'model: {metrics: "[torch.utils.model_dump.__main__.X]"}',
     "a private module in a list": "model: {metrics: [torch.utils.model_dump.__main__.X]}",
     "a private module and a blank": 'model: {metrics: [{class_path: "torch._x.Y "}]}',

@@ -34,7 +34,7 @@ def test_few_sequences_are_read_again_and_gradients_clipped_as_the_config_says(
 
 
 @pytest.mark.parametrize(
-    ("name", "setting"), [("SGD", "momentum=-1"), ("AdamW", "betas=[2.0, -1.0]")]
+    ("name", "setting"), [("Adam", "betas=[2.0, 0.9]"), ("AdamW", "betas=[2.0, -1.0]")]
 )
 def test_an_optimizer_that_refuses_its_settings_is_named(
     corpus: Path, tmp_path: Path, name: str, setting: str
