@@ -73,9 +73,9 @@ help: ## this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(call quote,$(MAKEFILE))
 	@echo
 	@echo 'Settings, as in: make train CONFIG=configs/mine.yaml ARGS="--data.batch_size 8"'
-	@$(foreach s,$(SETTINGS),$(s)=$(call quote,$($(s)))) awk -F '[ ?:]*= *' \
+	@$(foreach s,$(SETTINGS),$(s)=$(call quote,$($(s)))) LC_ALL=C awk -F '[ ?:]*= *' \
 		'/^## / { text = substr($$0, 4) } /^[A-Z_]+ *[?:]?=/ && text { \
-		value = ENVIRON[$$1]; gsub(/[\001-\037\177-\377]/, "?", value); printf "  %-11s%s%s\n", $$1, text, value == "" ? "" : " [" value "]"; text = "" }' $(call quote,$(MAKEFILE))
+		value = ENVIRON[$$1]; gsub(/[\001-\037\177-\377]/, "?", value); printf "  %-11s%s%s\n", $$1, text, (value == "" ? "" : " [" value "]"); text = "" }' $(call quote,$(MAKEFILE))
 
 install: $(INSTALLED) ## set up .venv; everything below does so by itself
 

@@ -75,8 +75,6 @@ def chosen_class(group: str, made: list[Place], allowed: Sequence[str]) -> type:
     if place is None:
         return default
     path, where = place.value, f"{group}.class_path ({place.where})"
-    if not all(map(str.isidentifier, path.split("."))) or "." not in path:
-        raise ConfigError(f"{where}: {path!r} is not package.module.Class")
     found = plug.load_named(path, where, allowed)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigError(f"{where}: {path} is not a subclass of {base.__name__}")
@@ -117,8 +115,8 @@ def why_refused(key: str, value: str) -> str | None:
     """
     if PRIVATE.match(value):
         return "is private; name a public class"
-    if key.endswith(IN_PATHS) and re.search(r"::|://", os.path.expandvars(value)):
-        return "is an address; give a folder here"
+    if key.endswith(IN_PATHS) and re.search(r"::|://|[\0-\x1f]", os.path.expandvars(value)):
+        return "is an address, or steers a terminal; give a folder or a name here"
     is_endless = re.fullmatch(r"(\w*\.){100,}\w*", value)  # looked up part by part
     return "is too long" if is_endless else None
 

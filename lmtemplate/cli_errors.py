@@ -105,8 +105,12 @@ def _settings(root: yaml.MappingNode, path: Path) -> Iterator[Place]:
 
 def read_config(path: Path) -> list[Place]:
     """Every setting of a config, with its line. Raises ConfigError where there is none."""
+    return _read_config(path)[1]
+
+
+def _read_config(path: Path) -> tuple[str, list[Place]]:
     try:
-        root = yaml.compose(read_plain(path, LARGEST_YAML), Loader=yaml.SafeLoader)
+        root = yaml.compose(text := read_plain(path, LARGEST_YAML), Loader=yaml.SafeLoader)
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -126,7 +130,7 @@ def read_config(path: Path) -> list[Place]:
             raise ConfigError(f"config {where}: a config names no other; give both with --config")
         if name.value in ("data", "model", "trainer") and not isinstance(value, yaml.MappingNode):
             raise ConfigError(f"{name.value} {where}: expected settings below it")
-    return list(_settings(root, path))
+    return text, list(_settings(root, path))
 
 
 def take_flag(words: list[str], *names: str) -> tuple[list[str], list[str]]:
@@ -155,13 +159,15 @@ def flags_in(words: list[str]) -> list[Place]:
 def read_words(words: list[str]) -> tuple[list[str], list[Place]]:
     """The words with configs first, since flags beat them, and all that they set, winners first.
 
-    Raises ConfigError where a config cannot be read.
+    Of a config stands its text: for a path, jsonargparse would go into its folder, where a Python
+    that some import starts takes a stranger's json.py for its own. Raises ConfigError.
     """
     configs, flags = take_flag(words, "-c", "--config")
     if not all(configs):
         raise ConfigError("--config (command line) needs a file")
-    made = [place for path in reversed(configs) for place in read_config(Path(path))]
-    return [*(f"--config={path}" for path in configs), *flags], flags_in(flags) + made
+    read = [_read_config(Path(path)) for path in configs]
+    made = [place for _, places in reversed(read) for place in places]
+    return [*(f"--config=\n{text}" for text, _ in read), *flags], flags_in(flags) + made
 
 
 def find(key: str, made: list[Place], value: str | None = None) -> Place:
@@ -284,7 +290,7 @@ def wrong_value(message: str, keys: list[str], made: list[Place]) -> str:
 
 def one_line(message: str, prog: str, defaults: Mapping[str, Any], made: list[Place]) -> str:
     """What jsonargparse says, as this program says it; `prog --help` shows every setting."""
-    message = " ".join(message.split())
+    message = " ".join(message.split()).removeprefix('Parser key "config": ')
     if line := unknown_setting(message, prog, defaults, made):
         return line
     if not (keys := KEY.findall(message)):

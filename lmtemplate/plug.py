@@ -37,6 +37,8 @@ def load_named(path: str, where: str, allowed: Sequence[str] | None = None) -> A
     `allowed` are the packages outside lmtemplate that may be imported; None stands for all.
     """
     module, _, name = path.rpartition(".")
+    if not (module and all(map(str.isidentifier, path.split(".")))):
+        raise ConfigError(f"{where}: {path!r} is not package.module.Class")
     if allowed is not None and path.partition(".")[0] not in ("lmtemplate", *allowed):
         raise ConfigError(f"{where}: {not_allowed(path)}")
     try:

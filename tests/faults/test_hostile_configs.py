@@ -89,6 +89,11 @@ YAMLS: dict[str, str] = {
     "lmtemplate.callbacks.run_summary.RunSummary, init_args: {length: null}}]}",
     "a private module in a text": 'model: {metrics: "[torch.utils.model_dump.__main__.X]"}',
     "a private module in a list": "model: {metrics: [torch.utils.model_dump.__main__.X]}",
+    "a version that clears the screen": "trainer: {logger: {class_path: "
+    'lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: x, version: "\\e[2J"}}}',
+    "a private module and a blank, among words": "trainer: {logger: {class_path: "
+    "lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: x}, dict_kwargs: {a: {class_path: "
+    '"lightning.__setup__.X "}}}}',
     "a private module and a blank": 'model: {metrics: [{class_path: "torch._x.Y "}]}',
     "another config": "config: /etc/passwd",
     "another config in a list": "config: [/etc/passwd]",
@@ -131,6 +136,15 @@ def test_looking_at_a_config_makes_nothing_either(
     check_line(ask_with(YAMLS[name], "--print_config"), 2)
 
 
+def test_no_module_beside_a_config_is_imported(
+    ask_with: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)  # as `python -m lmtemplate` runs
+    (tmp_path / "json.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    ask_with(YAMLS["a schedule whose types nobody wrote down"])
+    assert not (tmp_path / "ran").exists()
+
+
 def class_of(kind: str, **settings: object) -> str:
     """A class as a config names it."""
     return json.dumps({"class_path": kind, "init_args": settings})
@@ -144,7 +158,6 @@ UNFIT: list[tuple[str, str]] = [
     ("model.optimizer", class_of("torch.optim.Adadelta", lr=1e308)),
     ("model.metrics", f"[{class_of('torchmetrics.MeanMetric')}]"),
     ("model.metrics", f"[{class_of('torchmetrics.MeanSquaredError')}]"),
-    ("trainer.logger", class_of(f"{LOGGERS}.CSVLogger", save_dir="{run}", name="a\0b")),
     ("trainer.logger", class_of(f"{LOGGERS}.TensorBoardLogger", save_dir="{run}", max_queue="x")),
 ]
 
