@@ -183,6 +183,12 @@ class LibraryTokenizer(Tokenizer):
         library.add_special_tokens([end])
         library.encode_special_tokens = True
         tokens = library.get_added_tokens_decoder()
+        normalizer = library.normalizer or tokenizers.normalizers.Sequence([])
+        normalized = [token.content for token in tokens.values() if token.normalized]
+        with _library_errors():  # one that comes to nothing would be found without end
+            empty = [text for text in normalized if not normalizer.normalize_str(text)]
+        if empty:
+            raise DataError(f"its normalizer leaves nothing of the added token {empty[0]!r}")
         self._plain_added = {number for number, token in tokens.items() if not token.special}
         self._special = tokens.keys() - self._plain_added - {self.unknown_id}
         words = content.get("pre_tokenizer") or {}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
 from lmtemplate.data.tokenizer import (
@@ -210,6 +210,17 @@ def test_added_tokens_that_are_plain_text_count_their_own_bytes() -> None:
     assert tokenizer.vocab_size - 1 in ids
     assert tokenizer.token_bytes()[ids].sum() == len(TEXTS[1].encode())
     assert tokenizer.decode(ids.tolist()) == TEXTS[1]
+
+
+def test_an_added_token_that_the_normalizer_empties_is_refused() -> None:
+    """The library would find it at every place, without end."""
+    library = Library.from_str(BPE.to_json())
+    library.normalizer = normalizers.Strip()
+    library.add_tokens([AddedToken("ab", normalized=True)])
+    parse_tokenizer(library.to_str())
+    library.add_tokens([AddedToken("  ", normalized=True)])
+    with pytest.raises(DataError, match="leaves nothing of the added token '  '"):
+        parse_tokenizer(library.to_str())
 
 
 def test_a_tokenizer_that_panics_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
