@@ -32,6 +32,7 @@ CheckpointDict = dict[str, Any]
 
 NEWEST_FORMAT = 1  # of what a checkpoint holds; it grows when an older program would misread it
 SUMS = "SHA256SUMS"
+MOST_PARTS = 10_000_000  # values of a checkpoint, however deep: a run's own has some thousands
 ROOM = 2.2  # a run needs free space for so many checkpoints: the newest, and one being written
 
 
@@ -75,12 +76,17 @@ def set_sum(folder: Path, name: str = "", digest: str | None = None) -> None:
 
 
 def tensor_sizes(content: Any) -> Iterator[int]:
-    """Bytes of each tensor in a nest."""
-    if isinstance(content, torch.Tensor):
-        yield content.nbytes
-    elif isinstance(content, dict | list | tuple):
-        for value in content.values() if isinstance(content, dict) else content:
-            yield from tensor_sizes(value)
+    """Bytes of each tensor in a nest. Raises ValueError where lists in lists repeat each other."""
+    waiting = [content]
+    for _ in range(MOST_PARTS):
+        if not waiting:
+            return
+        part = waiting.pop()
+        if isinstance(part, torch.Tensor):
+            yield part.nbytes
+        elif isinstance(part, dict | list | tuple):
+            waiting += part.values() if isinstance(part, dict) else part
+    raise ValueError(f"it has more than {MOST_PARTS:,} parts")
 
 
 def size(content: Any) -> int:
@@ -184,9 +190,9 @@ def load_sound(path: Path) -> CheckpointDict:
         with warnings.catch_warnings(action="ignore"):  # the error says it better
             loaded = torch.load(path, map_location="cpu", weights_only=True)
         content = loaded if isinstance(loaded, dict) else {}
-        json.dumps([content.get(key) for key in DESCRIPTION])  # raises TypeError for a tensor
         if max(tensor_sizes(content), default=0) > path.stat().st_size:  # one number, repeated
             raise ValueError("a tensor is larger than the file")
+        json.dumps([content.get(key) for key in DESCRIPTION])  # raises TypeError for a tensor
     except Exception as error:  # a hostile file can raise any error in these parsers
         evil = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"it contains the global {evil[1]}" if evil else "it is not a torch checkpoint"

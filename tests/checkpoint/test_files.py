@@ -136,6 +136,19 @@ def test_one_number_that_stands_for_millions_is_refused(tmp_path: Path) -> None:
         files.read(tmp_path / "a.ckpt")
 
 
+@pytest.mark.parametrize("key", ["more", "config"])
+def test_lists_that_repeat_each_other_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setattr(files, "MOST_PARTS", 10_000)
+    nest: list[Any] = []
+    for _ in range(40):  # 40 lists, and 2^40 on the way through them
+        nest = [nest, nest]
+    files.write({**state(), key: {"nest": nest}}, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match=r"a\.ckpt is refused"):
+        files.read(tmp_path / "a.ckpt")
+
+
 @pytest.mark.parametrize("content", [[1, 2], {"model": 1}])
 def test_what_is_not_a_checkpoint_is_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "a.ckpt")
