@@ -20,6 +20,7 @@ from typing import Any
 
 from lmtemplate import metric_names
 from lmtemplate.record import read_lines, read_record
+from lmtemplate.terminal import prepare_streams
 
 RUN = Path("runs/speedrun")
 SECONDS = 60
@@ -50,6 +51,7 @@ def result(run: Path, checked: bool) -> str:
 
 
 def main() -> None:
+    prepare_streams()  # --run_dir may name a run of a stranger
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--config", default="configs/quickstart.yaml", help="the recipe")
     parser.add_argument("--run_dir", type=Path, default=RUN, help="where the run is left")

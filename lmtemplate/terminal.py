@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO
 
+DIRECTIONS = (0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))  # and lines
 # Characters that steer a terminal, or change the writing's direction -> their names in Python.
 STEERING = {
     number: repr(chr(number))[1:-1]
-    for numbers in (range(32), range(0x7F, 0xA0), range(0x202A, 0x202F), range(0x2066, 0x206A))
+    for numbers in (range(32), range(0x7F, 0xA0), DIRECTIONS)
     for number in numbers
     if chr(number) not in "\n\t"
 }

@@ -147,7 +147,7 @@ def test_validation_comes_in_full_before_the_first_step_and_at_the_last(corpus: 
     logged = train(corpus, net, label_smoothing=0.3, z_loss=0.1).values
     assert set(logged["val/loss"]) == {0, 4}
     assert logged["val/loss"][0] == pytest.approx(math.log(257), rel=1e-5)
-    data = TokenData(corpus, block_size=BLOCK, batch_size=8)
+    data = TokenData(corpus, block_size=BLOCK, batch_size=8, max_val_blocks=8)
     inputs, targets = next(iter(data.val_dataloader()))
     loss = cross_entropy(net.eval()(inputs), targets)
     assert logged["val/loss"][4] == pytest.approx((loss.nats / loss.tokens).item(), rel=1e-5)

@@ -51,8 +51,8 @@ def test_what_is_printed_is_shown(tmp_path: Path) -> None:
     assert {"a line 0", "a line 2999", "more"} <= {*lines}
 
 
-EVIL = "\x1b]0;title\x07 \x1b]52;c;cm0=\x07 \r\x08\x7f \x9b31m \u202e\u2066"
-SHOWN = r"\x1b]0;title\x07 \x1b]52;c;cm0=\x07 \r\x08\x7f \x9b31m \u202e\u2066"
+EVIL = "\x1b]0;title\x07 \x1b]52;c;cm0=\x07 \r\x08\x7f \x9b31m \u202e\u2066 \u200f\u061c\u2028"
+SHOWN = r"\x1b]0;title\x07 \x1b]52;c;cm0=\x07 \r\x08\x7f \x9b31m \u202e\u2066 \u200f\u061c\u2028"
 PLAIN = "größer\t漢字 🙂\nשלום\n"  # is the same everywhere
 
 
