@@ -152,7 +152,7 @@ bench: install ## one of benchmarks/, by BENCH
 	PYTHONPATH=. $(PY) $(call quote,benchmarks/$(BENCH).py) $(args)
 
 clean: ## remove caches and build output (.venv, data/ and runs/ stay)
-	rm -rf build dist ./*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf -- build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find .ci $(PACKAGE) tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 rename: name-given install ## call the package NAME, everywhere

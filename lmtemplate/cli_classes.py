@@ -1,12 +1,11 @@
 """The classes that a config names -> the classes, and the settings that their constructors take."""
 
 import inspect
-import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, get_args
 
 import jsonargparse
 import torch
@@ -115,9 +114,10 @@ def why_refused(key: str, value: str) -> str | None:
     """
     if PRIVATE.match(value):
         return "is private; name a public class"
-    if key.endswith(IN_PATHS) and re.search(r"::|://|[\0-\x1f]", os.path.expandvars(value)):
-        return "is an address, or steers a terminal; give a folder or a name here"
-    is_endless = re.fullmatch(r"(\w*\.){100,}\w*", value)  # looked up part by part
+    if key.endswith(IN_PATHS) and re.search(r"::|://|\$|[\0-\x1f]", value):
+        return "has an address, a variable or a control character in it"
+    # a path is looked up part by part; FLOPs may be many, but nothing else is beyond 64 bits
+    is_endless = re.fullmatch(r"(\w*\.){100,}\w*|[-+]?\d{19,}", value) and key != "max_flops"
     return "is too long" if is_endless else None
 
 
@@ -145,6 +145,21 @@ def check_loaded(settings: Any) -> None:
             waiting += [(key, item) for item in value]
 
 
+def takes_null(parameter: inspect.Parameter) -> bool:
+    """Whether a constructor's type, as far as it says one, has a place for null."""
+    kind = parameter.annotation
+    is_open = kind in (parameter.empty, Any) or isinstance(kind, str)
+    return is_open or parameter.default is None or type(None) in get_args(kind)
+
+
+def check_nulls(key: str, settings: Mapping[str, Any], kind: Any, made: list[Place]) -> None:
+    """Raises ConfigError where a class's settings are null and may not be: jsonargparse lets it."""
+    for name, one in inspect.signature(kind).parameters.items():
+        place = find(f"{key}.{name}", made)
+        if settings.get(name, "") is None and place in made and not takes_null(one):
+            raise ConfigError(f"{place}: null is no value here")
+
+
 def note_chosen(kind: type, place: Place) -> None:
     """Remember a library's class, so that an error of its code is told as one of its setting."""
     for base in kind.__mro__ if isinstance(kind, type) else ():
@@ -163,6 +178,7 @@ def check_classes(key: str, value: Any, made: list[Place], allowed: Sequence[str
             kind = plug.load_named(path, key, (*TRUSTED, *allowed))
             check_class(key, kind, made, allowed)
             note_chosen(kind, find(key, made))
+            check_nulls(key, value.get("init_args") or {}, kind, made)
             taken = {name: one.default for name, one in inspect.signature(kind).parameters.items()}
         for name, below in value.items():
             if name == "init_args" and taken and isinstance(below, dict):

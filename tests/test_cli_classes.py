@@ -94,6 +94,18 @@ def test_a_wrong_class_of_the_module_is_answered_with_its_line(
         parsed(corpus, f"--model.class_path={value}")
 
 
+def test_null_in_a_class_is_named_where_its_type_has_no_place_for_it(
+    corpus: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("model:\n  optimizer: {init_args: {lr: null}}\n")
+    with pytest.raises(ConfigError) as mistake:
+        parsed(corpus, "--config", str(path))
+    assert str(mistake.value) == f"model.optimizer.lr ({path}:2): null is no value here"
+    path.write_text("model: {net: {init_args: {n_kv_head: null}}, optimizer: torch.optim.SGD}\n")
+    parsed(corpus, "--config", str(path), "--model.optimizer.weight_decay=0")
+
+
 def test_a_folder_is_no_class_of_data(corpus: Path) -> None:
     with pytest.raises(ConfigError, match=r"data.class_path \(command line\): .* is not package"):
         TrainingCLI([f"--data={corpus}"])

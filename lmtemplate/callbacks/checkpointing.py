@@ -97,6 +97,8 @@ class Checkpoint(callbacks.Checkpoint):
         for name, value in (("every_minutes", every_minutes), ("milestones", milestones)):
             if value is not None and value <= 0:
                 raise ConfigError(f"checkpoint.{name}={value} has to be above 0, or null for none")
+        if milestones is not None and milestones > 10_000:
+            raise ConfigError(f"checkpoint.milestones={milestones} has to be at most 10,000")
         self.every_minutes = every_minutes
         self.milestones = milestones
         self.keep = keep

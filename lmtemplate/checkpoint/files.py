@@ -15,7 +15,6 @@ import re
 import shutil
 import warnings
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,6 +31,7 @@ CheckpointDict = dict[str, Any]
 
 NEWEST_FORMAT = 1  # of what a checkpoint holds; it grows when an older program would misread it
 SUMS = "SHA256SUMS"
+MOST_SHARED = 20  # tensors of a checkpoint to its file: tied weights have several names
 MOST_PARTS = 10_000_000  # values of a checkpoint, however deep: a run's own has some thousands
 ROOM = 2.2  # a run needs free space for so many checkpoints: the newest, and one being written
 
@@ -75,23 +75,18 @@ def set_sum(folder: Path, name: str = "", digest: str | None = None) -> None:
     write_text(folder / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
 
 
-def tensor_sizes(content: Any) -> Iterator[int]:
-    """Bytes of each tensor in a nest. Raises ValueError where lists in lists repeat each other."""
-    waiting = [content]
+def size(content: Any) -> int:
+    """Bytes of all tensors in a nest: about what its file takes. Raises ValueError for endless ones."""
+    waiting, total = [content], 0
     for _ in range(MOST_PARTS):
         if not waiting:
-            return
+            return total
         part = waiting.pop()
         if isinstance(part, torch.Tensor):
-            yield part.nbytes
+            total += part.nbytes
         elif isinstance(part, dict | list | tuple):
             waiting += part.values() if isinstance(part, dict) else part
     raise ValueError(f"it has more than {MOST_PARTS:,} parts")
-
-
-def size(content: Any) -> int:
-    """Bytes of all tensors in a nest: about what its file takes."""
-    return sum(tensor_sizes(content))
 
 
 def check_room(run: Path, net: nn.Module) -> None:
@@ -190,8 +185,8 @@ def load_sound(path: Path) -> CheckpointDict:
         with warnings.catch_warnings(action="ignore"):  # the error says it better
             loaded = torch.load(path, map_location="cpu", weights_only=True)
         content = loaded if isinstance(loaded, dict) else {}
-        if max(tensor_sizes(content), default=0) > path.stat().st_size:  # one number, repeated
-            raise ValueError("a tensor is larger than the file")
+        if size(content) > MOST_SHARED * path.stat().st_size:  # a few numbers, repeated
+            raise ValueError("its tensors are larger than the file")
         json.dumps([content.get(key) for key in DESCRIPTION])  # raises TypeError for a tensor
     except Exception as error:  # a hostile file can raise any error in these parsers
         evil = re.search(r"GLOBAL ([\w.]+)", str(error))

@@ -36,7 +36,7 @@ CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")  # seldom in text, everywh
 JSON = re.compile(
     r'\s*[\[{](?:"(?:[^"\\]|\\.)*+"|[\[\]{}:,\s]|-?\d[\d.eE+-]*|true|false|null)*+', re.DOTALL
 )
-ROOT = re.compile(r"\s*(?:<!--.*?-->\s*)*+<([?!]?[a-z][\w:.-]*)[^<>]*>", re.IGNORECASE | re.DOTALL)
+ROOT = re.compile(r"\s*(?:<!--.*?-->\s*)*+<([?!]?[a-z][\w:.-]*+)[^<>]*>", re.IGNORECASE | re.DOTALL)
 COLUMN = re.compile(r"[^\W\d][\w .#/()-]{0,39}")  # the name of one, in a table's first line
 
 

@@ -129,9 +129,18 @@ def test_weights_have_names(tmp_path: Path) -> None:
         files.read(tmp_path / "a.ckpt")
 
 
-def test_one_number_that_stands_for_millions_is_refused(tmp_path: Path) -> None:
-    moments = [{"exp_avg": torch.zeros(1).expand(10_000_000)}]  # 40 MB, once it is used
-    files.write({**state(), "optimizer_states": moments}, tmp_path / "a.ckpt")
+@pytest.mark.parametrize(
+    "moments",
+    [
+        {"exp_avg": torch.zeros(1).expand(10_000_000)},
+        dict.fromkeys(range(500), torch.zeros(10_000)),
+    ],
+    ids=["repeated", "shared"],
+)
+def test_numbers_that_stand_for_many_more_are_refused(
+    tmp_path: Path, moments: dict[Any, torch.Tensor]
+) -> None:
+    files.write({**state(), "optimizer_states": [moments]}, tmp_path / "a.ckpt")
     with pytest.raises(CheckpointError, match=r"a\.ckpt is refused"):
         files.read(tmp_path / "a.ckpt")
 

@@ -134,4 +134,5 @@ def test_what_repeats_without_end_is_judged_in_a_moment(text: str) -> None:
     start = time.process_time()
     for suffix in ("", "!"):
         syntax_kind((text * 70_000)[:HEAD] + suffix, text, whole=False, suffix=".txt")
+        syntax_kind("<" + "a" * (HEAD - 1) + suffix, "a", whole=False, suffix=".txt")
     assert time.process_time() - start < 1

@@ -46,7 +46,7 @@ SETTINGS: dict[str, dict[str, str]] = {
 }
 
 
-@pytest.mark.parametrize("value", ["1.5", "1e0", "9" * 5_000, ""])
+@pytest.mark.parametrize("value", ["1.5", "1e0", "9" * 5_000, "0" * 5_000 + "1", ""])
 def test_a_trial_of_whole_numbers_holds_no_other(tmp_path: Path, value: str) -> None:
     plan, _ = read_plan(["--over=data.batch_size=1..4", f"--run_dir={tmp_path}"], [])
     line = {**SOUND, "settings": {"data.batch_size": value}}

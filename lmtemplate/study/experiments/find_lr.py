@@ -80,6 +80,8 @@ def range_test(trial: TrialSteps, low: float, high: float, steps: int) -> RangeT
     All parameter groups grow together: each keeps its ratio to the first.
     """
     groups = trial.optimizer.param_groups
+    if not groups[0]["lr"]:
+        raise ConfigError("model.optimizer.lr=0: nothing would be learned; give a rate above 0")
     ratios = [group["lr"] / groups[0]["lr"] for group in groups]
     rates, losses, exploded = np.geomspace(low, high, steps), list[float](), False
     for rate in pieces(rates.tolist(), "learning rates"):

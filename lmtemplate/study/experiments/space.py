@@ -168,7 +168,7 @@ def are_chosen(trials: Sequence[Trial], space: Space, points: Sequence[Mapping[s
     def holds(of: Listed | Range, text: str) -> bool:
         if not isinstance(of, Range):
             return text in of
-        number = r"[-+]?\d+" if of.is_whole else NUMBER
+        number = r"[-+]?\d{1,15}" if of.is_whole else NUMBER
         return bool(re.fullmatch(number, text, re.I)) and of.low <= float(text) <= of.high
 
     return all(

@@ -35,8 +35,8 @@ class EarlyValidation(Callback):
 
     def __init__(self, points: int = 12, blocks: int = 128) -> None:
         for name, value in (("points", points), ("blocks", blocks)):
-            if value < 1:
-                raise ConfigError(f"early_validation.{name}={value} has to be 1 or more")
+            if not 1 <= value <= 10_000:
+                raise ConfigError(f"early_validation.{name}={value} has to be from 1 to 10,000")
         self.points, self.blocks = points, blocks
         self._due = set[int]()
 

@@ -190,7 +190,8 @@ def text_plot(
 
 def rate_in_terminal(steps: Ints, rates: Floats, width: int = 72, height: int = 6) -> str:
     """(N,) steps and their learning rates on a linear axis from 0, in ASCII."""
-    highest = min(float(np.nanmax(rates)), 1e50) or 1.0
+    highest = min(float(np.nanmax(rates)), 1e50)
+    highest = highest if highest > 1e-50 else 1.0
     return text_plot([thin(steps, rates)], "#", width, height=height, y_min=0, y_max=highest)
 
 

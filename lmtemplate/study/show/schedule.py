@@ -18,6 +18,7 @@ from lmtemplate.study.show.plots import rate_in_terminal
 
 DRAWN_POINTS = 2000  # a drawing has at most as many
 LENGTH_LIMIT = 2**53  # from here on, floats leave out whole numbers
+WALKED_STEPS = 10**7  # at most, for torch's schedules say a step's rate after all steps before it
 
 
 def points(steps: int) -> Ints:
@@ -103,7 +104,8 @@ def schedule(words: list[str], allowed: list[str]) -> None:
     _, words = split_words("schedule", words, {})
     cli = TrainingCLI(words, allowed, "schedule")
     length = make_plan(cli)
-    if (steps := length.steps) >= LENGTH_LIMIT:
+    is_ours = isinstance(cli.model.schedule, Schedule)
+    if (steps := length.steps) >= (LENGTH_LIMIT if is_ours else WALKED_STEPS):
         raise ConfigError(f"{length} comes to {steps:.3g} steps; give the run a smaller length")
     check_settings(cli, steps)
     optimizer = checked_optimizer(cli.model)

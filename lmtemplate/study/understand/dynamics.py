@@ -88,7 +88,7 @@ class Dynamics(Callback):
         for logger in trainer.loggers:
             board: Any = getattr(logger, "experiment", None)
             for name, values in self._histograms.items() if hasattr(board, "add_histogram") else ():
-                if values.isfinite().all():
+                if values.square().isfinite().all():  # a histogram needs their squares
                     with suppress(OSError):  # a full disk is told by the loggers
                         board.add_histogram(f"dynamics/{name}", values, trainer.global_step)
         self._before, self._values, self._histograms = {}, {}, {}

@@ -79,3 +79,11 @@ def test_rates_that_do_not_grow_are_one_line(command: Command, words: list[str])
     result = command("find-lr", *words)
     assert result.code == 2
     assert result.error.startswith("find-lr needs 0 < --low < --high")
+
+
+@pytest.mark.slow
+def test_a_rate_of_0_is_refused(command: Command, corpus: Path) -> None:
+    result = command(
+        "find-lr", "--data.path", corpus, *TINY, "--steps=10", "--model.optimizer.lr=0"
+    )
+    assert (result.code, "nothing would be learned" in result.error) == (2, True)

@@ -30,5 +30,5 @@ def test_of_all_sequences_it_is_the_validation_loss_and_training_does_not_see_it
 
 
 def test_no_points_is_a_mistake() -> None:
-    with pytest.raises(ConfigError, match=r"early_validation\.points=0 has to be 1 or more"):
+    with pytest.raises(ConfigError, match=r"early_validation\.points=0 has to be from 1"):
         EarlyValidation(points=0)
