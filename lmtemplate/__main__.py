@@ -47,7 +47,7 @@ def usage() -> str:
 
 def take_allowed(words: list[str]) -> tuple[list[str], list[str]]:
     """Split off every `--allow PACKAGE`: (packages, other words)."""
-    from lmtemplate.cli_errors import take_flag
+    from lmtemplate.cli_words import take_flag
 
     allowed, others = take_flag(words, "--allow")
     for package in allowed:
@@ -66,7 +66,8 @@ def call_with_flags(
     """
     from jsonargparse import ArgumentParser
 
-    from lmtemplate.cli_errors import flags_in, parse_words
+    from lmtemplate.cli_errors import parse_words
+    from lmtemplate.cli_words import flags_in
 
     taken = inspect.signature(function).parameters
     parser = ArgumentParser(prog, description=says, exit_on_error=False, allow_abbrev=False)

@@ -12,7 +12,7 @@ from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_number_ty
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from lmtemplate import cli_classes, cli_errors, metric_names, redact
+from lmtemplate import cli_classes, cli_errors, cli_words, metric_names, redact
 from lmtemplate.callbacks import OFF
 from lmtemplate.checkpoint.resume import ResumeMode
 from lmtemplate.cli_classes import OPEN, class_spec
@@ -100,7 +100,7 @@ class TrainingCLI(LightningCLI):
     def __init__(self, words: list[str], allowed: Sequence[str] = (), verb: str = "fit") -> None:
         quieten()
         self.allowed, self.verb = allowed, verb
-        words, self.made = cli_errors.read_words(words)
+        words, self.made = cli_words.read_words(words)
         cli_classes.check_values(self.made)
         self.classes = {g: cli_classes.chosen_class(g, self.made, allowed) for g in OPEN}
         cli_classes.configure_parsing(allowed, self.classes["data"])

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
+from shlex import quote
 from typing import Any, get_args
 
 import jsonargparse
@@ -21,7 +22,7 @@ from torchmetrics import Metric
 
 from lmtemplate import plug
 from lmtemplate.callbacks import CALLBACKS
-from lmtemplate.cli_errors import Place, find
+from lmtemplate.cli_words import Place, find
 from lmtemplate.data.datamodule import LanguageData, TokenData
 from lmtemplate.errors import CHOSEN, ConfigError
 from lmtemplate.models.base import LanguageModel
@@ -103,7 +104,7 @@ def check_class(key: str, found: Any, made: list[Place], allowed: Sequence[str])
         raise ConfigError(
             f"{place}: {name} is not one of the parts that a config may name (nets, "
             "layers, optimizers, schedules, metrics, callbacks, loggers, profilers, strategies, "
-            f"plugins); if you trust it, name it on the command line: --{key} {module}.{name}"
+            f"plugins); if you trust it, name it on the command line: {quote(f'--{key}')} {module}.{name}"
         )
 
 

@@ -34,7 +34,7 @@ ROWS = (
     "data.formats.* data.shard_writer data.train_tokenizer record run_length",
     "models models.gpt* loss data.corpus data.tokenizer data.shards data.sampler metrics optimizers "
     "schedules run_dir cli_errors",
-    "data.content",
+    "data.content cli_words",
     "models.* muon hardware plain_file plug redact terminal metric_names data.formats data",
     "errors",
 )

@@ -12,7 +12,7 @@ import pytest
 from lmtemplate.__main__ import LOG, log_crash
 from lmtemplate.checkpoint.files import SUMS
 from lmtemplate.checkpoint.files import read as read_checkpoint
-from lmtemplate.cli_errors import read_config
+from lmtemplate.cli_words import read_config
 from lmtemplate.data.prepare import prepare
 from lmtemplate.data.tokenizer import load_tokenizer
 from lmtemplate.errors import CheckpointError, ConfigError, DataError, UserError

@@ -25,7 +25,7 @@ from lmtemplate.data.tokenizer import Tokenizer, load_tokenizer
 from lmtemplate.errors import ConfigError, OutOfMemoryError
 
 Batch = tuple[Tensor, Tensor]
-VALIDATION_TOKENS = 4096  # of a batch, at least, if there are so many: it needs little memory
+FULL_BATCH = 4096  # of a batch, at least, if there are so many: it needs little memory
 WORKERS_PER_CORE = 8  # more of them only take memory
 SHM = Path("/dev/shm")  # data workers pass their batches through it, where it exists
 NO_SHARED_ROOM = (
@@ -232,7 +232,7 @@ class LanguageData(LightningDataModule):
         """Batches of training, or several as one where these are small: half the time on a CPU."""
         blocks, ranks = len(self.blocks(split)), _ranks(self.trainer)
         count = -(-blocks // (self.batch_size * ranks.get("world_size", 1)))  # of training's
-        at_once = min(VALIDATION_TOKENS // (self.batch_size * self.block_size), count)
+        at_once = min(FULL_BATCH // (self.batch_size * self.block_size), count)
         order = fixed_order(blocks, self.batch_size * max(1, at_once), **ranks)
         return self._loader(split, order)
 

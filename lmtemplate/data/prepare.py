@@ -92,9 +92,9 @@ def _asked_by(config: Path) -> tuple[str, Path]:
 
     Raises ConfigError without data.path, DataError, with what to type, for any other name.
     """
-    from lmtemplate.cli_errors import find, read_config
+    from lmtemplate.cli_words import find, read_config
 
-    if not (path := find("data.path", read_config(config)).value):
+    if not (path := find("data.path", read_config(config)[1]).value):
         raise ConfigError(f"{config} has no data.path; give --input and --output")
     folder = Path(path)
     if not (folder / "index.json").exists() and folder.name not in PRESETS:

@@ -74,7 +74,8 @@ class GPT(LanguageModel):
         super().__init__(vocab_size, block_size)
         n_kv_head = n_head if n_kv_head is None else n_kv_head
         check_sizes(n_embd, n_head, n_kv_head, n_layer, dropout)
-        self.logit_cap, self.gradient_checkpointing = logit_cap, gradient_checkpointing
+        self.logit_cap = None if logit_cap is None else float(logit_cap)
+        self.gradient_checkpointing = gradient_checkpointing
         self.embedding = nn.Embedding(vocab_size, n_embd)
         self.shift = TokenShift(n_embd) if token_shift else None
         self.dropout = nn.Dropout(dropout)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lmtemplate.checkpoint.files import damage
-from lmtemplate.cli_errors import read_config
+from lmtemplate.cli_words import read_config
 from lmtemplate.data.tokenizer import load_tokenizer
 from lmtemplate.errors import CheckpointError, ConfigError, UserError
 from lmtemplate.run_dir import read_json, refuse_link

@@ -24,9 +24,9 @@ class Config(NamedTuple):
 
 def look_for_overlay(paths: list[Path]) -> Iterator[Check]:
     """Whether the configs leave out what a whole one names. Raises ConfigError."""
-    from lmtemplate.cli_errors import read_config
+    from lmtemplate.cli_words import read_config
 
-    if not {"data.path", "data.class_path"} & {one.key for p in paths for one in read_config(p)}:
+    if not {"data.path", "data.class_path"} & {one.key for p in paths for one in read_config(p)[1]}:
         flags = " ".join(f"--config {path}" for path in paths)
         text = f"{flags} names no data: an overlay? name the config that it changes first, as in: "
         text += f"lmtemplate doctor --config configs/quickstart.yaml {flags}"

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from lmtemplate.errors import ConfigError
+from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.record import Floats
 from lmtemplate.study.experiments.flags import Flags, split_words
 from lmtemplate.study.experiments.trial_steps import TrialSteps
@@ -57,6 +57,8 @@ def has_exploded(smoothed: Floats) -> bool:
 def judge_rates(rates: Floats, losses: Floats, exploded: bool) -> RangeTest:
     """What rates and losses say; the last rate is where the loss exploded, if it did."""
     smoothed = smooth(losses)
+    if not np.isfinite(smoothed[:1]).all():
+        raise NumbersError("the first loss is not finite, before any rate is tried")
     known = np.where(np.isfinite(smoothed), smoothed, np.inf)
     best = int(known.argmin())
     slopes = np.gradient(known[: best + 1], np.log(rates[: best + 1])) if best > 1 else np.zeros(1)

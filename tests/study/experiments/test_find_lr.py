@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lmtemplate.errors import NumbersError
 from lmtemplate.study.experiments.find_lr import describe_test, has_exploded, judge_rates, smooth
 from tests.conftest import TINY, Command
 
@@ -34,6 +35,11 @@ def test_the_suggestion_lies_between_the_steepest_fall_and_the_lowest_loss() -> 
 def test_a_tenfold_smaller_rate_is_suggested_where_everything_happens_ten_times_earlier() -> None:
     one, other = (judge_rates(RATES, curve(a, b), True) for a, b in ((1e-3, 1.0), (1e-4, 0.1)))
     assert one.suggestion / other.suggestion == pytest.approx(10, rel=0.1)
+
+
+def test_a_loss_that_is_never_finite_is_told() -> None:
+    with pytest.raises(NumbersError, match="the first loss is not finite"):
+        judge_rates(RATES, np.full(len(RATES), np.nan), exploded=True)
 
 
 def test_a_loss_explodes_when_it_rises_by_several_times_its_fall() -> None:
