@@ -36,6 +36,14 @@ def refuse_link(folder: Path) -> None:
         raise ConfigError(f"{folder} is a link, and nothing is written through it; remove it")
 
 
+def refuse_links(run: Path) -> None:
+    """Raises ConfigError where a link below a run leads out of it: whoever sent the run chose where."""
+    for folder, folders, names in os.walk(run):
+        for path in (Path(folder, name) for name in (*folders, *names)):
+            if path.is_symlink() and not path.resolve().is_relative_to(run.resolve()):
+                raise ConfigError(f"{path} is a link that leaves the run; remove it")
+
+
 @functools.cache
 def say_once(text: str) -> None:
     """Print what is true of the whole process."""

@@ -105,7 +105,8 @@ def write(checkpoint: CheckpointDict, path: Path) -> None:
     temporary, folder = path.parent / f".{path.name}.tmp", path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)  # a link could lead anywhere
+        with temporary.open("xb") as file:
             digesting = _Digesting(file)
             own = {"format": NEWEST_FORMAT, "version": __version__}
             torch.save({**checkpoint, **own}, digesting)  # type: ignore[arg-type]

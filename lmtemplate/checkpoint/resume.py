@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from lmtemplate.checkpoint.files import CheckpointDict, damage, file_name, load_sound, set_sum
 from lmtemplate.errors import CheckpointError, ConfigError
-from lmtemplate.run_dir import folder_of, is_used, read_json, refuse_link, write_json
+from lmtemplate.run_dir import folder_of, is_used, read_json, refuse_links, write_json
 
 ResumeMode = Literal["never", "auto", "must"]
 
@@ -105,8 +105,7 @@ def _newest_sound(run: Path) -> Resumed | None:
 
 def resume_from(run: Path, mode: ResumeMode) -> Resumed | None:
     """The checkpoint that a new start in this directory continues; None to begin at step 0."""
-    for folder in ("validation", "checkpoints", "checkpoints/milestones"):
-        refuse_link(run / folder)
+    refuse_links(run)
     if mode == "never" and is_used(run):
         raise ConfigError(
             f"run directory {run} holds a run already; continue it with "

@@ -115,6 +115,8 @@ def read_checked(path: Path, kinds: dict[str, Any]) -> dict[str, Any]:
     """A JSON or YAML file of a run, checked; {} where there is none. Raises CheckpointError."""
     if not path.exists():
         return {}
+    if path.is_symlink():
+        raise CheckpointError(f"{path} is a link, and what it leads to is not shown; copy the file")
     try:
         is_yaml = path.suffix == ".yaml"
         text = read_plain(path, LARGEST_YAML if is_yaml else LARGEST)

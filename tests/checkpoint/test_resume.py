@@ -138,8 +138,16 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(
         resume.resume_from(tmp_path, mode)
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "checkpoints/milestones", "validation"])
-def test_a_folder_of_a_run_that_is_a_link_is_refused_before_anything_is_written(
+def test_a_link_that_stays_in_the_run_is_taken(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2)
+    (tmp_path / "last.ckpt").symlink_to(Path("checkpoints", files.file_name(2)))
+    assert resume.resume_from(tmp_path, "must") is not None
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoints", "checkpoints/milestones", "validation", "x/.y.tmp"]
+)
+def test_a_link_that_leaves_the_run_is_refused_before_anything_is_written(
     tmp_path: Path, name: str
 ) -> None:
     run, other = tmp_path / "run", tmp_path / "other"

@@ -34,6 +34,15 @@ def test_what_a_run_writes_is_what_is_read(finished: Path) -> None:
     assert read_settings(finished)["trainer.max_steps"] == 12
 
 
+@pytest.mark.parametrize("name", ["summary.json", "manifest.json", "config.yaml"])
+def test_a_file_that_is_a_link_is_not_shown(run: Path, tmp_path: Path, name: str) -> None:
+    (run / name).rename(tmp_path / "secret")
+    (run / name).symlink_to(tmp_path / "secret")
+    read = {"s": read_summary, "m": read_manifest, "c": read_settings}[name[0]]
+    with pytest.raises(CheckpointError, match=f"{name} is a link"):
+        read(run)
+
+
 # File, key path, value -> the verbs that read it, and what they say of the key.
 WRONG: list[tuple[str, str, Any, str]] = [
     ("summary.json", "seconds", "x", "summary diagnose report compare"),
