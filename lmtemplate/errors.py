@@ -102,4 +102,6 @@ def chosen_part(error: BaseException) -> str | None:
             return None
         if frame.filename in CHOSEN:
             return CHOSEN[frame.filename]
+        if os.path.join("", "torch", "optim", "") in frame.filename:  # behind our own recipes, too
+            return "model.optimizer or model.schedule"
     return None

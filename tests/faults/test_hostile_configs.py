@@ -85,6 +85,7 @@ YAMLS: dict[str, str] = {
     "lightning.pytorch.loggers.TensorBoardLogger, init_args: {save_dir: 'ftp:/$HOME.x:9/x'}}}",
     "a logger's folder on the network, by parts": "trainer: {logger: {class_path: "
     "lightning.pytorch.loggers.TensorBoardLogger, init_args: {save_dir: 'ftp:', name: '$HOME.x/x'}}}",
+    "a flag as the run": "run_dir: --allow=canary_module",
     "a whole number that nothing holds": f"trainer: {{log_every_n_steps: 1{'0' * 24}}}",
     "a plugin that has a queue start jobs": "trainer: {plugins: {class_path: "
     "lightning.pytorch.plugins.environments.SLURMEnvironment}}",

@@ -5,20 +5,8 @@ from torch import Tensor
 
 from lmtemplate.cli import TrainingCLI, check_settings
 from lmtemplate.data.datamodule import Batch, LanguageData
-from lmtemplate.errors import ConfigError, own_line
 from lmtemplate.fit import load_first_weights, make_plan
-from lmtemplate.module import LitLanguageModel
 from lmtemplate.optimizers import clip_gradients, gradient_norm
-
-
-def checked_optimizer(model: LitLanguageModel) -> torch.optim.Optimizer:
-    """Raises ConfigError where torch's optimizer refuses what its recipe was given."""
-    try:
-        return model.recipe.build(model.net)
-    except (TypeError, ValueError) as error:
-        if own_line(error):
-            raise
-        raise ConfigError(f"model.optimizer does not fit: {error}") from error
 
 
 class TrialSteps:
@@ -36,7 +24,7 @@ class TrialSteps:
         self.data, self.device = self.cli.datamodule, self.cli.machine.device
         self.module = self.cli.model
         self.net = self.module.net.to(self.device).train()
-        self.optimizer = checked_optimizer(self.module)
+        self.optimizer = self.module.recipe.build(self.module.net)
         self._loader = iter(self.data.train_dataloader())
 
     def next_batch(self) -> Batch:

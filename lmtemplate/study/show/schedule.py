@@ -13,7 +13,6 @@ from lmtemplate.fit import make_plan
 from lmtemplate.record import Floats, Ints
 from lmtemplate.schedules import Schedule
 from lmtemplate.study.experiments.flags import split_words
-from lmtemplate.study.experiments.trial_steps import checked_optimizer
 from lmtemplate.study.show.plots import rate_in_terminal
 
 DRAWN_POINTS = 2000  # a drawing has at most as many
@@ -108,7 +107,7 @@ def schedule(words: list[str], allowed: list[str]) -> None:
     if (steps := length.steps) >= (LENGTH_LIMIT if is_ours else WALKED_STEPS):
         raise ConfigError(f"{length} comes to {steps:.3g} steps; give the run a smaller length")
     check_settings(cli, steps)
-    optimizer = checked_optimizer(cli.model)
+    optimizer = cli.model.recipe.build(cli.model.net)
     if not isinstance(cli.model.schedule, Schedule):
         print(drawing_of_torch(cli.model.schedule, optimizer, steps))
         return

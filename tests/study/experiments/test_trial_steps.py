@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmtemplate.errors import ConfigError
+from lmtemplate.__main__ import explain
 from lmtemplate.study.experiments.trial_steps import TrialSteps
 from lmtemplate.study.show.schedule import schedule
 from tests.conftest import TINY
@@ -37,10 +37,17 @@ def test_few_sequences_are_read_again_and_gradients_clipped_as_the_config_says(
     ("name", "setting"), [("Adam", "betas=[2.0, 0.9]"), ("AdamW", "betas=[2.0, -1.0]")]
 )
 def test_an_optimizer_that_refuses_its_settings_is_named(
-    corpus: Path, tmp_path: Path, name: str, setting: str
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, setting: str
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lmtemplate.errors.own_line", lambda _: None)  # no own code but this test
     words = [f"--data.path={corpus}", *TINY, f"--run_dir={tmp_path / 'run'}"]
     words += [f"--model.optimizer=lmtemplate.optimizers.{name}", f"--model.optimizer.{setting}"]
     for train in (partial(TrialSteps, "find-lr"), schedule):
-        with pytest.raises(ConfigError, match="optimizer does not fit: Invalid"):
+        with pytest.raises(ValueError, match="Invalid beta") as refused:
             train(words, [])
+        line, code = explain(refused.value)
+        assert line.startswith(
+            "model.optimizer or model.schedule does not fit: ValueError: Invalid"
+        )
+        assert code == 2
