@@ -106,6 +106,8 @@ def _newest_sound(run: Path) -> Resumed | None:
 def resume_from(run: Path, mode: ResumeMode) -> Resumed | None:
     """The checkpoint that a new start in this directory continues; None to begin at step 0."""
     refuse_links(run)
+    if found := next(run.glob("hpc_ckpt_*"), None):  # within a SLURM job
+        raise ConfigError(f"{found}: Lightning would go on from it, whatever it holds; remove it")
     if mode == "never" and is_used(run):
         raise ConfigError(
             f"run directory {run} holds a run already; continue it with "
