@@ -144,6 +144,12 @@ def test_a_link_that_stays_in_the_run_is_taken(tmp_path: Path) -> None:
     assert resume.resume_from(tmp_path, "must") is not None
 
 
+def test_a_checkpoint_that_lightning_would_find_by_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "hpc_ckpt_1.ckpt").touch()
+    with pytest.raises(ConfigError, match=r"hpc_ckpt_1\.ckpt: Lightning would go on from it"):
+        resume.resume_from(tmp_path, "auto")
+
+
 @pytest.mark.parametrize(
     "name", ["checkpoints", "checkpoints/milestones", "validation", "x/.y.tmp"]
 )
