@@ -9,6 +9,7 @@ import yaml
 from lmtemplate.errors import ConfigError
 from lmtemplate.plain_file import LARGEST_YAML, read_plain
 
+NO_PATH = "#" * 300  # a comment before a text: too long for any file's name
 MOST_SETTINGS = 10_000  # in one config, with what its anchors repeat
 
 
@@ -107,7 +108,7 @@ def read_words(words: list[str]) -> tuple[list[str], list[Place]]:
         raise ConfigError("--config (command line) needs a file")
     read = [read_config(Path(path)) for path in configs]
     made = [place for _, places in reversed(read) for place in places]
-    return [*(f"--config=\n{text}" for text, _ in read), *flags], flags_in(flags) + made
+    return [*(f"--config={NO_PATH}\n{text}" for text, _ in read), *flags], flags_in(flags) + made
 
 
 def find(key: str, made: list[Place], value: str | None = None) -> Place:

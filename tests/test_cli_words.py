@@ -25,7 +25,7 @@ def test_configs_are_found_in_every_spelling_and_the_last_one_wins(config: Path)
     for spelling in ("--config", "-c"):
         words = ["--x=1", spelling, str(config), "--y", "2", f"{spelling}={other}"]
         first, made = read_words(words)
-        texts = [f"--config=\n{path.read_text()}" for path in (config, other)]
+        texts = [f"--config={'#' * 300}\n{path.read_text()}" for path in (config, other)]
         assert first == [*texts, "--x=1", "--y", "2"]
         assert [place.where for place in made if place.key == "trainer.max_steps"] == [
             f"{other}:1",
