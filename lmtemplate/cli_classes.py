@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -118,15 +119,15 @@ def why_refused(key: str, value: str) -> str | None:
     expanded = "" if key.endswith("run_dir") else r"|\$"  # by Lightning, behind this check
     if key.endswith(IN_PATHS) and re.search(rf"^--|::|://|[\0-\x1f]{expanded}", value):
         return "has a flag, an address, a variable or a control character in it"
-    # a path is looked up part by part; FLOPs may be many, but nothing else is beyond 64 bits
-    is_endless = re.fullmatch(r"(\w*\.){100,}\w*|[-+]?\d{19,}", value) and key != "max_flops"
+    is_endless = re.fullmatch(r"(\w*\.){100,}\w*", value)  # looked up part by part
     return "is too long" if is_endless else None
 
 
 def check_values(made: list[Place]) -> None:
     """Raises ConfigError for what is refused, before anything of it is imported."""
     for place in made:
-        if why := why_refused(place.key, place.value):
+        is_huge = re.fullmatch(r"[-+]?\d{19,}", place.value) and place.key != "max_flops"
+        if why := why_refused(place.key, place.value) or (is_huge and "is too large"):
             raise ConfigError(f"{place}: {place.value:.100} {why}")
 
 
@@ -166,7 +167,7 @@ def note_chosen(kind: type, place: Place) -> None:
     """Remember a library's class, so that an error of its code is told as one of its setting."""
     for base in kind.__mro__ if isinstance(kind, type) else ():
         if base.__module__.startswith(TRUSTED[1:]) and base is not torch.nn.Module:
-            CHOSEN[inspect.getfile(base)] = f"{place}: {kind.__name__}"
+            CHOSEN[str(sys.modules[base.__module__].__file__)] = f"{place}: {kind.__name__}"
 
 
 def check_classes(key: str, value: Any, made: list[Place], allowed: Sequence[str]) -> None:
