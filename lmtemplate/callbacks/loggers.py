@@ -76,6 +76,10 @@ class TensorBoard(TensorBoardLogger):
         self.settings = settings
         self._last_step: int | None = None  # that has a value
 
+    @property
+    def log_dir(self) -> str:  # Lightning's expands variables, and a folder may have a dollar
+        return str(self.run)
+
     @cached_property
     def validation(self) -> Any:
         """Writer of the run that holds the validation losses alone."""

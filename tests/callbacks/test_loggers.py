@@ -30,6 +30,12 @@ def run(finished: Path) -> Path:
     return finished
 
 
+def test_events_lie_in_a_run_whose_name_has_a_dollar(tmp_path: Path) -> None:
+    run = tmp_path / "$HOME"
+    TensorBoard(run, 0, {}).log_metrics({"train/loss": 1.0}, 1)
+    assert list(run.glob("events.*"))
+
+
 def hparams(run: Path) -> dict[str, Any]:
     """Setting -> value, as the hparams tab lists them."""
     metadata = events(run).SummaryMetadata("_hparams_/session_start_info")
