@@ -100,8 +100,8 @@ def flags_in(words: list[str]) -> list[Place]:
 def read_words(words: list[str]) -> tuple[list[str], list[Place]]:
     """The words with configs first, since flags beat them, and all that they set, winners first.
 
-    Of a config stands its text: for a path, jsonargparse would go into its folder, where a Python
-    that some import starts takes a stranger's json.py for its own. Raises ConfigError.
+    A config's text replaces its path: jsonargparse would change into the folder of a path, and a
+    Python that it starts there imports what lies there. Raises ConfigError.
     """
     configs, flags = take_flag(words, "-c", "--config")
     if not all(configs):

@@ -37,7 +37,7 @@ def refuse_link(folder: Path) -> None:
 
 
 def refuse_links(run: Path) -> None:
-    """Raises ConfigError where a link below a run leads out of it: whoever sent the run chose where."""
+    """Raises ConfigError where a link below a run leads out of it: a write would follow it."""
     for folder, folders, names in os.walk(run):
         for path in (Path(folder, name) for name in (*folders, *names)):
             if path.is_symlink() and not path.resolve().is_relative_to(run.resolve()):

@@ -32,17 +32,6 @@ def defaults(parser: ArgumentParser) -> dict[str, object]:
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Path:
-    path = tmp_path / "mine.yaml"
-    path.write_text(
-        "# max_steps in a comment\ntrainer:\n  max_steps: 5  # not val_check_interval\n"
-        "model:\n  optimizer:\n    class_path: lmtemplate.optimizers.SGD\n"
-        "    init_args: {lr: 0.1}\n"
-    )
-    return path
-
-
-@pytest.fixture
 def in_words(parser: ArgumentParser) -> Refused:
     """What is said of one flag."""
 
@@ -296,8 +285,10 @@ def test_a_wrong_value_of_a_flag_says_command_line(in_words: Refused, flag: str)
 
 
 def test_a_wrong_value_of_a_flag_is_not_blamed_on_a_config(
-    parser: ArgumentParser, config: Path
+    parser: ArgumentParser, tmp_path: Path
 ) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("trainer:\n  max_steps: 5\n")
     words = ["--trainer.max_steps=many", "--config", str(config)]
     with pytest.raises(ConfigError, match=r"trainer.max_steps \(command line\): .* got many"):
         parse_words(parser, *read_words(words))

@@ -31,7 +31,9 @@ CheckpointDict = dict[str, Any]
 
 NEWEST_FORMAT = 1  # of what a checkpoint holds; it grows when an older program would misread it
 SUMS = "SHA256SUMS"
-MOST_SHARED = 20  # tensors of a checkpoint to its file: tied weights have several names
+MOST_SHARED = (
+    20  # times its file, at most, are a checkpoint's tensors: tied weights count each time
+)
 MOST_PARTS = 10_000_000  # values of a checkpoint, however deep: a run's own has some thousands
 ROOM = 2.2  # a run needs free space for so many checkpoints: the newest, and one being written
 
@@ -76,7 +78,7 @@ def set_sum(folder: Path, name: str = "", digest: str | None = None) -> None:
 
 
 def size(content: Any) -> int:
-    """Bytes of all tensors in a nest: about what its file takes. Raises ValueError for endless ones."""
+    """Bytes of all tensors in a nest: about what its file takes. Raises ValueError above MOST_PARTS."""
     waiting, total = [content], 0
     for _ in range(MOST_PARTS):
         if not waiting:

@@ -25,7 +25,7 @@ from lmtemplate.data.tokenizer import Tokenizer, load_tokenizer
 from lmtemplate.errors import ConfigError, OutOfMemoryError
 
 Batch = tuple[Tensor, Tensor]
-FULL_BATCH = 4096  # of a batch, at least, if there are so many: it needs little memory
+FULL_BATCH = 4096  # tokens of a validation batch: without gradients, they need little memory
 WORKERS_PER_CORE = 8  # more of them only take memory
 SHM = Path("/dev/shm")  # data workers pass their batches through it, where it exists
 NO_SHARED_ROOM = (
@@ -229,7 +229,7 @@ class LanguageData(LightningDataModule):
         return self._loader("train", order)
 
     def val_dataloader(self, split: str = "val") -> Batches | DataLoader[Batch]:
-        """Batches of training, or several as one where these are small: half the time on a CPU."""
+        """Batches of training's size, or several of them at once up to FULL_BATCH tokens."""
         blocks, ranks = len(self.blocks(split)), _ranks(self.trainer)
         count = -(-blocks // (self.batch_size * ranks.get("world_size", 1)))  # of training's
         at_once = min(FULL_BATCH // (self.batch_size * self.block_size), count)

@@ -24,7 +24,7 @@ class TrialSteps:
         self.data, self.device = self.cli.datamodule, self.cli.machine.device
         self.module = self.cli.model
         self.net = self.module.net.to(self.device).train()
-        self.optimizer = self.module.recipe.build(self.module.net)
+        self.optimizer = self.module.recipe.build(self.net)
         self._loader = iter(self.data.train_dataloader())
 
     def next_batch(self) -> Batch:
