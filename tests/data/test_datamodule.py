@@ -338,3 +338,13 @@ def test_data_of_ones_own_needs_no_tokenizer(corpus: Path) -> None:
     data.setup("fit")
     assert (data.tokenizer, data.token_bytes, data.fingerprint) == (None, None, None)
     assert torch.equal(rows(data.val_dataloader()), rows(token_data(corpus).val_dataloader()))
+
+
+def test_small_batches_are_validated_several_at_once(corpus: Path) -> None:
+    whole, few = (
+        [*TokenData(corpus, block_size=16, batch_size=2, max_val_blocks=count).val_dataloader()]
+        for count in (None, 3)
+    )
+    assert whole[0][0].shape == (256, 16)  # 4,096 tokens
+    assert [inputs.shape for inputs, _ in few] == [(4, 16)]  # no more padding than two batches have
+    assert sum(int((targets >= 0).sum()) for _, targets in few) == 3 * 16
