@@ -5,6 +5,8 @@ from pathlib import Path
 
 import yaml
 
+from lmtemplate.study.experiments.arms import Arm, named_arm
+from lmtemplate.study.show.page import read_run
 from tests.study.show.test_page import write_run
 
 
@@ -27,3 +29,8 @@ def write_arm(folder: Path, shifts: list[float], lr: float = 0.1, first_seed: in
     for seed, shift in enumerate(shifts, first_seed):
         write_seed(folder / f"seed-{seed}", seed, shift, lr)
     return folder
+
+
+def arms_of(folders: list[Path]) -> list[Arm]:
+    """Each run an arm of its own."""
+    return [named_arm([read_run(folder)]) for folder in folders]

@@ -11,10 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lmtemplate.errors import ConfigError
 from lmtemplate.record import read_record
 from lmtemplate.study.experiments.sweep import Runner, SweepPlan, check_same, read_plan
-from lmtemplate.study.experiments.sweep_results import TrialRow, edge_notes
 from lmtemplate.study.experiments.trials import Book, Trial
 from tests.conftest import TINY, Command
 
@@ -53,25 +51,6 @@ def test_every_trial_is_trained_once_and_the_file_of_trials_remembers_them(tmp_p
     before = (tmp_path / "trials.jsonl").read_bytes()
     Faked(plan, Book(tmp_path)).run()
     assert (tmp_path / "trials.jsonl").read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("tried", "says"),
-    [
-        (["0.1", "0.02", "1e-3"], "the best lr, 0.1, is the highest that was tried"),
-        (["1e-3", "0.02", "0.1"], "the best lr, 1e-3, is the lowest that was tried"),
-        (["0.02", "0.1", "1e-3"], None),
-        (["0.1", "0.02"], None),  # one of two is always at an edge
-        (["relu", "gelu", "silu"], None),
-    ],
-)
-def test_a_best_value_at_the_edge_of_the_grid_is_told(tried: list[str], says: str | None) -> None:
-    seeds = iter("123")
-    rows = [
-        TrialRow(0, {"lr": v, "seed_everything": next(seeds)}, "complete", 1, 1, 1, 1, "", "")
-        for v in tried
-    ]
-    assert [note.partition(":")[0] for note in edge_notes(rows)] == ([says] if says else [])
 
 
 def test_a_sweep_killed_anywhere_ends_with_the_same_trials(tmp_path: Path) -> None:
@@ -113,23 +92,6 @@ def test_a_folder_that_holds_another_sweep_is_refused_and_more_trials_are_not(
     check_same(replace(plan, trials=9, jobs=2))
     with pytest.raises(Exception, match="another space; name another folder"):
         check_same(read_plan(["--over=lr=1,2", f"--run_dir={tmp_path}", "--sampler=random"], [])[0])
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        {"number": 0, "settings": {"lr": "1", "seed": "1"}, "colour": "red"},
-        {"number": "first", "settings": {"lr": "1", "seed": "1"}},
-        {"settings": {"lr": "1", "seed": "1"}},
-        {"number": 0, "settings": {"lr": "1", "seed": "1"}, "state": "lost"},
-        {"number": 0, "settings": {"lr": "1", "seed": "1"}, "losses": {"first": 1}},
-        ["lr"],
-    ],
-)
-def test_a_file_of_trials_with_other_keys_is_one_line(tmp_path: Path, line: object) -> None:
-    (tmp_path / "trials.jsonl").write_text(json.dumps(line) + "\n")
-    with pytest.raises(ConfigError, match=r"trials.jsonl is damaged; name another --run_dir"):
-        Book(tmp_path)
 
 
 def test_a_trial_that_would_start_after_the_end_does_not(

@@ -5,7 +5,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from lmtemplate.errors import CheckpointError, ConfigError
@@ -15,27 +14,15 @@ from lmtemplate.study.diagnose.verdict import Verdict
 from lmtemplate.study.experiments.arms import Arm, named_arm, runs_in
 from lmtemplate.study.show import compare as study
 from lmtemplate.study.show.overlay import overlay
-from lmtemplate.study.show.page import BITS, NONE, RunFiles, read_run
+from lmtemplate.study.show.page import NONE, RunFiles, read_run
 from tests.browser import needs_browser, open_offline
-from tests.study.experiments.seeded import write_arm, write_seed
+from tests.study.experiments.seeded import arms_of, write_arm, write_seed
 from tests.study.show.test_page import (
     EVIL,
-    FLOPS_PER_TOKEN,
-    INITIAL,
-    LOSSES,
-    SECONDS_PER_STEP,
     TOKENS_PER_STEP,
     Elements,
     write_run,
 )
-
-PER_STEP = {
-    "steps": 1,
-    "tokens": TOKENS_PER_STEP,
-    "flops": TOKENS_PER_STEP * FLOPS_PER_TOKEN,
-    "seconds": SECONDS_PER_STEP,
-}
-
 
 NO_VERDICTS: list[list[str]] = [[], []]
 
@@ -55,11 +42,6 @@ def findings(monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
 @pytest.fixture
 def folders(tmp_path: Path) -> list[Path]:
     return [write_run(tmp_path / "slow", lr=0.1), write_run(tmp_path / "fast", lr=0.2)]
-
-
-def arms_of(folders: list[Path]) -> list[Arm]:
-    """Each run an arm of its own."""
-    return [named_arm([read_run(folder)]) for folder in folders]
 
 
 @pytest.fixture
@@ -110,16 +92,6 @@ def test_a_long_name_loses_its_middle_where_it_stays_unique(tmp_path: Path) -> N
     assert study.labels_of(twins) == [arm.name for arm in twins]
 
 
-def test_no_two_arms_look_the_same(arms: list[Arm]) -> None:
-    many = arms[:1] * 20
-    looks = [
-        (trace.line.color, trace.line.dash)
-        for trace in overlay(many, [str(n) for n in range(20)]).data
-        if trace.mode == "lines+markers"
-    ]
-    assert len({*looks}) == len(many)
-
-
 def test_the_verdict_is_the_first_fault_and_the_number_of_others(
     runs: list[RunFiles], findings: list[Finding]
 ) -> None:
@@ -152,34 +124,8 @@ def test_a_folder_that_is_no_run_is_named(folders: list[Path], tmp_path: Path) -
         study.compare([folders[0], tmp_path / "nothing_here"])
 
 
-def test_buttons_move_curves_to_where_steps_times_their_cost_are(arms: list[Arm]) -> None:
-    figure = overlay(arms, ["slow", "fast"])
-    buttons = dict(zip(PER_STEP, figure.layout.updatemenus[0].buttons, strict=True))
-    for axis, button in buttons.items():
-        for trace, x in zip(figure.data, button.args[0]["x"], strict=True):
-            steps = [0, *LOSSES] if trace.mode == "lines+markers" else range(5, 41, 5)
-            assert list(x) == pytest.approx([step * PER_STEP[axis] for step in steps])
-        assert button.args[1]["xaxis.title.text"].startswith(("training FLOPs", "optimizer", axis))
-    assert [list(x) for x in buttons["steps"].args[0]["x"]] == [list(t.x) for t in figure.data]
-
-
-def test_validation_is_thick_and_training_thin_in_one_colour(arms: list[Arm]) -> None:
-    train, val, *others = overlay(arms, ["slow", "fast"]).data
-    assert list(val.y) == [INITIAL, *LOSSES.values()]
-    assert val.line.width > train.line.width
-    assert val.line.color == train.line.color
-    assert val.line.color not in {trace.line.color for trace in others}
-
-
-def test_runs_of_different_tokenizers_are_compared_in_bits_per_byte(tmp_path: Path) -> None:
-    folders = [write_run(tmp_path / name, tokenizer=name) for name in "ab"]
-    arms = arms_of(folders)
-    figure = overlay(arms, ["a", "b"])
-    assert figure.layout.yaxis.title.text == "bits per byte"
-    assert len(figure.data) == 2  # the training loss is in nats per token
-    run = arms[0].runs[0]
-    bits = [run.record.initial[BITS], *run.logged(BITS)[1]]
-    assert list(figure.data[0].y) == pytest.approx(bits)
+def test_runs_of_different_tokenizers_are_told_apart(tmp_path: Path) -> None:
+    arms = arms_of([write_run(tmp_path / name, tokenizer=name) for name in "ab"])
     assert "tokenizers differ" in study.notes_on(arms, ["a", "b"], NO_VERDICTS)[0]
 
 
@@ -189,12 +135,9 @@ def test_other_data_under_the_same_tokenizer_is_said(arms: list[Arm]) -> None:
     assert "data differ" in study.notes_on(arms, ["slow", "fast"], NO_VERDICTS)[0]
 
 
-def test_an_unfinished_run_is_not_drawn_over_flops(arms: list[Arm], tmp_path: Path) -> None:
+def test_an_unfinished_run_is_named(arms: list[Arm], tmp_path: Path) -> None:
     arms = [arms[0], *arms_of([write_run(tmp_path / "young", finished=False)])]
-    labels = ["slow", "young"]
-    buttons = overlay(arms, labels).layout.updatemenus[0].buttons
-    assert np.isnan(buttons[[*PER_STEP].index("flops")].args[0]["x"][-1]).all()
-    assert "young" in study.notes_on(arms, labels, NO_VERDICTS)[0]
+    assert "young" in study.notes_on(arms, ["slow", "young"], NO_VERDICTS)[0]
 
 
 def test_the_table_keeps_to_the_terminals_width() -> None:

@@ -13,11 +13,8 @@ from lmtemplate.data.tokenizer import CharTokenizer
 from lmtemplate.study.understand.before_after import film_of, word_probability
 from lmtemplate.study.understand.film import (
     film_text,
-    in_training_text,
-    spread_over,
     write_film,
 )
-from lmtemplate.study.understand.prompts import prompts_in
 from tests.browser import needs_browser, open_offline
 from tests.conftest import Command
 from tests.runs import check_line, contents
@@ -72,23 +69,6 @@ def test_prompts_of_the_lesson_that_are_too_long_are_left_out(finished: Path) ->
     prompts = film_of(finished, "", ())["prompts"]
     assert "you" in prompts
     assert all(len(prompt) <= 16 for prompt in prompts)
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("you are. you were. you are", "3 times in the training text, followed by ·are 66.7%"),
-        ("we are", "not in the training text in this spelling"),
-        ("", "the training text is not available"),
-    ],
-)
-def test_a_prompt_that_is_not_in_the_text_is_told_as_that(text: str, says: str) -> None:
-    assert in_training_text(prompts_in(text, ["you"])["you"]).startswith(says)
-
-
-def test_some_snapshots_are_spread_over_all() -> None:
-    assert spread_over([*range(13)], 5) == [0, 3, 6, 9, 12]
-    assert spread_over([1, 2], 5) == [1, 2]
 
 
 @pytest.fixture(scope="module")
