@@ -117,7 +117,7 @@ def why_refused(key: str, value: str) -> str | None:
     if PRIVATE.match(value):
         return "is private; name a public class"
     expanded = "" if key.endswith("run_dir") else r"|\$"  # by Lightning, behind this check
-    if key.endswith(IN_PATHS) and re.search(rf"^--|::|://|[\0-\x1f]{expanded}", value):
+    if key.endswith(IN_PATHS) and re.search(rf"^(\./+)*-|::|://|[\0-\x1f]{expanded}", value):
         return "has a flag, an address, a variable or a control character in it"
     is_endless = re.fullmatch(r"(\w*\.){100,}\w*", value)  # looked up part by part
     return "is too long" if is_endless else None
@@ -126,8 +126,7 @@ def why_refused(key: str, value: str) -> str | None:
 def check_values(made: list[Place]) -> None:
     """Raises ConfigError for what is refused, before anything of it is imported."""
     for place in made:
-        is_huge = re.fullmatch(r"[-+]?\d{19,}", place.value) and place.key != "max_flops"
-        if why := why_refused(place.key, place.value) or (is_huge and "is too large"):
+        if why := why_refused(place.key, place.value):
             raise ConfigError(f"{place}: {place.value:.100} {why}")
 
 

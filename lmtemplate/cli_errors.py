@@ -51,6 +51,7 @@ SPOKEN = {
 }
 
 # jsonargparse's words for a key, for what is wrong with a class, for a type, an unknown setting.
+LARGEST_WHOLE = 2**48  # more would overflow in sizes that are made of it
 KEY = re.compile(r'Parser key "([\w.]+)": ')
 NEEDS = re.compile(r"arguments are required: ([\w, ]+?)(?= - | Given|$).*?class_path='(\S+?)'")
 DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
@@ -194,7 +195,12 @@ def parse_words(
     try:
         settings = parser.parse_args(words)
         parser.validate(settings, skip_unset=False)  # null is a value; parse_args takes it anywhere
-        return settings
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
         defaults = dict(parser.get_defaults().items())
         raise ConfigError(one_line(str(error), parser.prog, defaults, made)) from error
+    for key, value in settings.items():
+        if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
+            raise ConfigError(
+                f"{find(key.replace('.init_args', ''), made)}: {value} is too large"[:200]
+            )
+    return settings

@@ -7,9 +7,10 @@ from typing import Literal, NoReturn
 
 import lightning.pytorch as lightning
 
+from lmtemplate.callbacks.checkpointing import SafeCheckpointIO
 from lmtemplate.callbacks.progress import ProgressBar
 from lmtemplate.checkpoint import compatibility, files
-from lmtemplate.checkpoint.resume import resolve
+from lmtemplate.checkpoint.resume import refuse_strange, resolve
 from lmtemplate.cli import TrainingCLI
 from lmtemplate.errors import ConfigError
 from lmtemplate.trainer import machine_settings
@@ -29,6 +30,7 @@ def evaluate(words: list[str], allowed: list[str], verb: Literal["validate", "te
     reader.add_argument("--checkpoint", default="best", help="best, latest, or a file")
     asked, flags = reader.parse_known_args(words)
     path = resolve(asked.run, asked.checkpoint)
+    refuse_strange(asked.run)
     state = files.read(path)
     cli = TrainingCLI(["--config", str(asked.run / "config.yaml"), *flags], allowed)
     cli.datamodule.setup(verb)
@@ -37,6 +39,8 @@ def evaluate(words: list[str], allowed: list[str], verb: Literal["validate", "te
     settings, machine = cli.trainer_settings, cli.machine
     trainer = lightning.Trainer(
         **machine_settings(settings),
+        default_root_dir=asked.run,  # within a SLURM job Lightning looks there for checkpoints
+        plugins=[SafeCheckpointIO(asked.run, {})],
         **{key: settings[key] for key in ("limit_val_batches", "limit_test_batches")},
         precision=machine.precision,  # type: ignore[arg-type]
         use_distributed_sampler=False,

@@ -12,7 +12,7 @@ from typing import Any
 
 import lightning.pytorch as lightning
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from lmtemplate import plug, redact, run_dir
 from lmtemplate.callbacks.checkpointing import SafeCheckpointIO
@@ -133,6 +133,9 @@ def assemble(
     settings = in_lightnings_units(cli.trainer_settings, cli.machine, length)
     added, resumed = as_list(settings["callbacks"]), checkpoint_io.resumed
     first_step = resumed.checkpoint["global_step"] + 1 if resumed else 0
+    for callback in added:  # Lightning's makes and removes links in its folder by itself
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath:
+            checkpoint_io.check_inside(callback.dirpath)
     own_bar = any(isinstance(callback, lightning.callbacks.ProgressBar) for callback in added)
     shows_bar = settings["enable_progress_bar"] is not False and not own_bar
     callbacks = [
@@ -253,7 +256,7 @@ def fit(words: list[str], allowed: list[str]) -> Path:
         allowed: packages outside lmtemplate whose classes a config may name.
     """
     cli = TrainingCLI(words, allowed)
-    run, is_first = Path(cli.config.run_dir).expanduser(), cli.machine.is_first
+    run, is_first = Path(os.path.expanduser(cli.config.run_dir)), cli.machine.is_first
     resume: ResumeMode = cli.config.resume if is_first else "auto"
     failure = None
     with run_dir.lock(run) if is_first else nullcontext(), forgiving():

@@ -1,5 +1,6 @@
 """Steps, validations and the clock -> checkpoints, and which of them is the best."""
 
+import shlex
 import shutil
 import time
 from contextlib import nullcontext
@@ -152,7 +153,8 @@ class Checkpoint(callbacks.Checkpoint):
             go_on = "resume" if self.saved_step else "train"
             raise DiskError(
                 f"step {step:,} is not saved: {problem or 'see the first process'}; "
-                f"{last}. Repair that, then go on with make {go_on} RUN={self.run}"
+                f"{last}. Repair that, then go on with make {go_on} "
+                + shlex.quote(f"RUN={self.run}")
             )
 
     def save_if_new(self, trainer: Trainer) -> None:

@@ -67,12 +67,20 @@ def clear_leftovers(run: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def refuse_strange(run: Path) -> None:
+    """Raises ConfigError for a run with links out of it, or with what Lightning loads by itself."""
+    refuse_links(run)
+    if found := next(run.glob("hpc_ckpt_*"), None):  # within a SLURM job
+        raise ConfigError(f"{found}: Lightning would go on from it, whatever it holds; remove it")
+
+
 def resolve(run: Path, which: str) -> Path:
     """`best`, `latest` or a path -> file. Raises CheckpointError if there is none."""
     if which not in ("best", "latest"):
         return Path(which)
     if not run.is_dir():
         raise CheckpointError(f"no run {run}; a run directory is what `lmtemplate fit` has made")
+    refuse_strange(run)
     best = read_best(run) if which == "best" else None
     steps = [best["step"]] if best else steps_saved(run)
     if not steps:
@@ -105,9 +113,7 @@ def _newest_sound(run: Path) -> Resumed | None:
 
 def resume_from(run: Path, mode: ResumeMode) -> Resumed | None:
     """The checkpoint that a new start in this directory continues; None to begin at step 0."""
-    refuse_links(run)
-    if found := next(run.glob("hpc_ckpt_*"), None):  # within a SLURM job
-        raise ConfigError(f"{found}: Lightning would go on from it, whatever it holds; remove it")
+    refuse_strange(run)
     if mode == "never" and is_used(run):
         raise ConfigError(
             f"run directory {run} holds a run already; continue it with "

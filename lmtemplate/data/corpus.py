@@ -136,7 +136,7 @@ def _find_files(source: str, suffixes: Sequence[str], left_out: Counter[str]) ->
     suffixes, all visible files of a folder are taken. A file comes once, whatever names it has.
     Raises OSError, DataError.
     """
-    root, taken, seen = Path(source).expanduser(), dict[str, Path](), set[tuple[int, int]]()
+    root, taken, seen = Path(os.path.expanduser(source)), dict[str, Path](), set[tuple[int, int]]()
     if root.is_file():
         return {root.name: root}
     in_folder = root.is_dir()

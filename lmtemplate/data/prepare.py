@@ -235,4 +235,4 @@ def prepare(
     _fill(output, SplitCorpus(corpus, val_ratio, test_ratio, seed), source, overwrite)
     if not for_config:
         run = f"--data.path {quote(str(output))} --run_dir {quote(f'runs/{output.name}')}"
-        print(f'next: make train ARGS="{run}"')
+        print(f"next: make train ARGS={quote(run)}")

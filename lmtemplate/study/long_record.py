@@ -20,7 +20,7 @@ from lmtemplate.record import (
     parse_line,
     read_record,
 )
-from lmtemplate.run_dir import folder_of
+from lmtemplate.run_dir import folder_of, refuse_links
 
 STEP_KEY = b'{"step": '
 LOSS_KEY = f'"{LOSS}": '.encode()
@@ -67,6 +67,7 @@ def read_any_record(run: Path) -> Record:
     Of a record above 2 x READ_WHOLE bytes every training loss, validation and sample is read, and
     other values in some stretches of rows; between these, learning rate and epoch are interpolated.
     """
+    refuse_links(run)
     path = folder_of(run) / LINES
     share = path.stat().st_size // READ_WHOLE if is_recorded(run) else 0
     if share < 2:

@@ -11,7 +11,7 @@ from lmtemplate.checkpoint.resume import read_best
 from lmtemplate.data.shards import Shard, file_sha256, read_index
 from lmtemplate.data.tokenizer import load_tokenizer
 from lmtemplate.errors import CheckpointError, ConfigError, DataError, UserError
-from lmtemplate.run_dir import folder_of
+from lmtemplate.run_dir import folder_of, refuse_links
 from lmtemplate.study.run_files import read_checked, read_manifest, read_settings, read_summary
 
 COLUMNS = ("steps", "train_loss", "val_loss", "learning_rate", "epochs")  # of equal length
@@ -142,6 +142,8 @@ def verify(run: Path) -> None:
         raise ConfigError(
             f"{run} is neither a prepared corpus (index.json) nor a run directory (checkpoints/)"
         )
+    if is_run:
+        refuse_links(run)
     problems = list[str]()
     for file, problem, note in run_files(run) if is_run else corpus_files(run):
         state = "damaged" if problem else "ok"

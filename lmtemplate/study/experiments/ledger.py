@@ -40,6 +40,8 @@ def ledger_of(run: Path) -> Path:
 def read_ledger(path: Path) -> tuple[list[LedgerLine], list[str]]:
     """The last line of each run, in the order in which they finished, and notes on bad lines."""
     entries, notes = dict[str, LedgerLine](), list[str]()
+    if path.is_symlink():
+        raise CheckpointError(f"{path} is a link, and what it leads to is not shown; copy the file")
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     for place, line in enumerate(text.splitlines(), 1):
         try:
