@@ -88,3 +88,17 @@ def test_the_test_split_is_measured_in_full(tmp_path: Path, command: Command) ->
     shown = printed(command("test", run).out)
     assert set(shown) == {"test/loss", "test/perplexity", "test/accuracy", "test/bits_per_byte"}
     assert len(Blocks(Shards(tmp_path / "data", "test"), 16, whole=False)) > 8  # max_val_blocks
+
+
+def test_a_checkpoint_of_another_folder_is_not_loaded_within_slurm(
+    run: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning looks for one by itself; it would be no file of torch here."""
+    (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(b"a pickle")
+    monkeypatch.chdir(tmp_path)
+    job = dict.fromkeys(("JOB_ID", "NTASKS", "NTASKS_PER_NODE"), "1")
+    job |= dict.fromkeys(("PROCID", "LOCALID", "NODEID"), "0")
+    job |= {"JOB_NAME": "x", "NODELIST": "localhost", "JOB_NODELIST": "localhost"}
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert command("validate", run.resolve()).code == 0

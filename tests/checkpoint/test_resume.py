@@ -163,3 +163,11 @@ def test_a_link_that_leaves_the_run_is_refused_before_anything_is_written(
     for mode in ("never", "auto", "must"):
         with pytest.raises(ConfigError, match="is a link"):
             resume.resume_from(run, mode)  # type: ignore[arg-type]
+
+
+def test_no_verb_reads_a_run_that_lightning_or_a_link_would_leave(tmp_path: Path) -> None:
+    save(tmp_path / "run", 1)
+    (tmp_path / "secret").touch()
+    (tmp_path / "run/checkpoints/training_metrics.jsonl").symlink_to(tmp_path / "secret")
+    with pytest.raises(ConfigError, match="is a link that leaves the run"):
+        resume.resolve(tmp_path / "run", "latest")

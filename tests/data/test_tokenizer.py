@@ -311,3 +311,18 @@ def test_what_is_remembered_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None
         text = f"{TEXTS[0]} word{number} another{number}"
         assert tokenizer.decode(tokenizer.encode([text])[0].tolist()) == text
         assert len(tokenizer._known) < 30
+
+
+@pytest.mark.parametrize(
+    "change", [{"pre_tokenizer": ["Whitespace"]}, {"unk_id": []}, {"unk_id": "x"}]
+)
+def test_each_form_that_the_library_reads_is_read(change: dict[str, object]) -> None:
+    """It takes a list for an object, and passes over keys that a model does not have."""
+    vocab = {"a": 0, "<unk>": 1, "</s>": 2}
+    library = Library(models.WordLevel(vocab, unk_token="<unk>"))
+    library.add_special_tokens(["</s>"])
+    content = json.loads(library.to_str())
+    (content if "pre_tokenizer" in change else content["model"]).update(change)
+    tokenizer = parse_tokenizer(json.dumps(content))
+    assert tokenizer.encode(["a"])[0].tolist() == [0]
+    assert tokenizer.unknown_id == 1
