@@ -174,13 +174,18 @@ def test_a_page_shows_what_a_run_says_and_runs_none_of_it(ask: Command, run: Pat
     assert "<img src=x" not in page
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "manifest.json", "summary.json"])
+RECORD = "checkpoints/training_metrics.jsonl"
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "manifest.json", "summary.json", RECORD])
 def test_a_page_shows_no_file_that_a_link_leads_to(ask: Command, run: Path, name: str) -> None:
     secret = run.with_name("secret")
     secret.write_text('{"password": "canary of a secret"}')
     (run / name).unlink()
     (run / name).symlink_to(secret)
-    check_line(ask("report", run), 3)
+    check_line(ask("report", run), 2)
+    shown = ask("verify", run)
+    assert "canary of a secret" not in f"{shown.out}{shown.error}"
     assert "canary of a secret" not in "".join(page.read_text() for page in run.glob("*.html"))
 
 
