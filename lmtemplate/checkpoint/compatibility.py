@@ -9,6 +9,7 @@ from torch import nn
 
 from lmtemplate import run_dir
 from lmtemplate.checkpoint.files import CheckpointDict
+from lmtemplate.data.tokenizer import parse_tokenizer
 from lmtemplate.errors import CheckpointError, UserError
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.plug import load_named
@@ -102,16 +103,16 @@ def load_net(net: nn.Module, checkpoint: CheckpointDict) -> None:
     """Put a checkpoint's weights into a net. Raises CheckpointError naming what does not fit."""
     weights = {k.removeprefix(NET): v for k, v in checkpoint["state_dict"].items()}
     wanted = net.state_dict()
-    for name in sorted({*weights, *wanted}):
-        have = tuple(weights[name].shape) if name in weights else "missing"
-        need = tuple(wanted[name].shape) if name in wanted else "unknown"
-        if have != need:
-            raise CheckpointError(
-                f"the checkpoint is of another architecture: {name} is {have} there, {need} here"
-            )
     try:
+        for name in sorted({*weights, *wanted}):
+            have = tuple(weights[name].shape) if name in weights else "missing"
+            need = tuple(wanted[name].shape) if name in wanted else "unknown"
+            if have != need:
+                raise CheckpointError(
+                    f"the checkpoint is of another architecture: {name} is {have} there, {need} here"
+                )
         net.load_state_dict(weights)
-    except RuntimeError as error:  # as of sparse tensors
+    except RuntimeError as error:  # as of sparse or nested tensors
         raise CheckpointError("the checkpoint's weights are no plain tensors") from error
 
 
@@ -138,4 +139,8 @@ def build_net(checkpoint: CheckpointDict, allowed: Sequence[str] = ()) -> Langua
             "the code that trained it"
         ) from error
     load_net(net, checkpoint)
+    text = checkpoint["tokenizer"]  # empty where the data has none
+    if text and (ids := parse_tokenizer(text).vocab_size) != checkpoint["vocab_size"]:
+        says = f"its tokenizer has {ids:,} ids, its net {checkpoint['vocab_size']:,}"
+        raise CheckpointError(f"the checkpoint does not fit together: {says}")
     return net.eval()

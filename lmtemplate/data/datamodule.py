@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from lmtemplate.data import Ints
 from lmtemplate.data.sampler import TrainOrder, fixed_order
 from lmtemplate.data.shards import Blocks, Shards, TokenStream, read_index
-from lmtemplate.data.tokenizer import Tokenizer, load_tokenizer
+from lmtemplate.data.tokenizer import Tokenizer, tokenizer_of
 from lmtemplate.errors import ConfigError, OutOfMemoryError
 
 Batch = tuple[Tensor, Tensor]
@@ -277,8 +277,7 @@ class TokenData(LanguageData):
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Raises DataError if it is not the one that made the shards."""
-        expected = self.index["tokenizer"]
-        return load_tokenizer(self.path / expected["file"], expected["sha256"])
+        return tokenizer_of(self.path, self.index)
 
     @property
     def description(self) -> str:

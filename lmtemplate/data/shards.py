@@ -77,6 +77,7 @@ def _claims(index: Index) -> Iterator[tuple[str, object, bool]]:
     for key in ("kind", "sha256"):
         yield f"{key} of the tokenizer is", tokenizer[key], isinstance(tokenizer[key], str)
     yield "vocab_size is", vocab_size, type(vocab_size) is int
+    yield "source is", index.get("source"), isinstance(index.get("source", {}), dict)
     yield "dtype is", index["dtype"], index["dtype"] == dtype_for(vocab_size)
     yield "eot_id is", index["eot_id"], 0 <= index["eot_id"] < vocab_size
     for split, entry in index["splits"].items():
@@ -94,10 +95,14 @@ def _claims(index: Index) -> Iterator[tuple[str, object, bool]]:
             yield says, shard["crc32"], block_bytes(shard, index["dtype"]) > 0
         says = f"tokens of {split!r:.60} are not those of its shards, but"
         yield says, entry["tokens"], entry["tokens"] == total > 0
+        documents = entry.get("documents", 1)
+        yield f"documents of {split!r:.60} are", documents, 0 < documents <= total
+        yield f"sources of {split!r:.60} are", sources, isinstance(sources, list)
         if sources:  # none in corpora that an earlier version prepared
             counts = [n for name, n in sources if (type(name), type(n)) == (str, int) and n > 0]
             is_whole = len(counts) == len(sources) and sum(counts) == entry["documents"]
             yield f"sources of {split!r:.60} are not those of its documents, but", sources, is_whole
+    yield "a file is named twice among", names, len({*names}) == len(names)
     for name in names:
         is_plain = re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name) is not None
         yield "a file or split is named", name, is_plain

@@ -5,7 +5,7 @@ import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -285,3 +285,12 @@ def load_tokenizer(path: Path, sha256: str | None = None) -> Tokenizer:
     except (UnicodeDecodeError, DataError) as error:
         says = f"cannot be used: {error}"
     raise DataError(f"{path} {says}")
+
+
+def tokenizer_of(folder: Path, index: Mapping[str, Any]) -> Tokenizer:
+    """A corpus' tokenizer. Raises DataError if it is not the one that made the shards."""
+    path = folder / index["tokenizer"]["file"]
+    tokenizer = load_tokenizer(path, index["tokenizer"]["sha256"])
+    if (tokenizer.vocab_size, tokenizer.eot_id) != (index["vocab_size"], index["eot_id"]):
+        raise DataError(f"{path} has other ids than the index says; prepare the corpus again")
+    return tokenizer

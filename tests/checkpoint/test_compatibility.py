@@ -17,9 +17,11 @@ from lmtemplate.checkpoint.compatibility import (
     flatten,
     load_net,
 )
+from lmtemplate.data.tokenizer import CharTokenizer
 from lmtemplate.errors import CheckpointError, ConfigError
 from lmtemplate.models import GPT
 
+CHARS = CharTokenizer("abcdefghi").to_json()  # and unknown, and end of text: 11 ids
 SIZES = {"vocab_size": 11, "block_size": 8}
 NET = {
     "class_path": "lmtemplate.models.GPT",
@@ -39,7 +41,7 @@ def test_settings_that_differ_are_named_with_both_values() -> None:
 
 def described(**changes: Any) -> dict[str, Any]:
     """A checkpoint's description of its run."""
-    sizes = {**SIZES, "tokenizer": "{}", "fingerprint": "ab"}
+    sizes = {**SIZES, "tokenizer": CHARS, "fingerprint": "ab"}
     net = {**NET, "init_args": {**NET["init_args"], **changes.pop("net", {})}}  # type: ignore[dict-item]
     optimizer = {
         "class_path": changes.pop("optimizer", "lmtemplate.optimizers.AdamW"),
@@ -95,10 +97,10 @@ def test_what_changes_the_last_digits_besides_settings_is_one_line_and_kept(
 
 
 def test_the_same_tokenizer_may_read_the_data_and_no_other(tmp_path: Path) -> None:
-    check_same_tokenizer(described(), "{}", tmp_path)
+    check_same_tokenizer(described(), CHARS, tmp_path)
     for checkpoint in (described(tokenizer="[]"), {"state_dict": {}}):
         with pytest.raises(CheckpointError, match=f"another tokenizer than the text in {tmp_path}"):
-            check_same_tokenizer(checkpoint, "{}", tmp_path)
+            check_same_tokenizer(checkpoint, CHARS, tmp_path)
 
 
 def net_state(net: GPT, **description: Any) -> dict[str, Any]:
@@ -119,6 +121,21 @@ def test_a_net_is_built_from_its_checkpoint_alone() -> None:
     tokens = torch.randint(11, (2, 8))
     assert torch.equal(built(tokens), net.eval()(tokens))
     assert not built.training
+
+
+def test_a_net_and_a_tokenizer_of_other_ids_do_not_belong_together() -> None:
+    more = CharTokenizer("abcdefghijk").to_json()
+    with pytest.raises(CheckpointError, match="its tokenizer has 13 ids, its net 11"):
+        build_net(net_state(small_net(1), **described(tokenizer=more)))
+
+
+def test_weights_that_are_nested_tensors_are_named() -> None:
+    state = net_state(small_net(1))
+    name = next(iter(state["state_dict"]))
+    nested = torch.nested.as_nested_tensor([torch.zeros(1), torch.zeros(2)])
+    state["state_dict"][name] = nested
+    with pytest.raises(CheckpointError, match="no plain tensors"):
+        load_net(small_net(1), state)
 
 
 @pytest.mark.parametrize(

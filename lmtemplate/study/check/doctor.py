@@ -56,7 +56,7 @@ def parse_config(paths: list[Path], allow: list[str]) -> Config:
 def corpus(run: Path | None, data: Path | None) -> Iterator[Check]:
     """Index, sizes and headers of the shards, tokenizer; `verify` reads every byte."""
     from lmtemplate.data.shards import Shards, read_index
-    from lmtemplate.data.tokenizer import load_tokenizer
+    from lmtemplate.data.tokenizer import tokenizer_of
     from lmtemplate.study.run_files import read_manifest
 
     if data is None and run is not None:
@@ -75,7 +75,7 @@ def corpus(run: Path | None, data: Path | None) -> Iterator[Check]:
     if len(set(digests)) < len(digests):
         text = "two shards hold the same tokens: validation may measure memory; split them anew"
         yield Check("warning", "data", text)
-    load_tokenizer(data / index["tokenizer"]["file"], index["tokenizer"]["sha256"])
+    tokenizer_of(data, index)
 
 
 def default_checkpoint_bytes() -> int:

@@ -17,7 +17,7 @@ from lmtemplate.checkpoint.files import file_name, read
 from lmtemplate.checkpoint.resume import resolve
 from lmtemplate.data import Ints
 from lmtemplate.data.shards import Blocks, Shards, read_index
-from lmtemplate.data.tokenizer import Tokenizer, load_tokenizer, parse_tokenizer
+from lmtemplate.data.tokenizer import Tokenizer, parse_tokenizer, tokenizer_of
 from lmtemplate.errors import DataError, UserError
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.run_dir import folder_of
@@ -60,7 +60,7 @@ class RunCorpus:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        return load_tokenizer(self.folder / self.index["tokenizer"]["file"])
+        return tokenizer_of(self.folder, self.index)
 
     def training_tokens(self, most: int) -> Ints:
         """All of them, or a sample of `most`."""

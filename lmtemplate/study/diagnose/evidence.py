@@ -31,6 +31,7 @@ from lmtemplate.study.run_files import read_settings, read_summary
 TRAINING_TOKENS = 5_000_000  # at most this many training tokens are counted
 VALIDATION_TOKENS = 500_000  # and this many validation tokens
 WINDOW_TOKENS, WINDOW_BYTES = 32, 120  # a window has at least as many of both
+LONGEST_WINDOW = 4096  # tokens, whatever an index says of their bytes
 SAMPLE_TOKENS = 100  # length of a sample, or two windows if that is more
 ALL_SAMPLES_TOKENS = 1000  # all samples together
 FEWEST_SAMPLES = 4
@@ -63,7 +64,7 @@ def window_length(bytes_per_token: float) -> int:
     Counting bytes excludes chance: 32 letters repeat in any book, 32 words do not.
     """
     length = WINDOW_TOKENS
-    while length * bytes_per_token < WINDOW_BYTES:
+    while length * bytes_per_token < WINDOW_BYTES and length < LONGEST_WINDOW:
         length *= 2
     return length
 

@@ -136,6 +136,9 @@ def losses_of(model: Model, corpus: RunCorpus) -> dict[str, Any]:
     starts, tokenizer = document_starts(held_out, model.tokenizer.eot_id), model.tokenizer
     places = chosen[:, None] * size + np.arange(1, size + 1)  # (N, T) of the targets
     numbers = starts.searchsorted(places, side="right") - 1
+    counts = [count for _, count in held_out.sources]
+    if counts and numbers.max(initial=0) >= sum(counts):
+        raise DataError(f"{corpus.folder} has more documents than its index says; prepare it again")
     documents, sources = by_document(
         nats, targets, numbers, tokenizer.token_bytes(), held_out.sources
     )

@@ -141,6 +141,10 @@ def test_a_window_has_120_bytes_and_32_tokens_at_least(bytes_per_token: float, t
     assert window_length(bytes_per_token) == tokens
 
 
+def test_a_window_is_bounded_whatever_an_index_says_of_its_bytes() -> None:
+    assert window_length(1e-9) == 4096
+
+
 def test_a_model_that_knows_the_text_by_heart_is_caught_at_full_length() -> None:
     text = np.random.default_rng(0).integers(256, size=3000)
     model = Model(Parrot(text, 257), ByteTokenizer(), None)
