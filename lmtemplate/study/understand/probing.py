@@ -137,7 +137,7 @@ def losses_of(model: Model, corpus: RunCorpus) -> dict[str, Any]:
     places = chosen[:, None] * size + np.arange(1, size + 1)  # (N, T) of the targets
     numbers = starts.searchsorted(places, side="right") - 1
     counts = [count for _, count in held_out.sources]
-    if counts and numbers.max(initial=0) >= sum(counts):
+    if counts and numbers[targets >= 0].max(initial=0) >= sum(counts):
         raise DataError(f"{corpus.folder} has more documents than its index says; prepare it again")
     documents, sources = by_document(
         nats, targets, numbers, tokenizer.token_bytes(), held_out.sources
