@@ -89,9 +89,9 @@ YAMLS: dict[str, str] = {
     "a flag in this folder as the run": "run_dir: ./--allow=canary_module",
     "a link elsewhere beside checkpoints": "trainer: {callbacks: {class_path: lightning.pytorch."
     "callbacks.ModelCheckpoint, init_args: {dirpath: elsewhere, filename: x, save_last: link}}}",
-    "a whole number in hexadecimals": f"trainer: {{log_every_n_steps: 0x{'F' * 30}}}",
-    "a whole number in a text": f"data: {{batch_size: '0x{'F' * 30}'}}",
-    "a whole number that nothing holds": f"trainer: {{log_every_n_steps: 1{'0' * 24}}}",
+    "a whole number in hexadecimals": f"trainer: {{num_nodes: 0x{'F' * 30}}}",
+    "a whole number in a text": f"data: {{max_train_blocks: '0x{'F' * 30}'}}",
+    "a whole number that nothing holds": f"trainer: {{num_nodes: 1{'0' * 24}}}",
     "a plugin that has a queue start jobs": "trainer: {plugins: {class_path: "
     "lightning.pytorch.plugins.environments.SLURMEnvironment}}",
     "a callback of the run itself": "trainer: {callbacks: [{class_path: "
