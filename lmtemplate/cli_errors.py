@@ -50,8 +50,9 @@ SPOKEN = {
     "int": "a whole number",
 }
 
+LARGEST_WHOLE = 2**48  # a size computed from a larger number would overflow
+
 # jsonargparse's words for a key, for what is wrong with a class, for a type, an unknown setting.
-LARGEST_WHOLE = 2**48  # more would overflow in sizes that are made of it
 KEY = re.compile(r'Parser key "([\w.]+)": ')
 NEEDS = re.compile(r"arguments are required: ([\w, ]+?)(?= - | Given|$).*?class_path='(\S+?)'")
 DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")

@@ -10,7 +10,7 @@ import lightning.pytorch as lightning
 from lmtemplate.callbacks.checkpointing import SafeCheckpointIO
 from lmtemplate.callbacks.progress import ProgressBar
 from lmtemplate.checkpoint import compatibility, files
-from lmtemplate.checkpoint.resume import refuse_strange, resolve
+from lmtemplate.checkpoint.resume import resolve
 from lmtemplate.cli import TrainingCLI
 from lmtemplate.errors import ConfigError
 from lmtemplate.trainer import machine_settings
@@ -30,7 +30,6 @@ def evaluate(words: list[str], allowed: list[str], verb: Literal["validate", "te
     reader.add_argument("--checkpoint", default="best", help="best, latest, or a file")
     asked, flags = reader.parse_known_args(words)
     path = resolve(asked.run, asked.checkpoint)
-    refuse_strange(asked.run)
     state = files.read(path)
     cli = TrainingCLI(["--config", str(asked.run / "config.yaml"), *flags], allowed)
     cli.datamodule.setup(verb)

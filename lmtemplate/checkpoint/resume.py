@@ -75,12 +75,12 @@ def refuse_strange(run: Path) -> None:
 
 
 def resolve(run: Path, which: str) -> Path:
-    """`best`, `latest` or a path -> file. Raises CheckpointError if there is none."""
+    """`best`, `latest` or a path -> file. Raises CheckpointError if there is none, ConfigError."""
+    refuse_strange(run)
     if which not in ("best", "latest"):
         return Path(which)
     if not run.is_dir():
         raise CheckpointError(f"no run {run}; a run directory is what `lmtemplate fit` has made")
-    refuse_strange(run)
     best = read_best(run) if which == "best" else None
     steps = [best["step"]] if best else steps_saved(run)
     if not steps:

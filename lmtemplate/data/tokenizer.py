@@ -163,7 +163,7 @@ class LibraryTokenizer(Tokenizer):
         self._json = json_text
         with _library_errors():
             self._library = library = tokenizers.Tokenizer.from_str(json_text)
-        # as the library writes it: what it reads has several forms
+        # the library reads several forms of a file, and writes one
         ids, content = library.get_vocab(with_added_tokens=True), json.loads(library.to_str())
         self.vocab_size = max(ids.values(), default=-1) + 1
         if self.vocab_size > 2**24:  # one id may claim all the memory

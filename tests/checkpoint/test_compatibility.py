@@ -129,6 +129,7 @@ def test_a_net_and_a_tokenizer_of_other_ids_do_not_belong_together() -> None:
         build_net(net_state(small_net(1), **described(tokenizer=more)))
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype")
 def test_weights_that_are_nested_tensors_are_named() -> None:
     state = net_state(small_net(1))
     name = next(iter(state["state_dict"]))
