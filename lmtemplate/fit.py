@@ -26,6 +26,7 @@ from lmtemplate.checkpoint.resume import ResumeMode, clear_leftovers, resolve, r
 from lmtemplate.cli import TrainingCLI, check_settings
 from lmtemplate.cli_classes import to_yaml
 from lmtemplate.errors import INTERRUPTED, SIGNALS, ConfigError, NumbersError, SignalError
+from lmtemplate.plain_file import at_home
 from lmtemplate.record import last_points
 from lmtemplate.run_length import RunLength, accumulation, measure_step, only_limit, steps_in
 from lmtemplate.terminal import forgiving
@@ -256,7 +257,7 @@ def fit(words: list[str], allowed: list[str]) -> Path:
         allowed: packages outside lmtemplate whose classes a config may name.
     """
     cli = TrainingCLI(words, allowed)
-    run, is_first = Path(os.path.expanduser(cli.config.run_dir)), cli.machine.is_first
+    run, is_first = at_home(cli.config.run_dir), cli.machine.is_first
     resume: ResumeMode = cli.config.resume if is_first else "auto"
     failure = None
     with run_dir.lock(run) if is_first else nullcontext(), forgiving():

@@ -1,10 +1,16 @@
 """A path -> the text of a plain file, in bounded time and memory."""
 
 import errno
+import os
 from pathlib import Path
 
 LARGEST = 2**28  # bytes, as the index of 10^12 bytes of tokens has
 LARGEST_YAML = 2**20  # bytes; the parser needs 10 s for as many
+
+
+def at_home(path: str) -> Path:
+    """`~` -> the user's home; what no user has stays, where `Path.expanduser` would raise."""
+    return Path(os.path.expanduser(path))
 
 
 def read_plain(path: Path, most: int = LARGEST, errors: str = "strict") -> str:

@@ -17,7 +17,7 @@ from lmtemplate.data.prepare import prepare
 from lmtemplate.data.tokenizer import load_tokenizer
 from lmtemplate.errors import CheckpointError, ConfigError, DataError, UserError
 from lmtemplate.generate import read_prompts
-from lmtemplate.plain_file import read_plain
+from lmtemplate.plain_file import at_home, read_plain
 from lmtemplate.record import LINES, Writer
 from lmtemplate.run_dir import folder_of, lock, read_json
 from tests.faults.spy import within
@@ -114,3 +114,11 @@ def test_text_comes_whole_with_its_line_ends_as_python_reads_them(tmp_path: Path
     for mistake, read in ((ConfigError, read_config), (DataError, load_tokenizer)):
         with pytest.raises(mistake, match=r"No such file|Is a directory"):
             read(tmp_path)
+
+
+def test_a_tilde_is_the_user_s_home_and_a_name_that_nobody_has_is_a_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert at_home("~/runs/a") == Path("/home/me/runs/a")
+    assert at_home("~no-such-user/a") == Path("~no-such-user/a")

@@ -1,11 +1,11 @@
 """A checkpoint's content -> whether this run may go on from it, and a net with its weights."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lmtemplate import run_dir
 from lmtemplate.checkpoint.files import CheckpointDict
@@ -99,14 +99,23 @@ def check_same_tokenizer(checkpoint: CheckpointDict, tokenizer_json: str, data: 
         )
 
 
+def _form(weights: Mapping[str, Tensor], name: str, absent: str) -> str:
+    """Shape of a weight, and its type where that is none of the floats that nets are trained in."""
+    if name not in weights:
+        return absent
+    shape, kind = tuple(weights[name].shape), weights[name].dtype
+    is_usual = kind.is_floating_point and kind.itemsize > 1
+    return f"{shape}" if is_usual else f"{shape} of {kind}"
+
+
 def load_net(net: nn.Module, checkpoint: CheckpointDict) -> None:
     """Put a checkpoint's weights into a net. Raises CheckpointError naming what does not fit."""
     weights = {k.removeprefix(NET): v for k, v in checkpoint["state_dict"].items()}
     wanted = net.state_dict()
     try:
         for name in sorted({*weights, *wanted}):
-            have = tuple(weights[name].shape) if name in weights else "missing"
-            need = tuple(wanted[name].shape) if name in wanted else "unknown"
+            have = _form(weights, name, "missing")
+            need = _form(wanted, name, "unknown")
             if have != need:
                 raise CheckpointError(
                     f"the checkpoint is of another architecture: {name} is {have} there, {need} here"

@@ -22,6 +22,7 @@ import numpy as np
 from lmtemplate.data import Ints, content
 from lmtemplate.data.formats import PRESETS, READERS
 from lmtemplate.errors import ConfigError, DataError
+from lmtemplate.plain_file import at_home
 
 
 class Document(NamedTuple):
@@ -136,7 +137,7 @@ def _find_files(source: str, suffixes: Sequence[str], left_out: Counter[str]) ->
     suffixes, all visible files of a folder are taken. A file comes once, whatever names it has.
     Raises OSError, DataError.
     """
-    root, taken, seen = Path(os.path.expanduser(source)), dict[str, Path](), set[tuple[int, int]]()
+    root, taken, seen = at_home(source), dict[str, Path](), set[tuple[int, int]]()
     if root.is_file():
         return {root.name: root}
     in_folder = root.is_dir()

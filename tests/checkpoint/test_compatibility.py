@@ -212,3 +212,19 @@ def test_weights_that_are_no_plain_tensors_are_one_line(change: Callable[[Tensor
     weights = {f"net.{name}": change(value) for name, value in net.state_dict().items()}
     with pytest.raises(CheckpointError, match="no plain tensors"):
         load_net(net, {"state_dict": weights})
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.uint16, torch.float8_e4m3fn, torch.complex64])
+def test_weights_of_another_kind_of_number_are_named(kind: torch.dtype) -> None:
+    net = nn.Linear(2, 2)
+    weights = {f"net.{name}": value.to(kind) for name, value in net.state_dict().items()}
+    says = rf"bias is \(2,\) of {kind} there, \(2,\) here"
+    with pytest.raises(CheckpointError, match=says):
+        load_net(net, {"state_dict": weights})
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_another_precision_fit(kind: torch.dtype) -> None:
+    net, halves = nn.Linear(2, 2), torch.full((2, 2), 0.5, dtype=kind)
+    load_net(net, {"state_dict": {"net.weight": halves, "net.bias": halves[0]}})
+    assert net.weight.tolist() == [[0.5, 0.5], [0.5, 0.5]]

@@ -19,6 +19,7 @@ from lmtemplate.cli import TrainingCLI
 from lmtemplate.data import IGNORED
 from lmtemplate.errors import CheckpointError, ConfigError
 from lmtemplate.fit import make_plan, measured_seconds
+from lmtemplate.plain_file import at_home
 from lmtemplate.study.diagnose.artifacts import Model, RunCorpus, open_artifacts
 from lmtemplate.study.diagnose.evidence import SAMPLE_TOKENS, TRAINING_TOKENS, write_samples
 from lmtemplate.study.diagnose.ngrams import longest_copy
@@ -196,7 +197,7 @@ def scaling(words: list[str], allowed: list[str]) -> None:
     given, rest = split_words("scaling", words, flags)
     if not given.run_dir:
         raise ConfigError("scaling needs --run_dir, a folder for its runs")
-    seconds, folder = seconds_of(given.budget), Path(given.run_dir).expanduser()
+    seconds, folder = seconds_of(given.budget), at_home(given.run_dir)
     with run_dir.lock(folder):
         asked = {"budget": seconds, "words": rest}
         known = read_ladder(folder / "ladder.json")

@@ -10,6 +10,7 @@ import numpy as np
 from lmtemplate.cli import TrainingCLI
 from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.fit import fit
+from lmtemplate.plain_file import at_home
 from lmtemplate.record import is_recorded
 from lmtemplate.run_dir import refuse_link
 from lmtemplate.run_length import only_limit
@@ -24,7 +25,7 @@ def first_of(words: list[str], allowed: list[str], verb: str = "fit") -> tuple[P
     """
     cli = TrainingCLI(words, allowed, verb)
     only_limit(cli.config)
-    folder = Path(cli.config.run_dir).expanduser()
+    folder = at_home(cli.config.run_dir)
     if is_recorded(folder):
         raise ConfigError(f"{folder} is a run; name a folder for several with --run_dir")
     if cli.machine.world_size > 1:

@@ -18,6 +18,7 @@ from typing import Any
 
 from lmtemplate import metric_names, run_dir
 from lmtemplate.errors import SIGNALS, ConfigError, LockedError, NumbersError
+from lmtemplate.plain_file import at_home
 from lmtemplate.record import read_lines
 from lmtemplate.study.experiments import space as spaces
 from lmtemplate.study.experiments.flags import Flags, split_words
@@ -68,7 +69,7 @@ def read_plan(words: list[str], allowed: list[str]) -> tuple[SweepPlan, bool]:
     count = len(points) if sampler == "grid" else given.trials or TRIALS
     if count < 1 or given.jobs < 1:
         raise ConfigError("--trials and --jobs have to be 1 or more")
-    folder = Path(given.run_dir).expanduser()
+    folder = at_home(given.run_dir)
     chosen = (folder, space, sampler, count, given.jobs, given.sampler_seed, given.prune)
     return SweepPlan(*chosen, ["--report=false", *rest], allowed, points), given.json
 

@@ -57,18 +57,20 @@ def fit_ridge(features: Tensor, classes: Tensor, count: int) -> Tensor:
 
     Closed form of least squares with a penalty: (X'X + penalty)^-1 X'Y, Y being one-hot.
     """
-    x = nn.functional.pad(features.double(), (0, 1), value=1.0)
+    x = nn.functional.pad(features, (0, 1), value=1.0)
     wanted = nn.functional.one_hot(classes, count).double()
-    penalty = RIDGE * len(x) * features.double().var(0, correction=0).mean()
-    return torch.linalg.solve(x.T @ x + penalty * torch.eye(x.size(1), dtype=x.dtype), x.T @ wanted)
+    penalty = RIDGE * len(x) * features.var(0, correction=0).mean()
+    squares = x.T @ x + penalty * torch.eye(x.size(1), dtype=x.dtype)
+    return torch.linalg.pinv(squares, hermitian=True) @ (x.T @ wanted)  # features may all be equal
 
 
 def probe_accuracy(features: Tensor, classes: Tensor, fitted: int, count: int) -> float:
     """Share of the rows after the first `fitted` whose class a linear map of their features finds."""
+    features = features.double()
     mean, spread = features[:fitted].mean(0), features[:fitted].std(0).clamp(min=1e-8)
     features = (features - mean) / spread
     weights = fit_ridge(features[:fitted], classes[:fitted], count)
-    found = features[fitted:].double() @ weights[:-1] + weights[-1]
+    found = features[fitted:] @ weights[:-1] + weights[-1]
     return float((found.argmax(-1) == classes[fitted:]).double().mean())
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from lmtemplate import metric_names
-from lmtemplate.checkpoint.compatibility import NET, load_net
+from lmtemplate.checkpoint.compatibility import load_net
 from lmtemplate.checkpoint.files import read
 from lmtemplate.data.sampler import block_at
 from lmtemplate.data.shards import Blocks, Shards
-from lmtemplate.errors import CheckpointError, DataError
+from lmtemplate.errors import CheckpointError, DataError, NumbersError
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.record import read_lines
@@ -78,6 +78,8 @@ def look_inside(net: LanguageModel, batch: Sequences) -> tuple[dict[str, Any], d
     inputs, targets = (part[:LOOKED_AT].to(next(net.parameters()).device) for part in batch)
     with Recorder(net) as recorder:
         logits = net(inputs)
+    if not logits.isfinite().all():
+        raise NumbersError("the model's logits are not finite; take an earlier checkpoint")
     cross_entropy(logits, targets).objective.backward()
     found = {
         "layers": [{"name": one.name, **figures_of_layer(one)} for one in recorder.layers],
@@ -108,12 +110,11 @@ def follow_snapshots(
     before: tuple[int, dict[str, Tensor]] | None = None
     for number, (step, path) in enumerate(pieces([*files.items()], "gradients at the snapshots")):
         try:
-            state = read(path)
-            load_net(net, state)
+            load_net(net, read(path))
         except CheckpointError as error:
             unseen.append(f"a snapshot: {error}")
             continue
-        now = {name.removeprefix(NET): value for name, value in state["state_dict"].items()}
+        now = {name: value.clone() for name, value in net.state_dict().items()}
         if before:
             ratios = update_ratios(net, before[1], now)
             updates.append({"first_step": before[0], "last_step": step, "ratios": ratios})

@@ -87,6 +87,13 @@ def test_a_probe_finds_what_is_a_linear_map_and_nothing_in_noise() -> None:
     assert study.probe_accuracy(features, coin, 3000, 3) == pytest.approx(0.5, abs=0.06)
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0, 1e38])
+def test_a_probe_of_features_that_are_all_equal_knows_the_commonest_class(value: float) -> None:
+    classes = torch.tensor([0, 0, 1] * 20)
+    features = torch.full((60, 4), value)
+    assert study.probe_accuracy(features, classes, 30, 3) == pytest.approx(2 / 3)
+
+
 def test_letters_and_ends_of_words_are_those_of_the_text() -> None:
     tokenizer = ByteTokenizer()
     ids = torch.from_numpy(tokenizer.encode(["The owl, 7!"])[0])[None]

@@ -1,6 +1,7 @@
 """The verb: what it shows of a run, and what it says where it cannot."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
+from lmtemplate.checkpoint.files import read, write
+from lmtemplate.checkpoint.resume import resolve
 from lmtemplate.study.understand import probing
 from tests.browser import needs_browser, open_offline
 from tests.conftest import Command
@@ -52,6 +55,14 @@ def test_a_mistake_is_one_line(run: Path, tmp_path: Path, command: Command) -> N
     settings["data"]["path"] = str(tmp_path / "gone")
     (run / "config.yaml").write_text(yaml.safe_dump(settings))
     assert "no prepared corpus" in check_line(command("probe", run), 8)
+
+
+def test_weights_that_give_no_numbers_are_one_line(run: Path, command: Command) -> None:
+    path = resolve(run, "best")
+    state = read(path)
+    state["state_dict"] = {k: v + math.inf for k, v in state["state_dict"].items()}
+    write(state, path)
+    assert "logits are not finite" in check_line(command("probe", run), 4)
 
 
 @needs_browser
