@@ -70,12 +70,12 @@ run_dir_and_args = $(if $(RUN_IS_TYPED),$(args) $(run_dir),$(if $(own_run_dir),,
 .PHONY: help install data train resume eval sample diagnose report experiment compare sweep reproduce speedrun board course test test-all lint bench clean rename name-given
 
 help: ## this list
-	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(call quote,$(MAKEFILE))
+	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' < $(call quote,$(MAKEFILE))
 	@echo
 	@echo 'Settings, as in: make train CONFIG=configs/mine.yaml ARGS="--data.batch_size 8"'
 	@$(foreach s,$(SETTINGS),$(s)=$(call quote,$($(s)))) LC_ALL=C awk -F '[ ?:]*= *' \
 		'/^## / { text = substr($$0, 4) } /^[A-Z_]+ *[?:]?=/ && text { \
-		value = ENVIRON[$$1]; gsub(/[\001-\037\177-\377]/, "?", value); printf "  %-11s%s%s\n", $$1, text, (value == "" ? "" : " [" value "]"); text = "" }' $(call quote,$(MAKEFILE))
+		value = ENVIRON[$$1]; gsub(/[\001-\037\177-\377]/, "?", value); printf "  %-11s%s%s\n", $$1, text, (value == "" ? "" : " [" value "]"); text = "" }' < $(call quote,$(MAKEFILE))
 
 install: $(INSTALLED) ## set up .venv; everything below does so by itself
 

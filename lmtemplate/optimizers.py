@@ -32,13 +32,13 @@ def check_moments(optimizer: torch.optim.Optimizer) -> None:
     Torch's fused steps do not look, and would write beyond the end of its memory.
     """
     for parameter, state in optimizer.state.items():
-        for name, value in state.items():
-            if name in MOMENTS and torch.is_tensor(value):
+        for name, value in ((k, v) for k, v in state.items() if torch.is_tensor(v)):
+            is_plain = value.layout is torch.strided and not value.is_nested
+            if is_plain and name in MOMENTS:
                 whole = value.is_contiguous() or value.stride() == parameter.stride()
-                if value.shape != parameter.shape or not whole:
-                    raise CheckpointError(f"the checkpoint's optimizer has a wrong {name}")
-            elif name == "step" and torch.is_tensor(value) and value.numel() != 1:
-                raise CheckpointError("the checkpoint's optimizer has a wrong step")
+                is_plain = whole and value.shape == parameter.shape
+            if not is_plain or (name == "step" and value.numel() != 1):
+                raise CheckpointError(f"the checkpoint's optimizer has a wrong {name:.100}")
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[Group]:

@@ -30,18 +30,12 @@ def folder_of(run: Path) -> Path:
     return run / "checkpoints"
 
 
-def refuse_link(folder: Path) -> None:
-    """Raises ConfigError where a folder inside of a run's is a link, which could lead anywhere."""
-    if folder.is_symlink():
-        raise ConfigError(f"{folder} is a link, and nothing is written through it; remove it")
-
-
 def refuse_links(run: Path) -> None:
-    """Raises ConfigError where a link below a run leads out of it: a write would follow it."""
+    """Raises ConfigError where a link below a run, or a folder of runs, leads out of it."""
     for folder, folders, names in os.walk(run):
         for path in (Path(folder, name) for name in (*folders, *names)):
             if path.is_symlink() and not path.resolve().is_relative_to(run.resolve()):
-                raise ConfigError(f"{path} is a link that leaves the run; remove it")
+                raise ConfigError(f"{path} is a link that leaves {run}; remove it")
 
 
 @functools.cache

@@ -61,6 +61,8 @@ def test_comments_values_and_parts_of_words_are_no_keys(config: Path, word: str)
         (b"", " holds no settings"),
         (b"# x\non: {push: 1}", "a key ({path}:2) is not text in YAML"),
         (b"# x\nmodel: {? [a, b] : c}", "a key ({path}:2) is not text"),
+        (b"config: x.yaml", "config ({path}:1): a config names no other"),
+        (b"config.x: y", "config ({path}:1): a config names no other"),
     ],
 )
 def test_what_cannot_be_read_is_named_with_its_line(

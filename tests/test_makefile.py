@@ -83,10 +83,11 @@ def test_help_does_not_grow_with_the_runs_of_a_clone(tmp_path: Path) -> None:
     assert make("help", folder=tmp_path).stdout == make("help").stdout == make().stdout
 
 
-def test_help_is_shown_in_another_folder_and_for_a_clone_with_a_space_in_its_name(
-    tmp_path: Path,
+@pytest.mark.parametrize("name", ["my clone", "a=b"])
+def test_help_is_shown_in_another_folder_whatever_the_name_of_the_clone(
+    name: str, tmp_path: Path
 ) -> None:
-    clone = tmp_path / "my clone"
+    clone = tmp_path / name
     clone.mkdir()
     shutil.copy(ROOT / "Makefile", clone)
     expected = make("help").stdout

@@ -316,6 +316,8 @@ MOMENTS: dict[str, tuple[str, Tensor]] = {
     "too short": ("exp_avg", torch.zeros(3)),
     "one number, repeated": ("exp_avg_sq", torch.zeros(1, 1).expand(4, 4)),
     "no step": ("step", torch.zeros(0)),
+    "a sparse step": ("step", torch.ones(1).to_sparse()),
+    "a sparse moment of another name": ("own", torch.ones(1).to_sparse()),
 }
 
 

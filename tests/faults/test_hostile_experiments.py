@@ -14,24 +14,24 @@ from lmtemplate.checkpoint.files import damage
 from lmtemplate.cli_words import read_config
 from lmtemplate.data.tokenizer import load_tokenizer
 from lmtemplate.errors import CheckpointError, ConfigError, UserError
-from lmtemplate.run_dir import read_json, refuse_link
+from lmtemplate.run_dir import read_json
 from tests.conftest import needs_study
 
 pytestmark = needs_study
 
 pytest.importorskip("lmtemplate.study", reason="study/ is deleted")
 
-from lmtemplate.study.check.reproduce import other_changes  # noqa: E402
+from lmtemplate.study.check.doctor import run_directory  # noqa: E402
+from lmtemplate.study.check.reproduce import other_changes, recorded_settings  # noqa: E402
+from lmtemplate.study.experiments.arms import runs_in  # noqa: E402
 from lmtemplate.study.experiments.ledger import ledger, read_ledger, seeds_in_ledger  # noqa: E402
-from lmtemplate.study.experiments.optimizers import Tournament  # noqa: E402
 from lmtemplate.study.experiments.scaling import read_ladder  # noqa: E402
-from lmtemplate.study.experiments.seeds import train_seed  # noqa: E402
 from lmtemplate.study.experiments.space import Trial  # noqa: E402
 from lmtemplate.study.experiments.sweep import Book, Runner, read_plan  # noqa: E402
 from lmtemplate.study.experiments.uncommitted import Uncommitted  # noqa: E402
 from lmtemplate.study.run_files import DIFF, append_line, check_kinds, read_checked  # noqa: E402
 from lmtemplate.study.show import page  # noqa: E402
-from lmtemplate.study.show.plots import save  # noqa: E402
+from lmtemplate.study.show.plots import plot, save  # noqa: E402
 from lmtemplate.study.understand.snapshots import snapshot_files  # noqa: E402
 from tests.study.experiments.seeded import write_seed  # noqa: E402
 
@@ -166,18 +166,21 @@ def test_a_link_where_a_file_is_written_leads_nothing_out(
     assert target.read_text() == ""
 
 
-def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "arm").mkdir()
-    for name in ("arm/seed-1", "link"):
-        (tmp_path / name).symlink_to(tmp_path)
-    with pytest.raises(ConfigError, match="seed-1 is a link"):
-        train_seed([], [], tmp_path / "arm", 1)
-    with pytest.raises(ConfigError, match="link is a link"):
-        refuse_link(tmp_path / "link")
-    (tmp_path / "all").mkdir()
-    (tmp_path / "all" / "sgd-lr-1").symlink_to(tmp_path)
-    with pytest.raises(ConfigError, match="sgd-lr-1 is a link"):
-        Tournament([], [], tmp_path / "all", 1, quiet=True).train("sgd", 1.0, 1)
+OPENS: dict[str, Callable[[Path], object]] = {
+    "arm": runs_in,
+    "trials": Book,
+    "doctor": lambda run: [*run_directory(run)],
+    "plot": plot,
+    "reproduce": recorded_settings,
+}
+
+
+@pytest.mark.parametrize("name", OPENS)
+def test_a_folder_that_is_a_link_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "all" / "runs").mkdir(parents=True)
+    (tmp_path / "all" / "runs" / "checkpoints").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="checkpoints is a link that leaves"):
+        OPENS[name](tmp_path / "all" / ("runs" if name in ("doctor", "plot", "reproduce") else ""))
 
 
 READS: dict[str, Callable[[Path], object]] = {
@@ -241,8 +244,9 @@ def test_a_command_to_copy_holds_what_a_run_says_as_one_word(tmp_path: Path) -> 
     run = tmp_path / "a; b"
     run.mkdir()
     (run / DIFF).write_bytes(b"\xff a diff")
-    (line,) = other_changes(run, "$(touch canary); x")
-    assert f"git checkout '$(touch canary); x'; git apply '{run / DIFF}'" in line
+    for commit in ("$(touch canary); x", ".", "--force", "main"):
+        (line,) = other_changes(run, commit)
+        assert f"git checkout COMMIT; git apply '{run / DIFF}'" in line
 
 
 def test_what_nests_too_deep_or_is_too_small_is_named_with_its_file(tmp_path: Path) -> None:

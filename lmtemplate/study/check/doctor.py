@@ -27,7 +27,7 @@ def look_for_overlay(paths: list[Path]) -> Iterator[Check]:
     from lmtemplate.cli_words import read_config
 
     if not {"data.path", "data.class_path"} & {one.key for p in paths for one in read_config(p)[1]}:
-        flags = " ".join(f"--config {path}" for path in paths)
+        flags = " ".join(f"--config {shlex.quote(str(path))}" for path in paths)
         text = f"{flags} names no data: an overlay? name the config that it changes first, as in: "
         text += f"lmtemplate doctor --config configs/quickstart.yaml {flags}"
         yield Check("warning", "config", text)
@@ -92,8 +92,10 @@ def run_directory(run: Path | None) -> Iterator[Check]:
     """Whether checkpoints can be written there, by us, and how many the disk has room for."""
     from lmtemplate.checkpoint.files import damage, file_name
     from lmtemplate.checkpoint.resume import steps_saved
-    from lmtemplate.run_dir import LOCK, folder_of, lock
+    from lmtemplate.run_dir import LOCK, folder_of, lock, refuse_links
 
+    if run:
+        refuse_links(run)
     run = run or Path("runs")
     place = next(p for p in (run.absolute(), *run.absolute().parents) if p.exists())
     try:

@@ -1,6 +1,7 @@
 """A run's manifest -> the same run again, and whether its losses are the same bit for bit."""
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from lmtemplate.data.shards import read_index
 from lmtemplate.errors import CheckpointError, ConfigError, DataError
 from lmtemplate.plain_file import read_plain
 from lmtemplate.record import read_lines
-from lmtemplate.run_dir import manifest
+from lmtemplate.run_dir import manifest, refuse_links
 from lmtemplate.run_length import LIMITS
 from lmtemplate.study.run_files import DIFF, command, read_manifest, read_summary
 
@@ -28,6 +29,7 @@ def recorded_settings(run: Path) -> tuple[dict[str, Any], int]:
 
     Raises CheckpointError where there is no manifest, or nothing to compare.
     """
+    refuse_links(run)
     made, summary, recorded = read_manifest(run), read_summary(run), losses(run, None)
     if not all(name in made for name in ("settings", "data", "hardware")):
         raise CheckpointError(f"no manifest {run / 'manifest.json'}; is {run} a run directory?")
@@ -64,7 +66,8 @@ def other_changes(run: Path, commit: str | None) -> list[str]:
         return ["  differs: the code had changes that were not committed\n"]
     if read_plain(kept, errors="replace") == uncommitted_changes():
         return []
-    how = f"git checkout {quote(str(commit))}; git apply {quote(str(kept))}"
+    known = commit if re.fullmatch("[0-9a-f]{7,64}", str(commit)) else "COMMIT"  # `.` is a path
+    how = f"git checkout {known}; git apply {quote(str(kept))}"
     return [f"  differs: the code had changes that were not committed; to have them: {how}\n"]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from lmtemplate import metric_names
 from lmtemplate.errors import ConfigError
 from lmtemplate.record import Ints, is_recorded
+from lmtemplate.run_dir import refuse_links
 from lmtemplate.study.check.reproduce import HARMLESS
 from lmtemplate.study.show.page import BITS, RunFiles, read_run
 
@@ -37,7 +38,11 @@ def recipe_settings(run: RunFiles) -> dict[str, Any]:
 
 
 def runs_in(path: Path) -> list[RunFiles]:
-    """The run at a path, or those one folder below it. Raises CheckpointError if there is none."""
+    """The run at a path, or those one folder below it.
+
+    Raises CheckpointError if there is none, ConfigError where a link leaves the path.
+    """
+    refuse_links(path)
     below = [] if is_recorded(path) or not path.is_dir() else sorted(path.iterdir())
     found = [read_run(folder) for folder in below if is_recorded(folder)]
     return found or [read_run(path)]

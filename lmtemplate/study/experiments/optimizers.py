@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from lmtemplate.errors import NumbersError
-from lmtemplate.run_dir import refuse_link
 from lmtemplate.study.experiments.arms import Arm, named_arm, positions, runs_in, scores_of
 from lmtemplate.study.experiments.comparison import compare_all
 from lmtemplate.study.experiments.flags import SEEDS, split_words
@@ -88,8 +87,8 @@ class Tournament:
 
     def train(self, name: str, rate: float, seed: int) -> float:
         """Bits per byte of a run, trained as far as it is not yet; infinite if it diverges."""
-        refuse_link(arm := self.arm_of(name, rate))
-        run, kind = arm / f"seed-{seed}", CONTENDERS[name]
+        arm, kind = self.arm_of(name, rate), CONTENDERS[name]
+        run = arm / f"seed-{seed}"
         words = [
             *self.words,
             *kind.words(rate),

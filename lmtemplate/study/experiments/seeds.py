@@ -12,7 +12,7 @@ from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.fit import fit
 from lmtemplate.plain_file import at_home
 from lmtemplate.record import is_recorded
-from lmtemplate.run_dir import refuse_link
+from lmtemplate.run_dir import refuse_links
 from lmtemplate.run_length import only_limit
 from lmtemplate.study.experiments.flags import SEEDS, split_words
 
@@ -20,14 +20,15 @@ from lmtemplate.study.experiments.flags import SEEDS, split_words
 def first_of(words: list[str], allowed: list[str], verb: str = "fit") -> tuple[Path, int]:
     """The folder and the seed that a config and its flags name, for several runs one after another.
 
-    Raises ConfigError where the folder is a run, or the runs would take several devices, or have
-    no length.
+    Raises ConfigError where the folder is a run or has a link that leaves it, or the runs would take
+    several devices, or have no length.
     """
     cli = TrainingCLI(words, allowed, verb)
     only_limit(cli.config)
     folder = at_home(cli.config.run_dir)
     if is_recorded(folder):
         raise ConfigError(f"{folder} is a run; name a folder for several with --run_dir")
+    refuse_links(folder)
     if cli.machine.world_size > 1:
         raise ConfigError(
             "several runs in one process take one device; give --trainer.devices=1, or start each "
@@ -38,8 +39,8 @@ def first_of(words: list[str], allowed: list[str], verb: str = "fit") -> tuple[P
 
 def train_seed(words: list[str], allowed: list[str], arm: Path, seed: int) -> Path:
     """Train a seed of an arm, or go on with it; nothing is done where it has ended."""
-    refuse_link(run := arm / f"seed-{seed}")
-    return fit([*words, "--resume=auto", f"--seed_everything={seed}", f"--run_dir={run}"], allowed)
+    own = ["--resume=auto", f"--seed_everything={seed}", f"--run_dir={arm / f'seed-{seed}'}"]
+    return fit([*words, *own], allowed)
 
 
 def train_arm(words: list[str], allowed: list[str], count: int) -> Path:

@@ -150,8 +150,6 @@ class Runner:
         """Run fit to its end; returns its exit code, its last words, and whether it was pruned."""
         run, pruned, judged = run_of(self.plan, trial), False, 0
         log = self.plan.folder / "logs" / f"{run.name}.txt"
-        for folder in (run, log.parent):
-            run_dir.refuse_link(folder)
         log.parent.mkdir(exist_ok=True)
         with open(log, "a+", encoding="utf-8", errors="replace", opener=open_no_link) as file:
             allow = [word for name in self.plan.allowed for word in ("--allow", name)]

@@ -47,7 +47,8 @@ class Book:
     """All trials so far; what is written is on the disk at once."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ConfigError where the folder holds no trials of a sweep."""
+        """Raises ConfigError where the folder holds no trials of a sweep, or a link that leaves it."""
+        run_dir.refuse_links(folder)
         self.path = folder / "trials.jsonl"
         self.lock = threading.Lock()
         text = self.path.read_text("utf-8", "replace") if self.path.is_file() else ""

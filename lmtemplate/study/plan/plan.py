@@ -158,6 +158,11 @@ def remarks(made: Figures, flags: Figures) -> list[str]:
     ]
 
 
+def in_comment(*words: str) -> str:
+    """Words of a shell in one line, whatever they hold."""
+    return " ".join(shlex.join(words).splitlines())
+
+
 def config_of(made: Figures, said: list[str], output: Path, data: Path) -> str:
     """The run as a config that `lmtemplate fit` takes, the reasons in its comments."""
     ratio, best, net = made["tokens"] / made["parameters"], budgets.RATIO, made["net"]
@@ -174,8 +179,8 @@ def config_of(made: Figures, said: list[str], output: Path, data: Path) -> str:
         if loss
         else "not known below 70M parameters",
         "remarks": textwrap.fill("\n".join(said), 110, initial_indent="# ", subsequent_indent="# "),
-        "output": shlex.quote(str(output)),
-        "command": shlex.join(["lmtemplate", *sys.argv[1:]]),
+        "output": in_comment(str(output)),
+        "command": in_comment("lmtemplate", *sys.argv[1:]),
         "run_dir": strict_json.dumps(f"runs/{output.stem}"),
         "path": strict_json.dumps(str(data)),
         "init_args": strict_json.dumps(net),
@@ -246,5 +251,8 @@ def plan(
     text = config_of(made, said, output or Path("planned.yaml"), data or Path("data/NAME"))
     if output:
         write_text(output, text)
-        print(f"{output} is written; next: make train CONFIG={output}", file=sys.stderr)
+        print(
+            f"{output} is written; next: make train CONFIG={shlex.quote(str(output))}",
+            file=sys.stderr,
+        )
     print(strict_json.dumps(made | {"remarks": said}, indent=2) if json else text)

@@ -13,7 +13,7 @@ import numpy as np
 from lmtemplate import metric_names
 from lmtemplate.errors import CheckpointError, DiskError
 from lmtemplate.record import Floats, Ints, Record, from_lines, is_recorded
-from lmtemplate.run_dir import folder_of, refuse_link
+from lmtemplate.run_dir import folder_of, refuse_links
 from lmtemplate.study.long_record import read_any_record
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ def plot(run: Path, quiet: bool = False) -> None:
         os.nice(19)
     if not run.is_dir():
         raise CheckpointError(f"no run {run}; a run directory is what `lmtemplate fit` has made")
-    refuse_link(folder_of(run))
+    refuse_links(run)
     record, folder = read_any_record(run) if is_recorded(run) else from_lines([]), folder_of(run)
     if len(record) < 2:
         if quiet:

@@ -113,9 +113,8 @@ def figure_rows(run: RunFiles) -> Iterator[tuple[str, str]]:
 
 
 def shown_text(path: Path) -> str:
-    """A file of the run; a stranger's link could lead to any file of the user."""
-    there = path.is_file() and not path.is_symlink()
-    return path.read_text("utf-8", "replace") if there else "not there, or a link"
+    """A file of the run, of which `read_run` has refused what a link leads to elsewhere."""
+    return path.read_text("utf-8", "replace") if path.is_file() else "not there"
 
 
 def write_report(

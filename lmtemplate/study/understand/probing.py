@@ -13,7 +13,7 @@ from lmtemplate.checkpoint.compatibility import load_net
 from lmtemplate.checkpoint.files import read
 from lmtemplate.data.sampler import block_at
 from lmtemplate.data.shards import Blocks, Shards
-from lmtemplate.errors import CheckpointError, DataError, NumbersError
+from lmtemplate.errors import CheckpointError, DataError
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.record import read_lines
@@ -34,6 +34,7 @@ from lmtemplate.study.understand.snapshots import snapshot_files
 from lmtemplate.study.understand.text_losses import (
     by_document,
     by_position,
+    check_logits,
     document_starts,
     text_nats,
 )
@@ -78,8 +79,7 @@ def look_inside(net: LanguageModel, batch: Sequences) -> tuple[dict[str, Any], d
     inputs, targets = (part[:LOOKED_AT].to(next(net.parameters()).device) for part in batch)
     with Recorder(net) as recorder:
         logits = net(inputs)
-    if not logits.isfinite().all():
-        raise NumbersError("the model's logits are not finite; take an earlier checkpoint")
+    check_logits(logits)
     cross_entropy(logits, targets).objective.backward()
     found = {
         "layers": [{"name": one.name, **figures_of_layer(one)} for one in recorder.layers],

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lmtemplate.data import IGNORED, Ints
 from lmtemplate.data.shards import Shards
+from lmtemplate.errors import NumbersError
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.record import Floats
 from lmtemplate.study.progress import pieces
@@ -27,6 +28,12 @@ def split_text(net: LanguageModel, inputs: Tensor, targets: Tensor) -> list[tupl
     return [*zip(*parts, strict=True)]
 
 
+def check_logits(logits: Tensor) -> None:
+    """Raises NumbersError where logits (..., V) give no probabilities: one is NaN, or infinite."""
+    if not logits.float().logsumexp(-1).isfinite().all():
+        raise NumbersError("the model's logits are not finite; take an earlier checkpoint")
+
+
 @torch.no_grad()
 def predict_text(
     net: LanguageModel, inputs: Tensor, targets: Tensor, temperatures: Sequence[float]
@@ -34,11 +41,13 @@ def predict_text(
     """(N, T) inputs and targets -> of the P targets that count, at each of H temperatures:
 
     (H, P) nats, (H, P) probabilities of the likeliest token, (P,) whether that was the target.
+    Raises NumbersError.
     """
     parts = list[tuple[Tensor, Tensor, Tensor]]()
     for some, of_some in pieces(split_text(net, inputs, targets), "losses of validation text"):
         counted = of_some != IGNORED
         logits, wanted = net(some).float()[counted], of_some[counted]  # (P, V), (P,)
+        check_logits(logits)
         nats, highest = list[Tensor](), list[Tensor]()
         for temperature in temperatures:
             likely = (logits / temperature).log_softmax(-1)

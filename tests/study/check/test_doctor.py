@@ -228,14 +228,14 @@ def test_an_overlay_is_named_with_what_to_type_and_then_read_with_its_base(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     only(monkeypatch, "config")
-    base, more = tmp_path / "base.yaml", tmp_path / "more.yaml"
+    base, more = tmp_path / "base.yaml", tmp_path / "more; x.yaml"
     base.write_text(f"data: {{path: {corpus}, block_size: 16, batch_size: 2}}")
     more.write_text("trainer: {max_steps: 100}\nmodel: {optimizer: {init_args: {betas: [0.9, 2]}}}")
     with pytest.raises(UserError):
         doctor(config=[more])
     hint, problem, net, *_ = capsys.readouterr().out.splitlines()
-    assert hint.startswith(f"! config      --config {more} names no data: an overlay?")
-    assert hint.endswith(f"doctor --config configs/quickstart.yaml --config {more}")
+    assert hint.startswith(f"! config      --config '{more}' names no data: an overlay?")
+    assert hint.endswith(f"doctor --config configs/quickstart.yaml --config '{more}'")
     assert (problem[:8], net[:5]) == ("✗ config", "! net")
     more.write_text("trainer: {max_steps: 100}")
     doctor(config=[base, more])

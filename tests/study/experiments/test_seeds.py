@@ -27,6 +27,13 @@ def test_a_count_that_is_none_is_one_line(command: Command, typed: list[str]) ->
     assert result.error.startswith("fit: argument --seeds: expected")
 
 
+def test_a_seed_that_is_a_link_out_of_the_arm_is_refused(fit: Command, tmp_path: Path) -> None:
+    (tmp_path / "arm").mkdir()
+    (tmp_path / "arm" / "seed-1338").symlink_to(tmp_path)
+    refused = fit(tmp_path / "arm", "--seeds", "2")
+    assert (refused.code, "seed-1338 is a link that leaves" in refused.error) == (2, True)
+
+
 @pytest.mark.slow
 def test_each_seed_is_the_run_that_fit_would_make_and_the_command_goes_on(
     fit: Command, tmp_path: Path

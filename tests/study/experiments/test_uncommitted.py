@@ -104,7 +104,7 @@ def test_reproduce_names_the_changes_unless_they_are_here(
 ) -> None:
     monkeypatch.setattr(uncommitted, "uncommitted_changes", lambda: "one\n")
     (tmp_path / "uncommitted.diff").write_text("one\n")
-    assert reproduce.other_changes(tmp_path, "0123") == []
+    assert reproduce.other_changes(tmp_path, "0123abc") == []
     (tmp_path / "uncommitted.diff").write_text("two\n")
-    (said,) = reproduce.other_changes(tmp_path, "0123")
-    assert f"git checkout 0123; git apply {tmp_path}/uncommitted.diff" in said
+    (said,) = reproduce.other_changes(tmp_path, "0123abc")
+    assert f"git checkout 0123abc; git apply {tmp_path}/uncommitted.diff" in said

@@ -1,6 +1,7 @@
 """`lmtemplate plan`: a table that adds up, JSON, and a config that trains."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -214,12 +215,13 @@ def written(
     command: Command, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """A config of a few seconds."""
-    output = tmp_path / "small.yaml"
+    output = tmp_path / "a line\nb: 1" / "small.yaml"
+    output.parent.mkdir()
     words = ["--parameters", "2e4", "--tokens", "1500", "--block_size", "32", "--speed", "1e9"]
     monkeypatch.setattr(sys, "argv", ["/bin/lmtemplate", "plan", *words])
     result = command("plan", *words, "--data", corpus, "--output", output)
     assert result.code == 0
-    assert f"make train CONFIG={output}" in result.error
+    assert f"make train CONFIG='{output}'" in result.error
     return output
 
 
@@ -245,6 +247,7 @@ def test_the_config_has_the_net_that_was_shown_and_a_note(
     text = written.read_text(encoding="utf-8")
     note, _, settings = text.partition("\nrun_dir:")
     assert "lmtemplate plan --parameters 2e4 --tokens 1500 --block_size 32 --speed 1e9\n" in note
+    assert re.search("make train CONFIG='.*a line b: 1/small.yaml'\n", note)
     assert all(line.startswith("#") for line in note.splitlines())
     assert yaml.safe_load(f"run_dir:{settings}")["run_dir"] == "runs/small"
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from lmtemplate.data import IGNORED
 from lmtemplate.data.shards import Shards
 from lmtemplate.data.tokenizer import ByteTokenizer
+from lmtemplate.errors import NumbersError
 from lmtemplate.loss import cross_entropy
 from lmtemplate.models import GPT2
 from lmtemplate.study.understand import text_losses as study
@@ -96,6 +97,17 @@ def test_a_made_up_predictor_is_as_wrong_as_it_was_made(share: float) -> None:
     )  # the mean confidence is 1/2
     assert found["confidence"] == pytest.approx(0.5, abs=0.005)
     assert found["accuracy"] == pytest.approx(share / 2, abs=0.005)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_give_no_probabilities_are_named(value: float) -> None:
+    class Broken(GPT2):
+        def forward(self, tokens: torch.Tensor, caches: object = None) -> torch.Tensor:
+            return torch.full((*tokens.shape, 5), value)
+
+    tokens = torch.zeros(1, 4, dtype=torch.long)
+    with pytest.raises(NumbersError, match="logits are not finite"):
+        predict_text(Broken(5, 4, n_layer=1, n_head=1, n_embd=4), tokens, tokens, (1.0,))
 
 
 def test_each_bin_holds_its_predictions() -> None:
