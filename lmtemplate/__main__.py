@@ -5,6 +5,7 @@ import gc
 import importlib
 import inspect
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -157,7 +158,7 @@ def explain(error: Exception) -> tuple[str, int]:
         says, code = f"{place}: {message}", UserError.exit_code
     elif place := errors.chosen_part(error):
         says, code = f"{place} does not fit: {message}", ConfigError.exit_code
-    elif isinstance(error, OverflowError) or "overflow" in message:
+    elif isinstance(error, OverflowError) or re.search("overflow|Exceeds the limit", message):
         says = f"a number of the settings or of a file is too large: {message}"
         code = ConfigError.exit_code
     else:

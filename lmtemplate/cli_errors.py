@@ -201,7 +201,6 @@ def parse_words(
         raise ConfigError(one_line(str(error), parser.prog, defaults, made)) from error
     for key, value in settings.items():
         if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
-            raise ConfigError(
-                f"{find(key.replace('.init_args', ''), made)}: {value} is too large"[:200]
-            )
+            place = find(key.replace(".init_args", ""), made)
+            raise ConfigError(f"{place}: too large a number")
     return settings

@@ -86,13 +86,12 @@ class LostProcessError(UserError):
 
 def own_line(error: BaseException) -> str | None:
     """The line of the user's own code that an error comes from, as "file:line", if from any."""
-    homes = (os.path.dirname(__file__), sys.base_prefix, "<")
-    own = [
-        f"{os.path.relpath(frame.filename)}:{frame.lineno}"
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith(homes) and "site-packages" not in frame.filename
-    ]
-    return own[-1] if own else None
+    homes = (os.path.dirname(__file__), sys.base_prefix)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path, is_library = frame.filename, "site-packages" in frame.filename
+        if path.endswith(".py") and not path.startswith(homes) and not is_library:  # .pyx: NumPy's
+            return f"{os.path.relpath(path)}:{frame.lineno}"
+    return None
 
 
 def chosen_part(error: BaseException) -> str | None:

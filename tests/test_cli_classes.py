@@ -104,6 +104,15 @@ def test_null_in_a_class_is_named_where_its_type_has_no_place_for_it(
     assert str(mistake.value) == f"model.optimizer.lr ({path}:2): null is no value here"
     path.write_text("model: {net: {init_args: {n_kv_head: null}}, optimizer: torch.optim.SGD}\n")
     parsed(corpus, "--config", str(path), "--model.optimizer.weight_decay=0")
+    whole = "{class_path: lmtemplate.optimizers.SGD, init_args: {momentum: null}}"
+    with pytest.raises(ConfigError, match=r"momentum \(command line\): null is no value here"):
+        parsed(corpus, f"--model.optimizer={whole}")
+
+
+def test_a_class_that_does_not_say_what_it_takes_is_one_line(corpus: Path) -> None:
+    average = "{class_path: lightning.pytorch.callbacks.WeightAveraging, init_args: {device: {}}}"
+    with pytest.raises(ConfigError, match=r"device\(\) received an invalid combination"):
+        parsed(corpus, f"--trainer.callbacks=[{average}]")
 
 
 def test_a_folder_is_no_class_of_data(corpus: Path) -> None:

@@ -1,7 +1,9 @@
 """Classes of mistakes -> the exit codes that scripts rely on."""
 
 import signal
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lmtemplate import errors
@@ -28,3 +30,12 @@ def test_the_message_of_a_process_that_reads_data_loses_its_traceback() -> None:
 
 def test_a_message_is_one_line_whatever_it_quotes() -> None:
     assert str(errors.ConfigError("a name\nerror: another line")) == "a name error: another line"
+
+
+def test_an_error_of_a_library_in_cython_is_none_of_the_user_s_code() -> None:
+    """Whose files have relative names, as a user's own have none."""
+    with pytest.raises(ValueError, match="MT19937") as error:
+        np.random.RandomState().set_state(("PCG64", [0] * 624, 0))
+    assert str(errors.own_line(error.value)).startswith(f"{Path('tests', 'test_errors.py')}:")
+    assert error.tb.tb_next is not None
+    assert errors.own_line(error.value.with_traceback(error.tb.tb_next)) is None

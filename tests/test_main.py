@@ -305,6 +305,7 @@ def test_too_little_memory_is_one_line_and_exit_6(
     [
         OverflowError("cannot fit 'int' into an index-sized integer"),
         RuntimeError("value cannot be converted to type float without overflow"),
+        ValueError("Exceeds the limit (4300 digits) for integer string conversion"),
     ],
 )
 def test_a_number_that_nothing_holds_is_a_mistake_of_the_settings(

@@ -14,6 +14,7 @@ from lmtemplate.checkpoint.files import SUMS
 from lmtemplate.checkpoint.files import read as read_checkpoint
 from lmtemplate.cli_words import read_config
 from lmtemplate.data.prepare import prepare
+from lmtemplate.data.shard_writer import new_folder
 from lmtemplate.data.tokenizer import load_tokenizer
 from lmtemplate.errors import CheckpointError, ConfigError, DataError, UserError
 from lmtemplate.generate import read_prompts
@@ -95,6 +96,12 @@ def test_a_pipe_in_the_place_of_the_crash_log_is_not_waited_for(
     with within(20):  # whose error would be taken for one of the disk
         assert log_crash(ValueError("x")).startswith("no file")
     assert time.monotonic() - start < 10
+
+
+def test_a_pipe_where_a_corpus_would_grow_is_not_waited_for(tmp_path: Path) -> None:
+    pipe(tmp_path / ".mine.partial")
+    with within(20), pytest.raises(FileExistsError), new_folder(tmp_path / "mine"):
+        pass
 
 
 def test_a_list_of_checksums_without_end_is_one_line(tmp_path: Path) -> None:

@@ -168,10 +168,10 @@ def recover(output: Path) -> tuple[Path, Path]:
     """Undo what was interrupted; returns where a new folder grows and where an old one waits."""
     output = output.resolve()
     new, old = (output.with_name(f".{output.name}.{end}") for end in ("partial", "replaced"))
-    if old.exists() and not output.exists():
+    if old.is_dir() and not output.exists():
         old.rename(output)
     for leftover in (new, old):
-        if leftover.exists():
+        if leftover.is_dir():  # a pipe would be waited for
             shutil.rmtree(leftover)
     return new, old
 

@@ -120,7 +120,9 @@ def read_checked(path: Path, kinds: dict[str, Any]) -> dict[str, Any]:
     try:
         is_yaml = path.suffix == ".yaml"
         text = read_plain(path, LARGEST_YAML if is_yaml else LARGEST)
-        content = parse_yaml(text) if is_yaml else json.loads(text)
+        if is_yaml:  # it has dates and sets, which become text
+            text = json.dumps(parse_yaml(text), default=str)
+        content = json.loads(text, parse_constant=str)  # what is infinite or NaN is text, too
     except Exception as error:  # PyYAML raises what it stumbles over, as for !!int ""
         reason = " ".join(str(error).split())[:200]
         says = f"{path} cannot be read ({reason}); restore it, or move it away"

@@ -90,6 +90,7 @@ YAMLS: dict[str, str] = {
     "a link elsewhere beside checkpoints": "trainer: {callbacks: {class_path: lightning.pytorch."
     "callbacks.ModelCheckpoint, init_args: {dirpath: elsewhere, filename: x, save_last: link}}}",
     "a whole number in hexadecimals": f"trainer: {{num_nodes: 0x{'F' * 30}}}",
+    "a number that has no text": f"trainer: {{num_nodes: 0x{'F' * 5000}}}",
     "a whole number in a text": f"data: {{max_train_blocks: '0x{'F' * 30}'}}",
     "a whole number that nothing holds": f"trainer: {{num_nodes: 1{'0' * 24}}}",
     "a plugin that has a queue start jobs": "trainer: {plugins: {class_path: "

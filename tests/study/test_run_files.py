@@ -117,10 +117,19 @@ def test_yaml_whose_merges_multiply_is_not_built(tmp_path: Path) -> None:
         read_checked(tmp_path / "config.yaml", {})
 
 
-@pytest.mark.parametrize("text", ["{}", "a: {b: [1, null, .inf], <<: {c: x}}", "a: &a [1]\nb: *a"])
+@pytest.mark.parametrize("text", ["{}", "a: {b: [1, null, 2.5], <<: {c: x}}", "a: &a [1]\nb: *a"])
 def test_other_yaml_is_what_pyyaml_makes_of_it(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.yaml").write_text(text)
     assert read_checked(tmp_path / "config.yaml", {}) == yaml.safe_load(text)
+
+
+def test_what_json_has_no_word_for_is_text(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("{a: .inf, b: 2001-01-01, c: !!set {x}, d: .nan}")
+    told = {"a": "Infinity", "b": "2001-01-01", "c": "{'x'}", "d": "NaN"}
+    assert read_settings(tmp_path) == told
+    (tmp_path / "config.yaml").write_text(f"a: 0x{'f' * 5000}")
+    with pytest.raises(CheckpointError, match=r"cannot be read .Exceeds the limit"):
+        read_settings(tmp_path)
 
 
 KINDS = {"step": int, "loss": float, "of": {"name": str}, "starts": [{"step": int}]}

@@ -206,7 +206,7 @@ def data_in_terminal(record: Record, width: int = 72, height: int = 6) -> str:
         return ""
     amounts, losses = np.log10(tokens), losses[steps > 0]
     first, last = (f"{tokens[i]:,.0f} tokens: {losses[i]:.3f}" for i in (0, -1))
-    ends = {"x_min": amounts[0], "x_max": amounts[-1]}
+    ends = {"x_min": amounts.min(), "x_max": amounts.max()}
     plot = text_plot([(amounts, losses)], "o", width, height=height, **ends)
     return f"validation loss against data, log axis (10^x tokens): {first} -> {last}\n{plot}"
 

@@ -397,6 +397,7 @@ def test_validation_loss_is_drawn_against_the_tokens_read() -> None:
     steps, losses = rows.validations
     assert f"{64 * steps[0]:,} tokens: {losses[0]:.3f} -> {64 * steps[-1]:,} tokens" in text
     assert data_in_terminal(rows) == ""
+    assert data_in_terminal(replace(rows, values={"data/tokens": tokens[::-1]}))  # of a stranger
 
 
 def test_early_estimates_join_the_validation_curve_and_do_not_replace_it() -> None:
