@@ -163,8 +163,7 @@ class LibraryTokenizer(Tokenizer):
         self._json = json_text
         with _library_errors():
             self._library = library = tokenizers.Tokenizer.from_str(json_text)
-        # the library reads several forms of a file, and writes one
-        ids, content = library.get_vocab(with_added_tokens=True), json.loads(library.to_str())
+        ids = library.get_vocab(with_added_tokens=True)
         self.vocab_size = max(ids.values(), default=-1) + 1
         if self.vocab_size > 2**24:  # one id may claim all the memory
             raise DataError(f"its largest id is {self.vocab_size - 1:,}; no vocabulary needs that")
@@ -175,6 +174,8 @@ class LibraryTokenizer(Tokenizer):
             names = ", ".join(token.content for token in added if token.special) or "none"
             says = f"(special tokens: {names}): add {END_OF_TEXT} as one"
             raise DataError(f"no end-of-text token {says}")
+        # the library reads several forms of a file, and writes one
+        content = json.loads(library.to_str())
         self.eot_id, model = ids[end], content["model"]
         unknown = model.get("unk_id", ids.get(model.get("unk_token") or ""))
         self.unknown_id = None if unknown == self.eot_id else unknown

@@ -41,7 +41,7 @@ def refuses(prepared: Path, tmp_path: Path, canary: Path) -> Refuses:
 
     def call(change: Change) -> None:
         say(prepared, change)
-        with watching(tmp_path) as events, within(60), pytest.raises(DataError) as refused:
+        with watching(tmp_path) as events, within(20), pytest.raises(DataError) as refused:
             TokenData(prepared, block_size=16).setup("fit")
         assert events == []
         assert not canary.exists()
@@ -55,6 +55,8 @@ TOKENIZERS = {
     "a model of nothing": '{"model": {"type": "BPE", "vocab": {}, "merges": []}}',
     "ids beyond memory": '{"version":"1.0","added_tokens":[],"model":{"type":"WordLevel",'
     '"vocab":{"a":4294967295,"<eos>":0},"unk_token":"a"}}',
+    "an id that would take a minute to write": '{"model":{"type":"BPE","vocab":{"<eos>":0,'
+    '"a":4294967294},"merges":[]}}',
     "merges that do not fit": '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["b c"]}}',
     "half a character": '{"kind": "char", "characters": "\\ud800"}',
 }
