@@ -154,17 +154,9 @@ def takes_null(parameter: inspect.Parameter) -> bool:
     return is_open or parameter.default is None or type(None) in get_args(kind)
 
 
-def parameters_of(kind: Any) -> Mapping[str, inspect.Parameter]:
-    """What a class takes; {} for one that is written in C and does not say, as torch.device."""
-    try:
-        return inspect.signature(kind).parameters
-    except ValueError:
-        return {}
-
-
 def check_nulls(key: str, settings: Mapping[str, Any], kind: Any, made: list[Place]) -> None:
     """Raises ConfigError where a class's settings are null and may not be: jsonargparse lets it."""
-    for name, one in parameters_of(kind).items():
+    for name, one in inspect.signature(kind).parameters.items():
         place = find(f"{key}.{name}", made)
         is_given = place in made or one.default is not one.empty  # others are linked
         if settings.get(name, "") is None and is_given and not takes_null(one):
@@ -190,7 +182,7 @@ def check_classes(key: str, value: Any, made: list[Place], allowed: Sequence[str
             check_class(key, kind, made, allowed)
             note_chosen(kind, find(key, made))
             check_nulls(key, value.get("init_args") or {}, kind, made)
-            taken = {name: one.default for name, one in parameters_of(kind).items()}
+            taken = {name: one.default for name, one in inspect.signature(kind).parameters.items()}
         for name, below in value.items():
             if name == "init_args" and taken and isinstance(below, dict):
                 # defaults may be functions

@@ -32,8 +32,7 @@ Line = dict[str, Any]
 LINES = "training_metrics.jsonl"
 ARRAYS = "training_metrics.json"
 
-LOSS = TRAIN_LOSS
-IN_ARRAYS = {"step", "nonfinite", LOSS, VAL_LOSS, LEARNING_RATE, EPOCH}
+IN_ARRAYS = {"step", "nonfinite", TRAIN_LOSS, VAL_LOSS, LEARNING_RATE, EPOCH}
 COUNTS = (EPOCH, TOKENS)
 WRITTEN = re.compile(rb'{"step": (\d{1,15}),.*}\n')
 TAIL_BYTES = 2**16  # that are read at a time, from the end
@@ -140,21 +139,21 @@ def from_lines(lines: Iterable[Line]) -> Record:
             if name == "samples":
                 samples[step] = value
             elif name == "nonfinite":
-                bad |= {step} if {LOSS, VAL_LOSS} & {*value} else set()
+                bad |= {step} if {TRAIN_LOSS, VAL_LOSS} & {*value} else set()
             elif name != "step":
                 columns[name][0].append(line)
                 columns[name][1].append(value)
     points, point_of_line = np.unique(np.array(steps, dtype=np.int64), return_inverse=True)
-    at = {name: np.full(len(points), math.nan) for name in (*columns, LOSS, VAL_LOSS)}
+    at = {name: np.full(len(points), math.nan) for name in (*columns, TRAIN_LOSS, VAL_LOSS)}
     for name, (places, found) in columns.items():  # of several lines of a step the last counts
         at[name][point_of_line[np.array(places)]] = found
-    has_loss, is_validated = ~np.isnan(at[LOSS]), ~np.isnan(at[VAL_LOSS])
+    has_loss, is_validated = ~np.isnan(at[TRAIN_LOSS]), ~np.isnan(at[VAL_LOSS])
     rows = np.flatnonzero(has_loss | (is_validated & np.logical_or.accumulate(has_loss)))
     at_start = {name: float(column[0]) for name, column in at.items() if 0 in points[:1]}
     initial = {name: value for name, value in at_start.items() if not math.isnan(value)}
     values = {name: at[name][rows] for name in sorted(at)}
     missing = np.full(len(rows), math.nan)
-    train_loss, epochs = values.pop(LOSS), values.get(EPOCH, missing)
+    train_loss, epochs = values.pop(TRAIN_LOSS), values.get(EPOCH, missing)
     for row in np.flatnonzero(np.isnan(train_loss)):
         # Its training losses were all NaN or inf: take loss and epoch of the row before.
         train_loss[row] = train_loss[row - 1]
@@ -183,8 +182,8 @@ def read_record(run: str | Path) -> Record:
 
 def last_points(run: Path) -> str:
     """The end of a run's record: ". Before: step 50: loss 3.1, rate 0.01, gradient 4.2; ..."."""
-    points = last_lines(run, LOSS, 5)
-    shown = (LOSS, LEARNING_RATE, GRAD_NORM)
+    points = last_lines(run, TRAIN_LOSS, 5)
+    shown = (TRAIN_LOSS, LEARNING_RATE, GRAD_NORM)
     rows = ((p["step"], *(p.get(name, math.nan) for name in shown)) for p in points)
     texts = [f"step {s}: loss {x:.4g}, rate {r:.3g}, gradient {n:.3g}" for s, x, r, n in rows]
     return f". Before: {'; '.join(texts)}" if texts else ""

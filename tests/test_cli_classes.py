@@ -109,12 +109,6 @@ def test_null_in_a_class_is_named_where_its_type_has_no_place_for_it(
         parsed(corpus, f"--model.optimizer={whole}")
 
 
-def test_a_class_that_does_not_say_what_it_takes_is_one_line(corpus: Path) -> None:
-    average = "{class_path: lightning.pytorch.callbacks.WeightAveraging, init_args: {device: {}}}"
-    with pytest.raises(ConfigError, match=r"device\(\) received an invalid combination"):
-        parsed(corpus, f"--trainer.callbacks=[{average}]")
-
-
 def test_a_folder_is_no_class_of_data(corpus: Path) -> None:
     with pytest.raises(ConfigError, match=r"data.class_path \(command line\): .* is not package"):
         TrainingCLI([f"--data={corpus}"])

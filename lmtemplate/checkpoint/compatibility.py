@@ -1,7 +1,7 @@
 """A checkpoint's content -> whether this run may go on from it, and a net with its weights."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +99,12 @@ def check_same_tokenizer(checkpoint: CheckpointDict, tokenizer_json: str, data: 
         )
 
 
-def _form(weights: Mapping[str, Tensor], name: str, absent: str) -> str:
+def _form(weight: Tensor | None) -> str:
     """Shape of a weight, and its type where that is none of the floats that nets are trained in."""
-    if name not in weights:
-        return absent
-    shape, kind = tuple(weights[name].shape), weights[name].dtype
-    is_usual = kind.is_floating_point and kind.itemsize > 1
-    return f"{shape}" if is_usual else f"{shape} of {kind}"
+    if weight is None:
+        return "missing"
+    is_usual = weight.is_floating_point() and weight.itemsize > 1
+    return f"{tuple(weight.shape)}{'' if is_usual else f' of {weight.dtype}'}"
 
 
 def load_net(net: nn.Module, checkpoint: CheckpointDict) -> None:
@@ -114,9 +113,7 @@ def load_net(net: nn.Module, checkpoint: CheckpointDict) -> None:
     wanted = net.state_dict()
     try:
         for name in sorted({*weights, *wanted}):
-            have = _form(weights, name, "missing")
-            need = _form(wanted, name, "unknown")
-            if have != need:
+            if (have := _form(weights.get(name))) != (need := _form(wanted.get(name))):
                 raise CheckpointError(
                     f"the checkpoint is of another architecture: {name} is {have} there, {need} here"
                 )

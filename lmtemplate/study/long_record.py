@@ -10,7 +10,7 @@ import numpy.typing as npt
 from lmtemplate import metric_names
 from lmtemplate.record import (
     LINES,
-    LOSS,
+    TRAIN_LOSS,
     Floats,
     Ints,
     Line,
@@ -23,7 +23,7 @@ from lmtemplate.record import (
 from lmtemplate.run_dir import folder_of, refuse_links
 
 STEP_KEY = b'{"step": '
-LOSS_KEY = f'"{LOSS}": '.encode()
+LOSS_KEY = f'"{TRAIN_LOSS}": '.encode()
 READ_WHOLE = 2**23  # bytes of a record, about 25,000 rows; of a much longer one this much is parsed
 NUMBER_WIDTH = 25  # characters of a number, as -1.2345678901234567e-300
 STRETCH = 20  # lines that follow each other: values may be logged at each tenth row alone
@@ -77,7 +77,7 @@ def read_any_record(run: Path) -> Record:
     except ValueError:
         return read_record(run)
     pairs = zip(steps.tolist(), losses.tolist(), strict=True)
-    record = from_lines(chain(lines, ({"step": step, LOSS: loss} for step, loss in pairs)))
+    record = from_lines(chain(lines, ({"step": step, TRAIN_LOSS: loss} for step, loss in pairs)))
     rates, passes = record.learning_rate, record.values.get(metric_names.EPOCH)
     for column in (rates, passes):
         if column is not None and (known := ~np.isnan(column)).any():
