@@ -8,6 +8,7 @@ import importlib
 import inspect
 import os
 import re
+import sys
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +24,7 @@ from lmtemplate.data import Ints, content
 from lmtemplate.data.formats import PRESETS, READERS
 from lmtemplate.errors import ConfigError, DataError
 from lmtemplate.plain_file import at_home
+from lmtemplate.plug import load_named
 
 
 class Document(NamedTuple):
@@ -178,18 +180,11 @@ def _readers(format: str | None, allowed: Sequence[str]) -> dict[str, Read]:
         return {suffix: ours[name] for suffix, name in {**named, "": "text"}.items()}
     if format in ours:
         return {"": ours[format]}
-    module, _, function = format.rpartition(".")
-    package = format.split(".")[0]
-    if not module:
+    if "." not in format or format.startswith("lmtemplate."):
         raise ConfigError(f"no format {format!r}; there are {', '.join(ours)}, and module.read")
-    if package not in ("lmtemplate", *allowed):
-        says = f"is not of lmtemplate; add --allow {package} if you trust that package"
-        raise ConfigError(f"--format {format} {says}")
-    try:
-        of = importlib.import_module(module)
-        return {suffix: getattr(of, function) for suffix in (*getattr(of, "SUFFIXES", ()), "")}
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"--format {format} cannot be imported: {error}") from error
+    read = load_named(format, "--format", allowed)
+    suffixes = getattr(sys.modules[format.rpartition(".")[0]], "SUFFIXES", ())
+    return dict.fromkeys((*suffixes, ""), read)
 
 
 def _open_files(

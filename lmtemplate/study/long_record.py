@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lmtemplate import metric_names
+from lmtemplate.metric_names import TRAIN_LOSS
 from lmtemplate.record import (
     LINES,
-    TRAIN_LOSS,
     Floats,
     Ints,
     Line,

@@ -103,8 +103,12 @@ def test_a_reader_that_yields_plain_strings_is_told_what_to_yield(
     ("format", "message"),
     [
         ("jsnl", "no format 'jsnl'; there are jsonl, text"),
-        ("os.path.join", "--format os.path.join is not of lmtemplate; add --allow os"),
-        ("mine.nothing.read", "mine.nothing.read cannot be imported"),
+        (
+            "theirs.read",
+            "--format: theirs.read is of a package that is not allowed; add --allow th",
+        ),
+        ("lmtemplate.run_dir.write_text", "no format 'lmtemplate.run_dir.write_text'; there are"),
+        ("mine.nothing.read", "--format: cannot import 'mine.nothing.read'"),
     ],
 )
 def test_a_format_that_cannot_be_used_is_named(format: str, message: str, tmp_path: Path) -> None:

@@ -234,6 +234,17 @@ def test_a_tokenizer_that_panics_is_one_line(capfd: pytest.CaptureFixture[str]) 
     assert capfd.readouterr() == ("", "")
 
 
+def test_unknown_words_that_would_end_documents_are_refused() -> None:
+    """GPT-2 names one token for both, but its bytes leave nothing unknown."""
+    library = Library(models.WordLevel({"a": 0, "</s>": 1}, unk_token="</s>"))
+    library.add_special_tokens(["</s>"])
+    with pytest.raises(DataError, match="its unknown token is its end of text, '</s>'"):
+        parse_tokenizer(library.to_str())
+    content = json.loads(BPE.to_json())
+    content["model"]["unk_token"] = "<|endoftext|>"
+    assert encode_one(parse_tokenizer(json.dumps(content)), TEXTS[1]) == encode_one(BPE, TEXTS[1])
+
+
 def test_a_tokenizer_without_a_word_for_the_unknown_is_one_line() -> None:
     library = Library(models.WordLevel({"a": 0, "</s>": 1}, unk_token="<unk>"))
     library.add_special_tokens(["</s>"])

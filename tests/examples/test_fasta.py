@@ -39,7 +39,7 @@ def test_a_format_of_a_package_that_is_not_allowed_is_refused(
 ) -> None:
     refused = command("prepare", *words, "--format", "examples.fasta.read")
     assert refused.code != 0
-    assert "add --allow examples if you trust that package" in refused.error
+    assert "add --allow examples on the command line if you trust it" in refused.error
 
 
 def test_a_header_without_a_name_is_refused_with_its_line(

@@ -113,7 +113,7 @@ class Grammar:
 def open_grammar(source: str, seed: int) -> Corpus:
     """Raises DataError for "grammar:N" without a number."""
     _, colon, count = source.partition(":")
-    if colon and not (count.isdecimal() and int(count) > 1):
+    if colon and not (count.isdecimal() and 1 < float(count) < 2**31):
         raise DataError(f"{source!r}: give 2 documents or more, as in grammar:5000")
     grammar = Grammar(seed, int(count or DOCUMENTS))
 

@@ -81,7 +81,7 @@ def ladder(rest: list[str], allowed: list[str], seconds: float) -> dict[str, Any
         smaller.datamodule.setup("fit")
         per_step.append(accumulate * measured_seconds(smaller))
     left = seconds - START_SECONDS * len(widths) * len(SHARES)
-    steps = int(left / (sum(per_step) * sum(SHARES)))
+    steps = max(0, int(left / (sum(per_step) * sum(SHARES))))
     if (epoch := cli.datamodule.train_sequences) is not None:  # the law is about fresh tokens
         steps = min(steps, epoch // (cli.datamodule.batch_size * accumulate))
     if steps < SHORTEST_LADDER:
