@@ -3,6 +3,7 @@
 import argparse
 import inspect
 from collections.abc import Sequence
+from dataclasses import is_dataclass
 from functools import cached_property
 from typing import Any
 
@@ -103,6 +104,7 @@ class TrainingCLI(LightningCLI):
         words, self.made = cli_words.read_words(words)
         cli_classes.check_values(self.made)
         self.classes = {g: cli_classes.chosen_class(g, self.made, allowed) for g in OPEN}
+        self._checked = {*self.classes.values()}
         cli_classes.configure_parsing(allowed, self.classes["data"])
         super().__init__(
             self.classes["model"],
@@ -126,7 +128,13 @@ class TrainingCLI(LightningCLI):
         for group in OPEN:  # its class is chosen
             self._named[group].pop("class_path", None)
         named = {**self._named.as_dict(), "config": None}  # paths, which jsonargparse can call
-        cli_classes.check_classes("", named, self.made, self.allowed)
+        cli_classes.check_classes("", named, self.made, self.allowed, self._checked)
+
+    def _make(self, kind: type, *args: Any, **kwargs: Any) -> Any:
+        """What jsonargparse instantiates, wherever it stands. Raises ConfigError if unchecked."""
+        if not (kind in self._checked or is_dataclass(kind)):  # those a class's own types name
+            raise ConfigError(f"{kind.__module__}.{kind.__qualname__} is no class for a config")
+        return kind(*args, **kwargs)
 
     def instantiate_classes(self) -> None:
         """New data, net and callbacks. What their constructors object to becomes one line.
@@ -134,7 +142,8 @@ class TrainingCLI(LightningCLI):
         The Trainer is built by fit.py, when it knows the length.
         """
         try:
-            self.config_init = self.parser.instantiate(self._named)
+            how = [(self._make, object, True)]
+            self.config_init = self.parser.instantiate(self._named, instantiators=how)
         except (ValueError, TypeError, ArithmeticError) as error:
             root: BaseException = error
             while root.__cause__ and not isinstance(root, UserError):

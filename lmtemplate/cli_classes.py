@@ -143,7 +143,7 @@ def check_loaded(settings: Any) -> None:
         seen.add((key, id(value)))
         if isinstance(value, dict):
             waiting += [(f".{name}", below) for name, below in value.items()]
-        elif isinstance(value, list):
+        elif isinstance(value, list | tuple | set):  # YAML has them all
             waiting += [(key, item) for item in value]
 
 
@@ -170,16 +170,24 @@ def note_chosen(kind: type, place: Place) -> None:
             CHOSEN[str(sys.modules[base.__module__].__file__)] = f"{place}: {kind.__name__}"
 
 
-def check_classes(key: str, value: Any, made: list[Place], allowed: Sequence[str]) -> None:
-    """Raises ConfigError for what `check_class` refuses, in this setting or any below it."""
-    if isinstance(value, list | tuple):
+def check_classes(
+    key: str, value: Any, made: list[Place], allowed: Sequence[str], checked: set[type]
+) -> None:
+    """Raises ConfigError for what `check_class` refuses, in this setting or any below it.
+
+    Every class that it takes joins `checked`: no other is to be instantiated.
+    """
+    if isinstance(value, jsonargparse.Namespace):  # `as_dict` leaves those in tuples
+        value = value.as_dict()
+    if isinstance(value, list | tuple | set | frozenset):
         for item in value:
-            check_classes(key, item, made, allowed)
+            check_classes(key, item, made, allowed, checked)
     elif isinstance(value, dict):
         taken = dict[str, Any]()
         if isinstance(path := value.get("class_path"), str):
             kind = plug.load_named(path, key, (*TRUSTED, *allowed))
             check_class(key, kind, made, allowed)
+            checked.add(kind)
             note_chosen(kind, find(key, made))
             check_nulls(key, value.get("init_args") or {}, kind, made)
             taken = {name: one.default for name, one in inspect.signature(kind).parameters.items()}
@@ -187,9 +195,9 @@ def check_classes(key: str, value: Any, made: list[Place], allowed: Sequence[str
             if name == "init_args" and taken and isinstance(below, dict):
                 # defaults may be functions
                 own = {k: v for k, v in below.items() if k not in taken or v is not taken[k]}
-                check_classes(key, own, made, allowed)
+                check_classes(key, own, made, allowed, checked)
             else:
-                check_classes(f"{key}.{name}".removeprefix("."), below, made, allowed)
+                check_classes(f"{key}.{name}".removeprefix("."), below, made, allowed, checked)
     elif callable(value):
         check_class(key, value, made, allowed)
 
@@ -249,4 +257,5 @@ def configure_parsing(allowed: Sequence[str], data: type = TokenData) -> None:
         # and of our own packages not the two modules that act when they are imported
         import_path_denylist=["*", "lightning.__setup__", "torch.utils.model_dump.__main__"],
         import_path_allowlist=[*TRUSTED, *allowed],
+        instantiate_subclass_spec_in_any=False,  # nor does a parameter without a type make a class
     )

@@ -32,7 +32,12 @@ def folder_of(run: Path) -> Path:
 
 def refuse_links(run: Path) -> None:
     """Raises ConfigError where a link below a run, or a folder of runs, leads out of it."""
-    for folder, folders, names in os.walk(run):
+
+    def stop(error: OSError) -> None:  # where nothing can be listed, a link could be hidden
+        if os.path.isdir(run):
+            raise ConfigError(f"{error.filename} cannot be listed: {error.strerror}") from error
+
+    for folder, folders, names in os.walk(run, onerror=stop):
         for path in (Path(folder, name) for name in (*folders, *names)):
             if path.is_symlink() and not path.resolve().is_relative_to(run.resolve()):
                 raise ConfigError(f"{path} is a link that leaves {run}; remove it")

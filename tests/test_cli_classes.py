@@ -7,10 +7,13 @@ import pytest
 import yaml
 
 from lmtemplate.cli import TrainingCLI
+from lmtemplate.cli_classes import check_loaded
 from lmtemplate.errors import ConfigError
 from tests.conftest import TINY, Command
 
 OWN = '''
+from torchmetrics import MeanMetric
+
 from lmtemplate.data.datamodule import TokenData
 from lmtemplate.module import LitLanguageModel
 
@@ -27,6 +30,11 @@ class Lit(LitLanguageModel):
 
 class Data(TokenData):
     pass
+
+class Untyped(MeanMetric):
+    def __init__(self, anything=None):
+        super().__init__()
+        self.anything = anything
 
 def function():
     pass
@@ -186,3 +194,23 @@ def test_a_flag_of_another_key_makes_no_function_trusted(corpus: Path, tmp_path:
     (tmp_path / "own.yaml").write_text(named("setup", "torch.compile"))
     with pytest.raises(ConfigError, match=r"own.yaml:1\): compile is not one of the parts"):
         parsed(corpus, "--config", str(tmp_path / "own.yaml"), "--run_dir=compile")
+
+
+def test_only_what_was_checked_is_made(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second look, for a place that the walk through the settings might miss."""
+    monkeypatch.setattr("lmtemplate.cli_classes.check_classes", lambda *_: None)
+    with pytest.raises(ConfigError, match=r"is no class for a config"):
+        parsed(corpus)
+
+
+def test_a_parameter_without_a_type_makes_no_class(corpus: Path) -> None:
+    inner = "{class_path: torchmetrics.SumMetric}"
+    metric = f"{{class_path: own_classes.Untyped, init_args: {{anything: {inner}}}}}"
+    (made,) = parsed(corpus, f"--model.metrics=[{metric}]").model.metrics.more.values()
+    assert made.anything["class_path"] == "torchmetrics.SumMetric"
+
+
+@pytest.mark.parametrize("held", [["torch._x.Y"], [(1, "torch._x.Y")], {"a": {"torch._x.Y"}}])
+def test_a_private_class_is_refused_in_whatever_yaml_makes(held: object) -> None:
+    with pytest.raises(ConfigError, match="is private; name a public class"):
+        check_loaded(held)

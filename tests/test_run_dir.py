@@ -11,15 +11,17 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lmtemplate.errors import DiskError, LockedError
+from lmtemplate.errors import ConfigError, DiskError, LockedError
 from lmtemplate.run_dir import (
     git_state,
     lock,
     manifest,
     read_json,
+    refuse_links,
     say_once,
     write_json,
     write_manifest,
@@ -174,6 +176,7 @@ def test_a_new_run_overwrites_the_manifest_of_one_that_never_saved(tmp_path: Pat
 HOLDS = """
 import os, sys, time
 from pathlib import Path
+from typing import Any
 from lmtemplate.run_dir import lock
 held = lock(Path(sys.argv[1]))
 held.__enter__()
@@ -274,3 +277,21 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match="cannot write"):
         lock(tmp_path / "run").__enter__()
     assert (tmp_path / "precious").read_text() == "text"
+
+
+def test_a_folder_that_cannot_be_listed_may_hide_a_link_and_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run" / "hidden").mkdir(parents=True)
+    refuse_links(tmp_path / "run")
+    refuse_links(tmp_path / "new")
+    list_folder = os.scandir
+
+    def forbid(path: Any) -> Any:
+        if str(path).endswith("hidden"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "scandir", forbid)
+    with pytest.raises(ConfigError, match="hidden cannot be listed: Permission denied"):
+        refuse_links(tmp_path / "run")

@@ -114,6 +114,13 @@ YAMLS: dict[str, str] = {
     "a folder of another protocol": "run_dir: 'github::a'",
     "a schedule whose types nobody wrote down": "model: {schedule: {class_path: "
     "torch.optim.swa_utils.SWALR, init_args: {swa_lr: 0.1, anneal_epochs: no}}}",
+    "a program, of a class without a type, in a tuple": "trainer: {callbacks: {class_path: "
+    "lightning.pytorch.callbacks.ModelPruning, init_args: {pruning_fn: l1_unstructured, "
+    "parameters_to_prune: [[{class_path: torch.nn.modules.normalization.LayerNorm, init_args: "
+    "{normalized_shape: 4, device: {class_path: torch.distributed.elastic.multiprocessing."
+    "subprocess_handler.subprocess_handler.SubprocessHandler, init_args: {entrypoint: touch, "
+    "args: [canary], env: {}, stdout: null, stderr: null, local_rank_id: 0, numa_options: null}}}}, "
+    "weight]]}}}",
     "a callable of a stranger": "trainer: {callbacks: {class_path: "
     "lightning.pytorch.callbacks.LambdaCallback, init_args: {setup: canary_module.thing}}}",
 }

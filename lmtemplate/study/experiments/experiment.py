@@ -61,7 +61,8 @@ def conclude_experiment(folder: Path) -> dict[str, Any]:
     """Compare a trained arm with the standing best, and put it in its place if it is better."""
     standing = folder.parent / BEST
     best = read_json(standing).get("experiment")
-    if not isinstance(best, str) or not (folder.parent / best).is_dir():
+    others = [one.name for one in folder.parent.iterdir() if one.is_dir() and not one.is_symlink()]
+    if best not in others:  # a stranger's could be anywhere
         best, kept, reason = None, True, "it is the first: the next are compared with it"
     elif best == folder.name:
         kept, reason = True, "it is the standing best"

@@ -62,6 +62,15 @@ def test_one_that_was_validated_otherwise_cannot_be_the_best(tmp_path: Path) -> 
     assert outcome["reason"] == "it was validated on other text than first: data.max_val_blocks"
 
 
+@pytest.mark.parametrize("best", ["../elsewhere", "/", "..", "", "link", ["first"]])
+def test_a_best_that_is_no_folder_beside_it_is_not_looked_at(tmp_path: Path, best: object) -> None:
+    write_experiment(tmp_path / "elsewhere", -1.0)
+    folder = write_experiment(tmp_path / "all" / "first", 0.0)
+    (tmp_path / "all" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "all" / "best.json").write_text(json.dumps({"experiment": best}))
+    assert conclude_experiment(folder)["against"] is None
+
+
 def test_a_name_belongs_to_the_code_that_it_began_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
