@@ -1,5 +1,6 @@
 """Any program's TensorBoard event files -> a record, as far as its tags tell."""
 
+import logging
 import math
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,6 +19,8 @@ NUMBERS = (1, 2, 3, 4, 5, 6, 9, 14, 17, 19, 22, 23)  # TensorFlow's types of flo
 def read_curves(folder: Path) -> dict[str, StepValues]:
     """Every scalar in a folder's event files: tag -> step -> value; what was logged last counts.
 
+    Steps below 0 and those that no float holds are left out.
+
     Raises ConfigError where the folder has no event files, or damaged ones.
     """
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -34,11 +37,12 @@ def read_curves(folder: Path) -> dict[str, StepValues]:
     board = event_accumulator.EventAccumulator(
         str(folder), size_guidance={"scalars": 0, "tensors": 0}
     )
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # what it warns of is told here
     try:
         board.Reload()
-    except DecodeError as error:  # of a record whose checksum is right
+    except (DecodeError, MemoryError) as error:  # of a record whose checksum is right
         raise ConfigError(
-            f"--events {folder}: an event file there is damaged ({error}); remove it"
+            f"--events {folder}: an event file there is damaged ({error!r}); remove it"
         ) from error
     tags = board.Tags()
     curves = {tag: {e.step: float(e.value) for e in board.Scalars(tag)} for tag in tags["scalars"]}
@@ -47,7 +51,7 @@ def read_curves(folder: Path) -> dict[str, StepValues]:
         if all(tensor.dtype in NUMBERS and not tensor.tensor_shape.dim for _, tensor in points):
             with suppress(ValueError, TypeError):  # what only says that it is a number
                 curves[tag] = {s: float(tensor_util.make_ndarray(tensor)) for s, tensor in points}
-    return curves
+    return {t: {s: v for s, v in c.items() if 0 <= s < 2**53} for t, c in curves.items()}
 
 
 def _choose(curves: Mapping[str, StepValues], flag: str, tag: str | None) -> StepValues:

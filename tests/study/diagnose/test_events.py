@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
@@ -129,3 +130,23 @@ def test_a_record_that_is_no_event_is_named_with_its_folder(tmp_path: Path, reco
         RecordWriter(file).write(record)
     with pytest.raises(ConfigError, match=f"{tmp_path}: an event file there is damaged"):
         read_curves(tmp_path)
+
+
+def test_a_length_beyond_all_memory_is_of_a_damaged_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(event_accumulator.EventAccumulator, "Reload", fail)
+    with pytest.raises(ConfigError, match=r"an event file there is damaged .MemoryError"):
+        read_curves(write_events(tmp_path, CURVES))
+
+
+def test_steps_that_are_none_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_events(tmp_path, {"loss": {-(2**63): 4.0, 0: 3.0, 2**53 - 1: 2.0, 2**53: 1.0}})
+    with (tmp_path / "events.out.tfevents.9999999999").open("wb") as file:
+        log = SessionLog(status=SessionLog.START)
+        RecordWriter(file).write(Event(step=5, session_log=log).SerializeToString())
+    assert read_curves(tmp_path)["loss"].keys() <= {0, 2**53 - 1}
+    assert not caplog.records
