@@ -67,9 +67,8 @@ def read_config(path: Path) -> tuple[str, list[Place]]:
         where = f"({path}:{name.start_mark.line + 1})"
         if not name.tag.endswith(":str"):
             raise ConfigError(f"a key {where} is not text in YAML; no setting has such a name")
-        if (
-            name.value.partition(".")[0] == "config"
-        ):  # jsonargparse would read it, and nothing here would check it
+        top = name.value.partition(".")[0]
+        if top == "config":  # jsonargparse would read it, and nothing here would check it
             raise ConfigError(f"config {where}: a config names no other; give both with --config")
         if name.value in ("data", "model", "trainer") and not isinstance(value, yaml.MappingNode):
             raise ConfigError(f"{name.value} {where}: expected settings below it")

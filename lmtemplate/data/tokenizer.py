@@ -185,9 +185,7 @@ class LibraryTokenizer(Tokenizer):
         library.add_special_tokens([end])
         library.encode_special_tokens = True
         if unknown == self.eot_id and self.eot_id in self._encode_whole(["ዸ☃"])[0]:
-            raise DataError(
-                f"its unknown token is its end of text, {end!r}; it needs one of its own"
-            )
+            raise DataError(f"its unknown token is its end of text, {end!r}; give it another")
         tokens = library.get_added_tokens_decoder()
         normalizer = library.normalizer or tokenizers.normalizers.Sequence([])
         normalized = [token.content for token in tokens.values() if token.normalized]
