@@ -84,6 +84,13 @@ class LostProcessError(UserError):
     exit_code = 9
 
 
+def amount(number: float) -> float:
+    """A count or a time that a checkpoint tells. Raises ValueError for what none can be."""
+    if not 0 <= number < 2**53:
+        raise ValueError(f"{number} is no amount")
+    return number
+
+
 def own_line(error: BaseException) -> str | None:
     """The line of the user's own code that an error comes from, as "file:line", if from any."""
     homes = (os.path.dirname(__file__), sys.base_prefix)

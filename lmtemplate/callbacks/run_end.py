@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lmtemplate.errors import DiskError
+from lmtemplate.errors import DiskError, amount
 from lmtemplate.module import is_log_step, is_logged, is_step_end
 
 
@@ -69,4 +69,4 @@ class RunEnd(Callback):
         return {"seconds": self.run_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.seconds_before = float(state_dict["seconds"])
+        self.seconds_before = float(amount(state_dict["seconds"]))

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmtemplate import metric_names
 from lmtemplate.data.datamodule import LanguageData
+from lmtemplate.errors import amount
 from lmtemplate.hardware import device_name, peak_flops
 from lmtemplate.module import LitLanguageModel, is_log_step, is_step_end, log_values
 
@@ -101,4 +102,5 @@ class Throughput(Callback):
         return {"seconds": self.training_seconds, "tokens": self.tokens}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.training_seconds, self.tokens = float(state_dict["seconds"]), int(state_dict["tokens"])
+        self.training_seconds = float(amount(state_dict["seconds"]))
+        self.tokens = int(amount(state_dict["tokens"]))

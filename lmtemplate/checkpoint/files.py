@@ -198,6 +198,9 @@ def load_sound(path: Path) -> CheckpointDict:
         raise CheckpointError(text) from error
     found = {**dict.fromkeys(("state_dict", "global_step")), **content}
     wrong = [k for k, kind in TYPES.items() if k in found and not isinstance(found[k], kind)]
+    named = re.fullmatch(r"step-(\d{9,})\.ckpt", path.name)
+    if not wrong and named and repr(step := content["global_step"]) != f"{int(named[1])}":
+        raise CheckpointError(f"{path} is of step {step}; give it the name of that step")
     weights = {} if wrong else content["state_dict"].items()
     if wrong or not all(isinstance(k, str) and torch.is_tensor(v) for k, v in weights):
         says = f"its {[*wrong, 'state_dict'][0]} is missing, or has another type"

@@ -22,7 +22,7 @@ from lmtemplate.data import Ints
 from lmtemplate.data.sampler import TrainOrder, fixed_order
 from lmtemplate.data.shards import Blocks, Shards, TokenStream, read_index
 from lmtemplate.data.tokenizer import Tokenizer, tokenizer_of
-from lmtemplate.errors import ConfigError, OutOfMemoryError
+from lmtemplate.errors import ConfigError, OutOfMemoryError, amount
 
 Batch = tuple[Tensor, Tensor]
 FULL_BATCH = 4096  # tokens of a validation batch: without gradients, they need little memory
@@ -174,7 +174,8 @@ class LanguageData(LightningDataModule):
         return {"sequences": self.sequences}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._sequences_before = max(int(state_dict["sequences"]), self._sequences_before)
+        tokens = amount(state_dict["sequences"] * self.block_size)
+        self._sequences_before = max(int(tokens) // self.block_size, self._sequences_before)
 
     def blocks(self, split: str) -> Blocks:
         """The sequences of a split, opened once. Raises DataError."""

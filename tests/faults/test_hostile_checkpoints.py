@@ -1,5 +1,6 @@
 """A checkpoint that says what it should not, or is no file -> one line and an exit code."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,15 @@ STATES: dict[str, Callable[[dict[str, Any]], Any]] = {
         0
     ].update(betas="xy"),
     "random states in words": lambda saved: saved["random_states"][0].update(numpy="x"),
+    "random states of another generator": lambda saved: saved["random_states"][0].update(
+        numpy=("PCG64", *saved["random_states"][0]["numpy"][1:])
+    ),
+    "a step below 0": lambda saved: saved.update(global_step=-5),
+    "a step that is no number": lambda saved: saved.update(global_step=True),
+    "the step of another file": lambda saved: saved.update(global_step=saved["global_step"] + 1),
+    "seconds without end": lambda saved: saved["callbacks"]["RunEnd"].update(seconds=math.inf),
+    "seconds of no kind": lambda saved: saved["callbacks"]["Throughput"].update(seconds=math.nan),
+    "more data than there is": lambda saved: saved["TokenData"].update(sequences=10**18),
     "a schedule's step in words": lambda saved: saved["lr_schedulers"][0].update(last_epoch="x"),
     "a best loss of no kind": lambda saved: saved["callbacks"]["Checkpoint"].update(best=5),
     "a value in words": lambda saved: saved["latest"].update({"val/loss": "x"}),
