@@ -158,7 +158,7 @@ def assemble(
     }
     try:
         return lightning.Trainer(**settings)
-    except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
+    except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())[:300]}") from error
 
 

@@ -30,6 +30,11 @@ def folder_of(run: Path) -> Path:
     return run / "checkpoints"
 
 
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path leads into a folder, its links followed; for loops `Path.resolve` raises."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
 def refuse_links(run: Path) -> None:
     """Raises ConfigError where a link below a run, or a folder of runs, leads out of it."""
 
@@ -39,7 +44,7 @@ def refuse_links(run: Path) -> None:
 
     for folder, folders, names in os.walk(run, onerror=stop):
         for path in (Path(folder, name) for name in (*folders, *names)):
-            if path.is_symlink() and not path.resolve().is_relative_to(run.resolve()):
+            if path.is_symlink() and not is_inside(path, run):
                 raise ConfigError(f"{path} is a link that leaves {run}; remove it")
 
 

@@ -295,3 +295,10 @@ def test_a_folder_that_cannot_be_listed_may_hide_a_link_and_is_refused(
     monkeypatch.setattr(os, "scandir", forbid)
     with pytest.raises(ConfigError, match="hidden cannot be listed: Permission denied"):
         refuse_links(tmp_path / "run")
+
+
+def test_links_that_lead_to_each_other_lead_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for name, other in (("loop", "loop"), ("a", "b"), ("b", "a")):
+        (tmp_path / "run" / name).symlink_to(other)
+    refuse_links(tmp_path / "run")

@@ -17,7 +17,7 @@ from lmtemplate.callbacks.run_end import any_rank, check_run_dir, told
 from lmtemplate.checkpoint import files, resume
 from lmtemplate.errors import ConfigError, DiskError, NumbersError
 from lmtemplate.module import LitLanguageModel
-from lmtemplate.run_dir import folder_of
+from lmtemplate.run_dir import folder_of, is_inside
 
 MOST_FAILURES = 3  # saves in a row
 MILESTONE_ROOM = 4  # times its size: itself, and then a checkpoint with two moments
@@ -40,7 +40,7 @@ class SafeCheckpointIO(CheckpointIO):
 
     def check_inside(self, path: Any) -> None:
         """Raises ConfigError for a path outside the run directory."""
-        if not Path(path).resolve().is_relative_to(self.run):
+        if not is_inside(Path(path), self.run):
             raise ConfigError(
                 f"trainer.callbacks: {path} is outside the run directory {self.run}; give "
                 "ModelCheckpoint a dirpath inside it, or none"
