@@ -178,6 +178,26 @@ TYPES: dict[str, type] = {
 }
 
 
+def check_content(content: CheckpointDict, path: Path) -> None:
+    """Raises CheckpointError where what is read of it has another type, or is of another step."""
+    found = {**dict.fromkeys(("state_dict", "global_step")), **content}
+    wrong = [k for k, kind in TYPES.items() if k in found and not isinstance(found[k], kind)]
+    if not wrong:
+        steps, weights = found.get("length", {"steps": 0}).get("steps"), found["state_dict"].items()
+        is_length = type(steps) is int and 0 <= steps < 2**53
+        are_weights = all(isinstance(k, str) and torch.is_tensor(v) for k, v in weights)
+        wrong = ["length"] * (not is_length) + ["state_dict"] * (not are_weights)
+    if wrong:
+        says = f"its {wrong[0]} is missing, or has another type"
+        raise CheckpointError(f"{path} is not a checkpoint: {says}")
+    named = re.fullmatch(r"step-(\d{9,})\.ckpt", path.name)
+    if named and repr(step := content["global_step"]) != f"{int(named[1])}":
+        raise CheckpointError(f"{path} is of step {step}; give it the name of that step")
+    if content.get("format", 0) > NEWEST_FORMAT:
+        later = f"use lmtemplate {content.get('version', '')[:20]}, which wrote it, or newer"
+        raise CheckpointError(f"{path} has format {content['format']}, a later one; {later}")
+
+
 def load_sound(path: Path) -> CheckpointDict:
     """Load a file that `damage` found sound onto the CPU; nothing in the file is ever run."""
     try:
@@ -196,18 +216,7 @@ def load_sound(path: Path) -> CheckpointDict:
         what = f"it contains the global {evil[1]}" if evil else "it is not a torch checkpoint"
         text = f"{path} is refused: {what}; only tensors and plain types load"
         raise CheckpointError(text) from error
-    found = {**dict.fromkeys(("state_dict", "global_step")), **content}
-    wrong = [k for k, kind in TYPES.items() if k in found and not isinstance(found[k], kind)]
-    named = re.fullmatch(r"step-(\d{9,})\.ckpt", path.name)
-    if not wrong and named and repr(step := content["global_step"]) != f"{int(named[1])}":
-        raise CheckpointError(f"{path} is of step {step}; give it the name of that step")
-    weights = {} if wrong else content["state_dict"].items()
-    if wrong or not all(isinstance(k, str) and torch.is_tensor(v) for k, v in weights):
-        says = f"its {[*wrong, 'state_dict'][0]} is missing, or has another type"
-        raise CheckpointError(f"{path} is not a checkpoint: {says}")
-    if content.get("format", 0) > NEWEST_FORMAT:
-        later = f"use lmtemplate {content.get('version', '')[:20]}, which wrote it, or newer"
-        raise CheckpointError(f"{path} has format {content['format']}, a later one; {later}")
+    check_content(content, path)
     return content
 
 
