@@ -185,6 +185,8 @@ def check_classes(
     elif isinstance(value, dict):
         taken = dict[str, Any]()
         if isinstance(path := value.get("class_path"), str):
+            if why := why_refused("class_path", path):
+                raise ConfigError(f"{find(key, made)}: {path:.100} {why}")
             kind = plug.load_named(path, key, (*TRUSTED, *allowed))
             check_class(key, kind, made, allowed)
             checked.add(kind)

@@ -1,6 +1,7 @@
 """A user's mistake -> one line and an exit code. Every exit code of the program stands here."""
 
 import os
+import re
 import sys
 import traceback
 
@@ -8,6 +9,9 @@ BAD_PROGRAM = 70  # an error that nobody expected
 BROKEN_PIPE = 141  # who read the output has left
 INTERRUPTED = 130
 LONGEST_LINE = 690  # characters, however long the names in a file are
+
+# What torch puts before the message of a process that reads data: its whole traceback.
+HANDED_ON = re.compile(r"(?s)Caught \w+ in DataLoader worker.*\n[\w.]+Error: ")
 
 # File of a class that a config chose from a library -> the setting, with its place.
 CHOSEN: dict[str, str] = {}
@@ -31,8 +35,7 @@ class UserError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        # from a process that reads data, torch hands on the whole traceback as the message
-        text = super().__str__().strip().rpartition(f"{type(self).__name__}: ")[2]
+        text = HANDED_ON.sub("", super().__str__().strip())
         return text.replace("\n", " ")[:LONGEST_LINE]
 
 

@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -85,10 +85,17 @@ def write_text(path: Path, text: str) -> None:
         raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def to_json(
+    content: Any, indent: int | None = 2, default: Callable[[Any], Any] | None = None
+) -> str:
+    """Strict JSON: NaN and infinity are written as YAML spells them."""
+    text = json.dumps(content, default=default)
+    return json.dumps(json.loads(text, parse_constant=YAML_NUMBERS.get), indent=indent)
+
+
 def write_json(path: Path, content: dict[str, Any], indent: int | None = 2) -> None:
-    """Strict JSON: NaN and infinity are written as YAML spells them. Raises DiskError."""
-    plain = json.loads(json.dumps(content), parse_constant=YAML_NUMBERS.get)
-    write_text(path, json.dumps(plain, indent=indent) + "\n")
+    """Replace a file by strict JSON. Raises DiskError."""
+    write_text(path, f"{to_json(content, indent)}\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

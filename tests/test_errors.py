@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch._utils import ExceptionWrapper
 
 from lmtemplate import errors
 
@@ -24,8 +25,18 @@ def test_a_signal_ends_a_run_with_the_code_of_a_shell(name: str) -> None:
 
 
 def test_the_message_of_a_process_that_reads_data_loses_its_traceback() -> None:
-    handed_on = errors.DataError("Traceback ...\nlmtemplate.errors.DataError: shard x is missing")
-    assert str(handed_on) == "shard x is missing"
+    try:
+        raise errors.DataError("shard x is missing")
+    except errors.DataError:
+        handed_on = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(errors.DataError) as error:
+        handed_on.reraise()
+    assert str(error.value) == "shard x is missing"
+
+
+def test_a_name_that_looks_like_an_error_hides_nothing_before_it() -> None:
+    name = "a DataError: all is well"
+    assert str(errors.DataError(f"{name} is no text")) == f"{name} is no text"
 
 
 def test_a_message_is_one_line_whatever_it_quotes() -> None:

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lmtemplate.errors import ConfigError, DiskError, LockedError
@@ -23,6 +24,7 @@ from lmtemplate.run_dir import (
     read_json,
     refuse_links,
     say_once,
+    to_json,
     write_json,
     write_manifest,
     write_text,
@@ -302,3 +304,8 @@ def test_links_that_lead_to_each_other_lead_nowhere_else(tmp_path: Path) -> None
     for name, other in (("loop", "loop"), ("a", "b"), ("b", "a")):
         (tmp_path / "run" / name).symlink_to(other)
     refuse_links(tmp_path / "run")
+
+
+def test_json_is_strict_whatever_it_holds() -> None:
+    text = to_json({"a": math.nan, "b": [math.inf, -math.inf], "c": np.float32(1)}, None, float)
+    assert text == '{"a": ".nan", "b": [".inf", "-.inf"], "c": 1.0}'

@@ -80,7 +80,8 @@ def _json_kind(lines: list[str]) -> str:
         return f"JSON; type: {JSON_ROWS} {TO_ROWS}".replace("{rows}", "json.load(sys.stdin)")
     texts = [(len(value), key) for key, value in row.items() if isinstance(value, str)]
     field = max(texts, default=(0, "NAME"))[1]
-    return f"JSON lines; add --format jsonl --text_field {quote(field)}"
+    named = quote(field).replace("{path}", "NAME")  # `check` puts the file's name there
+    return f"JSON lines; add --format jsonl --text_field {named}"
 
 
 def _is_table(lines: list[str], delimiter: str, named: bool) -> bool:
@@ -140,4 +141,4 @@ def check(path: Path, prose: bool = True, guess: bool = True) -> None:
         what = syntax_kind(text, end, len(head) < HEAD, suffix)
         what = what and f"{what}; {AS_TEXT}"
     if what:
-        raise DataError(f"{path} is {what}".replace("{path}", quote(str(path))))
+        raise DataError(f"{path} is " + what.replace("{path}", quote(str(path))))

@@ -123,6 +123,16 @@ def test_control_characters_can_be_taken_as_text(tmp_path: Path) -> None:
     assert texts(open_corpus(source, seed=0, format="text")) == ["\1\2\3" * 99]
 
 
+def test_a_field_that_looks_like_the_place_of_a_path_stays_one_word(tmp_path: Path) -> None:
+    lines = json.dumps({"{path}": "some text"}) + "\n"
+    with pytest.raises(DataError) as refused:
+        check(Path(write(tmp_path / "a;touch x;{path}.txt", lines)))
+    assert str(refused.value) == (
+        f"{tmp_path}/a;touch x;{{path}}.txt is JSON lines; add --format jsonl "
+        "--text_field 'NAME'; to train on it as it is, add --format text"
+    )
+
+
 def test_western_text_of_old_is_still_called_windows_1252(tmp_path: Path) -> None:
     source = write(tmp_path / "old.txt", ("Grüße aus Köln, sagte er.\n" * 40).encode("cp1252"))
     with pytest.raises(DataError, match="iconv -f WINDOWS-1252"):

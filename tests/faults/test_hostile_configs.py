@@ -114,6 +114,8 @@ YAMLS: dict[str, str] = {
     "a folder of another protocol": "run_dir: 'github::a'",
     "a schedule whose types nobody wrote down": "model: {schedule: {class_path: "
     "torch.optim.swa_utils.SWALR, init_args: {swa_lr: 0.1, anneal_epochs: no}}}",
+    "a private module in a text of pairs": "model: {net: {class_path: lmtemplate.models.GPT, "
+    'dict_kwargs: {x: "!!omap [a: {class_path: lightning.__setup__.X}]"}}}',
     "a program, of a class without a type, in a tuple": "trainer: {callbacks: {class_path: "
     "lightning.pytorch.callbacks.ModelPruning, init_args: {pruning_fn: l1_unstructured, "
     "parameters_to_prune: [[{class_path: torch.nn.modules.normalization.LayerNorm, init_args: "

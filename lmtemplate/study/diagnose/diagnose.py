@@ -1,7 +1,6 @@
 """Run directory, or TensorBoard files of any program -> the faults that were seen, and what to try."""
 
 import dataclasses
-import json as json_text
 import re
 import sys
 import textwrap
@@ -12,6 +11,7 @@ from pathlib import Path
 from lmtemplate import metric_names
 from lmtemplate.errors import ConfigError, DataError
 from lmtemplate.record import Record
+from lmtemplate.run_dir import to_json
 from lmtemplate.study.diagnose import vitals
 from lmtemplate.study.diagnose.artifacts import open_artifacts
 from lmtemplate.study.diagnose.events import read_events
@@ -139,7 +139,7 @@ def as_json(examination: Examination) -> str:
         "facts": dataclasses.asdict(examination.facts),
         "missing": examination.missing,
     }
-    return json_text.dumps(content, indent=2, allow_nan=False, default=lambda of: of.item())
+    return to_json(content, default=lambda of: of.item())
 
 
 def diagnose(

@@ -1,7 +1,6 @@
 """A config with a change -> an arm of seeds, compared with the standing best: kept or not, and why."""
 
 import hashlib
-import json as json_text
 import os
 import sys
 from contextlib import redirect_stdout
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lmtemplate.errors import ConfigError
-from lmtemplate.run_dir import git_state, read_json, write_json
+from lmtemplate.run_dir import git_state, read_json, to_json, write_json
 from lmtemplate.study.experiments.arms import Arm, differ, named_arm, runs_in
 from lmtemplate.study.experiments.flags import SEEDS, split_words
 from lmtemplate.study.experiments.seeds import first_of, train_arm
@@ -94,6 +93,6 @@ def experiment(words: list[str], allowed: list[str]) -> None:
         train_arm(words, allowed, given.seeds or SEEDS_OF_EXPERIMENT)
     outcome = conclude_experiment(folder)
     if given.json:
-        print(json_text.dumps(outcome, indent=2))
+        print(to_json(outcome))
     else:
         print(f"{'kept' if outcome['kept'] else 'not kept'}: {outcome['reason']}")

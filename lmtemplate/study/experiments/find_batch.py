@@ -6,7 +6,6 @@ at the sizes before. Nothing is written.
 """
 
 import gc
-import json
 import math
 import resource
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 import torch
 
 from lmtemplate.errors import ConfigError, OutOfMemoryError
+from lmtemplate.run_dir import to_json
 from lmtemplate.study.experiments.flags import Flags, split_words
 from lmtemplate.study.experiments.trial_steps import TrialSteps
 from lmtemplate.study.plan.memory import USABLE, free_memory, number_in
@@ -241,7 +241,7 @@ def find_batch(words: list[str], allowed: list[str]) -> None:
         told: dict[str, object] = {"largest": found.largest, "too_large": found.too_large}
         tried = [asdict(one) for one in found.tried]
         told |= {"limit_bytes": limit, "ended": why, "tried": tried, "suggestion": advised}
-        print(json.dumps({**told, "noise": noise}))
+        print(to_json({**told, "noise": noise}, indent=None))
         return
     rows = [["sequences", "tokens/s", "seconds", "peak memory"]]
     for one in found.tried:

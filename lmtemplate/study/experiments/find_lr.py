@@ -4,7 +4,6 @@ The range test of Smith (2017, section 3.3): one short training in which the rat
 factor at each step, until the loss explodes. Nothing is written.
 """
 
-import json
 import math
 from dataclasses import asdict, dataclass
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.record import Floats
+from lmtemplate.run_dir import to_json
 from lmtemplate.study.experiments.flags import Flags, split_words
 from lmtemplate.study.experiments.trial_steps import TrialSteps
 from lmtemplate.study.progress import pieces, progress_shown
@@ -136,4 +136,8 @@ def find_lr(words: list[str], allowed: list[str]) -> None:
     trial = TrialSteps("find-lr", rest, allowed)
     with progress_shown(unless=given.json):
         test = range_test(trial, given.low, given.high, given.steps)
-    print(json.dumps(asdict(test)) if given.json else describe_test(test, "model.optimizer.lr"))
+    print(
+        to_json(asdict(test), indent=None)
+        if given.json
+        else describe_test(test, "model.optimizer.lr")
+    )

@@ -14,6 +14,7 @@ import numpy as np
 from lmtemplate.checkpoint.compatibility import differences
 from lmtemplate.errors import CheckpointError, ConfigError
 from lmtemplate.record import Floats, is_recorded
+from lmtemplate.run_dir import to_json
 from lmtemplate.study.experiments.arms import SEED_KEY, recipe_settings, score
 from lmtemplate.study.run_files import DIFF, append_line, check_kinds, duration
 from lmtemplate.study.show.page import BITS, NONE, RunFiles, number, read_run, table_lines
@@ -188,7 +189,7 @@ def ledger(run: Path | None = None, sort: str | None = None, json: bool = False)
         rest = [entry for entry in entries if entry.get(sort) is None]
         entries = sorted(there, key=lambda entry: entry[sort]) + rest
     if json:
-        print(json_text.dumps({"runs": entries, "notes": notes}, indent=2))
+        print(to_json({"runs": entries, "notes": notes}))
         return
     rows = [*ledger_rows(entries)]
     lines = table_lines(rows)

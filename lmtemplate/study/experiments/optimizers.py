@@ -5,7 +5,6 @@ chosen by the same search on the first seed: three rates half a decade apart, an
 the side where the best is at the edge. Everything else is the class's default.
 """
 
-import json as json_text
 import shutil
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lmtemplate.errors import NumbersError
+from lmtemplate.run_dir import to_json
 from lmtemplate.study.experiments.arms import Arm, named_arm, positions, runs_in, scores_of
 from lmtemplate.study.experiments.comparison import compare_all
 from lmtemplate.study.experiments.flags import SEEDS, split_words
@@ -206,7 +206,7 @@ def compare_optimizers(words: list[str], allowed: list[str]) -> None:
             tournament.train(name, best_rate(scores), seed)
     told = conclude_tournament(tournament, searches)
     if given.json:
-        print(json_text.dumps(told, indent=2))
+        print(to_json(told))
         return
     print("", as_text(told["table"], [*searches], shutil.get_terminal_size().columns), sep="\n")
     print("", *told["sentences"], *told["notes"], f"curves: {told['page']}", sep="\n")

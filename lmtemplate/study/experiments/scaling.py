@@ -4,7 +4,6 @@ The ladder has narrower nets and shorter runs than the largest one. The law is f
 that run, says its loss before it is made, and is then held against it.
 """
 
-import json
 import signal
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from lmtemplate.data import IGNORED
 from lmtemplate.errors import CheckpointError, ConfigError
 from lmtemplate.fit import make_plan, measured_seconds
 from lmtemplate.plain_file import at_home
+from lmtemplate.run_dir import to_json
 from lmtemplate.study.diagnose.artifacts import Model, RunCorpus, open_artifacts
 from lmtemplate.study.diagnose.evidence import SAMPLE_TOKENS, TRAINING_TOKENS, write_samples
 from lmtemplate.study.diagnose.ngrams import longest_copy
@@ -214,4 +214,4 @@ def scaling(words: list[str], allowed: list[str]) -> None:
         signal.signal(signal.SIGTERM, end)
         found = climb(plan, steps["parameters"], steps["tokens"])
         write_page(folder, found)
-    print(json.dumps(found.as_json(), indent=2) if given.json else found.text())
+    print(to_json(found.as_json()) if given.json else found.text())

@@ -1,6 +1,5 @@
 """`fit --seeds N` -> an arm: N runs that differ in seed alone, one after another, in RUN/seed-S."""
 
-import json
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -12,7 +11,7 @@ from lmtemplate.errors import ConfigError, NumbersError
 from lmtemplate.fit import fit
 from lmtemplate.plain_file import at_home
 from lmtemplate.record import is_recorded
-from lmtemplate.run_dir import refuse_links
+from lmtemplate.run_dir import refuse_links, to_json
 from lmtemplate.run_length import only_limit
 from lmtemplate.study.experiments.flags import SEEDS, split_words
 
@@ -95,4 +94,4 @@ def fit_seeds(words: list[str], allowed: list[str]) -> None:
         arm = train_arm(others, allowed, given.seeds)
         if given.json:  # the last line
             name, scores = scores_in(arm)
-            print(json.dumps({"arm": str(arm), "score": name, "scores": scores}))
+            print(to_json({"arm": str(arm), "score": name, "scores": scores}, indent=None))

@@ -20,6 +20,7 @@ from lmtemplate import metric_names, run_dir
 from lmtemplate.errors import SIGNALS, ConfigError, LockedError, NumbersError
 from lmtemplate.plain_file import at_home
 from lmtemplate.record import read_lines
+from lmtemplate.run_dir import to_json
 from lmtemplate.study.experiments import space as spaces
 from lmtemplate.study.experiments.flags import Flags, split_words
 from lmtemplate.study.experiments.space import Sampler, Space
@@ -246,4 +247,4 @@ def sweep(words: list[str], allowed: list[str]) -> None:
         signal.signal(signal.SIGTERM, end)
         Runner(plan, book).run()
         results = finish(plan.folder, plan.space, book.trials, allowed)
-    print(json.dumps(results.as_json(), indent=2, allow_nan=False) if as_json else results.text())
+    print(to_json(results.as_json()) if as_json else results.text())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lmtemplate.errors import ConfigError
-from lmtemplate.run_dir import write_text
+from lmtemplate.run_dir import to_json, write_text
 from lmtemplate.study.plan import compute_budget as budgets
 from lmtemplate.study.plan import scaling_laws as laws
 from lmtemplate.study.plan.compute_budget import short, training_flops
@@ -255,4 +255,4 @@ def plan(
             f"{output} is written; next: make train CONFIG={shlex.quote(str(output))}",
             file=sys.stderr,
         )
-    print(strict_json.dumps(made | {"remarks": said}, indent=2) if json else text)
+    print(to_json(made | {"remarks": said}) if json else text)

@@ -12,7 +12,7 @@ import numpy as np
 from lmtemplate.checkpoint.compatibility import differences
 from lmtemplate.errors import ConfigError
 from lmtemplate.record import Floats
-from lmtemplate.run_dir import write_text
+from lmtemplate.run_dir import to_json, write_text
 from lmtemplate.study.diagnose.diagnose import examine, few_words
 from lmtemplate.study.experiments.arms import (
     NO_MATTER,
@@ -156,7 +156,7 @@ def comparison_json(
         for one in found
     ]
     content = {"comparisons": concluded, "arms": described, **more}
-    return json_text.dumps(content, indent=2, allow_nan=False)
+    return to_json(content)
 
 
 def write_comparison(

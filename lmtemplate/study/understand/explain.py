@@ -1,7 +1,6 @@
 """A run and a text -> one training step on it, walked through with numbers that anyone can check."""
 
 import copy
-import json as json_text
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from lmtemplate.models.base import LanguageModel
 from lmtemplate.muon import MuonAdamWOptimizer
 from lmtemplate.optimizers import OptimizerRecipe, check_moments, recipe_of
 from lmtemplate.plug import load_named
-from lmtemplate.run_dir import folder_of
+from lmtemplate.run_dir import folder_of, to_json
 from lmtemplate.study.diagnose.artifacts import open_run_corpus
 from lmtemplate.study.progress import progress_shown
 from lmtemplate.study.run_files import check_kinds
@@ -204,7 +203,7 @@ def explain_training(
     with progress_shown(unless=json):
         found = (film_of if before_after else step_of_run)(run, text, allow or ())
     if json:
-        print(json_text.dumps(found, indent=2))
+        print(to_json(found))
         return
     print(film_text(found) if before_after else walk_through(found))
     print(f"\npage: {(write_film if before_after else write_story)(found, run)}")

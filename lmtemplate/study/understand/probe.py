@@ -1,13 +1,12 @@
 """A run -> its model looked into: tables, sentences, and probe.html."""
 
-import json as json_text
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from lmtemplate.run_dir import write_text
+from lmtemplate.run_dir import to_json, write_text
 from lmtemplate.study.diagnose.artifacts import open_model
 from lmtemplate.study.progress import progress_shown
 from lmtemplate.study.show.page import label, plot_html, render, style_figure
@@ -169,6 +168,6 @@ def probe_model(
     }
     write_text(page, render("probe", title, parts))
     if json:
-        print(json_text.dumps(found, indent=2, allow_nan=False))
+        print(to_json(found))
     else:
         print(as_lines(title, sentences, tables), f"\npage: {page}", sep="\n")

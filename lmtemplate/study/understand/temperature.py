@@ -11,7 +11,7 @@ import torch
 from lmtemplate.data.tokenizer import Tokenizer
 from lmtemplate.errors import ConfigError, UserError
 from lmtemplate.generate import encode_prompt, logits_to_probs
-from lmtemplate.run_dir import write_text
+from lmtemplate.run_dir import to_json, write_text
 from lmtemplate.study.diagnose.artifacts import Model, open_model, open_run_corpus
 from lmtemplate.study.progress import pieces, progress_shown
 from lmtemplate.study.show.page import label, plot_html, render, style_figure
@@ -197,7 +197,7 @@ def temperature(
     page = run / "temperature.html"
     write_text(page, render("temperature", f"{run.resolve().name}: temperature", parts))
     if json:
-        print(json_text.dumps(found, indent=2, allow_nan=False))
+        print(to_json(found))
         return
     title = f"the next token after {prompt!r} at step {found['step']:,}; entropy in nats"
     print(as_lines(title, [says], {"The next token": table, "Samples": samples}))
