@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -175,6 +176,8 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     if not {"", os.getcwd()} & {*sys.path}:  # nor may Python find modules there in a child process
         os.environ["PYTHONSAFEPATH"] = "1"
+    # what a strange number does to a formula or a picture: for tests, which see it
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module="lmtemplate|uniplot")
     try:
         run(sys.argv[1:])
         print(end="", flush=True)

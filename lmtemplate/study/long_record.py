@@ -55,10 +55,11 @@ def _read_long(path: Path, share: int) -> tuple[list[Line], Ints, Floats]:
             steps.append(_numbers(text, starts[is_brief] + len(STEP_KEY)))
             losses.append(_numbers(text, loss_at[is_brief] + len(LOSS_KEY)))
             lines += filter(None, map(parse_line, compress(rows, ~is_brief)))
-    numbers = np.concatenate([*steps, *losses])
-    if not (np.abs(numbers) < 2**53).all():
-        raise ValueError("a number is not finite, or too large")
-    return lines, np.concatenate(steps).astype(np.int64), np.concatenate(losses)
+    numbers, loss = np.concatenate(steps), np.concatenate(losses)
+    is_step = (numbers >= 0) & (numbers < 2**53) & (numbers % 1 == 0)
+    if not is_step.all() or not (np.abs(loss) < 1e150).all():
+        raise ValueError("a number is none that a run writes")
+    return lines, numbers.astype(np.int64), loss
 
 
 def read_any_record(run: Path) -> Record:

@@ -41,11 +41,13 @@ def test_of_a_long_record_every_loss_is_read_and_the_rest_is_close(long_run: Pat
     assert set(known) < set(np.flatnonzero(whole.values["x"] == 1.5))
 
 
-@pytest.mark.parametrize("text", ['"a text"', "1e400"])
+@pytest.mark.parametrize(
+    ("step", "text"), [(9999999, '"a text"'), (9999999, "1e400"), (-(2**53) + 1, "1"), (1.5, "1")]
+)
 def test_a_long_record_with_a_stranger_s_line_is_read_line_by_line(
-    text: str, long_run: Path
+    step: float, text: str, long_run: Path
 ) -> None:
     whole = from_lines(read_lines(long_run))
     with (folder_of(long_run) / LINES).open("a") as file:
-        file.writelines([f'{{"step": 9999999, "train/loss": {text}, "x": 1.0}}\n'] * 50)
+        file.writelines([f'{{"step": {step}, "train/loss": {text}, "x": 1.0}}\n'] * 50)
     np.testing.assert_array_equal(read_any_record(long_run).steps, whole.steps)

@@ -28,6 +28,7 @@ ON_A_MAP = ("#111111", "#1f5fd6", "#a01ab8", "#9a4a00")  # lines on a map from g
 INK, GRID = "#767676", "rgba(128, 128, 128, 0.25)"  # text and grid lines
 
 MOST_POINTS = 2000  # a line has two for each pixel across: the lowest and the highest
+MOST = 1e15  # drawn in a terminal: uniplot's axes need room between their numbers
 MOST_MARKERS = 60  # more markers would hide the line
 
 
@@ -76,7 +77,7 @@ def curves_of(record: Record) -> dict[str, Curve]:
 
 def decades(rates: Floats) -> tuple[float, float]:
     """Ends of a log axis: the powers of ten around the rates, and a small margin."""
-    low, high = np.log10([np.nanmin(rates), np.nanmax(rates)])
+    low, high = np.log10(np.maximum([np.nanmin(rates), np.nanmax(rates)], 1e-300))
     return 10 ** (np.floor(low) - 0.1), 10 ** (np.ceil(high) + 0.1)
 
 
@@ -178,7 +179,7 @@ def text_plot(
     """Curves over steps from 0 on, each with its own mark: the first a line, the others points."""
     from uniplot import plot_to_string  # plotext is compiled, and draws on one global figure
 
-    drawable = ((x, np.clip(y, -1e50, 1e50)) for x, y in curves)  # uniplot takes no more than 1e59
+    drawable = ((x, np.clip(y, -MOST, MOST)) for x, y in curves)
     xs, ys = zip(*drawable, strict=True)
     options = {"x_min": 0, "x_max": 1.001 * max(steps[-1] for steps in xs), **options}
     options |= {"lines": [True, False][: len(xs)], "force_ascii_characters": list(marks)}
@@ -190,7 +191,7 @@ def text_plot(
 
 def rate_in_terminal(steps: Ints, rates: Floats, width: int = 72, height: int = 6) -> str:
     """(N,) steps and their learning rates on a linear axis from 0, in ASCII."""
-    highest = min(float(np.nanmax(rates)), 1e50)
+    highest = min(float(np.nanmax(rates)), MOST)
     highest = highest if highest > 1e-50 else 1.0
     return text_plot([thin(steps, rates)], "#", width, height=height, y_min=0, y_max=highest)
 

@@ -77,7 +77,7 @@ def prompts_in(text: str, prompts: list[str]) -> dict[str, Any]:
     lessons, found = {prompt.lower(): words for prompt, words in LESSONS.items()}, {}
     for prompt in prompts:
         count, follow = what_follows(text, prompt, FOLLOWERS)
-        _, after_last = what_follows(text, prompt.split()[-1], FOLLOWERS - 1)
+        _, after_last = what_follows(text, (prompt.split() or [prompt])[-1], FOLLOWERS - 1)
         lesson = lessons.get(prompt.strip().lower(), ())
         words = dict.fromkeys([*lesson, *(word for word, _ in (*follow, *after_last))])
         found[prompt] = {"count": count if text else None, "in_text": follow, "words": [*words]}

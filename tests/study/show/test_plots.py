@@ -368,6 +368,13 @@ def test_numbers_that_no_terminal_could_draw_are_drawn_at_its_edge() -> None:
     assert "highest 1e+149" in text
 
 
+@pytest.mark.parametrize("loss", [-1e149, 0.0, 5e-324, 1e149])
+def test_a_single_loss_of_any_size_is_drawn(loss: float) -> None:
+    one = from_lines([{"step": 1, TRAIN_LOSS: loss, LEARNING_RATE: 5e-324}])
+    assert "*" in in_terminal(one)
+    draw_curves(one, "run")
+
+
 def test_drawing_in_the_terminal_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     in_terminal(record())
     assert capsys.readouterr() == ("", "")

@@ -41,6 +41,10 @@ def test_words_to_compare_follow_the_prompt_or_its_last_word() -> None:
     assert {" is", " are"} <= {*found["words"]}
 
 
+def test_a_prompt_without_words_has_nothing_to_compare() -> None:
+    assert prompts_in("the cat", [" "])[" "]["words"] == []
+
+
 def test_a_given_prompt_stands_alone_and_those_of_the_run_come_first() -> None:
     config = {"samples": {"init_args": {"prompts": ["", "The people"]}}}
     assert choose_prompts(TEXT, "mine", config) == ["mine"]
