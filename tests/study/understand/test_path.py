@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmtemplate.checkpoint.compatibility import build_net
-from lmtemplate.checkpoint.files import read
+from lmtemplate.checkpoint.files import read, write
 from lmtemplate.errors import CheckpointError, DataError
 from lmtemplate.study.understand import path as study
 from lmtemplate.study.understand.snapshots import snapshot_files
@@ -162,8 +162,9 @@ def test_one_snapshot_is_too_few(finished: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_weights_that_never_moved_have_no_plane(finished: Path, tmp_path: Path) -> None:
     run = only(finished, tmp_path, 0, 12)
-    for path in (run / "checkpoints").glob("step-*.ckpt"):
-        shutil.copy(run / "checkpoints/milestones/step-000000000.ckpt", path)
+    untrained = read(run / "checkpoints/milestones/step-000000000.ckpt")
+    for path in [*(run / "checkpoints").glob("step-*.ckpt")]:
+        write({**untrained, "global_step": int(path.stem[5:])}, path)
     shutil.rmtree(run / "checkpoints/milestones")
     shutil.copytree(finished / "checkpoints/milestones", run / "checkpoints/milestones")
     (run / "checkpoints/SHA256SUMS").unlink()
