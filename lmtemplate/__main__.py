@@ -176,6 +176,9 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     if not {"", os.getcwd()} & {*sys.path}:  # nor may Python find modules there in a child process
         os.environ["PYTHONSAFEPATH"] = "1"
+    if os.path.lexists("matplotlibrc"):  # read where matplotlib is imported, as by torchmetrics
+        with contextlib.suppress(ImportError), contextlib.chdir(os.path.dirname(__file__)):
+            importlib.import_module("matplotlib")
     # what a strange number does to a formula or a picture: for tests, which see it
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="lmtemplate|uniplot")
     try:

@@ -61,6 +61,7 @@ def test_comments_values_and_parts_of_words_are_no_keys(config: Path, word: str)
         (b"", " holds no settings"),
         (b"# x\non: {push: 1}", "a key ({path}:2) is not text in YAML"),
         (b"# x\nmodel: {? [a, b] : c}", "a key ({path}:2) is not text"),
+        (b"# x\nmodel: {__path__: x}", "unknown setting '__path__' ({path}:2)"),
         (b"config: x.yaml", "config ({path}:1): a config names no other"),
         (b"config.x: y", "config ({path}:1): a config names no other"),
     ],

@@ -104,6 +104,12 @@ def test_a_pipe_where_a_corpus_would_grow_is_not_waited_for(tmp_path: Path) -> N
         pass
 
 
+def test_a_folder_that_is_a_loop_of_links_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="loop"), new_folder(tmp_path / "loop"):
+        pass
+
+
 def test_a_list_of_checksums_without_end_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "step-000000001.ckpt").write_bytes(b"PK")
     sparse(tmp_path / SUMS)

@@ -1,5 +1,6 @@
 """Text -> shards, tokenizer.json and index.json in one folder, split by document."""
 
+import os
 from collections.abc import Iterator
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -176,7 +177,8 @@ def _fill(output: Path, text: SplitCorpus, source: dict[str, Any], overwrite: bo
     if Path(source["tokenizer"]).is_file():
         source["tokenizer_sha256"] = file_sha256(Path(source["tokenizer"]))
     try:
-        with lock(output, output.resolve().with_name(f".{output.name}.lock"), "--output"):
+        place = Path(os.path.realpath(output))  # of a loop of links, too
+        with lock(output, place.with_name(f".{place.name}.lock"), "--output"):
             recover(output)
             done = _is_done(output, source, overwrite)
             if not done:

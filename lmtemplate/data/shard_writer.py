@@ -166,7 +166,7 @@ def write_index(folder: Path, index: Entry) -> None:
 
 def recover(output: Path) -> tuple[Path, Path]:
     """Undo what was interrupted; returns where a new folder grows and where an old one waits."""
-    output = output.resolve()
+    output = Path(os.path.realpath(output))  # `resolve` raises for links that are a loop
     new, old = (output.with_name(f".{output.name}.{end}") for end in ("partial", "replaced"))
     if old.is_dir() and not output.exists():
         old.rename(output)
@@ -179,7 +179,7 @@ def recover(output: Path) -> tuple[Path, Path]:
 @contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
     """A hidden folder to fill; it becomes `output` if all goes well, and vanishes otherwise."""
-    output = output.resolve()
+    output = Path(os.path.realpath(output))  # `resolve` raises for links that are a loop
     new, old = recover(output)
     new.mkdir(parents=True)
     try:

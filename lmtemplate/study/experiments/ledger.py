@@ -160,7 +160,7 @@ def below(folder: Path) -> list[str]:
     """Where more runs are, as the trials of a sweep: they have a ledger of their own."""
     ledgers = {path.parent: len(read_ledger(path)[0]) for path in folder.glob(f"*/{LEDGER}")}
     return [
-        f"{ledgers[at]:,} more in {at}: lmtemplate ledger {quote(str(at))}"
+        f"{ledgers[at]:,} more in {at}: lmtemplate ledger {quote(f'./{at}' if str(at)[0] == '-' else str(at))}"
         for at in sorted(ledgers)
     ]
 

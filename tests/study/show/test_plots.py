@@ -431,12 +431,15 @@ def test_what_is_no_run_is_named(tmp_path: Path) -> None:
             plot(path)
 
 
-def test_a_matplotlibrc_in_the_working_directory_starts_no_program(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"text.usetex: True\n", b"\xff\xfe"])
+def test_a_matplotlibrc_in_the_working_directory_is_not_read(
+    content: bytes, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     folder_of(run).mkdir(parents=True)
     lines = [json.dumps({"step": step, TRAIN_LOSS: 2.0}) for step in (1, 2)]
     (folder_of(run) / "training_metrics.jsonl").write_text("\n".join(lines) + "\n")
-    (tmp_path / "matplotlibrc").write_text("text.usetex: True\n")
+    (tmp_path / "matplotlibrc").write_bytes(content)
     words = [sys.executable, "-m", "lmtemplate", "plot", "run"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
