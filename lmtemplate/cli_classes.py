@@ -3,7 +3,7 @@
 import inspect
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from shlex import quote
@@ -179,10 +179,7 @@ def check_classes(
     """
     if isinstance(value, jsonargparse.Namespace):  # `as_dict` leaves those in tuples
         value = value.as_dict()
-    if isinstance(value, list | tuple | set | frozenset):
-        for item in value:
-            check_classes(key, item, made, allowed, checked)
-    elif isinstance(value, dict):
+    if isinstance(value, Mapping):
         taken = dict[str, Any]()
         if isinstance(path := value.get("class_path"), str):
             if why := why_refused("class_path", path):
@@ -194,12 +191,15 @@ def check_classes(
             check_nulls(key, value.get("init_args") or {}, kind, made)
             taken = {name: one.default for name, one in inspect.signature(kind).parameters.items()}
         for name, below in value.items():
-            if name == "init_args" and taken and isinstance(below, dict):
+            if name == "init_args" and taken and isinstance(below, Mapping):
                 # defaults may be functions
                 own = {k: v for k, v in below.items() if k not in taken or v is not taken[k]}
                 check_classes(key, own, made, allowed, checked)
             else:
                 check_classes(f"{key}.{name}".removeprefix("."), below, made, allowed, checked)
+    elif isinstance(value, Collection) and not isinstance(value, str | bytes | type):
+        for item in value:
+            check_classes(key, item, made, allowed, checked)
     elif callable(value):
         check_class(key, value, made, allowed)
 

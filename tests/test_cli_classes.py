@@ -1,13 +1,17 @@
 """What stands under `model`, `data`, `model.optimizer` ... -> the class, or one line with its place."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 import yaml
+from jsonargparse import Namespace
 
 from lmtemplate.cli import TrainingCLI
-from lmtemplate.cli_classes import check_loaded
+from lmtemplate.cli_classes import check_classes, check_loaded
 from lmtemplate.errors import ConfigError
 from tests.conftest import TINY, Command
 
@@ -214,3 +218,19 @@ def test_a_parameter_without_a_type_makes_no_class(corpus: Path) -> None:
 def test_a_private_class_is_refused_in_whatever_yaml_makes(held: object) -> None:
     with pytest.raises(ConfigError, match="is private; name a public class"):
         check_loaded(held)
+
+
+HOLDERS: dict[str, Callable[[Any], object]] = {
+    "list": lambda one: [one],
+    "tuple": lambda one: (1, one),
+    "deque": lambda one: deque([one]),
+    "mapping": lambda one: MappingProxyType({"x": one}),
+    "namespace in a tuple": lambda one: (Namespace(x=Namespace(y=one)),),
+}
+
+
+@pytest.mark.parametrize("hold", HOLDERS.values(), ids=HOLDERS)
+@pytest.mark.parametrize("held", [{"class_path": "subprocess.Popen"}, print, Namespace])
+def test_nothing_is_hidden_by_what_holds_it(hold: Callable[[Any], object], held: Any) -> None:
+    with pytest.raises(ConfigError, match=r"not one of the parts|Python's own"):
+        check_classes("model", hold(held), [], [], set())
