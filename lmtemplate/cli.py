@@ -3,8 +3,7 @@
 import argparse
 import inspect
 from collections.abc import Sequence
-from dataclasses import is_dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -130,19 +129,13 @@ class TrainingCLI(LightningCLI):
         named = {**self._named.as_dict(), "config": None}  # paths, which jsonargparse can call
         cli_classes.check_classes("", named, self.made, self.allowed, self._checked)
 
-    def _make(self, kind: type, *args: Any, **kwargs: Any) -> Any:
-        """What jsonargparse instantiates, wherever it stands. Raises ConfigError if unchecked."""
-        if not (kind in self._checked or is_dataclass(kind)):  # those a class's own types name
-            raise ConfigError(f"{kind.__module__}.{kind.__qualname__} is no class for a config")
-        return kind(*args, **kwargs)
-
     def instantiate_classes(self) -> None:
         """New data, net and callbacks. What their constructors object to becomes one line.
 
         The Trainer is built by fit.py, when it knows the length.
         """
         try:
-            how = [(self._make, object, True)]
+            how = [(partial(cli_classes.make, self._checked), object, True)]
             self.config_init = self.parser.instantiate(self._named, instantiators=how)
         except (ValueError, TypeError, ArithmeticError) as error:
             root: BaseException = error

@@ -4,6 +4,7 @@ import inspect
 import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import is_dataclass
 from functools import partial
 from importlib.util import find_spec
 from shlex import quote
@@ -202,6 +203,13 @@ def check_classes(
             check_classes(key, item, made, allowed, checked)
     elif callable(value):
         check_class(key, value, made, allowed)
+
+
+def make(checked: set[type], kind: type, *args: Any, **kwargs: Any) -> Any:
+    """What jsonargparse instantiates, wherever it stands. Raises ConfigError for what is unchecked."""
+    if not (kind in checked or is_dataclass(kind)):  # a dataclass: of the types of a checked one
+        raise ConfigError(f"{kind.__module__}.{kind.__qualname__} is no class for a config")
+    return kind(*args, **kwargs)
 
 
 load_yaml = jsonargparse.get_loader("yaml")  # knows numbers like 3e-4
