@@ -8,6 +8,7 @@ import numpy as np
 from lmtemplate.study.diagnose import thresholds as limit
 from lmtemplate.study.diagnose import vitals
 from lmtemplate.study.diagnose.finding import Facts, Finding, conclude
+from lmtemplate.study.diagnose.settings import number_of
 from lmtemplate.study.diagnose.trend import Trend, spread
 
 PREDICTED = {0: "its input", 2: "the token after the next one", -1: "the token before its input"}
@@ -122,8 +123,9 @@ def of_checkpoint(trend: Trend, facts: Facts) -> Iterator[Finding]:
         yield conclude("reload_differs", says, step, step)
     place = int(np.searchsorted(record.steps, step))
     near = record.train_loss[max(0, place - 2) : place + 3]
-    dropout = facts.settings.get("model.net.init_args.dropout") or 0.0
-    room = max(limit.TRAINING_DIFFERS + dropout, limit.ERRORS * (facts.train_error or 0.0))
+    dropout = number_of(facts.settings.get("model.net.init_args.dropout"))
+    usual = limit.TRAINING_DIFFERS + (0.0 if math.isnan(dropout) else dropout)
+    room = max(usual, limit.ERRORS * (facts.train_error or 0.0))
     # text that was read before is partly known by heart: by what validation lies above it
     known = max(0.0, val - train)
     # a row is a mean: while the loss falls, it begins higher than that and ends lower

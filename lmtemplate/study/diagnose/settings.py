@@ -27,10 +27,12 @@ EXTREME = {
 TOO_SMALL = (NET_KEY + "logit_cap", "data.block_size")  # of these a small value is extreme
 
 
-def _number(value: object) -> float:
+def number_of(value: object) -> float:
     """A setting's value, or the first of its values; NaN where it is no number."""
     first = value[0] if isinstance(value, list) and value else value
-    return float(first) if isinstance(first, int | float) else math.nan
+    if isinstance(first, int | float) and abs(first) < 1e150:
+        return float(first)
+    return math.nan
 
 
 def clip_far_below(trend: Trend, facts: Facts) -> Finding | None:
@@ -40,7 +42,10 @@ def clip_far_below(trend: Trend, facts: Facts) -> Finding | None:
     as long; where N is unknown, nothing is said of it.
     """
     norms, shares = trend.logged(metric_names.GRAD_NORM), trend.logged(metric_names.CLIPPED_SHARE)
-    clip, usual = _number(facts.settings.get(CLIP)), float(np.median(norms)) if len(norms) else 0.0
+    clip, usual = (
+        number_of(facts.settings.get(CLIP)),
+        float(np.median(norms)) if len(norms) else 0.0,
+    )
     share = float(shares.mean()) if len(shares) else 1.0
     longest = clip
     if facts.settings.get(CLIP_ALGORITHM) == "value":
@@ -58,7 +63,7 @@ def clip_far_below(trend: Trend, facts: Facts) -> Finding | None:
 def extreme_setting(trend: Trend, facts: Facts) -> Finding | None:
     """The first setting beyond its bound, or a clip that leaves next to nothing of gradients."""
     for key, (bound, effect) in EXTREME.items():
-        value = _number(facts.settings.get(key))
+        value = number_of(facts.settings.get(key))
         if (value <= bound) if key in TOO_SMALL else (value >= bound):
             says = (
                 f"{key} is {facts.settings[key]}, which {effect}; the loss ends at "

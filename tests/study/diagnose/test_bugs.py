@@ -113,6 +113,12 @@ def test_fine_tuning_that_begins_low_and_noisy_is_not_accused(seed: int) -> None
     ).healthy
 
 
+@pytest.mark.parametrize("dropout", ["x", [], ["x"], {}, None, [1], "1e999", 10**400])
+def test_a_dropout_of_another_type_says_nothing(dropout: object) -> None:
+    facts = replace(SOUND, settings={"model.net.init_args.dropout": dropout})
+    assert [*bugs(trend(power_law(), facts), facts)] == []
+
+
 FALL = np.linspace(0, 1, 25) ** 2  # ever faster, as in a long warm-up
 
 
