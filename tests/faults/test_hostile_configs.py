@@ -89,6 +89,11 @@ YAMLS: dict[str, str] = {
     "a flag in this folder as the run": "run_dir: ./--allow=canary_module",
     "a link elsewhere beside checkpoints": "trainer: {callbacks: {class_path: lightning.pytorch."
     "callbacks.ModelCheckpoint, init_args: {dirpath: elsewhere, filename: x, save_last: link}}}",
+    "a link in the working directory": "trainer: {callbacks: {class_path: lightning.pytorch."
+    "callbacks.ModelCheckpoint, init_args: {dirpath: '', filename: x, save_last: link}}}",
+    "a library that a name of a file reaches": "trainer: {callbacks: {class_path: lightning.pytorch."
+    "callbacks.ModelCheckpoint, init_args: {auto_insert_metric_name: false, "
+    "filename: '{step].split.__globals__[torch].ctypes.cdll[canary.txt}'}}}",
     "a whole number in hexadecimals": f"trainer: {{num_nodes: 0x{'F' * 30}}}",
     "a number that has no text": f"trainer: {{num_nodes: 0x{'F' * 5000}}}",
     "a whole number in a text": f"data: {{max_train_blocks: '0x{'F' * 30}'}}",

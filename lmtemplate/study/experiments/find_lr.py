@@ -17,6 +17,7 @@ from lmtemplate.study.experiments.trial_steps import TrialSteps
 from lmtemplate.study.progress import pieces, progress_shown
 from lmtemplate.study.show.plots import text_plot
 
+MOST_STEPS = 100_000
 SMOOTHING = 0.9  # share of the mean so far in the mean of losses
 EXPLODED = 4.0  # times the fall so far: a smoothed loss that has risen by as much ends the test
 BELOW_LOWEST = 3.0  # the suggestion lies at most this factor below the rate with the lowest loss
@@ -131,8 +132,9 @@ def find_lr(words: list[str], allowed: list[str]) -> None:
         "steps": {"type": int, "default": 120, "help": "steps from the first to the last"},
     }
     given, rest = split_words("find-lr", words, flags)
-    if not 0 < given.low < given.high < math.inf or given.steps < 10:
-        raise ConfigError("find-lr needs 0 < --low < --high, and --steps of 10 or more")
+    if not 0 < given.low < given.high < math.inf or not 10 <= given.steps <= MOST_STEPS:
+        says = f"--steps from 10 to {MOST_STEPS:,}"
+        raise ConfigError(f"find-lr needs 0 < --low < --high, and {says}")
     trial = TrialSteps("find-lr", rest, allowed)
     with progress_shown(unless=given.json):
         test = range_test(trial, given.low, given.high, given.steps)

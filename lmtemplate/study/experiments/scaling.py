@@ -4,6 +4,7 @@ The ladder has narrower nets and shorter runs than the largest one. The law is f
 that run, says its loss before it is made, and is then held against it.
 """
 
+import math
 import signal
 import sys
 from collections.abc import Sequence
@@ -50,9 +51,12 @@ KINDS_OF_LADDER = {
 def seconds_of(budget: str) -> float:
     """ "10m" -> 600. Raises ConfigError."""
     try:
-        return float(budget[:-1]) * SECONDS_IN[budget[-1:]]
-    except (KeyError, ValueError) as error:
-        raise ConfigError(f"--budget {budget!r} is no time; give it as 90s, 10m or 2h") from error
+        seconds = float(budget[:-1]) * SECONDS_IN[budget[-1:]]
+    except (KeyError, ValueError):
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"--budget {budget!r} is no time; give it as 90s, 10m or 2h")
+    return seconds
 
 
 def with_sizes(n_embd: int, steps: int) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,11 @@ def parse_over(text: str) -> tuple[str, Listed | Range]:
     low, high, log, points = parts.groups()
     whole = low.lstrip("+-").isdecimal() and high.lstrip("+-").isdecimal()
     span = Range(float(low), float(high), bool(log), whole, int(points) if points else None)
-    if not span.low < span.high or (span.is_log and span.low <= 0) or span.points in (0, 1):
+    if (
+        not 0 < span.high - span.low < math.inf
+        or (span.is_log and span.low <= 0)
+        or span.points in (0, 1)
+    ):
         rule = "LOW below HIGH, LOW above 0 for :log, two POINTS or more"
         raise ConfigError(f"--over {text!r} is no range: {rule}")
     return key, span

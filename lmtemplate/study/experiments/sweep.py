@@ -29,6 +29,7 @@ from lmtemplate.study.experiments.trials import Book, Trial
 from lmtemplate.study.run_files import command, open_no_link
 
 TRIALS = 20  # of a random or tpe search, if none are asked for
+MOST_JOBS = 1000
 POLL_SECONDS = 0.5
 
 
@@ -68,8 +69,8 @@ def read_plan(words: list[str], allowed: list[str]) -> tuple[SweepPlan, bool]:
         spaces.load_optuna()
     points = spaces.grid(space) if sampler == "grid" else []
     count = len(points) if sampler == "grid" else given.trials or TRIALS
-    if count < 1 or given.jobs < 1:
-        raise ConfigError("--trials and --jobs have to be 1 or more")
+    if count < 1 or not 1 <= given.jobs <= MOST_JOBS:
+        raise ConfigError(f"--trials has to be 1 or more, --jobs from 1 to {MOST_JOBS:,}")
     folder = at_home(given.run_dir)
     chosen = (folder, space, sampler, count, given.jobs, given.sampler_seed, given.prune)
     return SweepPlan(*chosen, ["--report=false", *rest], allowed, points), given.json

@@ -160,7 +160,7 @@ def report(
         price_per_hour: of the machine, in any currency: the cost of the improvement in money.
         allow: packages outside lmtemplate whose classes the checkpoint may name.
     """
-    if price_per_hour is not None and price_per_hour < 0:
-        raise ConfigError(f"--price_per_hour {price_per_hour} is negative; what does an hour cost?")
+    if price_per_hour is not None and not 0 <= price_per_hour < 1e150:
+        raise ConfigError(f"--price_per_hour {price_per_hour} is no price; what does an hour cost?")
     examination = examine(run, allow=allow or ())
     print(f"report: {write_report(run, examination, output, price_per_hour)}")

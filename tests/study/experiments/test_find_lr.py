@@ -80,7 +80,10 @@ def test_help_tells_what_a_flag_is_where_it_is_not_given(command: Command) -> No
     assert "(default: None)" not in command("sweep", "--help").out
 
 
-@pytest.mark.parametrize("words", [["--low=0"], ["--low=1", "--high=0.1"], ["--steps=3"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--low=0"], ["--low=1", "--high=0.1"], ["--steps=3"], ["--steps=99999999999999999999"]],
+)
 def test_rates_that_do_not_grow_are_one_line(command: Command, words: list[str]) -> None:
     result = command("find-lr", *words)
     assert result.code == 2

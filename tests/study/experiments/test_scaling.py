@@ -74,6 +74,8 @@ def test_a_loss_that_no_law_has_is_named_with_its_run(tmp_path: Path, loss: floa
     [
         ([], "scaling needs --run_dir"),
         (["--run_dir=x", "--budget=ten"], "is no time; give it as 90s, 10m or 2h"),
+        (["--run_dir=x", "--budget=nanm"], "is no time; give it as 90s, 10m or 2h"),
+        (["--run_dir=x", "--budget=1e999s"], "is no time; give it as 90s, 10m or 2h"),
     ],
 )
 def test_a_mistake_is_one_line(command: Command, words: list[str], says: str) -> None:

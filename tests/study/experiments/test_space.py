@@ -41,6 +41,8 @@ def test_a_grid_is_every_combination_and_the_last_key_changes_fastest() -> None:
         ("lr=", "is not KEY=SPEC"),
         ("lr=1,,2", "has an empty value"),
         ("lr=1..x", "is no range"),
+        ("lr=1..1e999:3", "is no range"),
+        ("lr=-1e308..1e308:3", "is no range"),
         ("lr=2..1", "LOW below HIGH"),
         ("lr=0..1:log", "LOW above 0"),
         ("lr=0..1:1", "two POINTS or more"),

@@ -113,7 +113,8 @@ def test_a_trial_that_would_start_after_the_end_does_not(
     [
         (["--over=lr=1,2"], "needs --run_dir"),
         (["--run_dir=x"], "needs --over"),
-        (["--over=lr=1,2", "--run_dir=x", "--jobs=0"], "have to be 1 or more"),
+        (["--over=lr=1,2", "--run_dir=x", "--jobs=0"], "--jobs from 1 to 1,000"),
+        (["--over=lr=1,2", "--run_dir=x", "--jobs=9999999999999999"], "--jobs from 1 to 1,000"),
         (["--over=lr=1,2", "--run_dir=x", "--jobs=many"], "invalid int value"),
         (["--over=lr=1,2", "--run_dir=x", "--sampler=best"], "none of grid, random, tpe"),
     ],

@@ -85,9 +85,10 @@ def test_money_is_named_only_where_there_is_a_price(run: Path) -> None:
     assert "money" not in (study.costs_of(read_run(run), None) or {})["head"]
 
 
-def test_a_price_below_zero_is_refused(run: Path) -> None:
-    with pytest.raises(ConfigError, match="negative"):
-        study.report(run, price_per_hour=-1)
+@pytest.mark.parametrize("price", [-1, math.inf, math.nan])
+def test_a_price_that_is_none_is_refused(run: Path, price: float) -> None:
+    with pytest.raises(ConfigError, match="is no price"):
+        study.report(run, price_per_hour=price)
 
 
 @pytest.mark.parametrize("initial", [None, 0.1])
