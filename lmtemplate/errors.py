@@ -35,8 +35,9 @@ class UserError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        text = HANDED_ON.sub("", super().__str__().strip())
-        return text.replace("\n", " ")[:LONGEST_LINE]
+        text = HANDED_ON.sub("", super().__str__().strip()).replace("\n", " ")
+        # cut amid: at the end stands what to type, whose half could be another command
+        return text if len(text) <= LONGEST_LINE else f"{text[:340]} [...] {text[-340:]}"
 
 
 class ConfigError(UserError):

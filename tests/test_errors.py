@@ -50,3 +50,11 @@ def test_an_error_of_a_library_in_cython_is_none_of_the_user_s_code() -> None:
     assert str(errors.own_line(error.value)).startswith(f"{Path('tests', 'test_errors.py')}:")
     assert error.tb.tb_next is not None
     assert errors.own_line(error.value.with_traceback(error.tb.tb_next)) is None
+
+
+def test_of_a_long_message_the_middle_is_left_out() -> None:
+    """Half of `rm -r runs/a` would be another command."""
+    text = str(errors.ConfigError(f"a name {'x' * 1000} of which the end is (rm -r runs/a)"))
+    assert len(text) < 700
+    assert text.startswith("a name xxx")
+    assert text.endswith("xxx of which the end is (rm -r runs/a)")

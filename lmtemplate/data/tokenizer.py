@@ -26,6 +26,7 @@ END_OF_TEXT_NAMES = (
 # GPT-2's splitting of words, which training gives a BPE, begins a word at each space before a
 # visible character. That needs no Unicode tables, so that all versions of them agree.
 WORD_START = re.compile(" (?=[!-~])")
+MOST_IDS = 2**24
 MOST_REMEMBERED = 2**21  # characters of words whose ids are kept: about 60 MB
 BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
@@ -165,7 +166,7 @@ class LibraryTokenizer(Tokenizer):
             self._library = library = tokenizers.Tokenizer.from_str(json_text)
         ids = library.get_vocab(with_added_tokens=True)
         self.vocab_size = max(ids.values(), default=-1) + 1
-        if self.vocab_size > 2**24:  # one id may claim all the memory
+        if self.vocab_size > MOST_IDS:  # one id may claim all the memory
             raise DataError(f"its largest id is {self.vocab_size - 1:,}; no vocabulary needs that")
         self._pieces = [library.id_to_token(number) or "" for number in range(self.vocab_size)]
         end = next((name for name in END_OF_TEXT_NAMES.split() if name in ids), None)

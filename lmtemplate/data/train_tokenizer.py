@@ -11,6 +11,7 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from lmtemplate.data.tokenizer import (
     END_OF_TEXT,
+    MOST_IDS,
     ByteTokenizer,
     CharTokenizer,
     LibraryTokenizer,
@@ -38,8 +39,8 @@ def _train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
     The library is deaf to Ctrl-C while it counts and merges, so it works in another thread.
     """
-    if vocab_size < 257:
-        says = "a bpe has 257 or more, for all bytes and end-of-text"
+    if not 257 <= vocab_size <= MOST_IDS:
+        says = f"a bpe has 257 or more, for all bytes and end-of-text, and at most {MOST_IDS:,}"
         raise ConfigError(f"--vocab_size {vocab_size}: {says}")
     library = tokenizers.Tokenizer(models.BPE())
     words = pre_tokenizers.ByteLevel(add_prefix_space=False)

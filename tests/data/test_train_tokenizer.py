@@ -113,6 +113,7 @@ def test_bpe_training_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     ("kind", "size", "message"),
     [
         ("bpe", 256, "--vocab_size 256: a bpe has 257 or more"),
+        ("bpe", 2**31, "and at most 16,777,216"),
         ("char", 500, "--vocab_size 500 is for --tokenizer bpe"),
         ("byte", 500, "--vocab_size 500 is for --tokenizer bpe"),
         ("bep", None, "--tokenizer bep is neither char, byte, bpe nor a file"),

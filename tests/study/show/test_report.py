@@ -1,5 +1,6 @@
 """One file that explains a run: its verdict, what it cost, what it wrote, and no foreign script."""
 
+import math
 import re
 import shlex
 from dataclasses import replace
