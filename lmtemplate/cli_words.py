@@ -40,10 +40,10 @@ def _settings(root: yaml.MappingNode, path: Path) -> Iterator[Place]:
                     raise ConfigError(f"a key ({path}:{line}) is not text")
                 if name.value in seen:
                     raise ConfigError(f"{path}:{line}: {name.value} is there twice; keep one")
-                if name.value.startswith("__"):  # jsonargparse's own, which it takes in silence
-                    raise ConfigError(f"unknown setting {name.value!r} ({path}:{line})")
                 seen.add(name.value)
                 key = f"{above}.{name.value}".removeprefix(".").replace(".init_args", "")
+                if name.value.startswith("__") or key == "print_shtab":  # taken in silence
+                    raise ConfigError(f"unknown setting {key!r} ({path}:{line})")
                 text = value.value if isinstance(value, yaml.ScalarNode) else ""
                 yield Place(key, f"{path}:{line}", text)
                 waiting.append((key, value))

@@ -113,15 +113,15 @@ def load_first_weights(source: str, cli: TrainingCLI) -> None:
 def write_run_files(
     cli: TrainingCLI, run: Path, description: dict[str, Any], start: dict[str, Any] | None
 ) -> None:
-    """config.yaml, as the user gave it but for secrets, and manifest.json."""
+    """manifest.json, and config.yaml as the user gave it but for secrets."""
     data, environment = cli.datamodule, description["environment"]
     (run / "summary.json").unlink(missing_ok=True)  # it describes the start before
-    run_dir.write_text(run / "config.yaml", to_yaml(cli.settings))
     source = {"path": data.name, "fingerprint": data.fingerprint}
     source["tokenizer_sha256"] = data.tokenizer.digest if data.tokenizer else None
     manifest = run_dir.manifest(cli.config.seed_everything, environment["hardware"], source)
     manifest.update(settings=cli.settings, command=redact.words(manifest["command"]))
-    run_dir.write_manifest(run, manifest, start)
+    run_dir.write_manifest(run, manifest, start)  # the first: without it the folder is no run
+    run_dir.write_text(run / "config.yaml", to_yaml(cli.settings))
 
 
 def assemble(

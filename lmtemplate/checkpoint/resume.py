@@ -61,8 +61,9 @@ def prune(run: Path, newest: int, best: int | None, keep: int = 2) -> None:
 
 
 def clear_leftovers(run: Path) -> None:
-    """Delete the temporary files that a kill in the middle of a write has left."""
-    for folder in (run, folder_of(run), folder_of(run) / "milestones"):
+    """Delete the temporary files that a kill in the middle of a write has left in a run."""
+    folders = (run, folder_of(run), folder_of(run) / "milestones")
+    for folder in folders if (run / "manifest.json").is_file() else ():
         for path in folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)
 
@@ -121,6 +122,12 @@ def resume_from(run: Path, mode: ResumeMode) -> Resumed | None:
             "another --run_dir"
         )
     resumed = None if mode == "never" else _newest_sound(run)
+    others = [name for name in ("config.yaml", "summary.json") if (run / name).exists()]
+    if resumed is None and others and not (run / "manifest.json").is_file():
+        raise ConfigError(
+            f"{run} holds a {others[0]} and no manifest.json, so it is no run; name another with "
+            "--run_dir"
+        )
     if resumed is None and mode == "must":
         raise CheckpointError(
             f"no checkpoint in {folder_of(run)}; begin it with --resume auto (as make train does), "

@@ -171,3 +171,16 @@ def test_no_verb_reads_a_run_that_lightning_or_a_link_would_leave(tmp_path: Path
     (tmp_path / "run/checkpoints/training_metrics.jsonl").symlink_to(tmp_path / "secret")
     with pytest.raises(ConfigError, match="is a link that leaves"):
         resume.resolve(tmp_path / "run", "latest")
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "summary.json"])
+@pytest.mark.parametrize("mode", ["never", "auto", "must"])
+def test_a_folder_of_another_program_is_left_alone(
+    tmp_path: Path, name: str, mode: resume.ResumeMode
+) -> None:
+    (tmp_path / name).write_text("mine")
+    (tmp_path / ".draft.tmp").touch()
+    with pytest.raises(ConfigError, match=r"and no manifest.json, so it is no run|holds a run"):
+        resume.resume_from(tmp_path, mode)
+    resume.clear_leftovers(tmp_path)
+    assert (tmp_path / ".draft.tmp").exists()
