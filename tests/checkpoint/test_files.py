@@ -168,3 +168,15 @@ def test_what_is_not_a_checkpoint_is_refused(tmp_path: Path, content: Any) -> No
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no checkpoint .*a\.ckpt"):
         files.read(tmp_path / "a.ckpt")
+
+
+def test_a_class_that_torch_allows_in_its_own_files_is_no_plain_type(tmp_path: Path) -> None:
+    """Among them is DeviceMesh, which opens connections as it is made."""
+    from torch.distributed.tensor import Shard
+
+    known = torch.serialization.get_safe_globals()
+    assert Shard in known
+    torch.save({"state_dict": {}, "global_step": 1, "x": Shard(0)}, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match=r"contains the global torch\.distributed"):
+        files.read(tmp_path / "a.ckpt")
+    assert {*torch.serialization.get_safe_globals()} == {*known}
