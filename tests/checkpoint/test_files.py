@@ -177,6 +177,6 @@ def test_a_class_that_torch_allows_in_its_own_files_is_no_plain_type(tmp_path: P
     known = torch.serialization.get_safe_globals()
     assert Shard in known
     torch.save({"state_dict": {}, "global_step": 1, "x": Shard(0)}, tmp_path / "a.ckpt")
-    with pytest.raises(CheckpointError, match=r"contains the global torch\.distributed"):
+    with pytest.raises(CheckpointError, match="only tensors and plain types load"):
         files.read(tmp_path / "a.ckpt")
     assert {*torch.serialization.get_safe_globals()} == {*known}
