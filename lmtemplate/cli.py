@@ -135,8 +135,9 @@ class TrainingCLI(LightningCLI):
         The Trainer is built by fit.py, when it knows the length.
         """
         try:
-            how = [(partial(cli_classes.make, self._checked), object, True)]
-            self.config_init = self.parser.instantiate(self._named, instantiators=how)
+            make = partial(cli_classes.make_checked, self._checked, self.allowed)
+            every = [(make, object, True)]
+            self.config_init = self.parser.instantiate(self._named, instantiators=every)
         except (ValueError, TypeError, ArithmeticError) as error:
             root: BaseException = error
             while root.__cause__ and not isinstance(root, UserError):

@@ -3,7 +3,8 @@
 import inspect
 import re
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -159,7 +160,7 @@ def check_nulls(key: str, settings: Mapping[str, Any], kind: Any, made: list[Pla
     """Raises ConfigError where a class's settings are null and may not be: jsonargparse lets it."""
     for name, one in inspect.signature(kind).parameters.items():
         place = find(f"{key}.{name}", made)
-        is_given = place in made or one.default is not one.empty  # others are linked
+        is_given = place in made or one.default is not one.empty  # vocab_size is linked
         if settings.get(name, "") is None and is_given and not takes_null(one):
             raise ConfigError(f"{place}: null is no value here")
 
@@ -176,7 +177,7 @@ def check_classes(
 ) -> None:
     """Raises ConfigError for what `check_class` refuses, in this setting or any below it.
 
-    Every class that it takes joins `checked`: no other is to be instantiated.
+    Every class that it takes joins `checked`, for `make_checked`.
     """
     if isinstance(value, jsonargparse.Namespace):  # `as_dict` leaves those in tuples
         value = value.as_dict()
@@ -198,16 +199,21 @@ def check_classes(
                 check_classes(key, own, made, allowed, checked)
             else:
                 check_classes(f"{key}.{name}".removeprefix("."), below, made, allowed, checked)
-    elif isinstance(value, Collection) and not isinstance(value, str | bytes | type):
+    elif isinstance(value, list | tuple | set | frozenset | deque):
         for item in value:
             check_classes(key, item, made, allowed, checked)
     elif callable(value):
         check_class(key, value, made, allowed)
 
 
-def make(checked: set[type], kind: type, *args: Any, **kwargs: Any) -> Any:
-    """What jsonargparse instantiates, wherever it stands. Raises ConfigError for what is unchecked."""
-    if not (kind in checked or is_dataclass(kind)):  # a dataclass: of the types of a checked one
+def make_checked(
+    checked: set[type], allowed: Sequence[str], kind: type, *args: Any, **kwargs: Any
+) -> Any:
+    """What jsonargparse instantiates, wherever it stands. Raises ConfigError for an unchecked class.
+
+    Dataclasses, and what an allowed package has, may be made unnamed: a constructor's type says so.
+    """
+    if not (kind in checked or is_dataclass(kind) or kind.__module__.split(".")[0] in allowed):
         raise ConfigError(f"{kind.__module__}.{kind.__qualname__} is no class for a config")
     return kind(*args, **kwargs)
 

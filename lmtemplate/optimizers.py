@@ -38,7 +38,7 @@ def check_moments(optimizer: torch.optim.Optimizer) -> None:
                 whole = value.is_contiguous() or value.stride() == parameter.stride()
                 is_plain = whole and value.shape == parameter.shape
             if not is_plain or (name == "step" and value.numel() != 1):
-                raise CheckpointError(f"the checkpoint's optimizer has a wrong {name:.100}")
+                raise CheckpointError(f"the checkpoint's optimizer has a wrong {name!s:.100}")
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[Group]:

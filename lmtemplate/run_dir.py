@@ -36,9 +36,12 @@ def is_inside(path: Path, folder: Path) -> bool:
 
 
 def refuse_links(run: Path) -> None:
-    """Raises ConfigError where a link below a run, or a folder of runs, leads out of it."""
+    """Raises ConfigError where a link below a run, or a folder of runs, leads out of it.
 
-    def stop(error: OSError) -> None:  # where nothing can be listed, a link could be hidden
+    And where a folder below cannot be listed, which could hide one.
+    """
+
+    def stop(error: OSError) -> None:
         if os.path.isdir(run):
             raise ConfigError(f"{error.filename} cannot be listed: {error.strerror}") from error
 
@@ -88,7 +91,7 @@ def write_text(path: Path, text: str) -> None:
 def to_json(
     content: Any, indent: int | None = 2, default: Callable[[Any], Any] | None = None
 ) -> str:
-    """Strict JSON: NaN and infinity are written as YAML spells them."""
+    """Strict JSON: NaN and infinity are texts, as YAML spells them."""
     text = json.dumps(content, default=default)
     return json.dumps(json.loads(text, parse_constant=YAML_NUMBERS.get), indent=indent)
 

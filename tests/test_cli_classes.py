@@ -16,6 +16,10 @@ from lmtemplate.errors import ConfigError
 from tests.conftest import TINY, Command
 
 OWN = '''
+from typing import final
+
+import torch
+from torch import Tensor
 from torchmetrics import MeanMetric
 
 from lmtemplate.data.datamodule import TokenData
@@ -34,6 +38,20 @@ class Lit(LitLanguageModel):
 
 class Data(TokenData):
     pass
+
+class TensorData(TokenData):
+    def __init__(self, *args, weights: Tensor = torch.ones(3), **kwargs):
+        super().__init__(*args, **kwargs)
+
+@final
+class Settings:
+    def __init__(self, a: int = 1):
+        self.a = a
+
+class Typed(MeanMetric):
+    def __init__(self, settings: Settings):
+        super().__init__()
+        self.settings = settings
 
 class Untyped(MeanMetric):
     def __init__(self, anything=None):
@@ -234,3 +252,10 @@ HOLDERS: dict[str, Callable[[Any], object]] = {
 def test_nothing_is_hidden_by_what_holds_it(hold: Callable[[Any], object], held: Any) -> None:
     with pytest.raises(ConfigError, match=r"not one of the parts|Python's own"):
         check_classes("model", hold(held), [], [], set())
+
+
+def test_defaults_and_types_of_one_s_own_classes_are_left_alone(corpus: Path) -> None:
+    parsed(corpus, "--data.class_path=own_classes.TensorData")
+    metric = "{class_path: own_classes.Typed, init_args: {settings: {a: 2}}}"
+    (made,) = parsed(corpus, f"--model.metrics=[{metric}]").model.metrics.more.values()
+    assert made.settings.a == 2

@@ -20,8 +20,8 @@ from lmtemplate.errors import ConfigError, DiskError, NumbersError
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.run_dir import folder_of, is_inside
 
-# Names that Python's `format` makes of values alone.
-PLAIN_NAME = re.compile(r"(?:[^{}]|\{[\w/ -]+(?::[\w.,<>+^ -]*)?\})*")
+# A name whose fields have a metric's name and a format, no attribute and no index.
+PLAIN_NAME = re.compile(r"(?:[^{}]|\{[\w/@ -]+(?::[\w.,<>+^%=# -]*)?\})*")
 MOST_FAILURES = 3  # saves in a row
 MILESTONE_ROOM = 4  # times its size: itself, and then a checkpoint with two moments
 

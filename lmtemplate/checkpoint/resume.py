@@ -113,7 +113,10 @@ def _newest_sound(run: Path) -> Resumed | None:
 
 
 def resume_from(run: Path, mode: ResumeMode) -> Resumed | None:
-    """The checkpoint that a new start in this directory continues; None to begin at step 0."""
+    """The checkpoint that a new start in this directory continues; None to begin at step 0.
+
+    Raises ConfigError for a folder of another kind, CheckpointError where no checkpoint is sound.
+    """
     refuse_strange(run)
     if mode == "never" and is_used(run):
         raise ConfigError(
@@ -125,8 +128,8 @@ def resume_from(run: Path, mode: ResumeMode) -> Resumed | None:
     others = [name for name in ("config.yaml", "summary.json") if (run / name).exists()]
     if resumed is None and others and not (run / "manifest.json").is_file():
         raise ConfigError(
-            f"{run} holds a {others[0]} and no manifest.json, so it is no run; name another with "
-            "--run_dir"
+            f"{run} holds a {others[0]} and no manifest.json, so it is no run; move that away, or "
+            "name another with --run_dir"
         )
     if resumed is None and mode == "must":
         raise CheckpointError(

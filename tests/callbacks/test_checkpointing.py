@@ -382,7 +382,9 @@ def test_names_that_lead_out_of_the_run_or_of_a_format_are_refused(
         SafeCheckpointIO(tmp_path, {}).check_names(folder, name)
 
 
-@pytest.mark.parametrize("name", [None, "last", "{epoch}-{step:06d}-{val/loss:.2f}", "a/b"])
+@pytest.mark.parametrize(
+    "name", [None, "last", "{epoch}-{step:06d}-{val/loss:.2f}", "{val/acc@5:.1%}", "a/b"]
+)
 def test_names_that_lightning_documents_are_taken(tmp_path: Path, name: str | None) -> None:
     checkpoint_io = SafeCheckpointIO(tmp_path, {})
     checkpoint_io.check_names(None, name)
