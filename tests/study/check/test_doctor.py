@@ -228,6 +228,7 @@ def test_an_overlay_is_named_with_what_to_type_and_then_read_with_its_base(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     only(monkeypatch, "config")
+    monkeypatch.chdir(tmp_path)  # where data/sotu-tiny is not prepared
     base, more = tmp_path / "base.yaml", tmp_path / "more; x.yaml"
     base.write_text(f"data: {{path: {corpus}, block_size: 16, batch_size: 2}}")
     more.write_text("trainer: {max_steps: 100}\nmodel: {optimizer: {init_args: {betas: [0.9, 2]}}}")
