@@ -160,7 +160,7 @@ def check_nulls(key: str, settings: Mapping[str, Any], kind: Any, made: list[Pla
     """Raises ConfigError where a class's settings are null and may not be: jsonargparse lets it."""
     for name, one in inspect.signature(kind).parameters.items():
         place = find(f"{key}.{name}", made)
-        is_given = place in made or one.default is not one.empty  # vocab_size is linked
+        is_given = place in made or one.default is not one.empty  # vocab_size is not: it is linked
         if settings.get(name, "") is None and is_given and not takes_null(one):
             raise ConfigError(f"{place}: null is no value here")
 
@@ -179,7 +179,7 @@ def check_classes(
 
     Every class that it takes joins `checked`, for `make_checked`.
     """
-    if isinstance(value, jsonargparse.Namespace):  # `as_dict` leaves those in tuples
+    if isinstance(value, jsonargparse.Namespace):  # which `as_dict` keeps inside of tuples
         value = value.as_dict()
     if isinstance(value, Mapping):
         taken = dict[str, Any]()

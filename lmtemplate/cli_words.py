@@ -42,7 +42,7 @@ def _settings(root: yaml.MappingNode, path: Path) -> Iterator[Place]:
                     raise ConfigError(f"{path}:{line}: {name.value} is there twice; keep one")
                 seen.add(name.value)
                 key = f"{above}.{name.value}".removeprefix(".").replace(".init_args", "")
-                if name.value.startswith("__") or key == "print_shtab":  # taken in silence
+                if name.value.startswith("__") or key == "print_shtab":  # jsonargparse takes them
                     raise ConfigError(f"unknown setting {key!r} ({path}:{line})")
                 text = value.value if isinstance(value, yaml.ScalarNode) else ""
                 yield Place(key, f"{path}:{line}", text)

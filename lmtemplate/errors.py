@@ -36,7 +36,7 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         text = HANDED_ON.sub("", super().__str__().strip()).replace("\n", " ")
-        # cut amid: at the end stands what to type, whose half could be another command
+        # the middle is left out: the end is a command to type, and half of it could be another one
         return text if len(text) <= LONGEST_LINE else f"{text[:340]} [...] {text[-340:]}"
 
 
@@ -89,7 +89,7 @@ class LostProcessError(UserError):
 
 
 def amount(number: float) -> float:
-    """A count or a time that a checkpoint tells. Raises ValueError for what none can be."""
+    """The same count or time of a checkpoint. Raises ValueError if no run can have it."""
     if not 0 <= number < 2**53:
         raise ValueError(f"{number} is no amount")
     return number

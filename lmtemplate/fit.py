@@ -120,7 +120,7 @@ def write_run_files(
     source["tokenizer_sha256"] = data.tokenizer.digest if data.tokenizer else None
     manifest = run_dir.manifest(cli.config.seed_everything, environment["hardware"], source)
     manifest.update(settings=cli.settings, command=redact.words(manifest["command"]))
-    run_dir.write_manifest(run, manifest, start)  # the first: without it the folder is no run
+    run_dir.write_manifest(run, manifest, start)  # first: without it the folder is no run
     run_dir.write_text(run / "config.yaml", to_yaml(cli.settings))
 
 

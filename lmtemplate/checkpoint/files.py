@@ -181,7 +181,7 @@ TYPES: dict[str, type] = {
 
 @contextlib.contextmanager
 def plain_globals() -> Iterator[None]:
-    """Forbid meanwhile what torch's own modules allow in files: a DeviceMesh connects as it is made."""
+    """Forbid what torch's own modules allow in files: to make a DeviceMesh opens connections."""
     known = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
     of_users = [

@@ -125,10 +125,10 @@ def resume_from(run: Path, mode: ResumeMode) -> Resumed | None:
             "another --run_dir"
         )
     resumed = None if mode == "never" else _newest_sound(run)
-    others = [name for name in ("config.yaml", "summary.json") if (run / name).exists()]
-    if resumed is None and others and not (run / "manifest.json").is_file():
+    there = [name for name in ("config.yaml", "summary.json") if (run / name).exists()]
+    if resumed is None and there and not (run / "manifest.json").is_file():
         raise ConfigError(
-            f"{run} holds a {others[0]} and no manifest.json, so it is no run; move that away, or "
+            f"{run} holds a {there[0]} and no manifest.json, so it is no run; move that away, or "
             "name another with --run_dir"
         )
     if resumed is None and mode == "must":

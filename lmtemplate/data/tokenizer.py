@@ -185,6 +185,7 @@ class LibraryTokenizer(Tokenizer):
         library.no_padding()
         library.add_special_tokens([end])
         library.encode_special_tokens = True
+        # GPT-2 names one token for both, but its bytes spell any character
         if unknown == self.eot_id and self.eot_id in self._encode_whole(["ዸ☃"])[0]:
             raise DataError(f"its unknown token is its end of text, {end!r}; give it another")
         tokens = library.get_added_tokens_decoder()

@@ -66,7 +66,8 @@ def other_changes(run: Path, commit: str | None) -> list[str]:
         return ["  differs: the code had changes that were not committed\n"]
     if read_plain(kept, errors="replace") == uncommitted_changes():
         return []
-    known = commit if re.fullmatch("[0-9a-f]{7,64}", str(commit)) else "COMMIT"  # `.` is a path
+    # `git checkout .` would lose changes
+    known = commit if re.fullmatch("[0-9a-f]{7,64}", str(commit)) else "COMMIT"
     how = f"git checkout {known}; git apply {quote(str(kept))}"
     return [f"  differs: the code had changes that were not committed; to have them: {how}\n"]
 

@@ -42,10 +42,8 @@ def clip_far_below(trend: Trend, facts: Facts) -> Finding | None:
     as long; where N is unknown, nothing is said of it.
     """
     norms, shares = trend.logged(metric_names.GRAD_NORM), trend.logged(metric_names.CLIPPED_SHARE)
-    clip, usual = (
-        number_of(facts.settings.get(CLIP)),
-        float(np.median(norms)) if len(norms) else 0.0,
-    )
+    clip = number_of(facts.settings.get(CLIP))
+    usual = float(np.median(norms)) if len(norms) else 0.0
     share = float(shares.mean()) if len(shares) else 1.0
     longest = clip
     if facts.settings.get(CLIP_ALGORITHM) == "value":

@@ -60,15 +60,14 @@ def conclude_experiment(folder: Path) -> dict[str, Any]:
     """Compare a trained arm with the standing best, and put it in its place if it is better."""
     standing = folder.parent / BEST
     best = read_json(standing).get("experiment")
-    others = [one.name for one in folder.parent.iterdir() if one.is_dir() and not one.is_symlink()]
-    if best not in others:  # a stranger's could be anywhere
+    arms = [one.name for one in folder.parent.iterdir() if one.is_dir() and not one.is_symlink()]
+    if best not in arms:  # a stranger's best.json could name any folder of the disk
         best, kept, reason = None, True, "it is the first: the next are compared with it"
     elif best == folder.name:
         kept, reason = True, "it is the standing best"
     else:
         before = folder.parent / best
-        arms = [named_arm(runs_in(path), path) for path in (folder, before)]
-        kept, reason = judge_experiment(arms[0], arms[1])
+        kept, reason = judge_experiment(*(named_arm(runs_in(p), p) for p in (folder, before)))
     if kept:
         write_json(standing, {"experiment": folder.name})
     outcome = {"experiment": folder.name, "kept": kept, "reason": reason, "against": best}

@@ -138,8 +138,7 @@ def find_lr(words: list[str], allowed: list[str]) -> None:
     trial = TrialSteps("find-lr", rest, allowed)
     with progress_shown(unless=given.json):
         test = range_test(trial, given.low, given.high, given.steps)
-    print(
-        to_json(asdict(test), indent=None)
-        if given.json
-        else describe_test(test, "model.optimizer.lr")
-    )
+    if given.json:
+        print(to_json(asdict(test), indent=None))
+    else:
+        print(describe_test(test, "model.optimizer.lr"))

@@ -159,9 +159,11 @@ def ledger_rows(entries: list[LedgerLine]) -> Iterator[tuple[str, ...]]:
 def below(folder: Path) -> list[str]:
     """Where more runs are, as the trials of a sweep: they have a ledger of their own."""
     ledgers = {path.parent: len(read_ledger(path)[0]) for path in folder.glob(f"*/{LEDGER}")}
+    # a folder's name is no flag
+    words = {at: f"./{at}" if str(at)[0] == "-" else str(at) for at in sorted(ledgers)}
     return [
-        f"{ledgers[at]:,} more in {at}: lmtemplate ledger {quote(f'./{at}' if str(at)[0] == '-' else str(at))}"
-        for at in sorted(ledgers)
+        f"{ledgers[at]:,} more in {at}: lmtemplate ledger {quote(word)}"
+        for at, word in words.items()
     ]
 
 

@@ -28,7 +28,7 @@ ON_A_MAP = ("#111111", "#1f5fd6", "#a01ab8", "#9a4a00")  # lines on a map from g
 INK, GRID = "#767676", "rgba(128, 128, 128, 0.25)"  # text and grid lines
 
 MOST_POINTS = 2000  # a line has two for each pixel across: the lowest and the highest
-MOST = 1e15  # drawn in a terminal: uniplot's axes need room between their numbers
+LARGEST_DRAWN = 1e15  # drawn in a terminal: uniplot's axes need room between their numbers
 MOST_MARKERS = 60  # more markers would hide the line
 
 
@@ -179,7 +179,7 @@ def text_plot(
     """Curves over steps from 0 on, each with its own mark: the first a line, the others points."""
     from uniplot import plot_to_string  # plotext is compiled, and draws on one global figure
 
-    drawable = ((x, np.clip(y, -MOST, MOST)) for x, y in curves)
+    drawable = ((x, np.clip(y, -LARGEST_DRAWN, LARGEST_DRAWN)) for x, y in curves)
     xs, ys = zip(*drawable, strict=True)
     options = {"x_min": 0, "x_max": 1.001 * max(steps[-1] for steps in xs), **options}
     options |= {"lines": [True, False][: len(xs)], "force_ascii_characters": list(marks)}
@@ -191,7 +191,7 @@ def text_plot(
 
 def rate_in_terminal(steps: Ints, rates: Floats, width: int = 72, height: int = 6) -> str:
     """(N,) steps and their learning rates on a linear axis from 0, in ASCII."""
-    highest = min(float(np.nanmax(rates)), MOST)
+    highest = min(float(np.nanmax(rates)), LARGEST_DRAWN)
     highest = highest if highest > 1e-50 else 1.0
     return text_plot([thin(steps, rates)], "#", width, height=height, y_min=0, y_max=highest)
 
