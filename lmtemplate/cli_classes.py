@@ -8,19 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import partial
 from importlib.util import find_spec
-from shlex import quote
 from typing import Any, get_args
 
 import jsonargparse
 import torch
 import yaml
-from lightning.fabric.plugins import Precision
-from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins import LayerSync
-from lightning.pytorch.profilers import Profiler
-from lightning.pytorch.strategies import Strategy
 from torchmetrics import Metric
 
 from lmtemplate import plug
@@ -28,7 +21,6 @@ from lmtemplate.callbacks import CALLBACKS
 from lmtemplate.cli_words import Place, find
 from lmtemplate.data.datamodule import LanguageData, TokenData
 from lmtemplate.errors import CHOSEN, ConfigError
-from lmtemplate.models.base import LanguageModel
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.optimizers import OptimizerRecipe
 from lmtemplate.schedules import Schedule
@@ -39,11 +31,18 @@ OPEN: dict[str, tuple[type, type]] = {
     "data": (LanguageData, TokenData),
 }
 
-TRUSTED = ("lmtemplate", "lightning", "torch", "torchmetrics")  # whose classes may be named
+PREFIXES = ("lmtemplate", "torch.nn", "torch.optim", "torchmetrics")  # of what may be imported
 
-PRIVATE = re.compile(rf"\s*({'|'.join(TRUSTED)})(\.\w+)*\._")
-IN_PATHS = ("dir", "dirpath", ".name", "filename", "version")  # how keys of paths' parts end
-LAYERS = ("lmtemplate.", "torch.nn.modules.")  # where a torch.nn.Module may come from
+# Where the parts lie that any config may name -> what they are. `--allow` opens a package as a whole.
+PARTS: dict[str, tuple[type, ...]] = {
+    "lmtemplate": (torch.nn.Module, OptimizerRecipe, Schedule, Callback),
+    "torch.nn.modules": (torch.nn.Module,),
+    "torch.optim": (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler),
+    "torchmetrics.aggregation": (Metric,),  # others fetch models and read files
+    "torchmetrics.classification": (Metric,),
+    "torchmetrics.regression": (Metric,),
+    "torchmetrics.text.perplexity": (Metric,),
+}
 
 # Key whose class is of fewer kinds: a callable, for jsonargparse, which takes any class there.
 KINDS_OF: dict[str, tuple[type, ...]] = {
@@ -51,11 +50,10 @@ KINDS_OF: dict[str, tuple[type, ...]] = {
     "model.schedule": (Schedule, torch.optim.lr_scheduler.LRScheduler),
 }
 
-# What a config's class can be: jsonargparse would make `elastic_launch`, too, which starts programs.
-KINDS = (
-    *(LanguageModel, Metric, Callback, Logger, Profiler, *sum(KINDS_OF.values(), ())),
-    *(Accelerator, Strategy, Precision, LayerSync),
-)
+# Keys for which the name of a class, if it is not allowed, would pass as any text.
+TAKE_TEXT = ("trainer.accelerator", "trainer.profiler", "trainer.strategy")
+
+LIBRARIES = ("lightning.", "torch.", "torchmetrics.")
 
 
 def callback_classes() -> dict[str, type]:
@@ -85,68 +83,41 @@ def chosen_class(group: str, made: list[Place], allowed: Sequence[str]) -> type:
 
 
 def check_class(key: str, found: Any, made: list[Place], allowed: Sequence[str]) -> None:
-    """Raises ConfigError where a class or function is not of the kind that its key takes.
+    """Raises ConfigError for a class or function that no config may name, or not at this key.
 
-    Anything is taken of an allowed package, and where the command line names it.
+    Of an allowed package anything is taken.
     """
-    name, module = getattr(found, "__name__", str(found)), str(getattr(found, "__module__", ""))
-    place, kinds = find(key, made), KINDS_OF.get(key, KINDS)
-    bases = found.__mro__ if isinstance(found, type) else ()
-    # a run has its own loggers and callbacks; others could be told to write to another run
-    is_inner = module.startswith("lmtemplate.") and (Logger in bases or key == "trainer.callbacks")
-    if not is_inner and isinstance(found, type) and issubclass(found, kinds):
-        return
-    if key in KINDS_OF:
-        names = " nor ".join(kind.__name__ for kind in kinds)
+    place, name = find(key, made), getattr(found, "__name__", str(found))
+    module = str(getattr(found, "__module__", ""))
+    kinds = sum((kinds for home, kinds in PARTS.items() if module.startswith(home)), ())
+    if (
+        key == "trainer.callbacks"
+    ):  # a run has its own; others could be told to write to another run
+        kinds = ()
+    is_part = isinstance(found, type) and issubclass(found, kinds)
+    if key in KINDS_OF and not (isinstance(found, type) and issubclass(found, KINDS_OF[key])):
+        names = " nor ".join(kind.__name__ for kind in KINDS_OF[key])
         raise ConfigError(f"{place}: {place.value or name} is neither {names}")
-    is_layer = torch.nn.Module in bases and module.startswith(LAYERS)
-    word = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
-    typed = (p.key for p in made if p.where == "command line" and word.search(p.value))
-    is_typed = any(f"{key}.".startswith(f"{above.rstrip('+')}.") for above in typed)
-    if not (is_layer or is_typed or module.partition(".")[0] in allowed):
+    if not (is_part or (package := module.partition(".")[0]) in allowed):
         raise ConfigError(
-            f"{place}: {name} is not one of the parts that a config may name (nets, "
-            "layers, optimizers, schedules, metrics, callbacks, loggers, profilers, strategies, "
-            f"plugins); if you trust it, name it on the command line: {quote(f'--{key}')} {module}.{name}"
+            f"{place}: {module}.{name} is no net, layer, optimizer, schedule or metric for every "
+            f"config; add --allow {package} on the command line if you trust it"
         )
 
 
-def why_refused(key: str, value: str) -> str | None:
-    """What is wrong with a private class, an address or an endless name; None for other texts.
-
-    A private module may act when it is imported, and Lightning takes addresses for folders.
-    """
-    if PRIVATE.match(value):
-        return "is private; name a public class"
-    expanded = "" if key.endswith("run_dir") else r"|\$"  # by Lightning, behind this check
-    if key.endswith(IN_PATHS) and re.search(rf"^(\./+)*-|::|://|[\0-\x1f]{expanded}", value):
-        return "has a flag, an address, a variable or a control character in it"
-    is_endless = re.fullmatch(r"(\w*\.){100,}\w*", value)  # looked up part by part
-    return "is too long" if is_endless else None
-
-
-def check_values(made: list[Place]) -> None:
-    """Raises ConfigError for what is refused, before anything of it is imported."""
+def check_values(made: list[Place], allowed: Sequence[str]) -> None:
+    """Raises ConfigError for texts that are refused, before anything of them is used."""
     for place in made:
-        if why := why_refused(place.key, place.value):
-            raise ConfigError(f"{place}: {place.value:.100} {why}")
-
-
-def check_loaded(settings: Any) -> None:
-    """The same for what a text turns out to hold: jsonargparse reads any as YAML where it fits."""
-    waiting: list[tuple[str, Any]] = [("", settings)]
-    seen = set[tuple[str, int]]()
-    while waiting:
-        key, value = waiting.pop()
-        if isinstance(value, str) and (why := why_refused(key, value)):
-            raise ConfigError(f"{value:.100} {why}")
-        if (key, id(value)) in seen:
-            continue
-        seen.add((key, id(value)))
-        if isinstance(value, dict):
-            waiting += [(f".{name}", below) for name, below in value.items()]
-        elif isinstance(value, list | tuple | set):  # YAML has them all
-            waiting += [(key, item) for item in value]
+        dotted = re.search(r"[A-Za-z_]\w*(\.\w+)+", place.value) if place.key in TAKE_TEXT else None
+        if dotted and dotted[0].partition(".")[0] not in allowed:
+            raise ConfigError(f"{place}: {plug.not_allowed(dotted[0])}")
+        if place.key == "run_dir" and re.search(r"^(\./+)*-|::|://|[\0-\x1f]", place.value):
+            says = "has a flag, an address or a control character in it"
+            raise ConfigError(f"{place}: {place.value:.100} {says}")
+        if re.fullmatch(
+            r"(\w*\.){100,}\w*", place.value
+        ):  # a class would be looked up part by part
+            raise ConfigError(f"{place}: {place.value:.100} is too long")
 
 
 def takes_null(parameter: inspect.Parameter) -> bool:
@@ -168,7 +139,7 @@ def check_nulls(key: str, settings: Mapping[str, Any], kind: Any, made: list[Pla
 def note_chosen(kind: type, place: Place) -> None:
     """Remember a library's class, so that an error of its code is told as one of its setting."""
     for base in kind.__mro__ if isinstance(kind, type) else ():
-        if base.__module__.startswith(TRUSTED[1:]) and base is not torch.nn.Module:
+        if base.__module__.startswith(LIBRARIES) and base is not torch.nn.Module:
             CHOSEN[str(sys.modules[base.__module__].__file__)] = f"{place}: {kind.__name__}"
 
 
@@ -184,9 +155,7 @@ def check_classes(
     if isinstance(value, Mapping):
         taken = dict[str, Any]()
         if isinstance(path := value.get("class_path"), str):
-            if why := why_refused("class_path", path):
-                raise ConfigError(f"{find(key, made)}: {path:.100} {why}")
-            kind = plug.load_named(path, key, (*TRUSTED, *allowed))
+            kind = plug.load_named(path, str(find(key, made)), (*PREFIXES, *allowed))
             check_class(key, kind, made, allowed)
             checked.add(kind)
             note_chosen(kind, find(key, made))
@@ -242,7 +211,6 @@ def load_settings(text: str, foreign: set[str]) -> Any:
     it has written them for TokenData.
     """
     settings = load_yaml(text)
-    check_loaded(settings)
     for group in OPEN.keys() & settings.keys() if isinstance(settings, dict) else ():
         spec = settings[group]
         if isinstance(spec, dict) and {"class_path", "init_args"} & spec.keys():
@@ -270,8 +238,7 @@ def configure_parsing(allowed: Sequence[str], data: type = TokenData) -> None:
     jsonargparse.set_dumper("yaml", to_yaml)
     jsonargparse.set_parsing_settings(
         config_read_mode_fsspec_enabled=False,  # Lightning's: settings would come over the network
-        # and of our own packages not the two modules that act when they are imported
-        import_path_denylist=["*", "lightning.__setup__", "torch.utils.model_dump.__main__"],
-        import_path_allowlist=[*TRUSTED, *allowed],
+        import_path_denylist=["*"],
+        import_path_allowlist=[*PREFIXES, *allowed],
         instantiate_subclass_spec_in_any=False,  # nor does a parameter without a type make a class
     )

@@ -136,7 +136,7 @@ def assemble(
     first_step = resumed.checkpoint["global_step"] + 1 if resumed else 0
     for callback in added:
         if isinstance(callback, ModelCheckpoint):
-            checkpoint_io.check_names(callback.dirpath, callback.filename)
+            checkpoint_io.check_inside(callback.dirpath or run)
     own_bar = any(isinstance(callback, lightning.callbacks.ProgressBar) for callback in added)
     shows_bar = settings["enable_progress_bar"] is not False and not own_bar
     callbacks = [

@@ -34,12 +34,13 @@ def not_allowed(path: str) -> str:
 def load_named(path: str, where: str, allowed: Sequence[str] | None = None) -> Any:
     """What stands at a dotted path. Raises ConfigError, with the place, where nothing does.
 
-    `allowed` are the packages outside lmtemplate that may be imported; None stands for all.
+    `allowed` are what may be imported beside lmtemplate, with all below it; None: anything.
     """
     module, _, name = path.rpartition(".")
     if not (module and all(map(str.isidentifier, path.split(".")))):
         raise ConfigError(f"{where}: {path!r} is not package.module.Class")
-    if allowed is not None and path.partition(".")[0] not in ("lmtemplate", *allowed):
+    homes = tuple(f"{home}." for home in ("lmtemplate", *(allowed or ())))
+    if allowed is not None and not path.startswith(homes):
         raise ConfigError(f"{where}: {not_allowed(path)}")
     try:
         return getattr(importlib.import_module(module), name)

@@ -191,14 +191,6 @@ OWN = [
         "model.loss (HERE:2): 'torch.nn.CrossEntropyLoss' is no LossFunction; write its __call__(",
     ),
     (
-        "trainer: {callbacks: [lightning.pytorch.callbacks.ModelSumary]}",
-        "'lightning.pytorch.callbacks.ModelSumary' is no class that fits; did you mean ModelSummary?",
-    ),
-    (
-        "trainer: {logger: {class_path: lightning.pytorch.loggers.CSVLogger}}",
-        "lightning.pytorch.loggers.CSVLogger needs save_dir; give it in init_args",
-    ),
-    (
         "model: {schedule: {class_path: torch.optim.lr_scheduler.StepLR, init_args: {step_siz: 3}}}",
         "did you mean model.schedule.step_size?",
     ),
@@ -216,19 +208,42 @@ def test_a_class_from_elsewhere_is_answered_as_one_of_ours(
     assert says in in_yaml(text)
 
 
+ALLOWED = [
+    (
+        "callbacks: [lightning.pytorch.callbacks.ModelSumary]",
+        "'lightning.pytorch.callbacks.ModelSumary' is no class that fits; did you mean ModelSummary?",
+    ),
+    (
+        "logger: {class_path: lightning.pytorch.loggers.CSVLogger}",
+        "lightning.pytorch.loggers.CSVLogger needs save_dir; give it in init_args",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "says"), ALLOWED)
+def test_a_class_of_an_allowed_package_is_answered_as_one_of_ours(
+    in_yaml: Refused, text: str, says: str
+) -> None:
+    configure_parsing(["lightning"])
+    assert says in in_yaml(f"trainer: {{{text}}}")
+
+
 def test_a_callback_that_is_no_class_is_said_with_what_there_is(in_words: Refused) -> None:
     assert in_words("--samples=true") == (
         "samples (command line): 'true' is no Samples (there are: Samples; null turns it off)"
     )
 
 
-def test_a_class_of_a_package_that_is_not_allowed_names_the_flag(in_yaml: Refused) -> None:
+def test_a_class_of_a_package_that_is_not_allowed_names_the_flag(
+    in_words: Refused, in_yaml: Refused
+) -> None:
     message = in_yaml("model: {net: {class_path: theirs.Net}}")
     assert message == (
         "model.net (HERE:2): theirs.Net is of a package that is not allowed; add --allow theirs on "
         "the command line if you trust it"
     )
     assert "os.system is Python's own" in in_yaml("model: {net: {class_path: os.system}}")
+    assert in_words("--model.net.help=theirs.Net").startswith("theirs.Net is of a package that is ")
 
 
 def test_classes_to_choose_from_are_those_that_a_setting_takes(defaults: dict[str, object]) -> None:

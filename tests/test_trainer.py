@@ -274,13 +274,13 @@ def test_a_run_that_is_further_than_its_length_is_told_so(
 def test_a_value_that_nothing_logs_is_named_where_it_is_monitored(
     fit: Command, tmp_path: Path
 ) -> None:
+    allow = "--allow=lightning"
     summary = "--trainer.callbacks+=lightning.pytorch.callbacks.ModelSummary"  # may log anything
-    refused = fit(tmp_path / "a", summary, "--early_stopping.monitor=val/foo")
+    refused = fit(tmp_path / "a", allow, summary, "--early_stopping.monitor=val/foo")
     assert refused.code == 2
     assert "early_stopping.monitor: Early stopping conditioned on metric `val/foo`" in refused.error
     own = "lightning.pytorch.callbacks.ModelCheckpoint"
-    refused = fit(
-        tmp_path / "b", f"--trainer.callbacks+={own}", "--trainer.callbacks.monitor=val/foo"
-    )
+    words = [f"--trainer.callbacks+={own}", "--trainer.callbacks.monitor=val/foo"]
+    refused = fit(tmp_path / "b", allow, *words)
     assert refused.code == 2
     assert "could not find the monitored key" in refused.error

@@ -1,6 +1,5 @@
 """Steps, validations and the clock -> checkpoints, and which of them is the best."""
 
-import re
 import shlex
 import shutil
 import time
@@ -20,8 +19,6 @@ from lmtemplate.errors import ConfigError, DiskError, NumbersError
 from lmtemplate.module import LitLanguageModel
 from lmtemplate.run_dir import folder_of, is_inside
 
-# A name whose fields have a metric's name and a format, no attribute and no index.
-PLAIN_NAME = re.compile(r"(?:[^{}]|\{[\w/@ -]+(?::[\w.,<>+^%=# -]*)?\})*")
 MOST_FAILURES = 3  # saves in a row
 MILESTONE_ROOM = 4  # times its size: itself, and then a checkpoint with two moments
 
@@ -31,7 +28,7 @@ class SafeCheckpointIO(CheckpointIO):
 
     `description` joins every checkpoint, so that one file is enough to use it; `resumed` is the
     checkpoint that the run continues, which is loaded already. Nothing outside the run directory is
-    written or removed: a stranger's config or checkpoint may name any path to ModelCheckpoint.
+    written or removed: a stranger's checkpoint may name any path to ModelCheckpoint.
     """
 
     def __init__(
@@ -48,17 +45,6 @@ class SafeCheckpointIO(CheckpointIO):
                 f"trainer.callbacks: {path} is outside the run directory {self.run}; give "
                 "ModelCheckpoint a dirpath inside it, or none"
             )
-
-    def check_names(self, folder: str | Path | None, name: str | None) -> None:
-        """Raises ConfigError for names that ModelCheckpoint uses past this class: it makes and removes
-        links in its folder by itself, and Python's `format` follows attributes to any object.
-        """
-        if not PLAIN_NAME.fullmatch(name or ""):
-            says = "its braces hold more than a metric and a format, as in {val/loss:.2f}"
-            raise ConfigError(f"trainer.callbacks: filename {name!r:.100}: {says}")
-        home = self.run if folder is None else Path(folder)
-        for path in (home, home / (name or "")):
-            self.check_inside(path)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
         self.check_inside(path)

@@ -359,33 +359,3 @@ def test_one_number_that_is_not_finite_is_found(place: str, bad: float) -> None:
     tensor = net.weight.data if place == "weights" else optimizer.state[net.weight]["exp_avg_sq"]
     tensor[3, 4] = bad
     assert not all_finite(trainer)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("folder", "name"),
-    [
-        ("", "x"),
-        ("..", "x"),
-        (None, "../x"),
-        (None, "/x"),
-        (None, "{step].split}"),
-        (None, "{step[0]}"),
-        (None, "{step:{step.real}}"),
-        (None, "{step!r}"),
-        (None, "{val/loss"),
-    ],
-)
-def test_names_that_lead_out_of_the_run_or_of_a_format_are_refused(
-    tmp_path: Path, folder: str | None, name: str
-) -> None:
-    with pytest.raises(ConfigError, match=r"is outside the run|more than a metric and a format"):
-        SafeCheckpointIO(tmp_path, {}).check_names(folder, name)
-
-
-@pytest.mark.parametrize(
-    "name", [None, "last", "{epoch}-{step:06d}-{val/loss:.2f}", "{val/acc@5:.1%}", "a/b"]
-)
-def test_names_that_lightning_documents_are_taken(tmp_path: Path, name: str | None) -> None:
-    checkpoint_io = SafeCheckpointIO(tmp_path, {})
-    checkpoint_io.check_names(None, name)
-    checkpoint_io.check_names(str(tmp_path / "more"), name)

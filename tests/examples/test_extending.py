@@ -67,7 +67,7 @@ def test_what_it_shows_trains(
     )
     words = ["--config", "own.yaml", "--data.path", corpus, *taken, *warmup]
     words += [] if own_net else size
-    allow = ["--allow", module, "--allow", "schedulefree"]
+    allow = ["--allow", module, "--allow", "schedulefree", "--allow", "lightning"]
     flags = ["--trainer.max_steps=24", "--run_dir", "run"]
     result = command("fit", *words, *flags, *allow)
     assert result.code == 0, result

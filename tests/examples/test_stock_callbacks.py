@@ -58,7 +58,7 @@ def name_in(config: Path, name: str, settings: dict[str, object]) -> list[object
     spec = {"class_path": f"lightning.pytorch.{kind}.{name}", "init_args": settings}
     content = {"logger": spec} if kind == "loggers" else {"callbacks+": [spec]}
     config.write_text(yaml.safe_dump({"trainer": content}))
-    return ["--config", config, "--trainer.max_steps=4"]
+    return ["--config", config, "--trainer.max_steps=4", "--allow=lightning"]
 
 
 def test_every_one_of_lightning_is_in_one_of_these_lists() -> None:
@@ -75,7 +75,7 @@ def test_it_works_and_its_run_can_be_resumed_and_used(
     assert first.code == 0, first
     resumed = fit(Path("run"), *flags, "--trainer.max_steps=8", "--resume=must")
     assert resumed.code == 0, resumed
-    assert command("validate", "run").code == 0
+    assert command("validate", "run", "--allow=lightning").code == 0
     assert command("generate", "run", "--max_new_tokens=1").code == 0
 
 
@@ -94,7 +94,8 @@ def test_a_package_that_is_missing_is_named(fit: Command, config: Path, name: st
         pytest.skip(f"{NEEDS[name]} is installed")
     kind = "logger" if name in loggers.__all__ else "callbacks"
     beside = f"--trainer.{kind}+=lightning.pytorch.{kind.removesuffix('s')}s.{name}"
-    ways = {"alone": name_in(config, name, {}), "beside": [beside, "--trainer.max_steps=4"]}
+    alone = name_in(config, name, {})
+    ways = {"alone": alone, "beside": [beside, *alone[2:]]}
     for way, words in ways.items():
         said = check_line(fit(Path(way), *words), 2)
         assert "pip install -U" in said

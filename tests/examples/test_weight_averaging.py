@@ -38,7 +38,7 @@ def test_the_best_checkpoint_is_the_average_and_validation_used_it(
     assert not equal(saved, trained[-1]["state_dict"])
     for name, value in average.items():
         torch.testing.assert_close(saved[name], value, rtol=1e-5, atol=1e-6)
-    shown = command("validate", run, "--checkpoint", "best").out
+    shown = command("validate", run, "--checkpoint", "best", "--allow=lightning").out
     again = float(re.findall(r"val/loss\s+([\d.]+)", shown)[0])
     assert dict(curve(run, "val/loss"))[best["step"]] == pytest.approx(again, abs=1e-5)
 

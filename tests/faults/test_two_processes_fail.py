@@ -31,6 +31,7 @@ def two(timeout: int = 30) -> tuple[str, ...]:
     return (
         "--trainer.devices=2",
         "--trainer.strategy=lightning.pytorch.strategies.DDPStrategy",
+        "--allow=lightning",
         f"--trainer.strategy.timeout=0:00:{timeout:02d}",
     )
 

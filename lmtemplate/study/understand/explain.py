@@ -74,10 +74,7 @@ def build_optimizer(
     try:
         described = state["config"]["model"]["optimizer"]
         name, settings = str(described["class_path"]), dict(described.get("init_args") or {})
-        # no other module of torch: some of them act when they are imported
-        if name.startswith("torch.optim."):
-            allow = ["torch", *allow]
-        kind = load_named(name, "the checkpoint's optimizer", allow)
+        kind = load_named(name, "the checkpoint's optimizer", ["torch.optim", *allow])
         if not issubclass(kind, OptimizerRecipe | torch.optim.Optimizer):
             raise TypeError(f"{name} is not an optimizer")
         own = issubclass(kind, OptimizerRecipe)
