@@ -33,8 +33,8 @@ OPEN: dict[str, tuple[type, type]] = {
 
 PREFIXES = ("lmtemplate", "torch.nn", "torch.optim", "torchmetrics")  # of what may be imported
 
-# Where the parts lie that any config may name -> what they are. `--allow` opens a package as a whole.
-PARTS: dict[str, tuple[type, ...]] = {
+# Where the parts lie that any config may name -> what they are. `--allow` opens a whole package.
+NAMEABLE: dict[str, tuple[type, ...]] = {
     "lmtemplate": (torch.nn.Module, OptimizerRecipe, Schedule, Callback),
     "torch.nn.modules": (torch.nn.Module,),
     "torch.optim": (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler),
@@ -77,9 +77,14 @@ def chosen_class(group: str, made: list[Place], allowed: Sequence[str]) -> type:
         return default
     path, where = place.value, f"{group}.class_path ({place.where})"
     found = plug.load_named(path, where, allowed)
-    if not (isinstance(found, type) and issubclass(found, base)):
+    if not is_one(found, (base,)):
         raise ConfigError(f"{where}: {path} is not a subclass of {base.__name__}")
     return found
+
+
+def is_one(found: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether it is a class of one of these kinds."""
+    return isinstance(found, type) and issubclass(found, kinds)
 
 
 def check_class(key: str, found: Any, made: list[Place], allowed: Sequence[str]) -> None:
@@ -89,16 +94,14 @@ def check_class(key: str, found: Any, made: list[Place], allowed: Sequence[str])
     """
     place, name = find(key, made), getattr(found, "__name__", str(found))
     module = str(getattr(found, "__module__", ""))
-    kinds = sum((kinds for home, kinds in PARTS.items() if module.startswith(home)), ())
-    if (
-        key == "trainer.callbacks"
-    ):  # a run has its own; others could be told to write to another run
-        kinds = ()
-    is_part = isinstance(found, type) and issubclass(found, kinds)
-    if key in KINDS_OF and not (isinstance(found, type) and issubclass(found, KINDS_OF[key])):
+    package = module.partition(".")[0]
+    # a run has callbacks of its own; here they could be told to write to another run
+    parts = NAMEABLE if key != "trainer.callbacks" else {}
+    kinds = sum((kinds for home, kinds in parts.items() if module.startswith(home)), ())
+    if key in KINDS_OF and not is_one(found, KINDS_OF[key]):
         names = " nor ".join(kind.__name__ for kind in KINDS_OF[key])
         raise ConfigError(f"{place}: {place.value or name} is neither {names}")
-    if not (is_part or (package := module.partition(".")[0]) in allowed):
+    if not (is_one(found, kinds) or package in allowed):
         raise ConfigError(
             f"{place}: {module}.{name} is no net, layer, optimizer, schedule or metric for every "
             f"config; add --allow {package} on the command line if you trust it"
@@ -114,9 +117,7 @@ def check_values(made: list[Place], allowed: Sequence[str]) -> None:
         if place.key == "run_dir" and re.search(r"^(\./+)*-|::|://|[\0-\x1f]", place.value):
             says = "has a flag, an address or a control character in it"
             raise ConfigError(f"{place}: {place.value:.100} {says}")
-        if re.fullmatch(
-            r"(\w*\.){100,}\w*", place.value
-        ):  # a class would be looked up part by part
+        if re.fullmatch(r"(\w*\.){100,}\w*", place.value):  # it would be looked up part by part
             raise ConfigError(f"{place}: {place.value:.100} is too long")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from lmtemplate.record import Floats
 
 DELTA = 1e-3  # Huber's, of log losses
-MOST_STEPS = 300
+MOST_ITERATIONS = 300
 RESAMPLED = 100  # sets of runs, for the intervals
 MIDDLE = (5, 95)  # percentiles that an interval ends at
 SMALLEST_EXPONENT = 0.01  # exponents and terms that are not told from 0 stay above it
@@ -60,7 +60,7 @@ def _minimise(theta: Floats, logs: Floats, log_losses: Floats) -> tuple[float, F
     least = SMALLEST_EXPONENT
     lowest = np.array([log_losses.min() + np.log(least), least] * 3)[:5]
     highest = np.array([np.inf, LARGEST_EXPONENT] * 3)[:5]
-    for _ in range(MOST_STEPS):
+    for _ in range(MOST_ITERATIONS):
         terms = _terms(theta, logs)
         total = np.logaddexp.reduce(terms)
         of_N, of_D, of_E = np.exp(terms - total)
