@@ -32,9 +32,7 @@ CheckpointDict = dict[str, Any]
 
 NEWEST_FORMAT = 1  # of what a checkpoint holds; it grows when an older program would misread it
 SUMS = "SHA256SUMS"
-MOST_SHARED = (
-    20  # times its file, at most, are a checkpoint's tensors: tied weights count each time
-)
+MOST_SHARED = 20  # times its file, at most, are its tensors: tied weights count each time
 MOST_PARTS = 10_000_000  # values of a checkpoint, however deep: a run's own has some thousands
 ROOM = 2.2  # a run needs free space for so many checkpoints: the newest, and one being written
 
@@ -184,9 +182,8 @@ def plain_globals() -> Iterator[None]:
     """Forbid what torch's own modules allow in files: to make a DeviceMesh opens connections."""
     known = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
-    of_users = [
-        one for one in known if getattr(one, "__module__", "torch").split(".")[0] != "torch"
-    ]
+    homes = [getattr(one, "__module__", "torch").partition(".")[0] for one in known]
+    of_users = [one for one, home in zip(known, homes, strict=True) if home != "torch"]
     torch.serialization.add_safe_globals(of_users)
     try:
         yield

@@ -21,12 +21,7 @@ BINARY: dict[bytes | tuple[bytes, ...], str] = {  # first bytes -> what, and wha
     LFS_POINTER: "a git-lfs pointer, not the text itself; type: git lfs pull",
     b"\x1f\x8b": "a gzip file; unpack it first",
     b"\x28\xb5\x2f\xfd": "a zstd file; unpack it first",
-    (
-        b"PK\x03\x04",
-        b"BZh",
-        b"\xfd7zXZ",
-        b"7z\xbc\xaf",
-    ): "a zip or other packed file; unpack it first",
+    (b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf"): "a packed file; unpack it first",
     b"%PDF-": "a PDF file; take the text out of it first",
     b"\x93NUMPY": "a NumPy file, not text; examples/token_files.py trains on token ids in .npy",
     (b"SQLite format 3", b"\x89HDF", b"ARROW1"): "a database; export its text as JSON lines",

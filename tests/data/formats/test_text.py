@@ -76,7 +76,7 @@ def test_a_character_cut_off_at_the_end_is_invalid(tmp_path: Path) -> None:
     [
         (gzip.compress(b"text", mtime=0), "a gzip file; unpack it first"),
         (b"\x28\xb5\x2f\xfd\x04\x00", "a zstd file; unpack it first"),
-        (b"PK\x03\x04\x14\x00", "a zip or other packed file; unpack it first"),
+        (b"PK\x03\x04\x14\x00", "a packed file; unpack it first"),
         (b"%PDF-1.7\n\xe2", "a PDF file; take the text out"),
         ("text".encode("utf-16"), "UTF-16; save it as UTF-8: iconv -f UTF-16"),
         (b"\xfe\xff\x00t", "UTF-16; save it as UTF-8: iconv -f UTF-16"),
