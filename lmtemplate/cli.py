@@ -4,13 +4,14 @@ import argparse
 import inspect
 from collections.abc import Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
 from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_number_type
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.profilers import Profiler
 
 from lmtemplate import cli_classes, cli_errors, cli_words, metric_names, redact
 from lmtemplate.callbacks import OFF
@@ -43,6 +44,7 @@ RUN_SETTINGS: dict[str, tuple[Any, Any, str]] = {
 # The same for settings of Lightning's Trainer that have another type, default or unit here.
 TRAINER_SETTINGS: dict[str, tuple[Any, Any, str]] = {
     "precision": (Precision, "auto", "auto: bf16-mixed where the device has it in hardware"),
+    "profiler": (Literal["simple", "advanced", "pytorch"] | Profiler | None, None, "of each hook"),
     "max_steps": (int, -1, "optimizer steps; -1 where another limit gives the run its length"),
     "accumulate_grad_batches": (PositiveInt, 1, "micro-batches of an optimizer step"),
     "gradient_clip_val": (PositiveFloat | None, None, "largest norm of the gradient; null: any"),

@@ -51,7 +51,7 @@ KINDS_OF: dict[str, tuple[type, ...]] = {
 }
 
 # Keys for which the name of a class, if it is not allowed, would pass as any text.
-TAKE_TEXT = ("trainer.accelerator", "trainer.profiler", "trainer.strategy")
+TAKE_TEXT = ("trainer.accelerator", "trainer.strategy")
 
 LIBRARIES = ("lightning.", "torch.", "torchmetrics.")
 

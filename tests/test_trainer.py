@@ -187,7 +187,7 @@ def test_a_process_waits_ten_minutes_for_the_others_unless_the_strategy_says_oth
         ("--trainer.accelerator=tpu", "torch_xla"),
         ("--trainer.limit_val_batches=1.5", "trainer: "),
         ("--trainer.limit_val_batches=0.0001", "validation would never happen"),
-        ("--trainer.profiler=foo", "trainer: "),
+        ("--trainer.profiler=xla", "trainer.profiler (command line): expected one of"),
         ("--trainer.gradient_clip_val=-1", "trainer.gradient_clip_val (command line): "),
     ],
 )

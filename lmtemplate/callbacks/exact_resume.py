@@ -24,9 +24,11 @@ def random_states() -> dict[str, Any]:
 
 def set_random_states(states: dict[str, Any]) -> None:
     version, internal, gauss = states["python"]
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, *rest = states["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    random.setstate((version, tuple(internal), None if gauss is None else float(gauss)))
+    kind, keys, position, *rest = states["numpy"]
+    if position not in range(len(keys) + 1):  # NumPy would read past its keys
+        raise ValueError(f"{position} is no place among {len(keys)} keys")
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, *rest))
     torch.set_rng_state(states["torch"])
     if len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(states["cuda"])

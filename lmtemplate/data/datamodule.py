@@ -174,7 +174,7 @@ class LanguageData(LightningDataModule):
         return {"sequences": self.sequences}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        tokens = amount(state_dict["sequences"] * self.block_size)
+        tokens = amount(dict(state_dict)["sequences"] * self.block_size)
         self._sequences_before = max(int(tokens) // self.block_size, self._sequences_before)
 
     def blocks(self, split: str) -> Blocks:

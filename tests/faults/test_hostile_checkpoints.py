@@ -144,6 +144,13 @@ STATES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "random states of another generator": lambda saved: saved["random_states"][0].update(
         numpy=("PCG64", *saved["random_states"][0]["numpy"][1:])
     ),
+    "a place outside of NumPy's keys": lambda saved: saved["random_states"][0].update(
+        numpy=(*saved["random_states"][0]["numpy"][:2], 10**9, 0, 0.0)
+    ),
+    "a Gaussian number in words": lambda saved: saved["random_states"][0].update(
+        python=(*saved["random_states"][0]["python"][:2], "x")
+    ),
+    "a tensor for the data": lambda saved: saved.update(TokenData=torch.ones(3)),
     "a step below 0": lambda saved: saved.update(global_step=-5),
     "a step that is no number": lambda saved: saved.update(global_step=True),
     "the step of another file": lambda saved: saved.update(global_step=saved["global_step"] + 1),

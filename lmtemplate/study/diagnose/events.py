@@ -19,7 +19,7 @@ NUMBERS = (1, 2, 3, 4, 5, 6, 9, 14, 17, 19, 22, 23)  # TensorFlow's types of flo
 def read_curves(folder: Path) -> dict[str, StepValues]:
     """Every scalar in a folder's event files: tag -> step -> value; what was logged last counts.
 
-    Steps below 0 and those that no float holds are left out.
+    Steps below 0 and those that no float holds are left out; values above 1e150 count as infinite.
 
     Raises ConfigError where the folder has no event files, or damaged ones.
     """
@@ -49,9 +49,14 @@ def read_curves(folder: Path) -> dict[str, StepValues]:
     for tag in tags["tensors"]:  # TensorFlow 2 and others write numbers as tensors
         points = [(e.step, e.tensor_proto) for e in board.Tensors(tag)]
         if all(tensor.dtype in NUMBERS and not tensor.tensor_shape.dim for _, tensor in points):
-            with suppress(ValueError, TypeError):  # what only says that it is a number
+            with suppress(
+                ValueError, TypeError, OverflowError
+            ):  # what only says that it is a number
                 curves[tag] = {s: float(tensor_util.make_ndarray(tensor)) for s, tensor in points}
-    return {t: {s: v for s, v in c.items() if 0 <= s < 2**53} for t, c in curves.items()}
+    return {
+        tag: {s: math.inf if abs(v) >= 1e150 else v for s, v in curve.items() if 0 <= s < 2**53}
+        for tag, curve in curves.items()
+    }
 
 
 def _choose(curves: Mapping[str, StepValues], flag: str, tag: str | None) -> StepValues:

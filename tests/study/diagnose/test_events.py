@@ -61,6 +61,15 @@ def test_values_that_are_not_finite_have_no_row_and_are_listed(tmp_path: Path) -
     assert len(record.validations[0]) == 0
 
 
+def test_a_value_that_no_plot_can_square_is_not_finite(tmp_path: Path) -> None:
+    folder = write_events(tmp_path, CURVES)
+    writer = EventFileWriter(str(folder))
+    huge = Summary.Value(tag="train/loss", tensor=TensorProto(dtype=2, double_val=[1e308]))
+    writer.add_event(Event(step=40, summary=Summary(value=[huge])))
+    writer.close()
+    assert read_events(folder).nonfinite_steps == (40,)
+
+
 def test_a_tensor_that_is_no_number_is_no_curve(tmp_path: Path) -> None:
     """Its shape would take 8 TB, were it unpacked; others have no number, or an unknown type."""
     huge = TensorShapeProto(dim=[TensorShapeProto.Dim(size=10**12)])
@@ -69,6 +78,7 @@ def test_a_tensor_that_is_no_number_is_no_curve(tmp_path: Path) -> None:
         "nothing": TensorProto(dtype=1),
         "unknown": TensorProto(dtype=99),
         "cut": TensorProto(dtype=2, tensor_content=b"abc"),
+        "too large": TensorProto(dtype=19, half_val=[70_000]),
     }
     folder = write_events(tmp_path, {"train/loss": {1: 2.0}, "val/loss": {1: 2.5}})
     writer = EventFileWriter(str(folder))
