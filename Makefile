@@ -42,6 +42,7 @@ define line_end
 
 
 endef
+$(if $(findstring $(line_end),$(MAKEFILE)),$(error a folder with a line end in its name: rename it))
 RUN_IS_TYPED := $(filter command,$(origin RUN))
 as_typed = $(if $(findstring $(line_end),$(value $1)),$(error $1 has a line end in it; give it in one line),$(value $1))
 $(foreach s,PYTHON $(SETTINGS),$(eval override $s := $(if $(filter file,$(origin $s)),$$($s),$$(call as_typed,$s))))

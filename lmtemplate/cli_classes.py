@@ -38,8 +38,7 @@ NAMEABLE: dict[str, tuple[type, ...]] = {
     "lmtemplate": (torch.nn.Module, OptimizerRecipe, Schedule, Callback),
     "torch.nn.modules": (torch.nn.Module,),
     "torch.optim": (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler),
-    "torchmetrics.aggregation": (Metric,),  # others fetch models and read files
-    "torchmetrics.classification": (Metric,),
+    "torchmetrics.classification": (Metric,),  # others fetch models and read files
     "torchmetrics.regression": (Metric,),
     "torchmetrics.text.perplexity": (Metric,),
 }

@@ -17,7 +17,7 @@ def read_plain(path: Path, most: int = LARGEST, errors: str = "strict") -> str:
     """Raises OSError for a pipe, a device or more than `most` bytes, UnicodeDecodeError."""
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OSError(errno.EINVAL, "it is no plain file", str(path))
-    if path.stat().st_size > most:
+    if (size := path.stat().st_size) > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
     with path.open(encoding="utf-8", errors=errors) as file:
-        return file.read(most)  # a file of /proc has no size
+        return file.read(size)  # one of /proc has no size, and may have no end

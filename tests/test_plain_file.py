@@ -129,6 +129,19 @@ def test_text_comes_whole_with_its_line_ends_as_python_reads_them(tmp_path: Path
             read(tmp_path)
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="Linux has such files")
+def test_a_file_of_the_kernel_which_has_no_size_is_empty(tmp_path: Path) -> None:
+    """As root, /proc/kmsg would be waited for, and an error of /proc/self/mem has no name."""
+    link = tmp_path / "tokenizer.json"
+    link.symlink_to("/proc/self/mem")
+    assert read_plain(link) == ""
+    words = {"output": tmp_path / "data", "tokenizer": str(link)}
+    with pytest.raises(DataError, match=r"tokenizer\.json cannot be used"):
+        prepare("grammar:9", **words)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="holds no text: it is empty"):
+        prepare(str(link), **words | {"tokenizer": "byte"})  # type: ignore[arg-type]
+
+
 def test_a_tilde_is_the_user_s_home_and_a_name_that_nobody_has_is_a_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -141,6 +141,8 @@ def _find_files(source: str, suffixes: Sequence[str], left_out: Counter[str]) ->
     """
     root, taken, seen = at_home(source), dict[str, Path](), set[tuple[int, int]]()
     if root.is_file():
+        if not root.stat().st_size:  # one of /proc may have no end
+            raise DataError(f"{source} holds no text: it is empty")
         return {root.name: root}
     in_folder = root.is_dir()
     pattern = os.path.join(glob.escape(str(root)), "**") if in_folder else str(root)

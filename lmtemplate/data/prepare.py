@@ -11,8 +11,8 @@ from lmtemplate.data.corpus import Corpus, open_corpus
 from lmtemplate.data.formats import PRESETS
 from lmtemplate.data.sampler import permute
 from lmtemplate.data.shard_writer import Event, new_folder, recover, write_index, write_splits
-from lmtemplate.data.shards import Shards, dtype_for, file_sha256, read_index
-from lmtemplate.data.tokenizer import to_bytes
+from lmtemplate.data.shards import Shards, dtype_for, read_index
+from lmtemplate.data.tokenizer import load_tokenizer, to_bytes
 from lmtemplate.data.train_tokenizer import MOST_BYTES, automatic_vocab_size, train_tokenizer
 from lmtemplate.errors import ConfigError, DataError, DiskError
 from lmtemplate.run_dir import lock, write_text
@@ -175,7 +175,7 @@ def _build(output: Path, text: SplitCorpus, source: dict[str, Any]) -> None:
 def _fill(output: Path, text: SplitCorpus, source: dict[str, Any], overwrite: bool) -> None:
     """Make the folder, unless it is made already, and let nobody else do so meanwhile."""
     if Path(source["tokenizer"]).is_file():
-        source["tokenizer_sha256"] = file_sha256(Path(source["tokenizer"]))
+        source["tokenizer_sha256"] = load_tokenizer(Path(source["tokenizer"])).digest
     try:
         place = Path(os.path.realpath(output))  # of a loop of links, too
         with lock(output, place.with_name(f".{place.name}.lock"), "--output"):

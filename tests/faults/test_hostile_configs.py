@@ -174,7 +174,6 @@ LOGGERS = "lightning.pytorch.loggers"
 UNFIT: list[tuple[str, str]] = [
     ("model.optimizer", class_of("torch.optim.SparseAdam")),
     ("model.optimizer", class_of("torch.optim.Adadelta", lr=1e308)),
-    ("model.metrics", f"[{class_of('torchmetrics.MeanMetric')}]"),
     ("model.metrics", f"[{class_of('torchmetrics.MeanSquaredError')}]"),
     ("trainer.logger", class_of(f"{LOGGERS}.TensorBoardLogger", save_dir="{run}", max_queue="x")),
 ]

@@ -28,7 +28,10 @@ def read_curves(folder: Path) -> dict[str, StepValues]:
     from tensorboard.util import tensor_util  # type: ignore[import-untyped]
 
     found = [*folder.glob("*tfevents*")]
-    if endless := [path for path in found if not path.is_file()]:
+    # a link into /proc may lead to a file without size or end
+    if endless := [
+        p for p in found if not p.is_file() or (p.is_symlink() and not p.stat().st_size)
+    ]:
         raise ConfigError(f"--events: {endless[0]} is no plain file; remove it")
     if not found:
         below = sorted({str(path.parent) for path in folder.glob("**/*tfevents*")})
@@ -40,7 +43,7 @@ def read_curves(folder: Path) -> dict[str, StepValues]:
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # what it warns of is told here
     try:
         board.Reload()
-    except (DecodeError, MemoryError) as error:  # of a record whose checksum is right
+    except (DecodeError, MemoryError, OSError) as error:  # of a record whose checksum is right
         raise ConfigError(
             f"--events {folder}: an event file there is damaged ({error!r}); remove it"
         ) from error

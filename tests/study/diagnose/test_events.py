@@ -126,6 +126,10 @@ def test_a_folder_without_event_files_names_folders_below_that_have_some(tmp_pat
 
 
 def test_an_event_file_that_never_ends_is_named(tmp_path: Path) -> None:
+    (tmp_path / "events.out.tfevents.1").symlink_to("/proc/self/mem")
+    with within(20), pytest.raises(ConfigError, match="is no plain file"):
+        read_curves(tmp_path)
+    (tmp_path / "events.out.tfevents.1").unlink()
     os.mkfifo(tmp_path / "events.out.tfevents.1")
     with within(20), pytest.raises(ConfigError, match="is no plain file"):
         read_curves(tmp_path)
