@@ -182,6 +182,12 @@ def main() -> None:
     # what odd numbers of a record do to formulas and pictures is no news to a user
     own = r"(lmtemplate|uniplot)(\.|$)"
     warnings.filterwarnings("ignore", category=RuntimeWarning, module=own)
+    # nor is what torch says of a checkpoint's odd tensors before they are refused
+    odd, readers = (
+        "Casting complex|Using a non-tuple",
+        r"(lmtemplate|lightning|torch\.(optim|nn))\.",
+    )
+    warnings.filterwarnings("ignore", odd, module=readers)
     try:
         run(sys.argv[1:])
         print(end="", flush=True)

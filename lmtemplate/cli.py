@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import warnings
 from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_number_ty
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import Strategy
 
 from lmtemplate import cli_classes, cli_errors, cli_words, metric_names, redact
 from lmtemplate.callbacks import OFF
@@ -44,6 +46,7 @@ RUN_SETTINGS: dict[str, tuple[Any, Any, str]] = {
 # The same for settings of Lightning's Trainer that have another type, default or unit here.
 TRAINER_SETTINGS: dict[str, tuple[Any, Any, str]] = {
     "precision": (Precision, "auto", "auto: bf16-mixed where the device has it in hardware"),
+    "strategy": (Strategy | str, "auto", "how several devices work together; auto, ddp, fsdp ..."),
     "profiler": (Literal["simple", "advanced", "pytorch"] | Profiler | None, None, "of each hook"),
     "max_steps": (int, -1, "optimizer steps; -1 where another limit gives the run its length"),
     "accumulate_grad_batches": (PositiveInt, 1, "micro-batches of an optimizer step"),
@@ -182,7 +185,9 @@ class TrainingCLI(LightningCLI):
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The config as plain types, defaults included, what is linked left out, secrets hidden."""
-        settings = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
+        with warnings.catch_warnings(action="ignore"):  # of what has no text
+            text = self.parser.dump(self.config, skip_unset=False)
+        settings = cli_classes.writable("", yaml.safe_load(text), self.made)
         settings.pop("resume")
         return redact.settings(settings)
 

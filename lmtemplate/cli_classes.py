@@ -33,6 +33,8 @@ OPEN: dict[str, tuple[type, type]] = {
 
 PREFIXES = ("lmtemplate", "torch.nn", "torch.optim", "torchmetrics")  # of what may be imported
 
+DTYPES = ["torch.dtype", *(str(one) for one in vars(torch).values() if type(one) is torch.dtype)]
+
 # Where the parts lie that any config may name -> what they are. `--allow` opens a whole package.
 NAMEABLE: dict[str, tuple[type, ...]] = {
     "lmtemplate": (torch.nn.Module, OptimizerRecipe, Schedule, Callback),
@@ -51,6 +53,8 @@ KINDS_OF: dict[str, tuple[type, ...]] = {
 
 # Keys for which the name of a class, if it is not allowed, would pass as any text.
 TAKE_TEXT = ("trainer.accelerator", "trainer.strategy")
+
+LOST = "Unable to serialize instance"  # how jsonargparse writes what has no text
 
 LIBRARIES = ("lightning.", "torch.", "torchmetrics.")
 
@@ -176,7 +180,7 @@ def check_classes(
 
 
 def make_checked(
-    checked: set[type], allowed: Sequence[str], kind: type, *args: Any, **kwargs: Any
+    checked: set[type], allowed: Sequence[str], kind: type, /, *args: Any, **kwargs: Any
 ) -> Any:
     """What jsonargparse instantiates, wherever it stands. Raises ConfigError for an unchecked class.
 
@@ -185,6 +189,23 @@ def make_checked(
     if not (kind in checked or is_dataclass(kind) or kind.__module__.split(".")[0] in allowed):
         raise ConfigError(f"{kind.__module__}.{kind.__qualname__} is no class for a config")
     return kind(*args, **kwargs)
+
+
+def writable(key: str, value: Any, made: list[Place]) -> Any:
+    """A setting as config.yaml holds it, without those defaults of classes that have no text.
+
+    Raises ConfigError for what no file can hold, such as a set or a list of functions.
+    """
+    if isinstance(value, list):
+        return [writable(key, item, made) for item in value]
+    if isinstance(value, dict):
+        below = {k: key if k == "init_args" else f"{key}.{k}".removeprefix(".") for k in value}
+        is_lost = {name: str(one).startswith(LOST) for name, one in value.items()}
+        kept = [name for name in value if not is_lost[name] or find(below[name], made) in made]
+        return {name: writable(below[name], value[name], made) for name in kept}
+    if str(value).startswith(LOST) or not isinstance(value, str | int | float | None):
+        raise ConfigError(f"{find(key, made)}: no file can hold this value; name a class or a text")
+    return value
 
 
 load_yaml = jsonargparse.get_loader("yaml")  # knows numbers like 3e-4
@@ -239,6 +260,6 @@ def configure_parsing(allowed: Sequence[str], data: type = TokenData) -> None:
     jsonargparse.set_parsing_settings(
         config_read_mode_fsspec_enabled=False,  # Lightning's: settings would come over the network
         import_path_denylist=["*"],
-        import_path_allowlist=[*PREFIXES, *allowed],
+        import_path_allowlist=[*PREFIXES, *DTYPES, *allowed],
         instantiate_subclass_spec_in_any=False,  # nor does a parameter without a type make a class
     )

@@ -41,7 +41,10 @@ def _settings(root: yaml.MappingNode, path: Path) -> Iterator[Place]:
                 if name.value in seen:
                     raise ConfigError(f"{path}:{line}: {name.value} is there twice; keep one")
                 seen.add(name.value)
+                if name.value == "<<":  # of which nobody here would see what it sets
+                    raise ConfigError(f"{path}:{line}: << is not read; write its settings out")
                 key = f"{above}.{name.value}".removeprefix(".").replace(".init_args", "")
+                key = key.removesuffix("+")
                 if name.value.startswith("__") or key == "print_shtab":  # jsonargparse takes them
                     raise ConfigError(f"unknown setting {key!r} ({path}:{line})")
                 text = value.value if isinstance(value, yaml.ScalarNode) else ""
@@ -95,7 +98,7 @@ def flags_in(words: list[str]) -> list[Place]:
     for word, following in zip(words, [*words[1:], ""], strict=False):
         if word.startswith("--"):
             flag, equals, value = word[2:].partition("=")
-            key = flag.replace(".init_args", "").removesuffix(".class_path")
+            key = flag.replace(".init_args", "").removesuffix("+").removesuffix(".class_path")
             made.append(Place(key, "command line", value if equals else following))
     return made[::-1]
 

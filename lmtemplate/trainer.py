@@ -63,7 +63,8 @@ def quieten() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)  # tips; the card says what counts
     harmless = (
         "LeafSpec|many workers|dataloader is not resumable|sync_dist=True|overrides the configure_"
-        "model|smaller than the logging interval|callbacks used to create the checkpoint"
+        "model|smaller than the logging interval|callbacks used to create the checkpoint|loaded "
+        "checkpoint was produced with"
     )
     warnings.filterwarnings("ignore", f".*({harmless})")
 

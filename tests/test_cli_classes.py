@@ -11,18 +11,20 @@ import yaml
 from jsonargparse import Namespace
 
 from lmtemplate.cli import TrainingCLI
-from lmtemplate.cli_classes import check_classes
+from lmtemplate.cli_classes import check_classes, to_yaml
 from lmtemplate.errors import ConfigError
 from tests.conftest import TINY, Command
 
 OWN = '''
-from typing import final
+from functools import partial
+from typing import Any, Callable, final
 
 import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 
 from lmtemplate.data.datamodule import TokenData
+from lmtemplate.models.gpt import GPT
 from lmtemplate.module import LitLanguageModel
 
 class Lit(LitLanguageModel):
@@ -47,6 +49,19 @@ class TensorData(TokenData):
 class Settings:
     def __init__(self, a: int = 1):
         self.a = a
+
+class Activated(GPT):
+    def __init__(
+        self,
+        *args,
+        act: Callable = partial(torch.nn.functional.gelu, approximate="tanh"),
+        acts: Callable | list[Callable] | None = None,
+        kind: torch.dtype = torch.float32,
+        anything: Any = None,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        self.settings = act, kind
 
 class Typed(MeanMetric):
     def __init__(self, settings: Settings):
@@ -265,6 +280,37 @@ HOLDERS: dict[str, Callable[[Any], object]] = {
 def test_nothing_is_hidden_by_what_holds_it(hold: Callable[[Any], object], held: Any) -> None:
     with pytest.raises(ConfigError, match=r"is no net, layer|Python's own"):
         check_classes("model", hold(held), [], [], set())
+
+
+def test_a_default_that_has_no_text_is_left_out_of_the_config(corpus: Path, tmp_path: Path) -> None:
+    cli = parsed(corpus, "--model.net=own_classes.Activated", "--model.net.n_embd=32")
+    written = cli.settings["model"]["net"]["init_args"]
+    assert "act" not in written
+    assert written["kind"] == "torch.float32"
+    (tmp_path / "config.yaml").write_text(to_yaml(cli.settings))
+    again = TrainingCLI(["--config", str(tmp_path / "config.yaml")], ["own_classes"])
+    assert again.model.net.settings == cli.model.net.settings
+    assert again.settings == cli.settings
+
+
+FUNCTIONS = "[{class_path: torch.nn.GELU}, {class_path: torch.nn.GELU}]"
+
+
+GROUP = "{process_group: !!set {a}}"
+METRIC = f"{{class_path: torchmetrics.classification.BinaryAccuracy, dict_kwargs: {GROUP}}}"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--model.net=own_classes.Activated", f"--model.net.acts={FUNCTIONS}"],
+        [f"--model.metrics=[{METRIC}]"],
+    ],
+)
+def test_a_setting_that_has_no_text_is_refused(corpus: Path, words: list[str]) -> None:
+    cli = parsed(corpus, *words)
+    with pytest.raises(ConfigError, match=r"\(command line\): no file can hold"):
+        _ = cli.settings
 
 
 def test_defaults_and_types_of_one_s_own_classes_are_left_alone(corpus: Path) -> None:

@@ -43,6 +43,12 @@ def test_a_key_is_found_with_its_path_and_line(
     assert find(key, read_config(config)[1])[:2] == (whole, f"{config}:{line}")
 
 
+def test_a_key_that_appends_is_found_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "more.yaml"
+    path.write_text("trainer: {callbacks+: [x.Y]}")
+    assert find("trainer.callbacks", read_config(path)[1]).where == f"{path}:1"
+
+
 @pytest.mark.parametrize("word", ["val_check_interval", "max_step", "steps", "5"])
 def test_comments_values_and_parts_of_words_are_no_keys(config: Path, word: str) -> None:
     assert find(word, read_config(config)[1]).where == "command line"
@@ -63,6 +69,7 @@ def test_comments_values_and_parts_of_words_are_no_keys(config: Path, word: str)
         (b"# x\nmodel: {? [a, b] : c}", "a key ({path}:2) is not text"),
         (b"# x\nmodel: {__path__: x}", "unknown setting 'model.__path__' ({path}:2)"),
         (b"print_shtab: bash", "unknown setting 'print_shtab' ({path}:1)"),
+        (b"base: &a {x: 1}\nmodel: {<<: *a}", ":2: << is not read; write its settings out"),
         (b"config: x.yaml", "config ({path}:1): a config names no other"),
         (b"config.x: y", "config ({path}:1): a config names no other"),
     ],

@@ -57,5 +57,6 @@ class EarlyStopping(callbacks.EarlyStopping):
         # Lightning restores the old patience, so that a new setting would do nothing
         super().load_state_dict(state_dict | {"patience": self.patience})
         self.best_score = torch.as_tensor(self.best_score)
+        bool(self.best_score < 0)  # raises an error for what has no order
         strict = self.wait_count >= self.patience and state_dict["min_delta"] == self.min_delta
         self._ended_at = state_dict["ended_at"] if strict else None

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lmtemplate.checkpoint.files import hidden_methods
 from lmtemplate.optimizers import check_moments
 
 
@@ -87,6 +88,9 @@ class ExactResume(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for optimizer in trainer.optimizers:
             check_moments(optimizer)
+        for config in trainer.lr_scheduler_configs:  # makes attributes of all that its state holds
+            if self._random_states and (hidden := hidden_methods(config.scheduler)):
+                raise ValueError(f"the schedule's state holds {hidden[0]}, one of its methods")
         if trainer.global_rank < len(self._random_states):
             set_random_states(self._random_states[trainer.global_rank])
         elif trainer.global_rank:

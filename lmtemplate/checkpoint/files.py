@@ -76,18 +76,27 @@ def set_sum(folder: Path, name: str = "", digest: str | None = None) -> None:
     write_text(folder / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
 
 
-def size(content: Any) -> int:
-    """Bytes of all tensors in a nest: about what its file takes. Raises ValueError above MOST_PARTS."""
-    waiting, total = [content], 0
+def parts_of(content: Any) -> Iterator[Any]:
+    """Every value in a nest, however deep. Raises ValueError above MOST_PARTS."""
+    waiting = [content]
     for _ in range(MOST_PARTS):
         if not waiting:
-            return total
-        part = waiting.pop()
-        if isinstance(part, torch.Tensor):
-            total += part.nbytes
-        elif isinstance(part, dict | list | tuple):
+            return
+        yield (part := waiting.pop())
+        if isinstance(part, dict | list | tuple):
             waiting += part.values() if isinstance(part, dict) else part
     raise ValueError(f"it has more than {MOST_PARTS:,} parts")
+
+
+def size(content: Any) -> int:
+    """Bytes of all tensors in a nest: about what its file takes. Raises ValueError."""
+    return sum(part.nbytes for part in parts_of(content) if isinstance(part, torch.Tensor))
+
+
+def hidden_methods(part: Any) -> list[str]:
+    """Methods of an object that attributes hide, which a file can give to a tensor, for one."""
+    more = getattr(part, "__dict__", {})
+    return [name for name in more if callable(getattr(type(part), name, None))]
 
 
 def check_room(run: Path, net: nn.Module) -> None:
@@ -169,9 +178,12 @@ def damage(path: Path) -> str | None:
 
 
 DESCRIPTION = ("config", "length", "environment")  # plain types, without tensors
+NAMED = ("state_dict", "current_model_state", "latest", "callbacks")  # name -> value
+STATES = ("callbacks", "optimizer_states", "lr_schedulers")  # of dictionaries
 # Key of a checkpoint -> type that its value has.
 TYPES: dict[str, type] = {
-    **dict.fromkeys(("state_dict", *DESCRIPTION), dict),
+    **dict.fromkeys((*NAMED, *DESCRIPTION), dict),
+    **dict.fromkeys(STATES[1:], list),
     **dict.fromkeys(("global_step", "vocab_size", "block_size", "format"), int),
     **dict.fromkeys(("tokenizer", "fingerprint", "version"), str),
 }
@@ -198,8 +210,13 @@ def check_content(content: CheckpointDict, path: Path) -> None:
     if not wrong:
         steps, weights = found.get("length", {"steps": 0}).get("steps"), found["state_dict"].items()
         is_length = type(steps) is int and 0 <= steps < 2**53
-        are_weights = all(isinstance(k, str) and torch.is_tensor(v) for k, v in weights)
-        wrong = ["length"] * (not is_length) + ["state_dict"] * (not are_weights)
+        wrong = ["length"] * (not is_length)
+        wrong += ["state_dict"] * (not all(torch.is_tensor(value) for _, value in weights))
+        wrong += [k for k in NAMED if not all(isinstance(name, str) for name in found.get(k, ()))]
+        for key in STATES:
+            states = found.get(key, {})
+            states = states.values() if isinstance(states, dict) else states
+            wrong += [key] * (not all(isinstance(state, dict) for state in states))
     if wrong:
         says = f"its {wrong[0]} is missing, or has another type"
         raise CheckpointError(f"{path} is not a checkpoint: {says}")
@@ -221,6 +238,8 @@ def load_sound(path: Path) -> CheckpointDict:
         with warnings.catch_warnings(action="ignore"), plain_globals():  # the error says it better
             loaded = torch.load(path, map_location="cpu", weights_only=True)
         content = loaded if isinstance(loaded, dict) else {}
+        if any(map(hidden_methods, parts_of(content))):
+            raise ValueError("its tensors are no plain ones")
         if size(content) > MOST_SHARED * path.stat().st_size:  # a few numbers, repeated
             raise ValueError("its tensors are larger than the file")
         json.dumps([content.get(key) for key in DESCRIPTION])  # raises TypeError for a tensor

@@ -178,7 +178,11 @@ def _fill(output: Path, text: SplitCorpus, source: dict[str, Any], overwrite: bo
         source["tokenizer_sha256"] = load_tokenizer(Path(source["tokenizer"])).digest
     try:
         place = Path(os.path.realpath(output))  # of a loop of links, too
-        with lock(output, place.with_name(f".{place.name}.lock"), "--output"):
+        beside = place.with_name(f".{place.name}.lock")
+    except ValueError as error:  # a NUL, half a surrogate pair, the root of all folders
+        raise ConfigError(f"--output {str(output)!r:.200} is no folder to make: {error}") from error
+    try:
+        with lock(output, beside, "--output"):
             recover(output)
             done = _is_done(output, source, overwrite)
             if not done:

@@ -1,5 +1,6 @@
 """Run directory -> what its plain files say, each key that is read checked for its type."""
 
+import errno
 import functools
 import json
 import os
@@ -152,9 +153,13 @@ def read_settings(run: Path) -> dict[str, Any]:
 
 
 def open_no_link(path: str, flags: int) -> int:
-    """For `open`: a stranger's link leads to no file of the user, a pipe is not waited for."""
+    """For `open`: a stranger's link leads to no file of the user, a pipe is refused."""
     flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    return os.open(path, flags, 0o644)
+    handle = os.open(path, flags, 0o644)
+    if not os.path.isfile(handle):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is no plain file", path)
+    return handle
 
 
 def append_line(path: Path, text: str) -> None:

@@ -170,6 +170,54 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         files.read(tmp_path / "a.ckpt")
 
 
+class Dressed:
+    """A tensor as a file can give it attributes, of which some have the names of its methods."""
+
+    def __init__(self, more: dict[str, Any]) -> None:
+        self.more = more
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        make, content = torch.ones(3)._reduce_ex_internal(2)  # type: ignore[attr-defined]
+        return torch._tensor._rebuild_from_type_v2, (make, torch.Tensor, content, self.more)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "current_model_state", "x"])
+def test_a_tensor_that_hides_its_methods_is_no_plain_tensor(tmp_path: Path, key: str) -> None:
+    torch.save({**state(3), key: {"w": Dressed({"mine": 1})}}, tmp_path / "a.ckpt")
+    files.read(tmp_path / "a.ckpt")
+    hiding = Dressed({"is_floating_point": 5})
+    torch.save({**state(3), key: {"w": hiding}}, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match="only tensors and plain types load"):
+        files.read(tmp_path / "a.ckpt")
+
+
+def test_a_dictionary_that_hides_its_methods_is_no_plain_one(tmp_path: Path) -> None:
+    weights: Any = torch.nn.Linear(2, 2).state_dict()
+    torch.save({**state(3), "state_dict": weights}, tmp_path / "a.ckpt")
+    files.read(tmp_path / "a.ckpt")
+    weights.values = 5
+    torch.save({**state(3), "state_dict": weights}, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match="only tensors and plain types load"):
+        files.read(tmp_path / "a.ckpt")
+
+
+NAMELESS: list[tuple[str, Any]] = [
+    ("current_model_state", {1: torch.ones(2)}),
+    ("latest", {99: 5.4}),
+    ("callbacks", {0: {}}),
+    ("callbacks", {"RunEnd": torch.ones(3)}),
+    ("optimizer_states", [torch.ones(0, 3)]),
+    ("lr_schedulers", {"step": 1}),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), NAMELESS)
+def test_states_are_dictionaries_with_names(tmp_path: Path, key: str, value: Any) -> None:
+    torch.save({**state(3), key: value}, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match=f"its {key} is missing, or has another type"):
+        files.read(tmp_path / "a.ckpt")
+
+
 def test_a_class_that_torch_allows_in_its_own_files_is_no_plain_type(tmp_path: Path) -> None:
     """Among them is DeviceMesh, which opens connections as it is made."""
     from torch.distributed.tensor import Shard

@@ -477,6 +477,16 @@ def test_a_config_with_text_of_ones_own_names_the_command(
         prepare(for_config=config)
 
 
+@pytest.mark.parametrize("path", ["a\0/grammar", "\ud800/grammar"])
+def test_a_folder_that_no_system_can_make_is_named(path: str, tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(json.dumps({"data": {"path": path}}))
+    with pytest.raises(ConfigError, match="is no folder to make"):
+        prepare(for_config=config)
+    with pytest.raises(ConfigError, match="is no folder to make"):
+        prepare("grammar:9", Path("/"), tokenizer="byte", overwrite=True)
+
+
 @pytest.mark.parametrize("content", [None, "", "data: 3", "model: {}", "data: [", "\tdata:"])
 def test_a_config_without_data_path_is_named(content: str | None, tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"

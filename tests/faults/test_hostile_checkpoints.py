@@ -134,6 +134,9 @@ STATES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "moments that are too short": lambda saved: saved["optimizer_states"][0]["state"][0].update(
         exp_avg=torch.zeros(3)
     ),
+    "a moment that asks for a gradient": lambda saved: saved["optimizer_states"][0]["state"][0][
+        "exp_avg"
+    ].requires_grad_(),
     "a moment that is missing": lambda saved: saved["optimizer_states"][0]["state"][0].pop(
         "exp_avg_sq"
     ),
@@ -166,6 +169,10 @@ STATES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a count in words": lambda saved: saved["callbacks"]["early_stopping"].update(
         stopped_epoch="x", wait_count="x"
     ),
+    "a best score that has no order": lambda saved: saved["callbacks"]["early_stopping"].update(
+        best_score=torch.ones((), dtype=torch.complex64)
+    ),
+    "a method of its schedule": lambda saved: saved["lr_schedulers"][0].update(state_dict=5),
     "a best score of two": lambda saved: saved["callbacks"]["early_stopping"].update(
         best_score=torch.zeros(2)
     ),

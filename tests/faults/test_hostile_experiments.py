@@ -166,6 +166,16 @@ def test_a_link_where_a_file_is_written_leads_nothing_out(
     assert target.read_text() == ""
 
 
+@pytest.mark.parametrize("write", WRITES[1:], ids=lambda write: write.__name__)
+def test_a_pipe_where_a_file_is_written_is_refused(
+    tmp_path: Path, write: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a program was started"))
+    (tmp_path / "run").mkdir()
+    with pytest.raises(OSError, match="it is no plain file"):
+        write(tmp_path / "run", os.mkfifo)
+
+
 OPENS: dict[str, Callable[[Path], object]] = {
     "arm": runs_in,
     "trials": Book,

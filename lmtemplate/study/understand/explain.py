@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from lmtemplate.checkpoint.compatibility import build_net
 from lmtemplate.checkpoint.files import CheckpointDict, file_name, read
 from lmtemplate.checkpoint.resume import resolve, steps_saved
 from lmtemplate.data.tokenizer import Tokenizer, parse_tokenizer
-from lmtemplate.errors import CheckpointError, ConfigError, UserError
+from lmtemplate.errors import CheckpointError, ConfigError, UserError, own_line
 from lmtemplate.models.base import LanguageModel
 from lmtemplate.muon import MuonAdamWOptimizer
 from lmtemplate.optimizers import OptimizerRecipe, check_moments, recipe_of
@@ -53,7 +54,7 @@ def newest_that_steps(run: Path) -> tuple[CheckpointDict, Path]:
             (optimizer,) = state["optimizer_states"]
             if any(float(group["lr"]) for group in optimizer["param_groups"]):
                 return state, path
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise CheckpointError(
                 f"{path} holds no state of one optimizer; use another run"
             ) from error
@@ -88,6 +89,8 @@ def build_optimizer(
         trial.step()  # shows whether its state fits
         optimizer: torch.optim.Optimizer = recipe.build(net)
         optimizer.load_state_dict(saved)
+        for group in optimizer.param_groups:  # the formulas are shown with numbers
+            group.update({k: v.item() for k, v in group.items() if isinstance(v, torch.Tensor)})
     except UserError:
         raise
     except Exception as error:  # a constructor may raise anything for settings of another class
@@ -164,7 +167,13 @@ def step_of_run(run: Path, text: str, allow: Sequence[str]) -> dict[str, Any]:
 
     trainer, kind = state["config"].get("trainer", {}), type(net)
     limit, by = trainer.get("gradient_clip_val"), trainer.get("gradient_clip_algorithm") or "norm"
-    found = explain_step(net, ids, optimizer, spell, (float(limit), by) if limit else None)
+    try:
+        found = explain_step(net, ids, optimizer, spell, (float(limit), by) if limit else None)
+    except (ArithmeticError, TypeError, ValueError, LinAlgError) as error:
+        if own_line(error):
+            raise
+        says = f"{path}: no step can be shown with its numbers: {error!s:.200}"
+        raise CheckpointError(says) from error
     earlier = f"The rate of {newest.name} is 0, so the step is made from {path.name}."
     return {
         "run": str(run),

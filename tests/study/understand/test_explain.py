@@ -1,6 +1,7 @@
 """`lmtemplate explain RUN`: one step of a real run, as text, as JSON and as a page."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from copy import deepcopy
@@ -219,16 +220,34 @@ STATES: dict[str, Callable[[Any], Any]] = {
     "betas in words": lambda state: state["param_groups"][0].update(betas="xx"),
     "no eps": lambda state: state["param_groups"][0].pop("eps"),
     "a short moment": lambda state: state["state"][0].update(exp_avg=torch.zeros(3)),
+    "a step that is none": lambda state: state["state"][0].update(step=torch.tensor(math.nan)),
+    "a step far below 0": lambda state: state["state"][0].update(step=torch.tensor(-(2.0**31))),
+    "a rate of three": lambda state: state["param_groups"][1].update(lr=torch.ones(3)),
+    "a rate beyond all": lambda state: state["param_groups"][1].update(lr=10**400),
     "half of its moments": lambda state: state["state"][0].pop("exp_avg"),
 }
 
 
 @pytest.mark.parametrize("change", STATES.values(), ids=STATES)
 def test_a_state_that_no_step_can_be_made_with_is_one_line(
-    command: Command, changed: Callable[..., Path], change: Callable[[Any], Any]
+    command: Command,
+    changed: Callable[..., Path],
+    change: Callable[[Any], Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("lmtemplate.study.understand.explain.own_line", lambda _: None)
     run = changed(lambda state: change(state["optimizer_states"][0]), 12)
     check_line(command("explain", run, "--text", "the cat"), 3)
+
+
+def test_a_rate_that_is_a_tensor_is_a_number(
+    command: Command, changed: Callable[..., Path]
+) -> None:
+    def change(state: Any) -> None:
+        for group in state["optimizer_states"][0]["param_groups"]:
+            group["lr"] = torch.tensor(group["lr"])
+
+    assert command("explain", changed(change, 12), "--text", "the cat").code == 0
 
 
 @pytest.mark.parametrize("states", [[], [{"param_groups": 3}], "x"], ids=str)
