@@ -34,7 +34,7 @@ def objection(old: str, new: str) -> str:
 def project_files() -> list[Path]:
     """Files that git has or would take, so never those of data/, runs/ and .venv."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listing = subprocess.run(command, capture_output=True, text=True)
+    listing = subprocess.run(command, capture_output=True, text=True, errors="surrogateescape")
     if listing.returncode:
         sys.exit("error: this folder is no git clone, so its files are unknown. Type: git init")
     paths = sorted({Path(name) for name in listing.stdout.split("\0") if name})
