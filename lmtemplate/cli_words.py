@@ -11,6 +11,7 @@ from lmtemplate.plain_file import LARGEST_YAML, read_plain
 
 NO_PATH = "#" * 300  # a comment before a text: too long for any file's name
 MOST_SETTINGS = 10_000  # in one config, with what its anchors repeat
+PLAIN = ("str", "int", "float", "bool", "null", "timestamp", "map", "seq")  # kinds of YAML's nodes
 
 
 class Place(NamedTuple):
@@ -30,6 +31,9 @@ def _settings(root: yaml.MappingNode, path: Path) -> Iterator[Place]:
         if not waiting:
             return
         above, node = waiting.pop()
+        if (kind := node.tag.rpartition(":")[2]) not in PLAIN:
+            line = node.start_mark.line + 1
+            raise ConfigError(f"{above} ({path}:{line}): !!{kind:.50} is no plain value")
         if isinstance(node, yaml.SequenceNode):
             waiting += [(above, item) for item in node.value]
         elif isinstance(node, yaml.MappingNode):

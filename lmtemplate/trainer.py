@@ -119,12 +119,13 @@ def check_strategy(strategy: Strategy) -> None:
 def find_machine(settings: dict[str, Any]) -> Machine:
     """Ask Lightning what `auto` means here. Raises ConfigError where there is no such device."""
     try:
-        probe = lightning.Trainer(
-            **machine_settings(settings),
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-        )
+        with warnings.catch_warnings(action="ignore"):  # the run's own Trainer says them again
+            probe = lightning.Trainer(
+                **machine_settings(settings),
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+            )
         strategy, device = probe.strategy, probe.strategy.root_device
     except Exception as error:  # of many kinds; LookupError where LOCAL_RANK has no device
         names = ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK")

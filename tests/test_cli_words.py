@@ -69,6 +69,8 @@ def test_comments_values_and_parts_of_words_are_no_keys(config: Path, word: str)
         (b"# x\nmodel: {? [a, b] : c}", "a key ({path}:2) is not text"),
         (b"# x\nmodel: {__path__: x}", "unknown setting 'model.__path__' ({path}:2)"),
         (b"print_shtab: bash", "unknown setting 'print_shtab' ({path}:1)"),
+        (b"# x\ntrainer: !!set {a}", "trainer ({path}:2): !!set is no plain value"),
+        (b"a: [!!binary eA==]", "a ({path}:1): !!binary is no plain value"),
         (b"base: &a {x: 1}\nmodel: {<<: *a}", ":2: << is not read; write its settings out"),
         (b"config: x.yaml", "config ({path}:1): a config names no other"),
         (b"config.x: y", "config ({path}:1): a config names no other"),

@@ -208,15 +208,16 @@ def check_content(content: CheckpointDict, path: Path) -> None:
     found = {**dict.fromkeys(("state_dict", "global_step")), **content}
     wrong = [k for k, kind in TYPES.items() if k in found and not isinstance(found[k], kind)]
     if not wrong:
-        steps, weights = found.get("length", {"steps": 0}).get("steps"), found["state_dict"].items()
-        is_length = type(steps) is int and 0 <= steps < 2**53
-        wrong = ["length"] * (not is_length)
-        wrong += ["state_dict"] * (not all(torch.is_tensor(value) for _, value in weights))
-        wrong += [k for k in NAMED if not all(isinstance(name, str) for name in found.get(k, ()))]
-        for key in STATES:
-            states = found.get(key, {})
-            states = states.values() if isinstance(states, dict) else states
-            wrong += [key] * (not all(isinstance(state, dict) for state in states))
+        steps = found.get("length", {"steps": 0}).get("steps")
+        states = {**found, "callbacks": [*found.get("callbacks", {}).values()]}
+        claims = [
+            ("length", type(steps) is int and 0 <= steps < 2**53),
+            ("global_step", found["global_step"] < 2**53),
+            ("state_dict", all(map(torch.is_tensor, found["state_dict"].values()))),
+            *((k, all(isinstance(name, str) for name in found.get(k, ()))) for k in NAMED),
+            *((k, all(isinstance(state, dict) for state in states.get(k, ()))) for k in STATES),
+        ]
+        wrong = [key for key, is_sound in claims if not is_sound]
     if wrong:
         says = f"its {wrong[0]} is missing, or has another type"
         raise CheckpointError(f"{path} is not a checkpoint: {says}")

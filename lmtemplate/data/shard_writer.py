@@ -168,6 +168,8 @@ def recover(output: Path) -> tuple[Path, Path]:
     """Undo what was interrupted; returns where a new folder grows and where an old one waits."""
     output = Path(os.path.realpath(output))  # `resolve` raises for links that are a loop
     new, old = (output.with_name(f".{output.name}.{end}") for end in ("partial", "replaced"))
+    for link in filter(Path.is_symlink, (new, old)):  # to a folder that is not ours
+        link.unlink()
     if old.is_dir() and not output.exists():
         old.rename(output)
     for leftover in (new, old):

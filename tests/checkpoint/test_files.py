@@ -208,6 +208,8 @@ NAMELESS: list[tuple[str, Any]] = [
     ("callbacks", {"RunEnd": torch.ones(3)}),
     ("optimizer_states", [torch.ones(0, 3)]),
     ("lr_schedulers", {"step": 1}),
+    ("global_step", 2**63),
+    ("length", {"steps": -1}),
 ]
 
 

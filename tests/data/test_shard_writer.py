@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmtemplate.data.shard_writer import ShardWriter
+from lmtemplate.data.shard_writer import ShardWriter, new_folder
 from lmtemplate.data.shards import Shards, dtype_for, read_index
 from lmtemplate.errors import DataError
 from tests.data.corpora import write_split
@@ -54,3 +54,17 @@ def test_block_sums_are_those_of_the_file(vocab_size: int, tmp_path: Path) -> No
         tokens = (tmp_path / entry["file"]).read_bytes()[1024:]
         blocks = [tokens[at : at + KIB_32] for at in range(0, len(tokens), KIB_32)]
         assert entry["crc32"].split() == [f"{zlib.crc32(block):08x}" for block in blocks]
+
+
+@pytest.mark.parametrize("end", ["partial", "replaced"])
+def test_a_link_in_the_place_of_an_interrupted_folder_leads_nowhere(
+    end: str, tmp_path: Path
+) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/index.json").write_text("{}")
+    (tmp_path / f".mine.{end}").symlink_to(tmp_path / "precious")
+    with new_folder(tmp_path / "mine") as folder:
+        (folder / "index.json").write_text("[]")
+    assert (tmp_path / "precious/index.json").read_text() == "{}"
+    assert (tmp_path / "mine/index.json").read_text() == "[]"
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", "precious"}

@@ -1,9 +1,9 @@
 """The trials of a sweep -> a table, sweep.html, and best.yaml, a config that runs."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,7 @@ class Results:
     importance: dict[str, float]
     notes: list[str]
     folder: Path
+    allowed: Sequence[str] = ()
 
     def as_json(self) -> dict[str, Any]:
         rows = [asdict(row) for row in self.rows]
@@ -76,8 +77,9 @@ class Results:
         lines += [f"what matters (share of the variance): {shares}"] if shares else []
         lines += [f"note: {note}" for note in self.notes]
         if self.as_json()["best"]:
-            config = quote(str(self.folder / "best.yaml"))
-            lines.append(f"best config: lmtemplate fit --config {config}")
+            words = ["lmtemplate", "fit", "--config", str(self.folder / "best.yaml")]
+            words += [word for package in self.allowed for word in ("--allow", package)]
+            lines.append(f"best config: {shlex.join(words)}")
         return "\n".join([*lines, f"page: {self.folder / 'sweep.html'}"])
 
 
@@ -186,7 +188,7 @@ def finish(folder: Path, space: Space, trials: Sequence[Trial], allowed: Sequenc
         shares = (main_effects if listed else importances)(space, trials)
     if SEED_KEY not in space:
         notes.append("one seed each: it may be noise; add --over seed_everything=1,2,3")
-    results = Results(rows, shares, notes, folder)
+    results = Results(rows, shares, notes, folder, allowed)
     if complete:
         write_best_config(folder, rows[0])
     drawn = [row for row in rows if row.val_loss is not None]

@@ -40,7 +40,8 @@ def test_the_table_has_the_best_first_and_its_config_runs_anew(tmp_path: Path) -
         Trial(1, {"model.optimizer.lr": "0.2"}, "failed"),
         Trial(2, {"model.optimizer.lr": "0.3"}, "complete", 0.25),
     ]
-    found = finish(tmp_path, {"model.optimizer.lr": ["0.1", "0.2", "0.3"]}, trials, [])
+    found = finish(tmp_path, {"model.optimizer.lr": ["0.1", "0.2", "0.3"]}, trials, ["mine"])
+    assert f"fit --config {tmp_path / 'best.yaml'} --allow mine" in found.text()
     assert [(row.number, row.val_loss, row.step) for row in found.rows] == [
         (2, 0.25, 30),
         (0, 0.5, 30),
