@@ -2,7 +2,6 @@
 
 import argparse
 import inspect
-import warnings
 from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -185,9 +184,8 @@ class TrainingCLI(LightningCLI):
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The config as plain types, defaults included, what is linked left out, secrets hidden."""
-        with warnings.catch_warnings(action="ignore"):  # of what has no text
-            text = self.parser.dump(self.config, skip_unset=False)
-        settings = cli_classes.writable("", yaml.safe_load(text), self.made)
+        dumped = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
+        settings = cli_classes.writable("", dumped, self.made)
         settings.pop("resume")
         return redact.settings(settings)
 

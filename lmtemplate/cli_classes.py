@@ -31,9 +31,9 @@ OPEN: dict[str, tuple[type, type]] = {
     "data": (LanguageData, TokenData),
 }
 
-PREFIXES = ("lmtemplate", "torch.nn", "torch.optim", "torchmetrics")  # of what may be imported
-
-DTYPES = ["torch.dtype", *(str(one) for one in vars(torch).values() if type(one) is torch.dtype)]
+# What may be imported, with all below it.
+DTYPES = ("torch.dtype", *(str(one) for one in vars(torch).values() if type(one) is torch.dtype))
+PREFIXES = ("lmtemplate", "torch.nn", "torch.optim", "torchmetrics", *DTYPES)
 
 # Where the parts lie that any config may name -> what they are. `--allow` opens a whole package.
 NAMEABLE: dict[str, tuple[type, ...]] = {
@@ -51,12 +51,8 @@ KINDS_OF: dict[str, tuple[type, ...]] = {
     "model.schedule": (Schedule, torch.optim.lr_scheduler.LRScheduler),
 }
 
-# Keys for which the name of a class, if it is not allowed, would pass as any text.
-TAKE_TEXT = ("trainer.accelerator", "trainer.strategy")
-
+TAKE_TEXT = ("trainer.accelerator", "trainer.strategy")  # any, so the name of a class, too
 LOST = "Unable to serialize instance"  # how jsonargparse writes what has no text
-
-LIBRARIES = ("lightning.", "torch.", "torchmetrics.")
 
 
 def callback_classes() -> dict[str, type]:
@@ -80,31 +76,23 @@ def chosen_class(group: str, made: list[Place], allowed: Sequence[str]) -> type:
         return default
     path, where = place.value, f"{group}.class_path ({place.where})"
     found = plug.load_named(path, where, allowed)
-    if not is_one(found, (base,)):
+    if not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigError(f"{where}: {path} is not a subclass of {base.__name__}")
     return found
 
 
-def is_one(found: Any, kinds: tuple[type, ...]) -> bool:
-    """Whether it is a class of one of these kinds."""
-    return isinstance(found, type) and issubclass(found, kinds)
-
-
 def check_class(key: str, found: Any, made: list[Place], allowed: Sequence[str]) -> None:
-    """Raises ConfigError for a class or function that no config may name, or not at this key.
-
-    Of an allowed package anything is taken.
-    """
+    """Raises ConfigError for what no config may name, or not at this key, unless it is allowed."""
     place, name = find(key, made), getattr(found, "__name__", str(found))
-    module = str(getattr(found, "__module__", ""))
+    module, bases = str(getattr(found, "__module__", "")), {*getattr(found, "__mro__", ())}
     package = module.partition(".")[0]
     # a run has callbacks of its own; here they could be told to write to another run
     parts = NAMEABLE if key != "trainer.callbacks" else {}
     kinds = sum((kinds for home, kinds in parts.items() if module.startswith(home)), ())
-    if key in KINDS_OF and not is_one(found, KINDS_OF[key]):
+    if key in KINDS_OF and bases.isdisjoint(KINDS_OF[key]):
         names = " nor ".join(kind.__name__ for kind in KINDS_OF[key])
         raise ConfigError(f"{place}: {place.value or name} is neither {names}")
-    if not (is_one(found, kinds) or package in allowed):
+    if bases.isdisjoint(kinds) and package not in allowed:
         raise ConfigError(
             f"{place}: {module}.{name} is no net, layer, optimizer, schedule or metric for every "
             f"config; add --allow {package} on the command line if you trust it"
@@ -118,33 +106,28 @@ def check_values(made: list[Place], allowed: Sequence[str]) -> None:
         if dotted and dotted[0].partition(".")[0] not in allowed:
             raise ConfigError(f"{place}: {plug.not_allowed(dotted[0])}")
         if place.key == "run_dir" and re.search(r"^(\./+)*-|::|://|[\0-\x1f]", place.value):
-            says = "has a flag, an address or a control character in it"
-            raise ConfigError(f"{place}: {place.value:.100} {says}")
+            raise ConfigError(f"{place}: {place.value!r:.100} is a flag, an address or no name")
         if re.fullmatch(r"(\w*\.){100,}\w*", place.value):  # it would be looked up part by part
             raise ConfigError(f"{place}: {place.value:.100} is too long")
-
-
-def takes_null(parameter: inspect.Parameter) -> bool:
-    """Whether a constructor's type, as far as it says one, has a place for null."""
-    kind = parameter.annotation
-    is_open = kind in (parameter.empty, Any) or isinstance(kind, str)
-    return is_open or parameter.default is None or type(None) in get_args(kind)
 
 
 def check_nulls(key: str, settings: Mapping[str, Any], kind: Any, made: list[Place]) -> None:
     """Raises ConfigError where a class's settings are null and may not be: jsonargparse lets it."""
     for name, one in inspect.signature(kind).parameters.items():
-        place = find(f"{key}.{name}", made)
+        place, type_of = find(f"{key}.{name}", made), one.annotation
         is_given = place in made or one.default is not one.empty  # vocab_size is not: it is linked
-        if settings.get(name, "") is None and is_given and not takes_null(one):
+        is_open = type_of in (one.empty, Any) or isinstance(type_of, str) or one.default is None
+        takes_null = is_open or type(None) in get_args(type_of)
+        if settings.get(name, "") is None and is_given and not takes_null:
             raise ConfigError(f"{place}: null is no value here")
 
 
 def note_chosen(kind: type, place: Place) -> None:
     """Remember a library's class, so that an error of its code is told as one of its setting."""
     for base in kind.__mro__ if isinstance(kind, type) else ():
-        if base.__module__.startswith(LIBRARIES) and base is not torch.nn.Module:
-            CHOSEN[str(sys.modules[base.__module__].__file__)] = f"{place}: {kind.__name__}"
+        file = getattr(sys.modules[base.__module__], "__file__", None)
+        if file and base is not torch.nn.Module:
+            CHOSEN[file] = f"{place}: {kind.__name__}"
 
 
 def check_classes(
@@ -199,10 +182,12 @@ def writable(key: str, value: Any, made: list[Place]) -> Any:
     if isinstance(value, list):
         return [writable(key, item, made) for item in value]
     if isinstance(value, dict):
-        below = {k: key if k == "init_args" else f"{key}.{k}".removeprefix(".") for k in value}
-        is_lost = {name: str(one).startswith(LOST) for name, one in value.items()}
-        kept = [name for name in value if not is_lost[name] or find(below[name], made) in made]
-        return {name: writable(below[name], value[name], made) for name in kept}
+        kept = {}
+        for name, one in value.items():
+            below = key if name == "init_args" else f"{key}.{name}".removeprefix(".")
+            if not str(one).startswith(LOST) or find(below, made) in made:
+                kept[name] = writable(below, one, made)
+        return kept
     if str(value).startswith(LOST) or not isinstance(value, str | int | float | None):
         raise ConfigError(f"{find(key, made)}: no file can hold this value; name a class or a text")
     return value
@@ -260,6 +245,6 @@ def configure_parsing(allowed: Sequence[str], data: type = TokenData) -> None:
     jsonargparse.set_parsing_settings(
         config_read_mode_fsspec_enabled=False,  # Lightning's: settings would come over the network
         import_path_denylist=["*"],
-        import_path_allowlist=[*PREFIXES, *DTYPES, *allowed],
+        import_path_allowlist=[*PREFIXES, *allowed],
         instantiate_subclass_spec_in_any=False,  # nor does a parameter without a type make a class
     )

@@ -185,8 +185,7 @@ def one_line(message: str, prog: str, defaults: Mapping[str, Any], made: list[Pl
     if line := unknown_setting(message, prog, defaults, made):
         return line
     if not (keys := KEY.findall(message)):
-        denied = DENIED.search(message)  # as of --trainer.logger.help
-        return not_allowed(denied[1]) if denied else message[:200]
+        return not_allowed(denied[1]) if (denied := DENIED.search(message)) else message[:200]
     return wrong_class(message, keys, defaults, made) or wrong_value(message, keys, made)
 
 

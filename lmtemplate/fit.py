@@ -134,9 +134,8 @@ def assemble(
     settings = in_lightnings_units(cli.trainer_settings, cli.machine, length)
     added, resumed = as_list(settings["callbacks"]), checkpoint_io.resumed
     first_step = resumed.checkpoint["global_step"] + 1 if resumed else 0
-    for callback in added:
-        if isinstance(callback, ModelCheckpoint):
-            checkpoint_io.check_inside(callback.dirpath or run)
+    for folder in (one.dirpath for one in added if isinstance(one, ModelCheckpoint)):
+        checkpoint_io.check_inside(folder or run)
     own_bar = any(isinstance(callback, lightning.callbacks.ProgressBar) for callback in added)
     shows_bar = settings["enable_progress_bar"] is not False and not own_bar
     callbacks = [

@@ -263,8 +263,7 @@ class LitLanguageModel(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.trainer.is_global_zero:
-            saved = checkpoint["train_sums"]  # two sums before clipped steps were counted
-            self.train_sums[: len(saved)] = torch.as_tensor(saved)
+            self.train_sums[:] = torch.as_tensor(checkpoint["train_sums"])
         self._settings_before = checkpoint["optimizer_settings"]
         self.latest = {name: float(value) for name, value in checkpoint["latest"].items()}
 

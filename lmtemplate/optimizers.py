@@ -33,9 +33,8 @@ def check_moments(optimizer: torch.optim.Optimizer) -> None:
     """
     for parameter, state in optimizer.state.items():
         for name, value in ((k, v) for k, v in state.items() if torch.is_tensor(v)):
-            is_plain = value.layout is torch.strided and not (
-                value.is_nested or value.requires_grad
-            )
+            is_odd = value.is_nested or value.requires_grad
+            is_plain = value.layout is torch.strided and not is_odd
             if is_plain and name in MOMENTS:
                 whole = value.is_contiguous() or value.stride() == parameter.stride()
                 is_plain = whole and value.shape == parameter.shape

@@ -64,9 +64,9 @@ def quieten() -> None:
     harmless = (
         "LeafSpec|many workers|dataloader is not resumable|sync_dist=True|overrides the configure_"
         "model|smaller than the logging interval|callbacks used to create the checkpoint|loaded "
-        "checkpoint was produced with"
+        "checkpoint was produced with|Unable to serialize"
     )
-    warnings.filterwarnings("ignore", f".*({harmless})")
+    warnings.filterwarnings("ignore", f"(?s).*({harmless})")
 
 
 class Unprofiled(PassThroughProfiler):

@@ -27,9 +27,10 @@ def set_random_states(states: dict[str, Any]) -> None:
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), None if gauss is None else float(gauss)))
     kind, keys, position, *rest = states["numpy"]
-    if position not in range(len(keys) + 1):  # NumPy would read past its keys
-        raise ValueError(f"{position} is no place among {len(keys)} keys")
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, *rest))
+    place = range(len(keys) + 1).index(
+        position
+    )  # raises ValueError; NumPy would read past its keys
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), place, *rest))
     torch.set_rng_state(states["torch"])
     if len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(states["cuda"])

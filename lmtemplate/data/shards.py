@@ -27,7 +27,6 @@ Index = dict[str, Any]  # the content of index.json
 
 FORMAT = "lmtemplate-shards-1"
 BLOCK_BYTES = 2**15  # of a shard's tokens, under one CRC-32: a batch verifies each block it touches
-MIB = 2**20  # was under one CRC-32 in corpora that an earlier version prepared
 HEADER_BYTES = 1024  # 256 words of int32
 MAGIC_AND_VERSION = {"uint16": (20240520, 1), "uint32": (20240801, 7)}
 POINTER = "is a git-lfs pointer: run git lfs pull"
@@ -48,12 +47,6 @@ def header(dtype: str, tokens: int) -> bytes:
     words = np.zeros(HEADER_BYTES // 4, dtype="<i4")
     words[:3] = (*MAGIC_AND_VERSION[dtype], tokens)
     return words.tobytes()
-
-
-def block_bytes(entry: dict[str, Any], dtype: str) -> int:
-    """Bytes under one CRC-32 in a shard with this entry in the index; 0 where none would fit."""
-    size, sums = entry["tokens"] * np.dtype(dtype).itemsize, len(entry["crc32"].split(" "))
-    return next((each for each in (BLOCK_BYTES, MIB) if -(-size // each) == sums), 0)
 
 
 def fingerprint(index: Index) -> str:
@@ -79,9 +72,10 @@ def _claims(index: Index) -> Iterator[tuple[str, object, bool]]:
     yield "vocab_size is", vocab_size, type(vocab_size) is int
     yield "source is", index.get("source"), isinstance(index.get("source", {}), dict)
     yield "dtype is", index["dtype"], index["dtype"] == dtype_for(vocab_size)
+    per_block = BLOCK_BYTES // np.dtype(index["dtype"]).itemsize
     yield "eot_id is", index["eot_id"], 0 <= index["eot_id"] < vocab_size
     for split, entry in index["splits"].items():
-        size, sources = entry["bytes"], entry.get("sources", [])
+        size, sources = entry["bytes"], entry["sources"]
         yield f"bytes of {split!r:.60} is", size, type(size) is int and 0 < size < 2**63
         total = 0
         for shard in entry["shards"]:
@@ -92,16 +86,15 @@ def _claims(index: Index) -> Iterator[tuple[str, object, bool]]:
             # the header's count is an int32
             yield f"tokens of {name} is", tokens, type(tokens) is int and 0 < tokens < 2**31
             says = f"crc32 of {name} is not one sum for each block, but"
-            yield says, shard["crc32"], block_bytes(shard, index["dtype"]) > 0
+            yield says, shard["crc32"], len(shard["crc32"].split(" ")) == -(-tokens // per_block)
         says = f"tokens of {split!r:.60} are not those of its shards, but"
         yield says, entry["tokens"], entry["tokens"] == total > 0
-        documents = entry.get("documents", 1)
+        documents = entry["documents"]
         yield f"documents of {split!r:.60} are", documents, 0 < documents <= total
         yield f"sources of {split!r:.60} are", sources, isinstance(sources, list)
-        if sources:  # none in corpora that an earlier version prepared
-            counts = [n for name, n in sources if (type(name), type(n)) == (str, int) and n > 0]
-            is_whole = len(counts) == len(sources) and sum(counts) == entry["documents"]
-            yield f"sources of {split!r:.60} are not those of its documents, but", sources, is_whole
+        counts = [n for name, n in sources if (type(name), type(n)) == (str, int) and n > 0]
+        is_whole = len(counts) == len(sources) and sum(counts) == documents
+        yield f"sources of {split!r:.60} are not those of its documents, but", sources, is_whole
     yield "a file is named twice among", names, len({*names}) == len(names)
     for name in names:
         is_plain = re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name) is not None
@@ -170,7 +163,7 @@ class Shard:
         except OSError as error:
             raise self._error(f" cannot be read ({error.strerror})") from error
         self.tokens = np.asarray(mapped)  # the same memory, without what memmap does at each read
-        self.block_tokens = block_bytes(entry, index["dtype"]) // width
+        self.block_tokens = BLOCK_BYTES // width
         self.crcs: list[str] = entry["crc32"].split(" ")
         self.unread = np.ones(len(self.crcs), dtype=bool)
 
@@ -230,7 +223,7 @@ class Shards:
         self.name = f"the {split} split of {folder}"
         entry = index["splits"][split]
         # Where its documents come from, in order: (name, documents).
-        self.sources = [(str(name), int(count)) for name, count in entry.get("sources", [])]
+        self.sources: list[tuple[str, int]] = [(name, count) for name, count in entry["sources"]]
         self.shards = [Shard(folder, index, shard) for shard in entry["shards"]]
         self.ends = np.cumsum([len(shard.tokens) for shard in self.shards])
         self.tokens = int(self.ends[-1])

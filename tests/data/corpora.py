@@ -27,6 +27,7 @@ def write_split(
     for part in np.array_split(ids, 7):
         writer.write(part)
     split = {"tokens": len(ids), "bytes": len(ids), "shards": writer.close()}
+    split |= {"documents": 1, "sources": [["text", 1]]}
     tokenizer = {"kind": "bpe", "file": "tokenizer.json", "sha256": ""}
     index = {"dtype": writer.dtype, "vocab_size": vocab_size, "eot_id": 0, "tokenizer": tokenizer}
     write_index(folder, {**index, "splits": {"train": split}})

@@ -16,13 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from lmtemplate.data import IGNORED, shard_writer
+from lmtemplate.data import IGNORED
 from lmtemplate.data.shard_writer import ShardWriter, write_index
 from lmtemplate.data.shards import BLOCK_BYTES, Blocks, Shard, Shards, fingerprint, read_index
 from lmtemplate.errors import DataError
 from tests.data.corpora import read_all, write_split
 
-MIB = 2**20
 Bytes = Callable[[bytes], bytes]
 Index = dict[str, Any]
 Change = Callable[[Index], None]
@@ -60,7 +59,7 @@ def test_many_shards_read_as_one_stream(stream: np.ndarray[Any, Any], tmp_path: 
     assert len(shards.shards) == 16
     assert shards.tokens == 1000
     assert np.array_equal(shards.gather(positions), stream[positions])
-    assert shards.sources == []  # a corpus that an earlier version prepared has none
+    assert shards.sources == [("text", 1)]
 
 
 def test_a_worker_process_gets_the_same_stream(
@@ -174,11 +173,8 @@ def test_every_one_of_200_flipped_bits_is_found_with_its_block(tmp_path: Path) -
     check_flips(tmp_path, 200, 1024 + 2_800_000)
 
 
-@pytest.mark.parametrize("size", [BLOCK_BYTES, MIB], ids=["today", "version 0.1.0"])
-def test_only_blocks_that_are_read_are_verified(
-    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shard_writer, "BLOCK_BYTES", size)
+def test_only_blocks_that_are_read_are_verified(tmp_path: Path) -> None:
+    size = BLOCK_BYTES
     write_split(tmp_path, np.arange(5 * size // 4) % 500, 500, 10**7)  # 2 bytes each
     rewrite(tmp_path / "train_000000.bin", lambda content: content[:-1] + b"\7")
     shards = Shards(tmp_path, "train")
@@ -270,7 +266,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer = ShardWriter(folder, split, 50, shard_tokens=40)
         writer.write(np.arange(tokens) % 50)
         counts = {"documents": 2, "bytes": 4 * tokens, "tokens": tokens, "unknown": 0}
-        splits[split] = {**counts, "shards": writer.close()}
+        splits[split] = {**counts, "sources": [["text", 2]], "shards": writer.close()}
     tokenizer = {"kind": "bpe", "file": "tokenizer.json", "sha256": "ab" * 32}
     index = {"dtype": "uint16", "vocab_size": 50, "eot_id": 49, "tokenizer": tokenizer}
     write_index(folder, {**index, "source": {"input": "text"}, "splits": splits})

@@ -24,6 +24,7 @@ def write_corpus(
         writer = ShardWriter(folder, split, vocab_size, shard_tokens)
         writer.write(tokens)
         entries[split] = {"tokens": len(tokens), "bytes": 4 * len(tokens), "shards": writer.close()}
+        entries[split] |= {"documents": 1, "sources": [["text", 1]]}
     index = {"dtype": "uint16", "vocab_size": vocab_size, "eot_id": END, "splits": entries}
     write_index(folder, {**index, "tokenizer": {"kind": "none", "file": "none", "sha256": ""}})
     return RunCorpus(folder, read_index(folder))

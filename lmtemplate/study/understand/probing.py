@@ -163,8 +163,6 @@ def cannot_see(found: dict[str, Any]) -> Iterator[str]:
         yield "dead units: no layer calls a ReLU of torch"
     if not found["knowledge"]:
         yield "what each depth knows: layers that hand on one tensor (B, T, C), or more text"
-    if not found["sources"]:
-        yield "loss by source: the corpus was prepared before sources were kept; prepare it again"
 
 
 def look_at_model(run: Path, model: Model) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:

@@ -123,7 +123,7 @@ def by_document(
     """(N, T) nats, targets and the documents that these belong to -> documents, and their sources.
 
     `sources` are those of `Shards`: names, and how many documents each has, in the order of the
-    text; without any, nothing is said of them.
+    text.
     """
     counted = ~np.isnan(nats)
     losses, wanted, numbers = nats[counted], targets[counted], document[counted]
@@ -133,8 +133,6 @@ def by_document(
     ]
     names = [*dict.fromkeys(name for name, _ in sources)]
     runs = [np.full(count, names.index(name)) for name, count in sources]
-    if not runs:
-        return documents, []
     source = np.concatenate(runs)
     counts = np.bincount(source[np.unique(numbers)])
     return documents, [

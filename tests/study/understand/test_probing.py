@@ -41,8 +41,8 @@ def test_a_snapshot_leaves_the_weights_of_the_model_alone(run: Path) -> None:
 
 
 def test_what_cannot_be_seen_is_said() -> None:
-    found = {"layers": [{"name": "a"}], "knowledge": {}, "sources": []}
+    found = {"layers": [{"name": "a"}], "knowledge": {}}
     told = " ".join(probing.cannot_see(found))
-    for word in ("attention:", "dead units:", "each depth knows:", "by source:"):
+    for word in ("attention:", "dead units:", "each depth knows:"):
         assert word in told
     assert "layers:" in " ".join(probing.cannot_see({**found, "layers": []}))

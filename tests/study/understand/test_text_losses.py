@@ -60,14 +60,13 @@ def test_a_document_has_its_own_tokens_and_the_end_that_follows_them() -> None:
     numbers = np.array([0] * 5 + [1] * 7 + [2] * 3).reshape(3, 5)
     nats = np.where(targets == IGNORED, np.nan, np.arange(15).reshape(3, 5))
     sizes = ByteTokenizer().token_bytes()
-    found, none = by_document(nats, targets, numbers, sizes, [])
-    assert none == []
+    of_files = [("a", 1), ("b", 1), ("a", 1)]
+    found, sources = by_document(nats, targets, numbers, sizes, of_files)
     assert [(one["document"], one["tokens"]) for one in found] == [(0, 5), (1, 7), (2, 2)]
     assert [one["loss"] for one in found] == [2.0, 8.0, 12.5]
     # an end of text is no text: "irst" has 4 bytes, "second" 6, "3" 1
     bits = [10 / 4 / np.log(2), 56 / 6 / np.log(2), 25 / np.log(2)]
     assert [one["bits_per_byte"] for one in found] == pytest.approx(bits)
-    _, sources = by_document(nats, targets, numbers, sizes, [("a", 1), ("b", 1), ("a", 1)])
     assert [(one["source"], one["documents"], one["tokens"]) for one in sources] == [
         ("a", 2, 7),
         ("b", 1, 7),
