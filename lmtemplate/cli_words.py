@@ -11,7 +11,12 @@ from lmtemplate.plain_file import LARGEST_YAML, read_plain
 
 NO_PATH = "#" * 300  # a comment before a text: too long for any file's name
 MOST_SETTINGS = 10_000  # in one config, with what its anchors repeat
-PLAIN = ("str", "int", "float", "bool", "null", "timestamp", "map", "seq")  # kinds of YAML's nodes
+# What a node of YAML may be; others become what is not seen in their text.
+PLAIN = {
+    yaml.MappingNode: ("map",),
+    yaml.SequenceNode: ("seq",),
+    yaml.ScalarNode: ("str", "int", "float", "bool", "null", "timestamp"),
+}
 
 
 class Place(NamedTuple):
@@ -25,15 +30,20 @@ class Place(NamedTuple):
         return f"{self.key} ({self.where})"
 
 
+def _check_plain(node: yaml.Node, key: str, path: Path) -> None:
+    kind = node.tag.removeprefix("tag:yaml.org,2002:")
+    if kind not in PLAIN[type(node)]:
+        says = f"!!{kind:.50} is not read here; write the settings out"
+        raise ConfigError(f"{key} ({path}:{node.start_mark.line + 1}): {says}")
+
+
 def _settings(root: yaml.MappingNode, path: Path) -> Iterator[Place]:
     waiting: list[tuple[str, yaml.Node]] = [("", root)]
     for _ in range(MOST_SETTINGS):
         if not waiting:
             return
         above, node = waiting.pop()
-        if (kind := node.tag.rpartition(":")[2]) not in PLAIN:
-            line = node.start_mark.line + 1
-            raise ConfigError(f"{above} ({path}:{line}): !!{kind:.50} is no plain value")
+        _check_plain(node, above, path)
         if isinstance(node, yaml.SequenceNode):
             waiting += [(above, item) for item in node.value]
         elif isinstance(node, yaml.MappingNode):
@@ -45,8 +55,7 @@ def _settings(root: yaml.MappingNode, path: Path) -> Iterator[Place]:
                 if name.value in seen:
                     raise ConfigError(f"{path}:{line}: {name.value} is there twice; keep one")
                 seen.add(name.value)
-                if name.value == "<<":  # of which nobody here would see what it sets
-                    raise ConfigError(f"{path}:{line}: << is not read; write its settings out")
+                _check_plain(name, name.value, path)
                 key = f"{above}.{name.value}".removeprefix(".").replace(".init_args", "")
                 key = key.removesuffix("+")
                 if name.value.startswith("__") or key == "print_shtab":  # jsonargparse takes them

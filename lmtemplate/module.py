@@ -157,7 +157,8 @@ class LitLanguageModel(LightningModule):
         groups, scheduler = self.trainer.optimizers[0].param_groups, self.lr_schedulers()
         settings_before = self._settings_before or self._settings
         for group, now, before in zip(groups, self._settings, settings_before, strict=True):
-            group.update({key: value for key, value in now.items() if before.get(key) != value})
+            # a group's name is that of a curve
+            group.update({k: v for k, v in now.items() if before.get(k) != v or k == "name"})
         if isinstance(self.schedule, Schedule):
             assert isinstance(scheduler, LambdaLR)
             factor = self.schedule.factor(self.global_step, self.trainer.max_steps)

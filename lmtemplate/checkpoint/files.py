@@ -77,14 +77,16 @@ def set_sum(folder: Path, name: str = "", digest: str | None = None) -> None:
 
 
 def parts_of(content: Any) -> Iterator[Any]:
-    """Every value in a nest, however deep. Raises ValueError above MOST_PARTS."""
+    """Every key and value in a nest, however deep. Raises ValueError above MOST_PARTS."""
     waiting = [content]
     for _ in range(MOST_PARTS):
         if not waiting:
             return
         yield (part := waiting.pop())
-        if isinstance(part, dict | list | tuple):
-            waiting += part.values() if isinstance(part, dict) else part
+        if isinstance(part, torch.Tensor | dict):
+            waiting += getattr(part, "__dict__", {}).values()
+        if isinstance(part, dict | list | tuple | set | frozenset):
+            waiting += [*part, *part.values()] if isinstance(part, dict) else part
     raise ValueError(f"it has more than {MOST_PARTS:,} parts")
 
 

@@ -186,9 +186,10 @@ def test_a_tensor_that_hides_its_methods_is_no_plain_tensor(tmp_path: Path, key:
     torch.save({**state(3), key: {"w": Dressed({"mine": 1})}}, tmp_path / "a.ckpt")
     files.read(tmp_path / "a.ckpt")
     hiding = Dressed({"is_floating_point": 5})
-    torch.save({**state(3), key: {"w": hiding}}, tmp_path / "a.ckpt")
-    with pytest.raises(CheckpointError, match="only tensors and plain types load"):
-        files.read(tmp_path / "a.ckpt")
+    for held in (hiding, [hiding], {hiding}, {hiding: 1}, Dressed({"mine": [hiding]})):
+        torch.save({**state(3), key: {"w": held}}, tmp_path / "a.ckpt")
+        with pytest.raises(CheckpointError, match="only tensors and plain types load"):
+            files.read(tmp_path / "a.ckpt")
 
 
 def test_a_dictionary_that_hides_its_methods_is_no_plain_one(tmp_path: Path) -> None:

@@ -182,6 +182,20 @@ STATES: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
+@pytest.mark.parametrize("name", ["\ud800", 5])
+def test_a_group_keeps_the_name_that_the_optimizer_gives_it(
+    ask: Command, run: Path, name: object
+) -> None:
+    """It becomes the name of a curve."""
+
+    def change(saved: dict[str, Any]) -> None:
+        saved["optimizer_states"][0]["param_groups"][-1]["name"] = name
+
+    rewrite(run / LAST, change)
+    words = ["--config", run / "config.yaml", "--run_dir", run, "--resume", "must"]
+    assert ask("fit", *words, "--trainer.max_steps=5", "--tensorboard=true").code == 0
+
+
 @pytest.mark.parametrize("change", STATES.values(), ids=STATES)
 def test_a_state_of_no_kind_is_the_fault_of_its_checkpoint(
     ask: Command, run: Path, change: Callable[[dict[str, Any]], Any]
