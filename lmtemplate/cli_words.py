@@ -1,5 +1,6 @@
 """Words of a command line, and YAML files -> every setting, with the place where it was made."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -67,9 +68,12 @@ def _settings(root: yaml.MappingNode, path: Path) -> Iterator[Place]:
 
 
 def read_config(path: Path) -> tuple[str, list[Place]]:
-    """The text of a config, and every setting in it. Raises ConfigError where there is none."""
+    """A config's text, written anew, and every setting in it. Raises ConfigError.
+
+    It is written from what was looked at, so that no other parser finds something else in it.
+    """
     try:
-        root = yaml.compose(text := read_plain(path, LARGEST_YAML), Loader=yaml.SafeLoader)
+        root = yaml.compose(read_plain(path, LARGEST_YAML), Loader=yaml.SafeLoader)
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -90,7 +94,8 @@ def read_config(path: Path) -> tuple[str, list[Place]]:
             raise ConfigError(f"config {where}: a config names no other; give both with --config")
         if name.value in ("data", "model", "trainer") and not isinstance(value, yaml.MappingNode):
             raise ConfigError(f"{name.value} {where}: expected settings below it")
-    return text, list(_settings(root, path))
+    made = list(_settings(root, path))
+    return yaml.serialize(root, Dumper=yaml.SafeDumper, width=math.inf), made
 
 
 def take_flag(words: list[str], *names: str) -> tuple[list[str], list[str]]:

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
+from lmtemplate.cli_classes import load_yaml
 from lmtemplate.cli_words import find, flags_in, read_config, read_words
 from lmtemplate.errors import ConfigError
 
@@ -25,8 +27,10 @@ def test_configs_are_found_in_every_spelling_and_the_last_one_wins(config: Path)
     for spelling in ("--config", "-c"):
         words = ["--x=1", spelling, str(config), "--y", "2", f"{spelling}={other}"]
         first, made = read_words(words)
-        texts = [f"--config={'#' * 300}\n{path.read_text()}" for path in (config, other)]
-        assert first == [*texts, "--x=1", "--y", "2"]
+        texts = [word.removeprefix(f"--config={'#' * 300}\n") for word in first[:2]]
+        read = [yaml.safe_load(path.read_text()) for path in (config, other)]
+        assert [yaml.safe_load(text) for text in texts] == read
+        assert first[2:] == ["--x=1", "--y", "2"]
         assert [place.where for place in made if place.key == "trainer.max_steps"] == [
             f"{other}:1",
             f"{config}:3",
@@ -41,6 +45,26 @@ def test_a_key_is_found_with_its_path_and_line(
     config: Path, key: str, whole: str, line: int
 ) -> None:
     assert find(key, read_config(config)[1])[:2] == (whole, f"{config}:{line}")
+
+
+VALUES = """3e-4 1e3 '1e3' 0x1F 010 1_000 yes 'yes' on ~ '' 2024-01-01 12:30:45 !!str{}12 !!float{}3
+    .inf -.nan 'it''s' "\\t\\x1b\\u1234" é漢 '#x' '@x' +5 -0"""
+
+
+@pytest.mark.parametrize("value", [one.format(" ") for one in VALUES.split()])
+def test_the_text_that_is_handed_on_says_the_same(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(f"# first\na: {{b: [{value}, 'x y']}}\nc: |\n  1\n  2\n", encoding="utf-8")
+    text, _ = read_config(path)
+    assert repr(load_yaml(f"# c\n{text}")) == repr(load_yaml(path.read_text(encoding="utf-8")))
+
+
+def test_no_parser_finds_another_key_in_the_text_that_is_handed_on(tmp_path: Path) -> None:
+    """The C library of YAML drops a byte-order mark that begins a line, as Python's does not."""
+    path = tmp_path / "a.yaml"
+    path.write_text("{seed_everything: 1,\n\ufeffconfig: other.yaml}\n", encoding="utf-8")
+    text, _ = read_config(path)
+    assert load_yaml(f"# c\n{text}").keys() == {"seed_everything", "\ufeffconfig"}
 
 
 def test_a_key_that_appends_is_found_by_its_name(tmp_path: Path) -> None:
