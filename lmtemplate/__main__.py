@@ -183,11 +183,8 @@ def main() -> None:
     own = r"(lmtemplate|uniplot)(\.|$)"
     warnings.filterwarnings("ignore", category=RuntimeWarning, module=own)
     # nor is what torch says of a checkpoint's odd tensors before they are refused
-    odd, readers = (
-        "Casting complex|Using a non-tuple",
-        r"(lmtemplate|lightning|torch\.(optim|nn))\.",
-    )
-    warnings.filterwarnings("ignore", odd, module=readers)
+    readers = r"(lmtemplate|lightning|torch\.(optim|nn))\."
+    warnings.filterwarnings("ignore", "Casting complex|Using a non-tuple", module=readers)
     try:
         run(sys.argv[1:])
         print(end="", flush=True)

@@ -46,7 +46,11 @@ RUN_SETTINGS: dict[str, tuple[Any, Any, str]] = {
 TRAINER_SETTINGS: dict[str, tuple[Any, Any, str]] = {
     "precision": (Precision, "auto", "auto: bf16-mixed where the device has it in hardware"),
     "strategy": (Strategy | str, "auto", "how several devices work together; auto, ddp, fsdp ..."),
-    "profiler": (Literal["simple", "advanced", "pytorch"] | Profiler | None, None, "of each hook"),
+    "profiler": (
+        Literal["simple", "advanced", "pytorch"] | Profiler | None,
+        None,
+        "shows where time went",
+    ),
     "max_steps": (int, -1, "optimizer steps; -1 where another limit gives the run its length"),
     "accumulate_grad_batches": (PositiveInt, 1, "micro-batches of an optimizer step"),
     "gradient_clip_val": (PositiveFloat | None, None, "largest norm of the gradient; null: any"),

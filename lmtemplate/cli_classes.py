@@ -32,8 +32,8 @@ OPEN: dict[str, tuple[type, type]] = {
 }
 
 # What may be imported, with all below it.
-DTYPES = ("torch.dtype", *(str(one) for one in vars(torch).values() if type(one) is torch.dtype))
-PREFIXES = ("lmtemplate", "torch.nn", "torch.optim", "torchmetrics", *DTYPES)
+DTYPES = [f"torch.{name}" for name, one in vars(torch).items() if isinstance(one, torch.dtype)]
+PREFIXES = ("lmtemplate", "torch.nn", "torch.optim", "torchmetrics", "torch.dtype", *DTYPES)
 
 # Where the parts lie that any config may name -> what they are. `--allow` opens a whole package.
 NAMEABLE: dict[str, tuple[type, ...]] = {
@@ -51,7 +51,7 @@ KINDS_OF: dict[str, tuple[type, ...]] = {
     "model.schedule": (Schedule, torch.optim.lr_scheduler.LRScheduler),
 }
 
-TAKE_TEXT = ("trainer.accelerator", "trainer.strategy")  # any, so the name of a class, too
+ENDLESS = re.compile(r"(?<![\w.])(\w+\.){100}")  # a name that would be looked up part by part
 LOST = "Unable to serialize instance"  # how jsonargparse writes what has no text
 
 
@@ -87,28 +87,27 @@ def check_class(key: str, found: Any, made: list[Place], allowed: Sequence[str])
     module, bases = str(getattr(found, "__module__", "")), {*getattr(found, "__mro__", ())}
     package = module.partition(".")[0]
     # a run has callbacks of its own; here they could be told to write to another run
-    parts = NAMEABLE if key != "trainer.callbacks" else {}
-    kinds = sum((kinds for home, kinds in parts.items() if module.startswith(home)), ())
+    parts = {} if key == "trainer.callbacks" else NAMEABLE
+    kinds = sum((kinds for home, kinds in parts.items() if f"{module}.".startswith(f"{home}.")), ())
     if key in KINDS_OF and bases.isdisjoint(KINDS_OF[key]):
         names = " nor ".join(kind.__name__ for kind in KINDS_OF[key])
         raise ConfigError(f"{place}: {place.value or name} is neither {names}")
     if bases.isdisjoint(kinds) and package not in allowed:
         raise ConfigError(
-            f"{place}: {module}.{name} is no net, layer, optimizer, schedule or metric for every "
-            f"config; add --allow {package} on the command line if you trust it"
+            f"{place}: {module}.{name} is not among the classes that any config may name; add "
+            f"--allow {package} on the command line if you trust it"
         )
 
 
 def check_values(made: list[Place], allowed: Sequence[str]) -> None:
     """Raises ConfigError for texts that are refused, before anything of them is used."""
     for place in made:
-        dotted = re.search(r"[A-Za-z_]\w*(\.\w+)+", place.value) if place.key in TAKE_TEXT else None
+        is_text = place.key == "trainer.strategy"  # any, so the name of a class, too
+        dotted = re.search(r"\b[A-Za-z_]\w*(\.\w+)+", place.value) if is_text else None
         if dotted and dotted[0].partition(".")[0] not in allowed:
             raise ConfigError(f"{place}: {plug.not_allowed(dotted[0])}")
         if place.key == "run_dir" and re.search(r"^(\./+)*-|::|://|[\0-\x1f]", place.value):
             raise ConfigError(f"{place}: {place.value!r:.100} is a flag, an address or no name")
-        if re.fullmatch(r"(\w*\.){100,}\w*", place.value):  # it would be looked up part by part
-            raise ConfigError(f"{place}: {place.value:.100} is too long")
 
 
 def check_nulls(key: str, settings: Mapping[str, Any], kind: Any, made: list[Place]) -> None:
@@ -125,7 +124,7 @@ def check_nulls(key: str, settings: Mapping[str, Any], kind: Any, made: list[Pla
 def note_chosen(kind: type, place: Place) -> None:
     """Remember a library's class, so that an error of its code is told as one of its setting."""
     for base in kind.__mro__ if isinstance(kind, type) else ():
-        file = getattr(sys.modules[base.__module__], "__file__", None)
+        file = getattr(sys.modules.get(base.__module__), "__file__", None)
         if file and base is not torch.nn.Module:
             CHOSEN[file] = f"{place}: {kind.__name__}"
 
@@ -216,6 +215,8 @@ def load_settings(text: str, foreign: set[str]) -> Any:
     Left out are settings that are foreign to the class of data, where a config names no such class:
     it has written them for TokenData.
     """
+    if endless := ENDLESS.search(text):
+        raise ConfigError(f"a name of so many parts is none: {endless[0]:.60}")
     settings = load_yaml(text)
     for group in OPEN.keys() & settings.keys() if isinstance(settings, dict) else ():
         spec = settings[group]

@@ -134,8 +134,9 @@ def assemble(
     settings = in_lightnings_units(cli.trainer_settings, cli.machine, length)
     added, resumed = as_list(settings["callbacks"]), checkpoint_io.resumed
     first_step = resumed.checkpoint["global_step"] + 1 if resumed else 0
-    for folder in (one.dirpath for one in added if isinstance(one, ModelCheckpoint)):
-        checkpoint_io.check_inside(folder or run)
+    for one in (one for one in added if isinstance(one, ModelCheckpoint)):
+        home = run if one.dirpath is None else Path(one.dirpath)
+        checkpoint_io.check_inside(home / (one.filename or ""))
     own_bar = any(isinstance(callback, lightning.callbacks.ProgressBar) for callback in added)
     shows_bar = settings["enable_progress_bar"] is not False and not own_bar
     callbacks = [

@@ -27,7 +27,7 @@ def trainable(net: nn.Module) -> list[nn.Parameter]:
 
 
 def check_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Raises CheckpointError where a restored moment has not the shape of its parameter.
+    """Raises CheckpointError where a restored moment is no plain tensor of its parameter's shape.
 
     Torch's fused steps do not look, and would write beyond the end of its memory.
     """

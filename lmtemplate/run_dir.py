@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lmtemplate.errors import ConfigError, DiskError, LockedError
-from lmtemplate.plain_file import read_plain
+from lmtemplate.plain_file import nests_deep, read_plain
 
 LOCK = ".lock"
 YAML_NUMBERS = {"NaN": ".nan", "Infinity": ".inf", "-Infinity": "-.inf"}  # JSON has none of these
@@ -105,7 +105,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """What a JSON file of a run holds; {} where it is missing or damaged."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
         content = json.loads(read_plain(path))
-        return content if isinstance(content, dict) else {}
+        return content if isinstance(content, dict) and not nests_deep(content) else {}
     return {}
 
 

@@ -270,6 +270,17 @@ def test_a_run_that_is_further_than_its_length_is_told_so(
     assert "is at step 12 already" in refused.error
 
 
+@pytest.mark.parametrize("setting", ["dirpath=", "dirpath=..", "filename=../x", "filename=/x"])
+def test_checkpoints_of_lightning_s_callback_stay_in_the_run(
+    fit: Command, tmp_path: Path, setting: str
+) -> None:
+    words = ["--trainer.callbacks+=ModelCheckpoint", f"--trainer.callbacks.{setting}"]
+    refused = fit(tmp_path / "run", "--allow=lightning", *words)
+    assert refused.code == 2
+    assert "is outside the run directory" in refused.error
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_a_value_that_nothing_logs_is_named_where_it_is_monitored(
     fit: Command, tmp_path: Path

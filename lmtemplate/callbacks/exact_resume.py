@@ -24,12 +24,11 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
+    """Raises an error for what no generator can use; NumPy's own would read past its keys."""
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), None if gauss is None else float(gauss)))
     kind, keys, position, *rest = states["numpy"]
-    place = range(len(keys) + 1).index(
-        position
-    )  # raises ValueError; NumPy would read past its keys
+    place = range(len(keys) + 1).index(position)
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), place, *rest))
     torch.set_rng_state(states["torch"])
     if len(states["cuda"]) == torch.cuda.device_count():

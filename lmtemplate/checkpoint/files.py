@@ -25,7 +25,7 @@ from torch import nn
 from lmtemplate import __version__
 from lmtemplate.data.shards import file_sha256
 from lmtemplate.errors import CheckpointError, DiskError
-from lmtemplate.plain_file import read_plain
+from lmtemplate.plain_file import DEEPEST, read_plain
 from lmtemplate.run_dir import sync_folder, write_text
 
 CheckpointDict = dict[str, Any]
@@ -77,26 +77,30 @@ def set_sum(folder: Path, name: str = "", digest: str | None = None) -> None:
 
 
 def parts_of(content: Any) -> Iterator[Any]:
-    """Every key and value in a nest, however deep. Raises ValueError above MOST_PARTS."""
-    waiting = [content]
-    for _ in range(MOST_PARTS):
-        if not waiting:
-            return
-        yield (part := waiting.pop())
-        if isinstance(part, torch.Tensor | dict):
-            waiting += getattr(part, "__dict__", {}).values()
-        if isinstance(part, dict | list | tuple | set | frozenset):
-            waiting += [*part, *part.values()] if isinstance(part, dict) else part
-    raise ValueError(f"it has more than {MOST_PARTS:,} parts")
+    """Every key and value in a nest. Raises ValueError where it is too large or too deep."""
+    level = [content]
+    for _ in range(DEEPEST):
+        inner = list[Any]()
+        for part in level:
+            yield part
+            if isinstance(part, torch.Tensor | dict):
+                inner += getattr(part, "__dict__", {}).values()
+            if isinstance(part, dict | list | tuple | set | frozenset):
+                inner += [*part, *part.values()] if isinstance(part, dict) else part
+            if len(inner) > MOST_PARTS:
+                raise ValueError(f"it has more than {MOST_PARTS:,} parts")
+        level = inner
+    if level:
+        raise ValueError("it nests too deep")
 
 
 def size(content: Any) -> int:
-    """Bytes of all tensors in a nest: about what its file takes. Raises ValueError."""
+    """Bytes of all tensors in a nest: about what its file takes. Raises what `parts_of` raises."""
     return sum(part.nbytes for part in parts_of(content) if isinstance(part, torch.Tensor))
 
 
 def hidden_methods(part: Any) -> list[str]:
-    """Methods of an object that attributes hide, which a file can give to a tensor, for one."""
+    """Names of methods that an object's own attributes replace: a file can give some to a tensor."""
     more = getattr(part, "__dict__", {})
     return [name for name in more if callable(getattr(type(part), name, None))]
 
@@ -242,7 +246,7 @@ def load_sound(path: Path) -> CheckpointDict:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
         content = loaded if isinstance(loaded, dict) else {}
         if any(map(hidden_methods, parts_of(content))):
-            raise ValueError("its tensors are no plain ones")
+            raise ValueError("its tensors have attributes in the place of methods")
         if size(content) > MOST_SHARED * path.stat().st_size:  # a few numbers, repeated
             raise ValueError("its tensors are larger than the file")
         json.dumps([content.get(key) for key in DESCRIPTION])  # raises TypeError for a tensor

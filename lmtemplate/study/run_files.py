@@ -13,12 +13,11 @@ import yaml
 
 from lmtemplate.checkpoint.compatibility import flatten
 from lmtemplate.errors import CheckpointError
-from lmtemplate.plain_file import LARGEST, LARGEST_YAML, read_plain
+from lmtemplate.plain_file import LARGEST, LARGEST_YAML, nests_deep, read_plain
 
 DIFF = "uncommitted.diff"  # what the code had beyond its commit
 YEAR = 365.25 * 24 * 3600  # seconds
 MOST_VALUES = 100_000  # in a YAML file, with what its anchors repeat
-DEEPEST = 50  # levels of lists and mappings in each other
 SUMMARY = {
     **dict.fromkeys(("stop_reason", "stop_message"), str),
     **dict.fromkeys(("step", "max_steps", "tokens", "parameters", "devices"), int),
@@ -86,11 +85,8 @@ def check_kinds(content: Any, kinds: Any, path: Path) -> None:
     Kinds are types, the least number, dictionaries of the keys below, or a list that holds the kind
     of all items. A key may be absent; a text or a number may be null.
     """
-    nested = [content]
-    for _ in range(DEEPEST):
-        inner = [item for item in nested if isinstance(item, dict | list)]
-        nested = [v for one in inner for v in (one.values() if isinstance(one, dict) else one)]
-    problem = "it nests too deep" if nested else next(_not_of_kind(content, kinds, ""), "")
+    is_deep = nests_deep(content)
+    problem = "it nests too deep" if is_deep else next(_not_of_kind(content, kinds, ""), "")
     if problem:
         raise CheckpointError(f"{path} is damaged: {problem}; restore it, or move it away")
 
@@ -153,7 +149,7 @@ def read_settings(run: Path) -> dict[str, Any]:
 
 
 def open_no_link(path: str, flags: int) -> int:
-    """For `open`: a stranger's link leads to no file of the user, a pipe is refused."""
+    """For `open`: a stranger's link leads to no file of the user. Raises OSError for a pipe."""
     flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     handle = os.open(path, flags, 0o644)
     if not os.path.isfile(handle):

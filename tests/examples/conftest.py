@@ -25,9 +25,9 @@ def train(command: Command, corpus: Path) -> Train:
         overlay = ["--config", path] if example else []
         is_torchs = "torch.optim.lr_scheduler" in path.read_text() if example else False
         tiny = [flag for flag in TINY if not (is_torchs and "warmup_steps" in flag)]
-        allow = [
-            f"--allow={name}" for name in ("examples", "lightning", "schedulefree", "prodigyopt")
-        ]
+        names = ["examples", "schedulefree", "prodigyopt"]
+        names += ["lightning"] if example and "lightning.pytorch" in path.read_text() else []
+        allow = [f"--allow={name}" for name in names]
         words = [*overlay, "--data.path", corpus, *tiny, "--run_dir", run_dir, *flags, *allow]
         result = command("fit", *words)
         assert result.code == 0, result

@@ -41,6 +41,12 @@ YAMLS: dict[str, str] = {
     "a key of many kinds": "? [1, 2]\n: 3",
     "a class with a name without end": f"checkpoint: {'a' * 300_000}",
     "a class of 100,000 parts": f"model: {{optimizer: {{class_path: {'a.' * 100_000}b}}}}",
+    "the same in a list": f"model: {{metrics: [lmtemplate.{'a.' * 100_000}b]}}",
+    "the same in a text": "model: {net: {class_path: lmtemplate.models.GPT, dict_kwargs: {x: "
+    f"'{{class_path: lmtemplate.{'a.' * 3_000}b}}'}}}}}}",
+    "the same, as a text": f"model: {{net: '{{class_path: lmtemplate.{'a.' * 3_000}b}}'}}",
+    "a strategy of a million letters": f"trainer: {{strategy: {'a' * 1_000_000}}}",
+    "a million letters": f"run_dir: {'a' * 1_000_000}",
     "a NUL": "run_dir: a\0b",
     "a net from the network": "model: {net: 'https://127.0.0.1:9/canary.yaml'}",
     "allow in the config": "allow: canary_module\nmodel: {net: {class_path: canary_module.Thing}}",
@@ -49,53 +55,43 @@ YAMLS: dict[str, str] = {
     "os through torch": "samples: {class_path: torch.serialization.os.system}",
     "a callable": "trainer: {callbacks: {class_path: lightning.pytorch.callbacks.LambdaCallback, "
     "init_args: {setup: os.system}}}",
-    "a launcher where a function is asked for": "trainer: {callbacks: {class_path: "
-    "lightning.pytorch.callbacks.LambdaCallback, init_args: {on_fit_start: {class_path: "
-    f"torch.distributed.launcher.api.elastic_launch, init_args: {LAUNCH}}}}}}}}}",
     "a launcher as the rate": "model: {schedule: {class_path: torch.optim.lr_scheduler.LambdaLR, "
     f"init_args: {{lr_lambda: {{class_path: torch.distributed.launcher.api.elastic_launch, "
     f"init_args: {LAUNCH}}}}}}}}}",
-    "a launcher in a list of anything": "model: {metrics: [{class_path: "
-    "torchmetrics.MetricCollection, init_args: {metrics: [{class_path: "
-    f"torch.distributed.launcher.api.elastic_launch, init_args: {LAUNCH}}}]}}}}]}}",
+    "a launcher as a layer's device": "model: {metrics: [{class_path: torchmetrics.Accuracy, init_args: "
+    "{task: multiclass}, dict_kwargs: {x: {class_path: torch.nn.Linear, init_args: {in_features: 1, "
+    "out_features: 1, device: {class_path: torch.distributed.launcher.api.elastic_launch, init_args: "
+    f"{LAUNCH}}}}}}}}}}}]}}",
+    "our own command line": "model: {net: {class_path: lmtemplate.models.GPT, dict_kwargs: {x: "
+    "{class_path: lmtemplate.cli.TrainingCLI, init_args: {words: [], allowed: [os]}}}}}",
+    "a function of torch as a metric's": "model: {metrics: [{class_path: torchmetrics.MeanSquaredError, "
+    "dict_kwargs: {dist_sync_fn: torch.hub.load}}]}",
+    "a function in a tuple": "model: {optimizer: {class_path: torch.optim.Adam, init_args: {lr: 0.1, "
+    "betas: [{class_path: subprocess.Popen, init_args: {args: touch canary}}, 0.9]}}}",
+    "a callable of a stranger": "model: {schedule: {class_path: torch.optim.lr_scheduler.LambdaLR, "
+    "init_args: {lr_lambda: canary_module.thing}}}",
+    "another config behind a mark": "{seed_everything: 1,\n\ufeffconfig: /etc/passwd}",
+    "an address in a mapping": "run_dir: !!str {=: 'http://127.0.0.1:9/x'}",
     "a launcher among words": "model: {net: {class_path: lmtemplate.models.GPT, dict_kwargs: {more: "
     f"{{class_path: torch.distributed.launcher.api.elastic_launch, init_args: {LAUNCH}}}}}}}}}",
-    "our own command line": "model: {metrics: [{class_path: torchmetrics.MetricCollection, init_args: "
-    "{metrics: [{class_path: lmtemplate.cli.TrainingCLI, init_args: {words: [], allowed: [os]}}]}}]}",
-    "a function of torch as hook": "trainer: {strategy: {class_path: "
-    "lightning.pytorch.strategies.DDPStrategy, init_args: {ddp_comm_hook: torch.compile}}}",
-    "a reader of checkpoints": "trainer: {plugins: {class_path: "
-    "lightning.pytorch.plugins.TorchCheckpointIO}}",
     "a module that acts when it is imported": "model: {net: {class_path: lmtemplate.models.GPT, "
     "dict_kwargs: {x: {class_path: torch.utils.model_dump.__main__.X}}}}",
     "a class that is not there": "model: {net: {class_path: lmtemplate.models.GPT, dict_kwargs: "
     "{x: {class_path: torch.nope}}}}",
     "a logger of another run": "trainer: {logger: {class_path: "
     "lmtemplate.callbacks.loggers.RecordLogger, init_args: {run_dir: other, first_step: 1}}}",
-    "a logger's folder on the network": "trainer: {logger: {class_path: "
-    "lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: 'http://127.0.0.1:9/x'}}}",
     "a logger in a text on the network": 'trainer: {logger: "{class_path: '
     "lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: 'http://127.0.0.1:9/x'}}\"}",
     "a flag as the run": "run_dir: --allow=canary_module",
     "a flag in this folder as the run": "run_dir: ./--allow=canary_module",
-    "a link in the working directory": "trainer: {callbacks: {class_path: lightning.pytorch."
-    "callbacks.ModelCheckpoint, init_args: {dirpath: '', filename: x, save_last: link}}}",
-    "a library that a name of a file reaches": "trainer: {callbacks: {class_path: lightning.pytorch."
-    "callbacks.ModelCheckpoint, init_args: {auto_insert_metric_name: false, "
-    "filename: '{step].split.__globals__[torch].ctypes.cdll[canary.txt}'}}}",
     "a whole number in hexadecimals": f"trainer: {{num_nodes: 0x{'F' * 30}}}",
     "a number that has no text": f"trainer: {{num_nodes: 0x{'F' * 5000}}}",
     "a whole number in a text": f"data: {{max_train_blocks: '0x{'F' * 30}'}}",
     "a whole number that nothing holds": f"trainer: {{num_nodes: 1{'0' * 24}}}",
     "a plugin that has a queue start jobs": "trainer: {plugins: {class_path: "
     "lightning.pytorch.plugins.environments.SLURMEnvironment}}",
-    "a callback of the run itself": "trainer: {callbacks: [{class_path: "
-    "lmtemplate.callbacks.run_summary.RunSummary, init_args: {length: null}}]}",
     "a private module in a text": 'model: {metrics: "[torch.utils.model_dump.__main__.X]"}',
     "a private module in a list": "model: {metrics: [torch.utils.model_dump.__main__.X]}",
-    "a private module and a blank, among words": "trainer: {logger: {class_path: "
-    "lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: x}, dict_kwargs: {a: {class_path: "
-    '"lightning.__setup__.X "}}}}',
     "a private module and a blank": 'model: {metrics: [{class_path: "torch._x.Y "}]}',
     "another config": "config: /etc/passwd",
     "another config in a list": "config: [/etc/passwd]",
@@ -108,15 +104,6 @@ YAMLS: dict[str, str] = {
     "torch.optim.swa_utils.SWALR, init_args: {swa_lr: 0.1, anneal_epochs: no}}}",
     "a private module in a text of pairs": "model: {net: {class_path: lmtemplate.models.GPT, "
     'dict_kwargs: {x: "!!omap [a: {class_path: lightning.__setup__.X}]"}}}',
-    "a program, of a class without a type, in a tuple": "trainer: {callbacks: {class_path: "
-    "lightning.pytorch.callbacks.ModelPruning, init_args: {pruning_fn: l1_unstructured, "
-    "parameters_to_prune: [[{class_path: torch.nn.modules.normalization.LayerNorm, init_args: "
-    "{normalized_shape: 4, device: {class_path: torch.distributed.elastic.multiprocessing."
-    "subprocess_handler.subprocess_handler.SubprocessHandler, init_args: {entrypoint: touch, "
-    "args: [canary], env: {}, stdout: null, stderr: null, local_rank_id: 0, numa_options: null}}}}, "
-    "weight]]}}}",
-    "a callable of a stranger": "trainer: {callbacks: {class_path: "
-    "lightning.pytorch.callbacks.LambdaCallback, init_args: {setup: canary_module.thing}}}",
 }
 
 

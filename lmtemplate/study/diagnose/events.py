@@ -28,11 +28,9 @@ def read_curves(folder: Path) -> dict[str, StepValues]:
     from tensorboard.util import tensor_util  # type: ignore[import-untyped]
 
     found = [*folder.glob("*tfevents*")]
-    # a link into /proc may lead to a file without size or end
-    if endless := [
-        p for p in found if not p.is_file() or (p.is_symlink() and not p.stat().st_size)
-    ]:
-        raise ConfigError(f"--events: {endless[0]} is no plain file; remove it")
+    for path in found:  # a link into /proc may lead to a file without size or end
+        if not path.is_file() or (path.is_symlink() and not path.stat().st_size):
+            raise ConfigError(f"--events: {path} is no plain file; remove it")
     if not found:
         below = sorted({str(path.parent) for path in folder.glob("**/*tfevents*")})
         hint = f"; there are some in {', '.join(below[:3])}" if below else ""
@@ -52,9 +50,8 @@ def read_curves(folder: Path) -> dict[str, StepValues]:
     for tag in tags["tensors"]:  # TensorFlow 2 and others write numbers as tensors
         points = [(e.step, e.tensor_proto) for e in board.Tensors(tag)]
         if all(tensor.dtype in NUMBERS and not tensor.tensor_shape.dim for _, tensor in points):
-            with suppress(
-                ValueError, TypeError, OverflowError
-            ):  # what only says that it is a number
+            # what only says that it is a number
+            with suppress(ValueError, TypeError, OverflowError):
                 curves[tag] = {s: float(tensor_util.make_ndarray(tensor)) for s, tensor in points}
     return {
         tag: {s: math.inf if abs(v) >= 1e150 else v for s, v in curve.items() if 0 <= s < 2**53}

@@ -230,12 +230,8 @@ STATES: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("change", STATES.values(), ids=STATES)
 def test_a_state_that_no_step_can_be_made_with_is_one_line(
-    command: Command,
-    changed: Callable[..., Path],
-    change: Callable[[Any], Any],
-    monkeypatch: pytest.MonkeyPatch,
+    command: Command, changed: Callable[..., Path], change: Callable[[Any], Any]
 ) -> None:
-    monkeypatch.setattr("lmtemplate.study.understand.explain.own_line", lambda _: None)
     run = changed(lambda state: change(state["optimizer_states"][0]), 12)
     check_line(command("explain", run, "--text", "the cat"), 3)
 
