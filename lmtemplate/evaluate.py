@@ -39,7 +39,7 @@ def evaluate(words: list[str], allowed: list[str], verb: Literal["validate", "te
     trainer = lightning.Trainer(
         **machine_settings(settings),
         default_root_dir=asked.run,  # within a SLURM job Lightning looks there for checkpoints
-        plugins=[SafeCheckpointIO(asked.run, {})],
+        plugins=[SafeCheckpointIO({})],
         **{key: settings[key] for key in ("limit_val_batches", "limit_test_batches")},
         precision=machine.precision,  # type: ignore[arg-type]
         use_distributed_sampler=False,

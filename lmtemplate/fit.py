@@ -12,7 +12,7 @@ from typing import Any
 
 import lightning.pytorch as lightning
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 
 from lmtemplate import plug, redact, run_dir
 from lmtemplate.callbacks.checkpointing import SafeCheckpointIO
@@ -49,7 +49,7 @@ def make_plan(cli: TrainingCLI, before: files.CheckpointDict | None = None) -> R
     given = config.trainer.accumulate_grad_batches
     accumulate = accumulation(config.tokens_per_step, given, per_batch)
     limit, value = only_limit(config)
-    known = before["length"] if before else {}
+    known = (before or {}).get("length", {})
     if limit == "max_seconds" and (known.get("limit"), known.get("value")) == (limit, value):
         return RunLength(limit, value, known["steps"], accumulate)  # measured when the run began
     steps = steps_in(
@@ -134,9 +134,6 @@ def assemble(
     settings = in_lightnings_units(cli.trainer_settings, cli.machine, length)
     added, resumed = as_list(settings["callbacks"]), checkpoint_io.resumed
     first_step = resumed.checkpoint["global_step"] + 1 if resumed else 0
-    for one in (one for one in added if isinstance(one, ModelCheckpoint)):
-        home = run if one.dirpath is None else Path(one.dirpath)
-        checkpoint_io.check_inside(home / (one.filename or ""))
     own_bar = any(isinstance(callback, lightning.callbacks.ProgressBar) for callback in added)
     shows_bar = settings["enable_progress_bar"] is not False and not own_bar
     callbacks = [
@@ -195,8 +192,6 @@ def check_and_assemble(
     if cli.machine.is_first:
         clear_leftovers(run)
     before = resumed.checkpoint if resumed else None
-    if before is not None:
-        compatibility.check_described(before)
     cli.datamodule.setup("fit")
     length = make_plan(cli, before)
     check_settings(cli, length.steps)
@@ -213,7 +208,7 @@ def check_and_assemble(
         files.check_room(run, cli.model.net)
     if before is None and cli.config.init_from:
         load_first_weights(cli.config.init_from, cli)
-    trainer = assemble(cli, length, run, SafeCheckpointIO(run, description, resumed))
+    trainer = assemble(cli, length, run, SafeCheckpointIO(description, resumed))
     if cli.machine.is_first:
         start = compatibility.announce(run, before, description)
         write_run_files(cli, run, description, start)

@@ -17,6 +17,7 @@ from lmtemplate.hardware import fast_bfloat16
 from lmtemplate.muon import MuonAdamWOptimizer
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum", "momentum_buffer", "sum")
+STEP_TYPES = (torch.float32, torch.float64, torch.int32, torch.int64)  # what a step count may be
 Group = dict[str, Any]
 OptimizerCallable = Callable[[Iterable[Any]], torch.optim.Optimizer]
 
@@ -33,12 +34,13 @@ def check_moments(optimizer: torch.optim.Optimizer) -> None:
     """
     for parameter, state in optimizer.state.items():
         for name, value in ((k, v) for k, v in state.items() if torch.is_tensor(v)):
-            is_odd = value.is_nested or value.requires_grad
+            is_odd = value.is_nested or value.requires_grad or value.is_meta
             is_plain = value.layout is torch.strided and not is_odd
             if is_plain and name in MOMENTS:
                 whole = value.is_contiguous() or value.stride() == parameter.stride()
                 is_plain = whole and value.shape == parameter.shape
-            if not is_plain or (name == "step" and value.numel() != 1):
+            is_count = value.numel() == 1 and value.dtype in STEP_TYPES
+            if not is_plain or (name == "step" and not is_count):
                 raise CheckpointError(f"the checkpoint's optimizer has a wrong {name!s:.100}")
 
 

@@ -32,6 +32,7 @@ Line = dict[str, Any]
 LINES = "training_metrics.jsonl"
 ARRAYS = "training_metrics.json"
 
+MOST_CELLS = 2**27  # 1 GiB: names of values x steps
 IN_ARRAYS = {"step", "nonfinite", TRAIN_LOSS, VAL_LOSS, LEARNING_RATE, EPOCH}
 COUNTS = (EPOCH, TOKENS)
 WRITTEN = re.compile(rb'{"step": (\d{1,15}),.*}\n')
@@ -144,6 +145,9 @@ def from_lines(lines: Iterable[Line]) -> Record:
                 columns[name][0].append(line)
                 columns[name][1].append(value)
     points, point_of_line = np.unique(np.array(steps, dtype=np.int64), return_inverse=True)
+    if len(columns) * len(points) > MOST_CELLS:
+        says = f"{len(columns):,} names of values at {len(points):,} steps"
+        raise CheckpointError(f"the record has {says}, more than fit in memory")
     at = {name: np.full(len(points), math.nan) for name in (*columns, TRAIN_LOSS, VAL_LOSS)}
     for name, (places, found) in columns.items():  # of several lines of a step the last counts
         at[name][point_of_line[np.array(places)]] = found

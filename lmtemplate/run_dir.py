@@ -30,11 +30,6 @@ def folder_of(run: Path) -> Path:
     return run / "checkpoints"
 
 
-def is_inside(path: Path, folder: Path) -> bool:
-    """Whether a path leads into a folder, its links followed; for loops `Path.resolve` raises."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
-
-
 def refuse_links(run: Path) -> None:
     """Raises ConfigError where a link below a run, or a folder of runs, leads out of it.
 
@@ -45,9 +40,11 @@ def refuse_links(run: Path) -> None:
         if os.path.isdir(run):
             raise ConfigError(f"{error.filename} cannot be listed: {error.strerror}") from error
 
+    home = os.path.realpath(run)
     for folder, folders, names in os.walk(run, onerror=stop):
         for path in (Path(folder, name) for name in (*folders, *names)):
-            if path.is_symlink() and not is_inside(path, run):
+            # `resolve` raises for links that are a loop
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(home):
                 raise ConfigError(f"{path} is a link that leaves {run}; remove it")
 
 

@@ -334,3 +334,21 @@ def test_a_moment_that_a_fused_step_would_write_beyond_is_refused(name: str, val
     optimizer.load_state_dict(saved)
     with pytest.raises(CheckpointError, match=f"wrong {name}"):
         check_moments(optimizer)
+
+
+ODD = (torch.complex64, torch.uint16, torch.float8_e4m3fn)
+STEPS = [*(torch.ones((), dtype=dtype) for dtype in ODD), torch.ones((), device="meta")]
+
+
+@pytest.mark.parametrize("value", STEPS, ids=lambda one: f"{one.dtype} {one.device}")
+def test_a_count_that_no_save_can_look_at_is_refused(value: Tensor) -> None:
+    """SGD has none, so torch hands it on as it is."""
+    net = nn.Linear(4, 4, bias=False)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    net(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    saved = optimizer.state_dict()
+    saved["state"][0]["step"] = value
+    optimizer.load_state_dict(saved)
+    with pytest.raises(CheckpointError, match="wrong step"):
+        check_moments(optimizer)

@@ -277,3 +277,14 @@ def test_a_run_directory_that_was_removed_is_not_made_anew(
     writer.write_arrays()
     assert not run.exists()
     assert capsys.readouterr().out == ""  # RunEnd tells
+
+
+def test_a_record_whose_names_and_steps_multiply_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmtemplate.record.MOST_CELLS", 1000)
+    lines = [{"step": step, "train/loss": 5.0} for step in range(30)]
+    names = {f"a{number}": 1.0 for number in range(40)}
+    assert len(from_lines(lines)) == 30
+    with pytest.raises(CheckpointError, match="41 names of values at 30 steps, more than fit"):
+        from_lines([*lines, {"step": 1, **names}])

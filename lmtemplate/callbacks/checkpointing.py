@@ -15,9 +15,9 @@ from lightning.pytorch import LightningModule, Trainer, callbacks
 from lmtemplate import metric_names
 from lmtemplate.callbacks.run_end import any_rank, check_run_dir, told
 from lmtemplate.checkpoint import files, resume
-from lmtemplate.errors import ConfigError, DiskError, NumbersError
+from lmtemplate.errors import ConfigError, DiskError, NumbersError, amount
 from lmtemplate.module import LitLanguageModel
-from lmtemplate.run_dir import folder_of, is_inside
+from lmtemplate.run_dir import folder_of
 
 MOST_FAILURES = 3  # saves in a row
 MILESTONE_ROOM = 4  # times its size: itself, and then a checkpoint with two moments
@@ -27,27 +27,17 @@ class SafeCheckpointIO(CheckpointIO):
     """Lightning's way to checkpoint files. Its own writes pass through TMPDIR without fsync.
 
     `description` joins every checkpoint, so that one file is enough to use it; `resumed` is the
-    checkpoint that the run continues, which is loaded already. Nothing outside the run directory is
-    written or removed: a stranger's checkpoint may name any path to ModelCheckpoint.
+    checkpoint that the run continues, which is loaded already. Nothing is removed but where this
+    process has saved: a stranger's checkpoint may name any path to ModelCheckpoint.
     """
 
-    def __init__(
-        self, run: Path, description: dict[str, Any], resumed: resume.Resumed | None = None
-    ) -> None:
-        self.run = run.resolve()
+    def __init__(self, description: dict[str, Any], resumed: resume.Resumed | None = None) -> None:
         self.description = description
         self.resumed = resumed
-
-    def check_inside(self, path: Any) -> None:
-        """Raises ConfigError for a path outside the run directory."""
-        if not is_inside(Path(path), self.run):
-            raise ConfigError(
-                f"trainer.callbacks: {path} is outside the run directory {self.run}; give "
-                "ModelCheckpoint a dirpath inside it, or none"
-            )
+        self.folders = set[Path]()  # that something was saved in
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
-        self.check_inside(path)
+        self.folders.add(Path(path).parent)
         files.write({**self.description, **checkpoint}, Path(path))
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
@@ -58,8 +48,8 @@ class SafeCheckpointIO(CheckpointIO):
         return files.read(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
-        self.check_inside(path)
-        Path(path).unlink(missing_ok=True)
+        if Path(path).parent in self.folders:
+            Path(path).unlink(missing_ok=True)
 
 
 def all_finite(trainer: Trainer) -> bool:
@@ -226,5 +216,5 @@ class Checkpoint(callbacks.Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         best, initial = state_dict["best"], state_dict.get("initial")
-        self.best = best and (float(best[0]), int(best[1]))
+        self.best = best and (float(amount(best[0])), int(amount(best[1])))
         self.initial = None if initial is None else float(initial)

@@ -48,14 +48,6 @@ def _must_stay(description: dict[str, Any]) -> dict[str, Any]:
         raise CheckpointError(f"the checkpoint does not describe its run (no {error})") from error
 
 
-def check_described(checkpoint: CheckpointDict) -> None:
-    """Raises CheckpointError for a checkpoint of another program."""
-    for key in ("length", "random_states"):
-        if key not in checkpoint:
-            raise CheckpointError(f"the checkpoint does not describe its run (no {key!r})")
-    _must_stay(checkpoint)
-
-
 def announce(
     run: Path, before: CheckpointDict | None, description: dict[str, Any]
 ) -> dict[str, Any] | None:

@@ -93,7 +93,7 @@ def test_what_a_checkpoint_says_of_its_run_is_not_relied_on(
 NEEDED = {
     "generate": ["config", "tokenizer", "global_step", "vocab_size"],
     "validate": ["tokenizer", "global_step"],
-    "resume": ["config", "tokenizer", "length", "global_step", "vocab_size"],
+    "resume": ["config", "tokenizer", "global_step", "vocab_size"],
     "init_from": ["tokenizer", "global_step"],
 }
 
@@ -137,6 +137,9 @@ STATES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a moment that asks for a gradient": lambda saved: saved["optimizer_states"][0]["state"][0][
         "exp_avg"
     ].requires_grad_(),
+    "a moment without content": lambda saved: saved["optimizer_states"][0]["state"][0].update(
+        exp_avg=saved["optimizer_states"][0]["state"][0]["exp_avg"].to("meta")
+    ),
     "a moment that is missing": lambda saved: saved["optimizer_states"][0]["state"][0].pop(
         "exp_avg_sq"
     ),
@@ -162,6 +165,15 @@ STATES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "more data than there is": lambda saved: saved["TokenData"].update(sequences=10**18),
     "a schedule's step in words": lambda saved: saved["lr_schedulers"][0].update(last_epoch="x"),
     "a best loss of no kind": lambda saved: saved["callbacks"]["Checkpoint"].update(best=5),
+    "no random states": lambda saved: saved.pop("random_states"),
+    "no optimizer": lambda saved: saved.pop("optimizer_states"),
+    "no word of its length, and none of its model": lambda saved: (
+        saved.pop("length"),
+        saved["config"].pop("model"),
+    ),
+    "a best loss below all": lambda saved: saved["callbacks"]["Checkpoint"].update(
+        best=(-math.inf, 4)
+    ),
     "a value in words": lambda saved: saved["latest"].update({"val/loss": "x"}),
     "steps of a guard in words": lambda saved: saved["callbacks"]["NonFiniteGuard"].update(
         norms=[[1.0, 2.0]]
