@@ -179,10 +179,9 @@ def main() -> None:
     if os.path.lexists("matplotlibrc"):  # read where matplotlib is imported, as by torchmetrics
         with contextlib.suppress(ImportError), contextlib.chdir(os.path.dirname(__file__)):
             importlib.import_module("matplotlib")
-    # what odd numbers of a record do to formulas and pictures is no news to a user
+    # what odd numbers of a record, or odd tensors of a checkpoint, do is no news to a user
     own = r"(lmtemplate|uniplot)(\.|$)"
     warnings.filterwarnings("ignore", category=RuntimeWarning, module=own)
-    # nor is what torch says of a checkpoint's odd tensors before they are refused
     readers = r"(lmtemplate|lightning|torch\.(optim|nn))\."
     warnings.filterwarnings("ignore", "Casting complex|Using a non-tuple", module=readers)
     try:

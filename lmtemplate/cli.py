@@ -109,7 +109,7 @@ class TrainingCLI(LightningCLI):
         quieten()
         self.allowed, self.verb = allowed, verb
         words, self.made = cli_words.read_words(words)
-        cli_classes.check_values(self.made, allowed)
+        cli_classes.check_run_dir(self.made)
         self.classes = {g: cli_classes.chosen_class(g, self.made, allowed) for g in OPEN}
         self._checked = {*self.classes.values()}
         cli_classes.configure_parsing(allowed, self.classes["data"])

@@ -99,14 +99,10 @@ def check_class(key: str, found: Any, made: list[Place], allowed: Sequence[str])
         )
 
 
-def check_values(made: list[Place], allowed: Sequence[str]) -> None:
-    """Raises ConfigError for texts that are refused, before anything of them is used."""
-    for place in made:
-        is_text = place.key == "trainer.strategy"  # any, so the name of a class, too
-        dotted = re.search(r"\b[A-Za-z_]\w*(\.\w+)+", place.value) if is_text else None
-        if dotted and dotted[0].partition(".")[0] not in allowed:
-            raise ConfigError(f"{place}: {plug.not_allowed(dotted[0])}")
-        if place.key == "run_dir" and re.search(r"^(\./+)*-|::|://|[\0-\x1f]", place.value):
+def check_run_dir(made: list[Place]) -> None:
+    """Raises ConfigError for an address, or a name that a program would take for a flag."""
+    for place in (place for place in made if place.key == "run_dir"):
+        if re.search(r"^(\./+)*-|::|://|[\0-\x1f]", place.value):
             raise ConfigError(f"{place}: {place.value!r:.100} is a flag, an address or no name")
 
 

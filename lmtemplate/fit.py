@@ -183,11 +183,7 @@ def train(trainer: lightning.Trainer, path: Path | None, cli: TrainingCLI) -> No
 def check_and_assemble(
     cli: TrainingCLI, run: Path, resume: ResumeMode
 ) -> tuple[lightning.Trainer, Path | None] | None:
-    """The Trainer and the checkpoint to go on from; None where the run is finished already.
-
-    The Trainer's CheckpointIO has loaded that checkpoint, and hands it over once, so that its
-    tensors do not stay in memory while training.
-    """
+    """The Trainer and the checkpoint to go on from; None where the run is finished already."""
     resumed = resume_from(run, resume)
     if cli.machine.is_first:
         clear_leftovers(run)

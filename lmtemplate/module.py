@@ -149,7 +149,7 @@ class LitLanguageModel(LightningModule):
         self._switch_optimizer("train")
 
     def _apply_settings(self) -> None:
-        """Let a setting that changed since the checkpoint win over the optimizer state in it.
+        """Let names, and what changed since the checkpoint, win over the optimizer state in it.
 
         All else in a parameter group stays: schedule-free keeps its step there, Prodigy its
         estimate of the learning rate, and torch's schedules their rates.
@@ -157,7 +157,6 @@ class LitLanguageModel(LightningModule):
         groups, scheduler = self.trainer.optimizers[0].param_groups, self.lr_schedulers()
         settings_before = self._settings_before or self._settings
         for group, now, before in zip(groups, self._settings, settings_before, strict=True):
-            # a group's name is that of a curve
             group.update({k: v for k, v in now.items() if before.get(k) != v or k == "name"})
         if isinstance(self.schedule, Schedule):
             assert isinstance(scheduler, LambdaLR)

@@ -17,7 +17,6 @@ from lmtemplate.hardware import fast_bfloat16
 from lmtemplate.muon import MuonAdamWOptimizer
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum", "momentum_buffer", "sum")
-STEP_TYPES = (torch.float32, torch.float64, torch.int32, torch.int64)  # what a step count may be
 Group = dict[str, Any]
 OptimizerCallable = Callable[[Iterable[Any]], torch.optim.Optimizer]
 
@@ -39,7 +38,8 @@ def check_moments(optimizer: torch.optim.Optimizer) -> None:
             if is_plain and name in MOMENTS:
                 whole = value.is_contiguous() or value.stride() == parameter.stride()
                 is_plain = whole and value.shape == parameter.shape
-            is_count = value.numel() == 1 and value.dtype in STEP_TYPES
+            counts = (torch.float32, torch.float64, torch.int64)
+            is_count = value.numel() == 1 and value.dtype in counts
             if not is_plain or (name == "step" and not is_count):
                 raise CheckpointError(f"the checkpoint's optimizer has a wrong {name!s:.100}")
 

@@ -146,8 +146,9 @@ def from_lines(lines: Iterable[Line]) -> Record:
                 columns[name][1].append(value)
     points, point_of_line = np.unique(np.array(steps, dtype=np.int64), return_inverse=True)
     if len(columns) * len(points) > MOST_CELLS:
-        says = f"{len(columns):,} names of values at {len(points):,} steps"
-        raise CheckpointError(f"the record has {says}, more than fit in memory")
+        raise CheckpointError(
+            f"{len(columns):,} names x {len(points):,} steps: no record has these"
+        )
     at = {name: np.full(len(points), math.nan) for name in (*columns, TRAIN_LOSS, VAL_LOSS)}
     for name, (places, found) in columns.items():  # of several lines of a step the last counts
         at[name][point_of_line[np.array(places)]] = found

@@ -266,7 +266,6 @@ def test_a_function_of_an_allowed_package_may_be_named(corpus: Path) -> None:
         ("callbacks", "lightning.pytorch.callbacks.LambdaCallback"),
         ("callbacks", "lightning.pytorch.callbacks.ModelCheckpoint"),
         ("logger", "lightning.pytorch.loggers.WandbLogger"),
-        ("strategy", "lightning.pytorch.strategies.DDPStrategy"),
         ("plugins", "lightning.pytorch.plugins.environments.SLURMEnvironment"),
     ],
 )
