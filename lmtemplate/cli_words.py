@@ -91,8 +91,7 @@ def read_config(path: Path) -> tuple[str, list[Place]]:
             raise ConfigError(f"config {where}: a config names no other; give both with --config")
         if name.value in ("data", "model", "trainer") and not isinstance(value, yaml.MappingNode):
             raise ConfigError(f"{name.value} {where}: expected settings below it")
-    made = list(_settings(root, path))
-    return yaml.serialize(root, Dumper=yaml.SafeDumper, width=math.inf), made
+    return yaml.serialize(root, Dumper=yaml.SafeDumper, width=math.inf), [*_settings(root, path)]
 
 
 def take_flag(words: list[str], *names: str) -> tuple[list[str], list[str]]:

@@ -99,7 +99,7 @@ def test_a_config_adds_callbacks_beside_those_of_every_run(
     summary = "{class_path: lightning.pytorch.callbacks.ModelSummary}"
     first = write_config(f"trainer: {{callbacks+: [{summary}]}}")
     second = write_config(f"trainer: {{callbacks+: [{summary}]}}")
-    merged = settings("--config", first, "--config", second)
+    merged = settings("--config", first, "--config", second, "--allow=lightning")
     assert len(merged["trainer"]["callbacks"]) == 2
     assert all(merged[key] for key in ON)
 

@@ -101,8 +101,7 @@ def size(content: Any) -> int:
 
 def hidden_methods(part: Any) -> list[str]:
     """Names of methods that an object's own attributes replace: a file can give some to a tensor."""
-    more = getattr(part, "__dict__", {})
-    return [name for name in more if callable(getattr(type(part), name, None))]
+    return [k for k in getattr(part, "__dict__", {}) if callable(getattr(type(part), k, None))]
 
 
 def check_room(run: Path, net: nn.Module) -> None:
