@@ -131,11 +131,14 @@ class TrainingCLI(LightningCLI):
             default = parser.get_defaults().get(f"{args[-1][2:-5]}.class_path")
             args[-1] += f"={default}" if default else ""
         self.config = cli_errors.parse_words(parser, args, self.made)
-        self._named = self.config.clone()
-        for group in OPEN:  # its class is chosen
-            self._named[group].pop("class_path", None)
-        named = {**self._named.as_dict(), "config": None}  # paths, which jsonargparse can call
+        chosen = {group: vars(self.config[group]).pop("class_path", None) for group in OPEN}
+        for group, kind in self.classes.items():
+            cli_classes.leave_out(group, vars(self.config[group]), kind, self.made)
+        named = {**vars(self.config), "config": None}  # paths, which jsonargparse can call
         cli_classes.check_classes("", named, self.made, self.allowed, self._checked)
+        self._named = self.config.clone()
+        for group, path in chosen.items():
+            vars(self.config[group]).update({"class_path": path} if path else {})
 
     def instantiate_classes(self) -> None:
         """New data, net and callbacks. What their constructors object to becomes one line.

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, get_args
 
 import jsonargparse
@@ -43,12 +44,6 @@ NAMEABLE: dict[str, tuple[type, ...]] = {
     "torchmetrics.classification": (Metric,),  # others fetch models and read files
     "torchmetrics.regression": (Metric,),
     "torchmetrics.text.perplexity": (Metric,),
-}
-
-# Key whose class is of fewer kinds: a callable, for jsonargparse, which takes any class there.
-KINDS_OF: dict[str, tuple[type, ...]] = {
-    "model.optimizer": (OptimizerRecipe, torch.optim.Optimizer),
-    "model.schedule": (Schedule, torch.optim.lr_scheduler.LRScheduler),
 }
 
 ENDLESS = re.compile(r"(?<![\w.])(\w+\.){100}")  # a name that would be looked up part by part
@@ -89,9 +84,6 @@ def check_class(key: str, found: Any, made: list[Place], allowed: Sequence[str])
     # a run has callbacks of its own; here they could be told to write to another run
     parts = {} if key == "trainer.callbacks" else NAMEABLE
     kinds = sum((kinds for home, kinds in parts.items() if f"{module}.".startswith(f"{home}.")), ())
-    if key in KINDS_OF and bases.isdisjoint(KINDS_OF[key]):
-        names = " nor ".join(kind.__name__ for kind in KINDS_OF[key])
-        raise ConfigError(f"{place}: {place.value or name} is neither {names}")
     if bases.isdisjoint(kinds) and package not in allowed:
         raise ConfigError(
             f"{place}: {module}.{name} is not among the classes that any config may name; add "
@@ -102,7 +94,7 @@ def check_class(key: str, found: Any, made: list[Place], allowed: Sequence[str])
 def check_run_dir(made: list[Place]) -> None:
     """Raises ConfigError for an address, or a name that a program would take for a flag."""
     for place in (place for place in made if place.key == "run_dir"):
-        if re.search(r"^(\./+)*-|::|://|[\0-\x1f]", place.value):
+        if re.search(r"^(\./+)*-|::|://|[\0-\x1f\ud800-\udfff]", place.value):
             raise ConfigError(f"{place}: {place.value!r:.100} is a flag, an address or no name")
 
 
@@ -125,31 +117,50 @@ def note_chosen(kind: type, place: Place) -> None:
             CHOSEN[file] = f"{place}: {kind.__name__}"
 
 
+def is_plain(value: Any) -> bool:
+    """Whether a default comes back from a file as it was."""
+    if isinstance(value, dict):
+        return all(isinstance(k, str) for k in value) and all(map(is_plain, value.values()))
+    if type(value) in (list, tuple):
+        return all(map(is_plain, value))
+    return type(value) in (str, int, float, bool, type(None)) or isinstance(value, Path)
+
+
+def leave_out(key: str, args: dict[str, Any], kind: Any, made: list[Place]) -> None:
+    """Drop a class's defaults, nowhere set, that are no plain values: the class has them itself.
+
+    A file, and jsonargparse, would make others of them: of a function a text, for one.
+    """
+    for name, one in inspect.signature(kind).parameters.items():
+        above = (place.value for place in made if f"{key}.".startswith(f"{place.key}."))
+        is_set = any(re.search(rf"\b{name}\b", text) for text in above)
+        is_set |= find(f"{key}.{name}", made) in made
+        if one.default is not one.empty and not (is_plain(one.default) or is_set):
+            args.pop(name, None)
+
+
 def check_classes(
     key: str, value: Any, made: list[Place], allowed: Sequence[str], checked: set[type]
 ) -> None:
     """Raises ConfigError for what `check_class` refuses, in this setting or any below it.
 
-    Every class that it takes joins `checked`, for `make_checked`.
+    Every class that it takes joins `checked`, for `make_checked`, and loses what `leave_out` drops.
     """
-    if isinstance(value, jsonargparse.Namespace):  # which `as_dict` keeps inside of tuples
-        value = value.as_dict()
+    if isinstance(value, jsonargparse.Namespace):
+        value = vars(value)
     if isinstance(value, Mapping):
-        taken = dict[str, Any]()
         if isinstance(path := value.get("class_path"), str):
             kind = plug.load_named(path, str(find(key, made)), (*PREFIXES, *allowed))
             check_class(key, kind, made, allowed)
             checked.add(kind)
             note_chosen(kind, find(key, made))
-            check_nulls(key, value.get("init_args") or {}, kind, made)
-            taken = {name: one.default for name, one in inspect.signature(kind).parameters.items()}
+            args = value.get("init_args") or {}
+            args = vars(args) if isinstance(args, jsonargparse.Namespace) else args
+            leave_out(key, args, kind, made)
+            check_nulls(key, args, kind, made)
         for name, below in value.items():
-            if name == "init_args" and taken and isinstance(below, Mapping):
-                # defaults may be functions
-                own = {k: v for k, v in below.items() if k not in taken or v is not taken[k]}
-                check_classes(key, own, made, allowed, checked)
-            else:
-                check_classes(f"{key}.{name}".removeprefix("."), below, made, allowed, checked)
+            inner = key if name == "init_args" else f"{key}.{name}".removeprefix(".")
+            check_classes(inner, below, made, allowed, checked)
     elif isinstance(value, list | tuple | set | frozenset | deque):
         for item in value:
             check_classes(key, item, made, allowed, checked)
@@ -170,21 +181,17 @@ def make_checked(
 
 
 def writable(key: str, value: Any, made: list[Place]) -> Any:
-    """A setting as config.yaml holds it, without those defaults of classes that have no text.
-
-    Raises ConfigError for what no file can hold, such as a set or a list of functions.
-    """
+    """A setting as config.yaml holds it. Raises ConfigError for what no file can hold, as a set."""
     if isinstance(value, list):
         return [writable(key, item, made) for item in value]
     if isinstance(value, dict):
-        kept = {}
-        for name, one in value.items():
-            below = key if name == "init_args" else f"{key}.{name}".removeprefix(".")
-            if not str(one).startswith(LOST) or find(below, made) in made:
-                kept[name] = writable(below, one, made)
-        return kept
+        below = {k: key if k == "init_args" else f"{key}.{k}".removeprefix(".") for k in value}
+        return {name: writable(below[name], one, made) for name, one in value.items()}
+    place = find(key, made)
+    if value == f"{LOST} {place.value}":  # jsonargparse does so with a text for Callable | str
+        return place.value
     if str(value).startswith(LOST) or not isinstance(value, str | int | float | None):
-        raise ConfigError(f"{find(key, made)}: no file can hold this value; name a class or a text")
+        raise ConfigError(f"{place}: no file can hold this value; name a class or a text")
     return value
 
 

@@ -56,7 +56,8 @@ def _settings(root: yaml.MappingNode, path: Path) -> Iterator[Place]:
                 _check_plain(name, name.value, path)
                 key = f"{above}.{name.value}".removeprefix(".").replace(".init_args", "")
                 key = key.removesuffix("+")
-                if name.value.startswith("__") or key == "print_shtab":  # jsonargparse takes them
+                # jsonargparse takes them
+                if "__" in [part[:2] for part in key.split(".")] or key == "print_shtab":
                     raise ConfigError(f"unknown setting {key!r} ({path}:{line})")
                 text = value.value if isinstance(value, yaml.ScalarNode) else ""
                 yield Place(key, f"{path}:{line}", text)

@@ -64,7 +64,7 @@ def quieten() -> None:
     harmless = (
         "LeafSpec|many workers|dataloader is not resumable|sync_dist=True|overrides the configure_"
         "model|smaller than the logging interval|callbacks used to create the checkpoint|loaded "
-        "checkpoint was produced with|Unable to serialize"
+        "checkpoint was produced with|Unable to serialize|does not round-trip|max number of worker"
     )
     warnings.filterwarnings("ignore", f"(?s).*({harmless})")
 
@@ -218,7 +218,7 @@ def mistake_in(error: BaseException, trainer: lightning.Trainer) -> UserError | 
         return ConfigError(f"model.optimizer or model.schedule does not fit: {error!r:.200}")
     # A damaged state of optimizer or schedule may fail in the first step only. An error inside of
     # that step's closure comes from the loss.
-    uses_state = names & {"on_train_start", "step", "update_lr_schedulers"}
+    uses_state = names & {"on_train_start", "on_train_batch_start", "step", "update_lr_schedulers"}
     resumed_from = tuple(file_name(trainer.global_step - made) for made in (0, 1))
     is_first_use = uses_state and str(trainer.ckpt_path).endswith(resumed_from)
     is_first_use = is_first_use and "closure" not in names and not own_line(error)

@@ -307,8 +307,8 @@ def test_nothing_is_hidden_by_what_holds_it(hold: Callable[[Any], object], held:
 def test_a_default_that_has_no_text_is_left_out_of_the_config(corpus: Path, tmp_path: Path) -> None:
     cli = parsed(corpus, "--model.net=own_classes.Activated", "--model.net.n_embd=32")
     written = cli.settings["model"]["net"]["init_args"]
-    assert "act" not in written
-    assert written["kind"] == "torch.float32"
+    assert not {"act", "kind"} & written.keys()
+    assert callable(cli.model.net.settings[0])
     (tmp_path / "config.yaml").write_text(to_yaml(cli.settings))
     again = TrainingCLI(["--config", str(tmp_path / "config.yaml")], ["own_classes"])
     assert again.model.net.settings == cli.model.net.settings

@@ -30,7 +30,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[
     """Settings that differ: key path -> (before, now); a setting that is absent counts as None."""
     old, new = flatten(before), flatten(now)
     keys = sorted({*old, *new})
-    return {k: (old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)}
+    return {k: (old.get(k), new.get(k)) for k in keys if repr(old.get(k)) != repr(new.get(k))}
 
 
 def _must_stay(description: dict[str, Any]) -> dict[str, Any]:

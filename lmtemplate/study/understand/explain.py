@@ -54,7 +54,7 @@ def newest_that_steps(run: Path) -> tuple[CheckpointDict, Path]:
             (optimizer,) = state["optimizer_states"]
             if any(float(group["lr"]) for group in optimizer["param_groups"]):
                 return state, path
-        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
             raise CheckpointError(
                 f"{path} holds no state of one optimizer; use another run"
             ) from error

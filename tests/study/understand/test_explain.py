@@ -246,7 +246,9 @@ def test_a_rate_that_is_a_tensor_is_a_number(
     assert command("explain", changed(change, 12), "--text", "the cat").code == 0
 
 
-@pytest.mark.parametrize("states", [[], [{"param_groups": 3}], "x"], ids=str)
+@pytest.mark.parametrize(
+    "states", [[], [{"param_groups": 3}], [{"param_groups": torch.ones(2, 3)}], "x"], ids=str
+)
 def test_a_state_that_is_none_is_one_line(
     command: Command, changed: Callable[..., Path], states: Any
 ) -> None:
