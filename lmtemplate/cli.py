@@ -133,7 +133,7 @@ class TrainingCLI(LightningCLI):
         self.config = cli_errors.parse_words(parser, args, self.made)
         chosen = {group: vars(self.config[group]).pop("class_path", None) for group in OPEN}
         for group, kind in self.classes.items():
-            cli_classes.leave_out(group, vars(self.config[group]), kind, self.made)
+            cli_classes.leave_out(group, vars(self.config[group]), kind, self.made, self.allowed)
         named = {**vars(self.config), "config": None}  # paths, which jsonargparse can call
         cli_classes.check_classes("", named, self.made, self.allowed, self._checked)
         self._named = self.config.clone()

@@ -118,25 +118,38 @@ def note_chosen(kind: type, place: Place) -> None:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a default comes back from a file as it was."""
+    """Whether a value comes back from a file as it was."""
     if isinstance(value, dict):
         return all(isinstance(k, str) for k in value) and all(map(is_plain, value.values()))
     if type(value) in (list, tuple):
         return all(map(is_plain, value))
-    return type(value) in (str, int, float, bool, type(None)) or isinstance(value, Path)
+    kept = isinstance(value, Path | jsonargparse.Namespace | torch.dtype)
+    return kept or type(value) in (str, int, float, bool, type(None))
 
 
-def leave_out(key: str, args: dict[str, Any], kind: Any, made: list[Place]) -> None:
-    """Drop a class's defaults, nowhere set, that are no plain values: the class has them itself.
+def comes_back(value: Any, default: Any, allowed: Sequence[str]) -> bool:
+    """Whether a class's default, as jsonargparse has read it, comes back from a file as it was."""
+    homes = tuple(f"{home}." for home in (*PREFIXES, *allowed))
+    if type(value) is str:  # it makes one of a function of a package that is not allowed
+        return isinstance(default, str) or value.startswith(homes)
+    if "<" in getattr(value, "__qualname__", "<"):  # neither a class nor a function with a name
+        return is_plain(value) or is_plain(default)
+    module = str(getattr(value, "__module__", ""))
+    is_class = isinstance(value, type) and f"{module}.".startswith(homes)
+    return is_class or module.partition(".")[0] in allowed
 
-    A file, and jsonargparse, would make others of them: of a function a text, for one.
-    """
+
+def leave_out(
+    key: str, args: dict[str, Any], kind: Any, made: list[Place], allowed: Sequence[str]
+) -> None:
+    """Drop a class's defaults, nowhere set, that do not come back: the class has them itself."""
     for name, one in inspect.signature(kind).parameters.items():
         above = (place.value for place in made if f"{key}.".startswith(f"{place.key}."))
         is_set = any(re.search(rf"\b{name}\b", text) for text in above)
-        is_set |= find(f"{key}.{name}", made) in made
-        if one.default is not one.empty and not (is_plain(one.default) or is_set):
-            args.pop(name, None)
+        if is_set or find(f"{key}.{name}", made) in made or one.default is one.empty:
+            continue
+        if name in args and not comes_back(args[name], one.default, allowed):
+            del args[name]
 
 
 def check_classes(
@@ -156,7 +169,7 @@ def check_classes(
             note_chosen(kind, find(key, made))
             args = value.get("init_args") or {}
             args = vars(args) if isinstance(args, jsonargparse.Namespace) else args
-            leave_out(key, args, kind, made)
+            leave_out(key, args, kind, made, allowed)
             check_nulls(key, args, kind, made)
         for name, below in value.items():
             inner = key if name == "init_args" else f"{key}.{name}".removeprefix(".")

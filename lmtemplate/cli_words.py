@@ -31,7 +31,7 @@ class Place(NamedTuple):
 def _check_plain(node: yaml.Node, key: str, path: Path) -> None:
     kind = node.tag.removeprefix("tag:yaml.org,2002:")
     if kind not in PLAIN[type(node)]:
-        says = f"!!{kind:.50} is not read here; write the settings out"
+        says = f"the tag {kind:.50} is not read here; write the settings out"
         raise ConfigError(f"{key} ({path}:{node.start_mark.line + 1}): {says}")
 
 

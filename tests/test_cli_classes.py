@@ -19,6 +19,7 @@ OWN = '''
 from functools import partial
 from typing import Any, Callable, final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -50,6 +51,9 @@ class Settings:
     def __init__(self, a: int = 1):
         self.a = a
 
+def function():
+    pass
+
 class Activated(GPT):
     def __init__(
         self,
@@ -57,11 +61,15 @@ class Activated(GPT):
         act: Callable = partial(torch.nn.functional.gelu, approximate="tanh"),
         acts: Callable | list[Callable] | None = None,
         kind: torch.dtype = torch.float32,
+        own: Callable = function,
+        number: float = np.sqrt(2.0),
+        table: dict = {(1, 2): 3},
+        gelu: Callable = torch.nn.functional.gelu,
         anything: Any = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        self.settings = act, kind
+        self.settings = act.func, kind, own, number, table, gelu
 
 class Typed(MeanMetric):
     def __init__(self, settings: Settings):
@@ -72,9 +80,6 @@ class Untyped(MeanMetric):
     def __init__(self, anything=None):
         super().__init__()
         self.anything = anything
-
-def function():
-    pass
 '''
 
 
@@ -307,7 +312,8 @@ def test_nothing_is_hidden_by_what_holds_it(hold: Callable[[Any], object], held:
 def test_a_default_that_has_no_text_is_left_out_of_the_config(corpus: Path, tmp_path: Path) -> None:
     cli = parsed(corpus, "--model.net=own_classes.Activated", "--model.net.n_embd=32")
     written = cli.settings["model"]["net"]["init_args"]
-    assert not {"act", "kind"} & written.keys()
+    assert "act" not in written
+    assert (written["kind"], written["own"]) == ("torch.float32", "own_classes.function")
     assert callable(cli.model.net.settings[0])
     (tmp_path / "config.yaml").write_text(to_yaml(cli.settings))
     again = TrainingCLI(["--config", str(tmp_path / "config.yaml")], ["own_classes"])

@@ -50,6 +50,7 @@ class SafeCheckpointIO(CheckpointIO):
     def remove_checkpoint(self, path: Any) -> None:
         if Path(path).parent in self.folders:
             Path(path).unlink(missing_ok=True)
+            files.set_sum(Path(path).parent)
 
 
 def all_finite(trainer: Trainer) -> bool:
