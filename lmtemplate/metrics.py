@@ -66,6 +66,8 @@ class Measures:
     def __init__(self, more: Sequence[Metric]) -> None:
         self.tokens = TokenMetrics()
         self.more = {snake_case(type(metric).__name__): metric for metric in more}
+        if len(self.more) < len(more):
+            raise ConfigError("model.metrics: two of one class have one name; subclass one of them")
 
     def update(self, nats: Tensor, logits: Tensor, targets: Tensor) -> None:
         """Add a batch: summed nats, logits (B, T, V), targets (B, T), negative where ignored."""

@@ -135,3 +135,8 @@ def test_a_metric_that_computes_no_single_number_is_named() -> None:
 )
 def test_class_names_become_snake_case(name: str, snake: str) -> None:
     assert snake_case(name) == snake
+
+
+def test_two_metrics_of_one_class_are_refused_for_one_would_be_lost() -> None:
+    with pytest.raises(ConfigError, match="two of one class have one name"):
+        Measures([MulticlassAccuracy(5, average="micro"), MulticlassAccuracy(5, top_k=2)])
