@@ -118,7 +118,7 @@ def note_chosen(kind: type, place: Place) -> None:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value comes back from a file as it was."""
+    """Whether a value is of types that jsonargparse writes and reads back as they were."""
     if isinstance(value, dict):
         return all(isinstance(k, str) for k in value) and all(map(is_plain, value.values()))
     if type(value) in (list, tuple):

@@ -12,7 +12,7 @@ from lmtemplate.plain_file import LARGEST_YAML, read_plain
 
 NO_PATH = "#" * 300  # a comment before a text: too long for any file's name
 MOST_SETTINGS = 10_000  # in one config, with what its anchors repeat
-# What a node of YAML may be; others become what is not seen in their text.
+# Shape of a node of YAML -> the tags that it may have: with another, it is read as something else.
 SCALARS = ("str", "int", "float", "bool", "null", "timestamp")
 PLAIN = {yaml.MappingNode: ("map",), yaml.SequenceNode: ("seq",), yaml.ScalarNode: SCALARS}
 
